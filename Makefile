@@ -1,0 +1,55 @@
+# Every target sets up all that it needs: a virtual environment in .venv, and by apt what is missing of RabbitMQ and Node.js.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= $(shell scripts/bootstrap.sh find-python 3.11 3.12 3.13 3.14)
+BIN := .venv/bin
+READY := .venv/.ready
+NODE_PACKAGES := $(if $(wildcard tests/node/package.json),tests/node/node_modules/.ready)
+
+.NOTPARALLEL:
+.PHONY: help demo test test-all check bench compose-test clean rabbitmq node
+
+help: ## Show this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s%s\n", $$1, $$2 }' Makefile
+
+demo: $(READY) rabbitmq ## Index the standard library's sources by actors in several processes (ARGS=--kill kills one)
+	@$(BIN)/python -m examples.index_sources $(ARGS)
+
+test: $(READY) rabbitmq $(NODE_PACKAGES) ## Run the tests, but for the slow ones (ARGS='-k deadline' chooses)
+	@$(BIN)/pytest -m 'not slow and not docker' $(ARGS)
+
+test-all: $(READY) rabbitmq $(NODE_PACKAGES) ## Run all tests, on each Python from 3.11 to 3.13 that is installed
+	@scripts/test_all.sh $(ARGS)
+
+check: $(READY) node ## Lint, formatting, types (mypy and pyright), layers
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/mypy
+	@PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
+	@report=$$($(BIN)/lint-imports) || { echo "$$report" >&2; exit 1; }
+
+bench: $(READY) rabbitmq ## Measure calls, tells and starts against bare pika, on a private RabbitMQ
+	@$(BIN)/python -m bench $(ARGS)
+
+compose-test: $(READY) ## Bring up a cluster of containers, kill one in the middle of the demo, check the result
+	@docker info >/dev/null 2>&1 || { echo "no Docker engine answers; start one, or set DOCKER_HOST" >&2; exit 1; }
+	@$(BIN)/pytest -m docker -s tests/test_compose.py $(ARGS)
+
+clean: ## Remove the virtual environments, caches and builds
+	@rm -rf .venv .venv-* build dist .cache .*_cache .hypothesis tests/node/node_modules
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY): pyproject.toml
+	@scripts/bootstrap.sh venv .venv "$(PYTHON)"
+
+rabbitmq:
+	@scripts/bootstrap.sh rabbitmq
+
+node:
+	@scripts/bootstrap.sh node
+
+tests/node/node_modules/.ready: tests/node/package.json | node
+	@if command -v npm >/dev/null; then npm install --prefix tests/node --silent --no-audit --no-fund && touch $@; fi

@@ -1,0 +1,65 @@
+"""Typed, fault-tolerant actors on RabbitMQ."""
+
+from actorhub.actor import actor
+from actorhub.call import Call, Stream
+from actorhub.context import backpressure, deadline
+from actorhub.errors import (
+    ActorDied,
+    ActorHubError,
+    ActorInitFailed,
+    ActorNotFound,
+    BrokerUnavailable,
+    CallCancelled,
+    CallTimeout,
+    DeadlockDetected,
+    HubClosed,
+    InvalidArguments,
+    InvalidEnvelope,
+    InvalidResult,
+    MailboxFull,
+    MethodNotFound,
+    NameTaken,
+    NotSerialisable,
+    PayloadTooLarge,
+    PlacementInfeasible,
+    RemoteError,
+    TooManyPending,
+    UntrustedPayload,
+)
+from actorhub.hub import Hub
+from actorhub.ref import ask, ref, tell
+from actorhub.settings import Settings
+
+__all__ = [
+    "ActorDied",
+    "ActorHubError",
+    "ActorInitFailed",
+    "ActorNotFound",
+    "BrokerUnavailable",
+    "Call",
+    "CallCancelled",
+    "CallTimeout",
+    "DeadlockDetected",
+    "Hub",
+    "HubClosed",
+    "InvalidArguments",
+    "InvalidEnvelope",
+    "InvalidResult",
+    "MailboxFull",
+    "MethodNotFound",
+    "NameTaken",
+    "NotSerialisable",
+    "PayloadTooLarge",
+    "PlacementInfeasible",
+    "RemoteError",
+    "Settings",
+    "Stream",
+    "TooManyPending",
+    "UntrustedPayload",
+    "actor",
+    "ask",
+    "backpressure",
+    "deadline",
+    "ref",
+    "tell",
+]

@@ -1,0 +1,64 @@
+"""Names of queues.
+
+A queue's name is its address on the broker:
+
+    {prefix}.{namespace}.actor.{id}      a plain actor
+    {prefix}.{namespace}.dead            what could not be processed
+    {prefix}.reply.{session}             answers to one hub or worker
+    {prefix}.worker.{id}                 commands for one worker
+    {prefix}.node.{id}                   commands for one node's agent
+    {prefix}.control                     the control actor
+
+Queue arguments cannot be changed later: a change of arguments takes a new name.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from dataclasses import dataclass
+
+_WORD = re.compile(r"[A-Za-z0-9_\-]{1,100}")
+_ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+
+def new_id(length: int = 12) -> str:
+    """A random identifier of lower-case letters and digits, 62 bits of chance at its default length."""
+    return "".join(secrets.choice(_ALPHABET) for _ in range(length))
+
+
+def check_word(what: str, value: str) -> str:
+    """Returns `value` where it can be part of a queue's name.
+
+    Raises:
+        ValueError: it is empty, longer than 100 characters or has other characters than letters, digits, `_`, `-`.
+    """
+    if not _WORD.fullmatch(value):
+        raise ValueError(f"{what} {value!r} is not usable; take 1 to 100 letters, digits, '_' or '-'")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The names that one cluster uses on its broker; `prefix` keeps clusters apart that share a virtual host."""
+
+    prefix: str = "ah"
+
+    def actor(self, namespace: str, actor_id: str) -> str:
+        return f"{self.prefix}.{namespace}.actor.{actor_id}"
+
+    def dead(self, namespace: str) -> str:
+        return f"{self.prefix}.{namespace}.dead"
+
+    def reply(self, session_id: str) -> str:
+        return f"{self.prefix}.reply.{session_id}"
+
+    def worker(self, worker_id: str) -> str:
+        return f"{self.prefix}.worker.{worker_id}"
+
+    def node(self, node_id: str) -> str:
+        return f"{self.prefix}.node.{node_id}"
+
+    @property
+    def control(self) -> str:
+        return f"{self.prefix}.control"

@@ -1,0 +1,295 @@
+"""ActorHub for code without an event loop: scripts, notebooks, Django, Flask, and the threads of `def` methods.
+
+    from actorhub.blocking import Hub
+
+    with Hub() as hub:
+        counter = hub.spawn(Counter, 10)
+        hub.ask(counter.add, 5)
+        hub.tell(counter.add, 1)
+
+A hub runs an event loop in a thread of its own. It is thread-safe. After a fork the child connects anew, as another session:
+handles go on to work, calls that were on their way belong to the parent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from typing import Any, Generic, Literal, ParamSpec, Self, TypeVar, cast, overload
+
+from actorhub import hub as asynchronous
+from actorhub.call import Call
+from actorhub.cluster import BrokerChoice
+from actorhub.connection import OnRetry
+from actorhub.context import surroundings
+from actorhub.control.messages import ActorInfo, NodeInfo
+from actorhub.errors import ActorHubError, HubClosed
+from actorhub.ref import RemoteMethod, ask, residence, tell
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class _Loop:
+    """An event loop that another thread runs: for `def` methods, their worker's."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.pid = os.getpid()
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        around = surroundings.get()
+
+        async def within() -> T:
+            surroundings.set(around)
+            return await coroutine
+
+        return asyncio.run_coroutine_threadsafe(within(), self.loop).result()
+
+    def stop(self) -> None:
+        """It belongs to somebody else."""
+
+
+class _OwnLoop(_Loop):
+    """An event loop in a daemon thread."""
+
+    def __init__(self) -> None:
+        super().__init__(asyncio.new_event_loop())
+        self._thread = threading.Thread(target=self.loop.run_forever, name="actorhub-blocking", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        if self.pid == os.getpid():
+            self.loop.call_soon_threadsafe(self.loop.stop)
+            self._thread.join()
+            self.loop.close()
+
+
+class Hub:
+    """The same as `actorhub.Hub`, method by method, and each call waits for its result. Arguments are the same, too."""
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        namespace: str | None = None,
+        secret: str | None = None,
+        on_retry: OnRetry | None = None,
+    ) -> None:
+        self._make: Callable[[], asynchronous.Hub] = lambda: asynchronous.Hub(
+            url, namespace=namespace, secret=secret, on_retry=on_retry
+        )
+        self._hub: asynchronous.Hub | None = None
+        self._loop: _Loop | None = None
+        self._views: dict[str, Any] = {}
+        self._root: Hub = self
+
+    @classmethod
+    def local(
+        cls,
+        *,
+        nodes: int = 1,
+        workers: int = 2,
+        broker: BrokerChoice = "auto",
+        modules: Sequence[str] = (),
+        url: str | None = None,
+        namespace: str | None = None,
+    ) -> Hub:
+        """See `actorhub.Hub.local`."""
+        hub = cls()
+        hub._make = lambda: asynchronous.Hub.local(
+            nodes=nodes, workers=workers, broker=broker, modules=modules, url=url, namespace=namespace
+        )
+        return hub
+
+    @staticmethod
+    def current() -> Hub:
+        """Inside a `def` method of an actor: the hub of its worker.
+
+        Raises:
+            ActorHubError: called elsewhere, or on an event loop's own thread.
+        """
+        here = residence.get()
+        if here is None:
+            raise ActorHubError(
+                "Hub.current() works inside the `def` methods of actors; elsewhere use `with Hub() as hub:`"
+            )
+        if here.session.thread_id == threading.get_ident():
+            raise ActorHubError("an `async def` method must not block its event loop; use actorhub.Hub.current() there")
+        hub = Hub()
+        hub._hub = asynchronous.Hub.current()
+        hub._loop = _Loop(here.session.loop)
+        return hub
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def open(self) -> None:
+        """Raises:
+        BrokerUnavailable: there is no broker, or it refused.
+        """
+        loop = _OwnLoop()
+        hub = self._make()
+        try:
+            loop.run(hub.open())
+        except BaseException:
+            loop.stop()
+            raise
+        self._hub, self._loop = hub, loop
+
+    def close(self) -> None:
+        hub, loop = self._hub, self._loop
+        self._hub = self._loop = None
+        if hub is not None and loop is not None and loop.pid == os.getpid():
+            loop.run(hub.close())
+            loop.stop()
+
+    def options(
+        self,
+        *,
+        name: str | None = None,
+        namespace: str | None = None,
+        get_if_exists: bool | None = None,
+        lifetime: Literal["session", "detached"] | None = None,
+        resources: dict[str, float] | None = None,
+        node: str | None = None,
+        labels: dict[str, str] | None = None,
+        max_restarts: int | None = None,
+    ) -> Hub:
+        """See `actorhub.Hub.options`."""
+        view = Hub()
+        view._root = self._root
+        given = {
+            "name": name,
+            "namespace": namespace,
+            "get_if_exists": get_if_exists,
+            "lifetime": lifetime,
+            "resources": resources,
+            "node": node,
+            "labels": labels,
+            "max_restarts": max_restarts,
+        }
+        view._views = {**self._views, **{key: value for key, value in given.items() if value is not None}}
+        return view
+
+    def spawn(self, cls: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """See `actorhub.Hub.spawn`."""
+        hub, loop = self._ready()
+        return loop.run(hub.spawn(cls, *args, **kwargs))
+
+    def find(self, cls: type[T], name: str) -> T:
+        """See `actorhub.Hub.find`."""
+        hub, loop = self._ready()
+        return loop.run(hub.find(cls, name))
+
+    def kill(self, handle: object) -> bool:
+        """See `actorhub.Hub.kill`."""
+        hub, loop = self._ready()
+        return loop.run(hub.kill(handle))
+
+    @overload
+    def ask(self, method: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    @overload
+    def ask(self, method: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    def ask(self, method: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Call a method of a handle and wait for the answer."""
+        hub, loop = self._ready()
+
+        async def call() -> Any:
+            return await ask(_here(hub, method), *args, **kwargs)
+
+        return loop.run(call())
+
+    def tell(self, method: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Send a message; returns when the broker has confirmed it."""
+        hub, loop = self._ready()
+
+        async def send() -> None:
+            await tell(cast(Any, _here(hub, method)), *args, **kwargs)
+
+        loop.run(send())
+
+    def send(self, method: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs) -> SentCall[R]:
+        """Send a call now and get its answer later, by `result()`: so that many calls are on their way at once."""
+        hub, loop = self._ready()
+
+        async def call() -> Call[R]:
+            return ask(cast(Any, _here(hub, method)), *args, **kwargs)
+
+        return SentCall(loop.run(call()), loop)
+
+    def stream(self, method: Callable[P, AsyncIterator[R]], /, *args: P.args, **kwargs: P.kwargs) -> Iterator[R]:
+        """Iterate the items of a generator method."""
+        hub, loop = self._ready()
+
+        async def begin() -> Any:
+            return cast(Any, _here(hub, method))(*args, **kwargs)
+
+        stream = loop.run(begin())
+        try:
+            while True:
+                try:
+                    item = loop.run(stream.__anext__())
+                except StopAsyncIteration:
+                    return
+                yield item
+        finally:
+            loop.run(stream.aclose())
+
+    def actors(self, *, all_namespaces: bool = False) -> list[ActorInfo]:
+        """See `actorhub.Hub.actors`."""
+        hub, loop = self._ready()
+        return loop.run(hub.actors(all_namespaces=all_namespaces))
+
+    def nodes(self) -> list[NodeInfo]:
+        """See `actorhub.Hub.nodes`."""
+        hub, loop = self._ready()
+        return loop.run(hub.nodes())
+
+    def _ready(self) -> tuple[asynchronous.Hub, _Loop]:
+        root = self._root
+        if root._hub is None or root._loop is None:
+            raise HubClosed("the hub is not open; use it inside `with Hub() as hub:`")
+        if root._loop.pid != os.getpid():  # forked: the parent keeps its connection, this process makes its own
+            root._hub = root._loop = None
+            root.open()
+            return self._ready()
+        hub = root._hub.options(**self._views) if self._views else root._hub
+        return hub, root._loop
+
+
+class SentCall(Generic[R]):
+    """A call on its way, made by `Hub.send`."""
+
+    def __init__(self, call: Call[R], loop: _Loop) -> None:
+        self._call = call
+        self._loop = loop
+
+    def result(self, timeout: float | None = None) -> R:
+        """Wait for the answer, `timeout` seconds at most.
+
+        Raises:
+            TimeoutError: it did not come in time; the call goes on, and `result` may be called again.
+        """
+
+        async def wait() -> R:
+            return await asyncio.wait_for(asyncio.shield(self._call), timeout)
+
+        return self._loop.run(wait())
+
+    def cancel(self) -> None:
+        self._loop.loop.call_soon_threadsafe(self._call.cancel)
+
+
+def _here(hub: asynchronous.Hub, method: Any) -> RemoteMethod:
+    """The same method of a handle that belongs to this hub's session, whichever hub the handle came from."""
+    if not isinstance(method, RemoteMethod):
+        raise TypeError(f"{method!r} is not the method of a handle; write it as in hub.ask(counter.add, 5)")
+    return RemoteMethod(hub.adopt(method.handle), method.name, method.signature)

@@ -1,0 +1,242 @@
+"""The port: what ActorHub asks of a broker.
+
+A `Broker` knows where its server is. `connect` gives a `Link`: one life of the connection, for data. A link that is lost
+stays lost; the session opens another. Administration (purge, peek, list) opens short-lived connections of its own, so
+that it never shares a fate with data. Adapters are found by URL scheme among the entry points of the group `actorhub.brokers`.
+
+Everything runs on one event loop and its callbacks never block. A callback that raises is a defect: it is logged and the
+link goes on.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+from importlib.metadata import entry_points
+from urllib.parse import urlsplit
+
+from actorhub.errors import BrokerUnavailable
+
+
+class QueueKind(StrEnum):
+    CLASSIC = "classic"
+    QUORUM = "quorum"
+    STREAM = "stream"
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """What a queue shall be; the adapter chooses the arguments by the server's version. Every queue is durable.
+
+    `expires` and `message_ttl` are seconds, `limit` counts messages (the next publish is refused), `retention` is bytes
+    (streams only), `delivery_limit` bounds redeliveries (quorum only; None: without limit).
+    """
+
+    name: str
+    kind: QueueKind = QueueKind.CLASSIC
+    single_active: bool = False
+    limit: int | None = None
+    expires: float | None = None
+    message_ttl: float | None = None
+    dead_letter_to: str | None = None  # a queue's name
+    delivery_limit: int | None = None
+    retention: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QueueState:
+    """How many messages wait (those delivered and not acknowledged are not counted), and how many consumers there are."""
+
+    messages: int
+    consumers: int
+
+
+@dataclass(slots=True)
+class Message:
+    """A message's body and the AMQP properties that we use. `expiration` is seconds."""
+
+    body: bytes
+    content_type: str | None = None
+    persistent: bool = True
+    message_id: str | None = None
+    correlation_id: str | None = None
+    reply_to: str | None = None
+    type: str | None = None
+    priority: int | None = None
+    expiration: float | None = None
+    headers: dict[str, str | int | float | bool | None] | None = None
+
+
+class Outcome(Enum):
+    """What became of a publish. Only STORED means that the broker has taken responsibility."""
+
+    STORED = "stored"
+    UNROUTABLE = "unroutable"  # no queue is there
+    REFUSED = "refused"  # the queue is at its limit
+    LOST = "lost"  # the link was lost before the broker said: it may or may not have the message
+
+
+class Delivery(ABC):
+    """A message that this consumer holds until it acknowledges it."""
+
+    __slots__ = ("message", "offset", "redelivered")
+
+    message: Message
+    redelivered: bool
+    offset: int | None  # in a stream
+
+    @abstractmethod
+    def ack(self) -> None:
+        """Done with it. Does nothing once the consumer has ended: the broker has taken the message back."""
+
+    @abstractmethod
+    def reject(self, *, requeue: bool) -> None:
+        """Give it back (requeue), or let the broker drop or dead-letter it. Does nothing once the consumer has ended."""
+
+
+class Consumer(ABC):
+    """Takes messages of one queue, on a channel of its own."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """End without `basic.cancel`: what is not acknowledged goes back to the queue, in order, before the next
+        consumer starts. `on_end` is not called. Does nothing the second time."""
+
+
+class Link(ABC):
+    """One life of the connection, with a publishing and a consuming side that fail as one."""
+
+    server: str  # product and version, for people
+    max_message: int  # bytes of a body
+    lost: BaseException | None  # why, once it is
+
+    @abstractmethod
+    def publish(self, queue: str, message: Message, settled: Callable[[Outcome], None]) -> None:
+        """Send, with `mandatory` and a confirm. `settled` is called once, later, in the order of publishing where the
+        broker confirms in order; at the latest when the link ends (LOST)."""
+
+    @abstractmethod
+    async def declare(self, queue: Queue) -> None:
+        """Make the queue, or find it as it is.
+
+        Raises:
+            BrokerUnavailable: the link was lost.
+            ValueError: the queue exists with other arguments.
+        """
+
+    @abstractmethod
+    async def delete(self, queue: str, *, only_if_empty: bool = False) -> bool:
+        """True once the queue is not there. False where it was to be deleted only if empty, and is not."""
+
+    @abstractmethod
+    async def state(self, queue: str) -> QueueState | None:
+        """None where there is no such queue."""
+
+    @abstractmethod
+    async def consume(
+        self,
+        queue: str,
+        on_delivery: Callable[[Delivery], None],
+        on_end: Callable[[str], None],
+        *,
+        prefetch: int,
+        offset: int | str | None = None,
+    ) -> Consumer:
+        """Take messages with manual acknowledgement, at most `prefetch` unacknowledged.
+
+        `on_end(reason)` is called once if the consumer ends and nobody here closed it: its queue was deleted, the broker
+        cancelled it, its channel or its link was lost. `offset` (`first`, `last`, `next` or a number) is for streams.
+
+        Raises:
+            ActorNotFound: no such queue.
+            BrokerUnavailable: the link was lost.
+        """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Send what is buffered and close; `on_lost` is not called. Publishes without a confirm settle as LOST."""
+
+
+class Broker(ABC):
+    """A broker by URL. Making one connects to nothing."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    @abstractmethod
+    async def connect(
+        self,
+        *,
+        name: str,
+        on_lost: Callable[[BaseException], None],
+        on_blocked: Callable[[str | None], None],
+    ) -> Link:
+        """One attempt, without retry. `name` is shown by the broker's tools. `on_lost` is called once when the link ends
+        and nobody here closed it; after all its publishes have been settled and all its consumers ended. `on_blocked` has
+        the broker's reason while it takes no publishes (memory or disk alarm), and None when it does again.
+
+        Raises:
+            BrokerUnavailable: with the URL (password hidden), the cause and what to do. `exc.permanent` is True where
+                trying again is of no use: wrong password, wrong vhost.
+        """
+
+    @abstractmethod
+    async def purge(self, queue: str) -> int:
+        """Drop what waits in the queue; returns how many.
+
+        Raises:
+            ActorNotFound: no such queue.
+        """
+
+    @abstractmethod
+    async def peek(self, queue: str, *, limit: int = 100) -> list[Message]:
+        """The oldest messages of a stream, which stay where they are. Empty where there is no such queue."""
+
+
+def open_broker(url: str) -> Broker:
+    """The adapter for the URL's scheme.
+
+    Raises:
+        BrokerUnavailable: no adapter speaks it.
+    """
+    scheme = urlsplit(url).scheme
+    found = {entry.name: entry for entry in entry_points(group="actorhub.brokers")}
+    if scheme not in found:
+        known = ", ".join(f"{name}://" for name in sorted(found)) or "none is installed"
+        raise BrokerUnavailable(f"no broker speaks {scheme!r}; use one of: {known}")
+    adapter: type[Broker] = found[scheme].load()
+    return adapter(url)
+
+
+class LocalServer(ABC):
+    """A broker of one's own on this machine, for tests and local clusters. Found among the entry points of the group
+    `actorhub.servers`. It ends with the process that started it, at the latest. Calls block; use a thread from async code."""
+
+    url: str  # once started
+
+    @abstractmethod
+    def start(self) -> None:
+        """Returns when it takes connections.
+
+        Raises:
+            BrokerUnavailable: it is not installed, or did not start.
+        """
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End it and remove what it kept."""
+
+
+def open_server(name: str) -> LocalServer:
+    """A server by name, not started.
+
+    Raises:
+        BrokerUnavailable: none has the name.
+    """
+    found = {entry.name: entry for entry in entry_points(group="actorhub.servers")}
+    if name not in found:
+        raise BrokerUnavailable(f"no server is called {name!r}; there are: {', '.join(sorted(found)) or 'none'}")
+    server: type[LocalServer] = found[name].load()
+    return server()

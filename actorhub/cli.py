@@ -1,0 +1,190 @@
+"""The command line: thin commands over the hub and the node."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, NoReturn
+
+import typer
+from pydantic import BaseModel, ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from actorhub import logs
+from actorhub.benchmark import measure
+from actorhub.errors import ActorHubError
+from actorhub.hub import Hub
+from actorhub.node import NodeConfig, run
+from actorhub.settings import Settings
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Typed, fault-tolerant actors on RabbitMQ.",
+)
+console = Console()
+
+Url = Annotated[str | None, typer.Option(help="The broker; by default ACTORHUB_URL.")]
+Namespace = Annotated[str | None, typer.Option(help="By default ACTORHUB_NAMESPACE, or 'default'.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def main() -> None:
+    """Runs a command; known errors end it with their message and code 1."""
+    sys.path.insert(0, "")  # modules of the current directory, as `python -m` finds them
+    try:
+        app()
+    except (ActorHubError, ImportError, ValidationError) as exc:
+        fail(f"{type(exc).__name__}: {exc}")
+
+
+def fail(message: str) -> NoReturn:
+    Console(stderr=True).print(f"[bold red]error[/] {message}", highlight=False, soft_wrap=True)
+    raise SystemExit(1)
+
+
+def _settings(url: str | None, namespace: str | None, **more: Any) -> Settings:
+    given = {"url": url, "namespace": namespace, **more}
+    return Settings(**{name: value for name, value in given.items() if value is not None})
+
+
+def _pairs(what: str, texts: list[str]) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            fail(f"{what} {text!r} is not NAME=VALUE")
+        pairs[name] = value
+    return pairs
+
+
+@app.command()
+def node(
+    modules: Annotated[list[str] | None, typer.Argument(help="Modules whose actors this node may run.")] = None,
+    url: Url = None,
+    namespace: Namespace = None,
+    workers: Annotated[int, typer.Option(min=0, help="Worker processes.")] = 2,
+    resource: Annotated[list[str] | None, typer.Option(help="NAME=AMOUNT; may be repeated.")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="NAME=VALUE; may be repeated.")] = None,
+    id: Annotated[str | None, typer.Option(help="The node's id; by default its host name and chance.")] = None,
+    log_format: Annotated[str | None, typer.Option(help="text or json.")] = None,
+    with_parent: Annotated[bool, typer.Option(hidden=True, help="End when standard input does.")] = False,
+) -> None:
+    """Run a node: an agent and its worker processes, until SIGTERM, which drains."""
+    settings = _settings(url, namespace, log_format=log_format)
+    try:
+        resources = {name: float(value) for name, value in _pairs("--resource", resource or []).items()}
+    except ValueError as exc:
+        fail(f"--resource takes NAME=AMOUNT with a number: {exc}")
+    given: dict[str, Any] = {"node_id": id} if id else {}
+    config = NodeConfig(
+        modules=modules or [], workers=workers, resources=resources, labels=_pairs("--label", label or []), **given
+    )
+    logs.configure(settings.log_format, settings.log_level, node=config.node_id)
+    asyncio.run(run(config, settings, with_parent=with_parent))
+
+
+def _look(settings: Settings, look: Callable[[Hub], Awaitable[Any]], timeout: float = 10.0) -> Any:
+    async def within() -> Any:
+        async with Hub(settings=settings) as hub, asyncio.timeout(timeout):
+            return await look(hub)
+
+    logs.configure(settings.log_format, "ERROR")
+    try:
+        return asyncio.run(within())
+    except TimeoutError:
+        fail("control does not answer; is a node running? start one with `actorhub node MODULE`")
+
+
+def _print_json(value: Any) -> None:
+    rows = (
+        [row.model_dump(mode="json") if isinstance(row, BaseModel) else row for row in value]
+        if isinstance(value, list)
+        else value
+    )
+    sys.stdout.write(json.dumps(rows, indent=2) + "\n")
+
+
+@app.command()
+def status(url: Url = None, json_: Json = False) -> None:
+    """The nodes and their workers. Ends with code 1 where there is no node with a worker."""
+    nodes = _look(_settings(url, None), lambda hub: hub.nodes())
+    if json_:
+        _print_json(nodes)
+    else:
+        table = Table("node", "host", "pid", "workers", "actors", "labels", "resources")
+        for row in nodes:
+            workers = ", ".join(f"{worker.id} (pid {worker.pid})" for worker in row.workers)
+            hosted = sum(len(worker.actors) for worker in row.workers)
+            table.add_row(
+                row.id, row.host, str(row.pid), workers, str(hosted), _words(row.labels), _words(row.resources_free)
+            )
+        console.print(table)
+    if not any(row.workers for row in nodes):
+        raise SystemExit(1)
+
+
+def _words(pairs: dict[str, Any]) -> str:
+    return " ".join(f"{name}={value}" for name, value in pairs.items())
+
+
+@app.command()
+def actors(
+    url: Url = None,
+    namespace: Namespace = None,
+    all_namespaces: Annotated[bool, typer.Option("--all", help="Of every namespace.")] = False,
+    json_: Json = False,
+) -> None:
+    """The actors, living and lately dead."""
+    rows = _look(_settings(url, namespace), lambda hub: hub.actors(all_namespaces=all_namespaces))
+    if json_:
+        _print_json(rows)
+        return
+    table = Table("id", "name", "class", "state", "node", "worker", "restarts", "last error")
+    for row in rows:
+        error = (row.last_error or "").strip().splitlines()
+        table.add_row(
+            row.id,
+            row.name or "",
+            row.class_name,
+            row.state,
+            row.node or "",
+            row.worker or "",
+            str(row.restarts),
+            error[-1] if error else "",
+        )
+    console.print(table)
+
+
+@app.command()
+def call(
+    name: Annotated[str, typer.Argument(help="The actor's name.")],
+    method: str,
+    arguments: Annotated[str, typer.Argument(help="A JSON object of arguments, such as '{\"amount\": 5}'.")] = "{}",
+    url: Url = None,
+    namespace: Namespace = None,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for the answer.")] = 30.0,
+) -> None:
+    """Call a method of a named actor and print its answer as JSON. The class need not be importable here."""
+    try:
+        known = json.loads(arguments)
+    except json.JSONDecodeError as exc:
+        fail(f"the arguments {arguments!r} are not JSON: {exc}")
+    if not isinstance(known, dict):
+        fail(f"the arguments {arguments!r} are not a JSON object; write them as '{{\"amount\": 5}}'")
+    settings = _settings(url, namespace)
+    _print_json(_look(settings, lambda hub: hub.call_by_name(name, method, known), timeout=timeout))
+
+
+@app.command()
+def bench(url: Url = None, seconds: Annotated[float, typer.Option(help="For each measurement.")] = 2.0) -> None:
+    """Measure asks and tells against an actor of this cluster. For figures against a baseline see `make bench`."""
+    rates = _look(_settings(url, None), lambda hub: measure(hub, seconds), timeout=30.0 + 8 * seconds)
+    table = Table("work", "outstanding", "a second")
+    for rate in rates:
+        table.add_row(rate.work, str(rate.outstanding), f"{rate.a_second:,.0f}")
+    console.print(table)

@@ -1,0 +1,97 @@
+"""A cluster on this machine: agents and their workers as child processes, on a broker that runs or on a private one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pydantic import SecretStr
+
+from actorhub.address import new_id
+from actorhub.broker import LocalServer, open_server
+from actorhub.errors import BrokerUnavailable
+from actorhub.settings import Settings
+
+BrokerChoice = Literal["auto", "rabbitmq"]
+
+
+@dataclass(eq=False)
+class LocalCluster:
+    """`nodes` agents with `workers` processes each. With `broker="auto"` it uses the broker that `settings.url` names, or
+    starts a private RabbitMQ where there is none; `"rabbitmq"` always starts one of its own.
+
+    On a broker that others use too, the cluster's queues have a prefix of their own.
+    """
+
+    settings: Settings
+    nodes: int = 1
+    workers: int = 2
+    modules: Sequence[str] = ()
+    broker: BrokerChoice = "auto"
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    _server: LocalServer | None = None
+
+    async def start(self) -> Settings:
+        """Starts everything, waits for the broker only, and returns the settings of a hub of this cluster.
+
+        Raises:
+            BrokerUnavailable: there is no RabbitMQ to start.
+        """
+        url = self.settings.url if self.broker == "auto" else None
+        if url is None:
+            self._server = open_server("rabbitmq")
+            await asyncio.to_thread(self._server.start)
+            url = self._server.url
+        secret = self.settings.secret or SecretStr(secrets.token_urlsafe(32))
+        self.settings = self.settings.model_copy(
+            update={"url": url, "secret": secret, "prefix": f"{self.settings.prefix}-{new_id(6)}"}
+        )
+        for number in range(self.nodes):
+            self.processes.append(self._start_node(f"node-{number + 1}"))
+        return self.settings
+
+    def _start_node(self, node_id: str) -> subprocess.Popen[bytes]:
+        environment = {
+            **os.environ,
+            **self.settings.to_environment(),
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        }
+        command = [sys.executable, "-m", "actorhub", "node", "--workers", str(self.workers), "--id", node_id]
+        # the pipe to its standard input ends when this process does, however it ends; then the node ends too
+        return subprocess.Popen([*command, "--with-parent", *self.modules], env=environment, stdin=subprocess.PIPE)
+
+    def check(self) -> None:
+        """Raises:
+        BrokerUnavailable: a node's process has ended; its own words are on standard error.
+        """
+        for process in self.processes:
+            if process.poll() is not None:
+                raise BrokerUnavailable(
+                    f"a node of the local cluster ended with code {process.returncode}; see its messages above"
+                )
+
+    async def stop(self) -> None:
+        """Drain the nodes, then stop a private broker."""
+        await asyncio.to_thread(self._stop_processes)
+        if self._server is not None:
+            await asyncio.to_thread(self._server.stop)
+
+    def _stop_processes(self) -> None:
+        for process in self.processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        for process in self.processes:
+            try:
+                process.wait(self.settings.drain_timeout + 10.0)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            if process.stdin is not None:
+                process.stdin.close()

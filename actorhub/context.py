@@ -1,0 +1,81 @@
+"""What surrounds a call: its deadline, the chain of calls it is part of, and how its sends treat a full mailbox.
+
+All of it lives in context variables, so it follows tasks and the threads of `def` methods.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from actorhub.envelope import Hop
+
+
+class Asked(Protocol):
+    """A call that was made while another was handled."""
+
+    awaited: bool
+    on_awaited: Callable[[], None] | None
+
+
+class Handling:
+    """A call that an actor handles now, with the calls it has made meanwhile that have no answer yet."""
+
+    __slots__ = ("actor_id", "asked", "call_id")
+
+    def __init__(self, actor_id: str, call_id: str) -> None:
+        self.actor_id = actor_id
+        self.call_id = call_id
+        self.asked: dict[str, Asked] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a call hands on to the calls that it makes. `deadline` is Unix time in seconds."""
+
+    deadline: float | None = None
+    chain: tuple[Hop, ...] = ()
+    waits_when_full: bool = False
+    handling: Handling | None = None
+
+
+NOTHING = Surroundings()
+surroundings: ContextVar[Surroundings] = ContextVar("actorhub_surroundings", default=NOTHING)
+
+
+@contextmanager
+def deadline(seconds: float) -> Iterator[None]:
+    """Bounds every call made inside, and the calls that those make, by one moment `seconds` from now.
+
+    A deadline that is already in force and earlier stays in force. Calls that miss it raise CallTimeout.
+
+    Raises:
+        ValueError: `seconds` is negative or not a number.
+    """
+    if math.isnan(seconds) or seconds < 0:
+        raise ValueError(f"a deadline of {seconds} s makes no sense; give the seconds from now, 0 or more")
+    outer = surroundings.get()
+    moment = time.time() + seconds
+    if outer.deadline is not None:
+        moment = min(moment, outer.deadline)
+    token = surroundings.set(replace(outer, deadline=moment))
+    try:
+        yield
+    finally:
+        surroundings.reset(token)
+
+
+@contextmanager
+def backpressure() -> Iterator[None]:
+    """Inside, a send to a full mailbox waits for room instead of failing with MailboxFull."""
+    outer = surroundings.get()
+    token = surroundings.set(replace(outer, waits_when_full=True))
+    try:
+        yield
+    finally:
+        surroundings.reset(token)

@@ -1,0 +1,60 @@
+"""What workers and nodes do for control: the actors that stand at their command queues."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from actorhub.actor import Ticket, actor, class_name_of
+from actorhub.control.messages import BuryActor, Residency, StartActor
+
+SYSTEM = "$system"  # the namespace of what is not a user's actor
+
+
+@actor(concurrency=10_000)
+class WorkerDesk(ABC):
+    """A worker's commands. Each is idempotent: control repeats itself after a failover."""
+
+    @abstractmethod
+    async def start(self, order: StartActor) -> None:
+        """Make the actor and open its mailbox; control hears of success or failure by an event."""
+
+    @abstractmethod
+    async def stop(self, actor_id: str, incarnation: int) -> None:
+        """End the actor's instance here, if it is not a later incarnation; its messages stay in the queue."""
+
+    @abstractmethod
+    async def bury(self, order: BuryActor) -> None:
+        """Answer every waiting caller of a dead actor, and delete its queue."""
+
+    @abstractmethod
+    async def inventory(self) -> list[Residency]:
+        """What runs here."""
+
+
+@actor(concurrency=1000)
+class NodeDesk(ABC):
+    """A node's commands."""
+
+    @abstractmethod
+    async def worker_ready(self, worker: str, pid: int) -> None:
+        """A worker of this node takes commands from now on."""
+
+    @abstractmethod
+    async def start_worker(self, worker: str, actor_id: str) -> None:
+        """Start a worker process for one actor alone."""
+
+    @abstractmethod
+    async def stop_worker(self, worker: str) -> None:
+        """End such a worker."""
+
+    @abstractmethod
+    async def report(self) -> None:
+        """Send control a full report."""
+
+    @abstractmethod
+    async def acknowledge(self) -> None:
+        """Control knows this node."""
+
+
+def system_ticket(queue: str, cls: type) -> Ticket:
+    return Ticket(queue=queue, actor_id=queue, namespace=SYSTEM, class_name=class_name_of(cls))

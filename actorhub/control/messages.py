@@ -1,0 +1,267 @@
+"""What control hears (events) and orders (commands), and what it tells about actors and nodes."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from actorhub.actor import ActorOptions, Ticket
+from actorhub.address import Names
+from actorhub.envelope import Codec
+
+Lifetime = Literal["session", "detached"]
+State = Literal["pending", "starting", "running", "restarting", "dead"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
+
+
+# ---- what there is
+
+
+class ActorPlan(_Model):
+    """All that is needed to start an actor anywhere, again and again. `code` is its class by value, signed."""
+
+    actor_id: str
+    namespace: str
+    name: str | None = None
+    class_name: str
+    options: ActorOptions
+    lifetime: Lifetime = "session"
+    owner: str = ""
+    arguments: bytes = b"{}"
+    codec: Codec = Codec.JSON
+    code: bytes | None = None
+    node: str | None = None
+    labels: dict[str, str] = Field(default_factory=dict)
+
+    def ticket(self, names: Names) -> Ticket:
+        """What a handle of it needs."""
+        return Ticket(
+            queue=names.actor(self.namespace, self.actor_id),
+            actor_id=self.actor_id,
+            namespace=self.namespace,
+            class_name=self.class_name,
+            name=self.name,
+            limited=self.options.mailbox_limit is not None,
+        )
+
+
+class Residency(_Model):
+    """An actor that a worker hosts. Of two incarnations of one actor, the higher one counts."""
+
+    plan: ActorPlan
+    incarnation: int
+    restarts: int
+
+
+class ActorInfo(_Model):
+    """An actor, for people. `incarnation` counts its starts; `died_at_birth`: its constructor raised."""
+
+    id: str
+    name: str | None
+    namespace: str
+    class_name: str
+    state: State
+    node: str | None
+    worker: str | None
+    restarts: int
+    last_error: str | None
+    died_at_birth: bool = False
+
+
+class WorkerInfo(_Model):
+    """A worker process. `kind` is "shared", or "process" for one that hosts a single isolated actor."""
+
+    id: str
+    pid: int
+    kind: Literal["shared", "process"]
+    actors: list[str]
+
+
+class NodeInfo(_Model):
+    """A node and its workers."""
+
+    id: str
+    host: str
+    pid: int
+    version: str
+    labels: dict[str, str]
+    resources_total: dict[str, float]
+    resources_free: dict[str, float]
+    leaving: bool
+    workers: list[WorkerInfo]
+
+
+# ---- events
+
+
+class SpawnAsked(_Model):
+    """`owner` is a session's id, or `actor:{id}` for what an actor spawns. Asking again changes nothing."""
+
+    plan: ActorPlan
+    get_if_exists: bool = False
+
+
+class WorkerReport(_Model):
+    """A worker that is ready. `hosted` is None in a heartbeat, which says only that it lives."""
+
+    id: str
+    pid: int
+    dedicated_to: str | None = None
+    hosted: list[Residency] | None = None
+
+
+class NodeReport(_Model):
+    """A node lives, with these workers. `known`: a control has acknowledged it before."""
+
+    node: str
+    host: str
+    pid: int
+    version: str
+    labels: dict[str, str] = Field(default_factory=dict)
+    resources: dict[str, float] = Field(default_factory=dict)
+    classes: list[str] = Field(default_factory=list)
+    workers: list[WorkerReport] = Field(default_factory=list)
+    known: bool = False
+    leaving: bool = False
+
+
+class Running(_Model):
+    """A call that a worker had in hand when it died."""
+
+    actor: str
+    call: str
+    method: str
+
+
+class WorkerLost(_Model):
+    """A worker process died."""
+
+    kind: Literal["worker_lost"] = "worker_lost"
+    node: str
+    worker: str
+    cause: str
+    running: list[Running] = Field(default_factory=list)
+
+
+class WorkerStopped(_Model):
+    """A worker drained and ended, as it was asked to."""
+
+    kind: Literal["worker_stopped"] = "worker_stopped"
+    node: str
+    worker: str
+
+
+class ActorStarted(_Model):
+    kind: Literal["actor_started"] = "actor_started"
+    actor: str
+    worker: str
+    incarnation: int
+
+
+class ActorFailed(_Model):
+    """At "birth": its constructor raised, it is dead. In "life": a method raised, and on_error="restart"."""
+
+    kind: Literal["actor_failed"] = "actor_failed"
+    actor: str
+    worker: str
+    incarnation: int
+    phase: Literal["birth", "life"]
+    error: str
+
+
+class Buried(_Model):
+    """A dead actor's queue is gone."""
+
+    kind: Literal["buried"] = "buried"
+    actor: str
+
+
+Notice = WorkerLost | WorkerStopped | ActorStarted | ActorFailed | Buried
+
+
+class KillAsked(_Model):
+    actor: str
+    cause: str
+
+
+class SessionEnded(_Model):
+    session: str
+
+
+class Tick(_Model):
+    """Time has passed."""
+
+
+Event = SpawnAsked | NodeReport | Notice | KillAsked | SessionEnded | Tick
+
+
+# ---- commands
+
+
+class Answer(_Model):
+    """To whoever asked for the spawn of `actor_id`. One of `ticket` and `error` is there."""
+
+    actor_id: str
+    plan: ActorPlan | None = None
+    created: bool = False
+    error: Literal["name taken", "infeasible"] | None = None
+    message: str = ""
+
+
+class StartActor(_Model):
+    """`poison`: ids of calls that have killed their workers too often to run again."""
+
+    worker: str
+    residency: Residency
+    poison: list[str] = Field(default_factory=list)
+
+
+class StopActor(_Model):
+    worker: str
+    actor: str
+    incarnation: int
+
+
+class StartWorker(_Model):
+    """A worker process for one isolated actor."""
+
+    node: str
+    worker: str
+    actor: str
+
+
+class StopWorker(_Model):
+    node: str
+    worker: str
+
+
+class BuryActor(_Model):
+    """Answer whoever waits for a dead actor, and delete its queue."""
+
+    worker: str
+    plan: ActorPlan
+    cause: str
+    at_birth: bool
+
+
+class Acknowledge(_Model):
+    node: str
+
+
+class AskReport(_Model):
+    """The node shall send a full report."""
+
+    node: str
+
+
+class Changed(_Model):
+    """An actor's life went on."""
+
+    actor: ActorInfo
+
+
+Command = Answer | StartActor | StopActor | StartWorker | StopWorker | BuryActor | Acknowledge | AskReport | Changed

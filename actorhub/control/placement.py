@@ -1,0 +1,93 @@
+"""Where an actor goes. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from actorhub.control.messages import ActorPlan
+
+
+@dataclass(eq=False)
+class Worker:
+    """A worker process that lives. `load` counts the actors placed on it."""
+
+    id: str
+    node: str
+    pid: int
+    dedicated_to: str | None = None
+    load: int = 0
+
+
+@dataclass(eq=False)
+class Node:
+    """A node that lives, and what of its resources is not reserved."""
+
+    id: str
+    host: str
+    pid: int
+    version: str
+    labels: Mapping[str, str]
+    total: Mapping[str, float]
+    classes: frozenset[str]
+    seen: float
+    leaving: bool = False
+    reserved: dict[str, float] = field(default_factory=dict)
+    workers: dict[str, Worker] = field(default_factory=dict)
+
+    def free(self, name: str) -> float:
+        return self.total.get(name, 0.0) - self.reserved.get(name, 0.0)
+
+    def reserve(self, resources: Mapping[str, float], sign: int = 1) -> None:
+        for name, amount in resources.items():
+            self.reserved[name] = self.reserved.get(name, 0.0) + sign * amount
+
+
+def may_run(node: Node, plan: ActorPlan) -> bool:
+    """Whether the node could run it if it were empty."""
+    return (
+        (plan.code is not None or plan.class_name in node.classes)
+        and (plan.node is None or plan.node == node.id)
+        and all(node.labels.get(name) == value for name, value in plan.labels.items())
+        and all(node.total.get(name, 0.0) >= amount for name, amount in plan.options.resources.items())
+    )
+
+
+def has_room(node: Node, plan: ActorPlan) -> bool:
+    return not node.leaving and all(node.free(name) >= amount for name, amount in plan.options.resources.items())
+
+
+def choose_node(nodes: Iterable[Node], plan: ActorPlan) -> Node | None:
+    """For an actor that gets a worker of its own: the node with the fewest workers."""
+    fitting = [node for node in nodes if may_run(node, plan) and has_room(node, plan)]
+    return min(fitting, key=lambda node: (len(node.workers), node.id), default=None)
+
+
+def choose_worker(nodes: Iterable[Node], plan: ActorPlan) -> Worker | None:
+    """The shared worker with the fewest actors; None where all that could run it are full or not there yet."""
+    fitting = (
+        worker
+        for node in nodes
+        if may_run(node, plan) and has_room(node, plan)
+        for worker in node.workers.values()
+        if worker.dedicated_to is None
+    )
+    return min(fitting, key=lambda worker: (worker.load, worker.id), default=None)
+
+
+def infeasible(nodes: Iterable[Node], plan: ActorPlan) -> str | None:
+    """Why no node could ever run it, with the best that there is; None where one could, or where there is no node yet."""
+    there = list(nodes)
+    if not there or any(may_run(node, plan) for node in there):
+        return None
+    what = f"{plan.class_name} {plan.name or plan.actor_id}"
+    if plan.node is not None and all(node.id != plan.node for node in there):
+        return f"{what} asks for node {plan.node!r}; there are: {', '.join(sorted(node.id for node in there))}"
+    if plan.code is None and all(plan.class_name not in node.classes for node in there):
+        known = sorted({name for node in there for name in node.classes})
+        module = plan.class_name.partition(":")[0]
+        return f"no node knows {plan.class_name}; start one with `actorhub node {module}`; nodes know: {', '.join(known) or 'none'}"
+    if plan.labels and not any(node.labels.items() >= plan.labels.items() for node in there):
+        return f"{what} asks for labels {dict(plan.labels)}; nodes have: {[dict(node.labels) for node in there]}"
+    best = {name: max(node.total.get(name, 0.0) for node in there) for name in plan.options.resources}
+    return f"{what} asks for resources {plan.options.resources}; the most that any node has: {best}"

@@ -1,0 +1,120 @@
+"""Exceptions on the wire.
+
+The caller gets the exception's own type where its process has imported it already: a name on the wire never imports
+anything. It is rebuilt from its signed pickle, else from its arguments; what cannot be rebuilt becomes a RemoteError. The
+remote traceback is always in its notes.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from actorhub.codec import Signer, is_json_native
+from actorhub.errors import ActorHubError, InvalidEnvelope, RemoteError
+
+log = logging.getLogger(__name__)
+
+LONGEST = 64 * 1024  # characters of a message or a traceback
+
+
+class Failure(BaseModel):
+    """One exception. `args` are its arguments where JSON can carry them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
+
+    type: str
+    message: str
+    traceback: str = ""
+    args: list[Any] | None = None
+    pickled: bytes | None = None
+
+    @classmethod
+    def of(cls, error: BaseException, signer: Signer) -> Failure:
+        """Never raises, whatever the exception is like."""
+        kind = type(error)
+        args = list(error.args)
+        return cls(
+            type=f"{kind.__module__}:{kind.__qualname__}",
+            message=_text(error),
+            traceback=_traceback(error),
+            args=args if is_json_native(args) else None,
+            pickled=_pickle(error, signer),
+        )
+
+    def encode(self) -> bytes:
+        return self.model_dump_json(exclude_defaults=True).encode()
+
+    @classmethod
+    def decode(cls, data: bytes) -> Failure:
+        """Raises:
+        InvalidEnvelope: it is no failure.
+        """
+        try:
+            return cls.model_validate_json(data)
+        except ValidationError as exc:
+            raise InvalidEnvelope(f"a failure of {len(data)} bytes cannot be read: {exc}") from exc
+
+    def to_exception(self, signer: Signer) -> Exception:
+        """The exception to raise at the caller."""
+        error = self._rebuild(signer)
+        if self.traceback:
+            error.add_note(f"remote traceback:\n{self.traceback}")
+        return error
+
+    def _rebuild(self, signer: Signer) -> Exception:
+        kind = _known_type(self.type)
+        if kind is not None:
+            try:
+                if self.pickled is not None and signer.trusts:
+                    rebuilt = signer.loads(self.pickled)
+                else:
+                    rebuilt = kind(*(self.args if self.args is not None else [self.message]))
+            except Exception:
+                log.debug("a %s cannot be rebuilt here", self.type, exc_info=True)
+            else:
+                if type(rebuilt) is kind:
+                    return rebuilt
+        return RemoteError(f"{self.type}: {self.message}", self.type)
+
+
+def _known_type(name: str) -> type[Exception] | None:
+    module_name, _, qualified = name.partition(":")
+    found: Any = sys.modules.get(module_name)
+    for part in qualified.split("."):
+        found = getattr(found, part, None)
+    return found if isinstance(found, type) and issubclass(found, Exception) else None
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)[:LONGEST]
+    except Exception as exc:
+        return f"(its message cannot be shown: {type(exc).__name__})"
+
+
+def _traceback(error: BaseException) -> str:
+    try:
+        text = "".join(traceback.format_exception(error)).rstrip()
+    except Exception as exc:
+        return f"(its traceback cannot be shown: {type(exc).__name__})"
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]}\n...\n{text[-LONGEST // 2 :]}"
+
+
+def _pickle(error: BaseException, signer: Signer) -> bytes | None:
+    """Only for the types whose arguments do not say everything."""
+    if not signer.trusts or isinstance(error, ActorHubError) or _is_plain(error):
+        return None
+    try:
+        data = signer.dumps(error, type(error).__qualname__)
+    except Exception:
+        return None
+    return data if len(data) <= 4 * LONGEST else None
+
+
+def _is_plain(error: BaseException) -> bool:
+    return is_json_native(list(error.args)) and not getattr(error, "__dict__", None)

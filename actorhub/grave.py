@@ -1,0 +1,63 @@
+"""Where a dead actor's mailbox ends: every waiting caller is told, every tell kept, then the queue is deleted."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from actorhub.broker import Link
+from actorhub.dead import DeadLetters
+from actorhub.envelope import Kind
+from actorhub.errors import ActorDied, ActorHubError, ActorInitFailed, BrokerUnavailable
+from actorhub.failure import Failure
+from actorhub.mailbox import Mailbox
+from actorhub.session import Session
+from actorhub.work import Answer, Work
+
+log = logging.getLogger(__name__)
+
+
+class Grave:
+    """Stands behind a dead actor's mailbox, and answers each call with the cause."""
+
+    def __init__(self, session: Session, error: ActorHubError) -> None:
+        self._session = session
+        self._error = error
+
+    def offer(self, work: Work) -> None:
+        failure = Failure.of(self._error, self._session.signer)
+        work.finish(Answer({"kind": Kind.FAILURE, "call": work.envelope.id}, failure.encode(), failure))
+
+    def cancel(self, call_id: str) -> None:
+        """Every call is answered as soon as it comes: there is nothing to cancel."""
+
+
+def death(cause: str, *, at_birth: bool) -> ActorDied:
+    """The error that callers of a dead actor get."""
+    return ActorInitFailed(cause) if at_birth else ActorDied(cause)
+
+
+async def bury(session: Session, queue: str, dead: DeadLetters, error: ActorHubError) -> None:
+    """Returns when the queue is gone. Whoever sends later finds no queue, and is told by control."""
+    while True:
+        mailbox = Mailbox(session, queue, Grave(session, error), dead, on_gone=lambda: None, failed_tells="actor died")
+        await mailbox.open()
+        try:
+            while not await _emptied(await session.live_link(), queue, mailbox):
+                await asyncio.sleep(0.02)
+        finally:
+            await mailbox.close()
+        try:
+            if await (await session.live_link()).delete(queue, only_if_empty=True):
+                return
+        except BrokerUnavailable:
+            log.debug("the connection was lost while %s was buried", queue, exc_info=True)
+
+
+async def _emptied(link: Link, queue: str, mailbox: Mailbox) -> bool:
+    """Nothing waits, and nobody else consumes: the actor's last consumer may still hold what it has not acknowledged."""
+    try:
+        state = await link.state(queue)
+    except BrokerUnavailable:
+        return False
+    return state is None or (state.messages == 0 and state.consumers == 1 and mailbox.idle)

@@ -1,0 +1,321 @@
+"""The hub: a process's connection to a cluster, in one namespace."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, ParamSpec, Self, TypeVar, cast
+
+from pydantic import BaseModel, ConfigDict, SecretStr
+
+from actorhub.actor import ActorSpec, Ticket, binder, spec_of
+from actorhub.address import check_word, new_id
+from actorhub.cluster import BrokerChoice, LocalCluster
+from actorhub.codec import by_value
+from actorhub.connection import OnRetry
+from actorhub.control.actor import Control
+from actorhub.control.desks import system_ticket
+from actorhub.control.messages import ActorInfo, ActorPlan, NodeInfo, SpawnAsked
+from actorhub.dead import DeadLetter, DeadLetters
+from actorhub.errors import ActorHubError, ActorNotFound, HubClosed
+from actorhub.grave import death
+from actorhub.ref import Handle, handle_ticket, residence
+from actorhub.session import Session
+from actorhub.settings import Settings
+from actorhub.signature import Untyped
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Options(BaseModel):
+    """What a view of the hub adds to a spawn or a look-up."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str | None = None
+    namespace: str = "default"
+    get_if_exists: bool = False
+    lifetime: Literal["session", "detached"] = "session"
+    resources: dict[str, float] | None = None
+    node: str | None = None
+    labels: dict[str, str] = {}
+    max_restarts: int | None = None
+
+
+class Hub:
+    """Spawns and finds actors. Use it as `async with Hub(...) as hub:`; one for a process is enough.
+
+    `url` names the broker (`amqp://user:password@host:port/vhost`), by default ACTORHUB_URL. `namespace` is where names are
+    looked up. `secret` signs what cannot travel as JSON; every process of a cluster has the same, by default
+    ACTORHUB_SECRET. `on_retry(number, error)` is called before each further try to reach the broker.
+
+    A hub survives the loss of its connection and a restart of the broker: it connects again for as long as it takes, and
+    sends again what was not confirmed; the order of calls to each actor is kept, and no live instance handles one twice.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        namespace: str | None = None,
+        secret: str | None = None,
+        settings: Settings | None = None,
+        on_retry: OnRetry | None = None,
+    ) -> None:
+        given: dict[str, Any] = {"url": url, "namespace": namespace, "secret": SecretStr(secret) if secret else None}
+        changes = {name: value for name, value in given.items() if value is not None}
+        self._settings = Settings(**changes) if settings is None else settings.model_copy(update=changes)
+        self._on_retry = on_retry
+        self._session: Session | None = None
+        self._cluster: LocalCluster | None = None
+        self._options = Options(namespace=self._settings.namespace)
+        self._owner: str | None = None
+        self._is_view = False
+        self._outer: Any = None
+
+    # ---- life
+
+    @classmethod
+    def local(
+        cls,
+        *,
+        nodes: int = 1,
+        workers: int = 2,
+        broker: BrokerChoice = "auto",
+        modules: Sequence[str] = (),
+        url: str | None = None,
+        namespace: str | None = None,
+        settings: Settings | None = None,
+    ) -> Hub:
+        """A hub of a cluster of its own on this machine: `nodes` agents with `workers` processes each.
+
+        It waits until they are ready and stops them after. With `broker="auto"` it uses the broker at `url` or
+        ACTORHUB_URL, else a private RabbitMQ that it starts; "rabbitmq" always starts a private one. `modules` are those
+        whose actors the nodes may run; classes from `__main__` and notebooks travel by value.
+        """
+        hub = cls(url, namespace=namespace, settings=settings)
+        hub._cluster = LocalCluster(hub._settings, nodes, workers, modules, broker)
+        return hub
+
+    @staticmethod
+    def current() -> Hub:
+        """The hub of the running actor, or of the `async with Hub()` around.
+
+        Raises:
+            ActorHubError: there is neither.
+        """
+        here = residence.get()
+        session = here.session if here is not None else cast("Session | None", binder.get())
+        if session is None:
+            raise ActorHubError("there is no current hub; use `async with Hub() as hub:`")
+        hub = Hub(settings=session.settings)
+        hub._is_view = True
+        hub._session = session
+        session.why_gone = session.why_gone or hub._why_gone
+        if here is not None:
+            ticket = handle_ticket(here.handle)
+            hub._owner = f"actor:{ticket.actor_id}"
+            hub._options = Options(namespace=ticket.namespace)
+        return hub
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        self._outer = binder.set(self._session)
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        binder.reset(self._outer)
+        await self.close()
+
+    async def open(self) -> None:
+        """Raises:
+        BrokerUnavailable: there is no broker, or it refused the credentials or the virtual host.
+        """
+        if self._cluster is not None:
+            self._settings = await self._cluster.start()
+        try:
+            self._session = Session(self._settings, on_retry=self._on_retry)
+            self._session.why_gone = self._why_gone
+            await self._session.open()
+            if self._cluster is not None:
+                await self._until_ready(self._cluster)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Ends the hub's session, and the actors that were not spawned as detached. A local cluster stops."""
+        session, self._session = self._session, None
+        if session is not None and not self._is_view:
+            if session.link is not None and session.owns_actors:
+                try:
+                    async with asyncio.timeout(2.0):
+                        await self._control_of(session).end_session(session.id)
+                except (TimeoutError, ActorHubError):
+                    pass  # control notices by itself that the session is gone
+            await session.close()
+        if self._cluster is not None and not self._is_view:
+            await self._cluster.stop()
+
+    async def _until_ready(self, cluster: LocalCluster) -> None:
+        while True:
+            cluster.check()
+            try:
+                async with asyncio.timeout(0.25):
+                    nodes = await self.nodes()
+            except (TimeoutError, ActorNotFound):
+                await asyncio.sleep(0.02)
+                continue
+            if len(nodes) >= cluster.nodes and all(len(node.workers) >= cluster.workers for node in nodes):
+                return
+            await asyncio.sleep(0.02)
+
+    @property
+    def settings(self) -> Settings:
+        """With which another hub joins the same cluster: `Hub(settings=hub.settings)`."""
+        return self._settings
+
+    # ---- views
+
+    def options(
+        self,
+        *,
+        name: str | None = None,
+        namespace: str | None = None,
+        get_if_exists: bool | None = None,
+        lifetime: Literal["session", "detached"] | None = None,
+        resources: dict[str, float] | None = None,
+        node: str | None = None,
+        labels: dict[str, str] | None = None,
+        max_restarts: int | None = None,
+    ) -> Hub:
+        """A view of this hub with options for what is spawned or found through it.
+
+        - `name`: unique among the living actors of the namespace. `get_if_exists`: take the one that has it.
+        - `lifetime`: "session" ends with this hub, or with the actor that spawned it; "detached" lives until it is killed.
+        - `resources`, `max_restarts`: instead of the class's own.
+        - `node`: the id of the node to run on. `labels`: what the node's labels must be.
+        """
+        given = {
+            "name": check_word("the name", name) if name is not None else None,
+            "namespace": check_word("the namespace", namespace) if namespace is not None else None,
+            "get_if_exists": get_if_exists,
+            "lifetime": lifetime,
+            "resources": resources,
+            "node": node,
+            "labels": labels,
+            "max_restarts": max_restarts,
+        }
+        view = Hub(settings=self._settings)
+        view._is_view = True
+        view._session = self._session
+        view._owner = self._owner
+        view._options = self._options.model_copy(update={k: v for k, v in given.items() if v is not None})
+        return view
+
+    # ---- actors
+
+    async def spawn(self, cls: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Make an actor; returns its handle once control has claimed its name and made its mailbox.
+
+        The handle works at once: what is sent before the constructor has ended waits in the mailbox. A constructor that
+        raises fails every call with ActorInitFailed.
+
+        Raises:
+            InvalidArguments: they do not fit the constructor's annotations.
+            NameTaken: another living actor of the namespace has the name.
+            PlacementInfeasible: no node can ever run it.
+        """
+        spec = spec_of(cls)
+        session = self._open_session()
+        options = self._options
+        arguments, codec = spec.init.pack(args, kwargs, session.signer)
+        changes = {"resources": options.resources, "max_restarts": options.max_restarts}
+        chosen = spec.options.model_copy(update={k: v for k, v in changes.items() if v is not None})
+        word = "".join(letter for letter in spec.cls.__name__.lower() if letter.isalnum())[:30] or "actor"
+        plan = ActorPlan(
+            actor_id=f"{word}-{new_id(10)}",
+            namespace=options.namespace,
+            name=options.name,
+            class_name=spec.class_name,
+            options=chosen,
+            lifetime=options.lifetime,
+            owner=self._owner or session.id,
+            arguments=arguments,
+            codec=codec,
+            code=session.signer.dumps(spec.cls, spec.class_name) if by_value(spec.cls) else None,
+            node=options.node,
+            labels=options.labels,
+        )
+        session.owns_actors = True
+        asked = SpawnAsked(plan=plan, get_if_exists=options.get_if_exists)
+        spawned = await self._control_of(session).spawn(asked)
+        return cast(T, self._handle(spawned, spec))
+
+    async def find(self, cls: type[T], name: str) -> T:
+        """The living actor of that name in the namespace.
+
+        Raises:
+            ActorNotFound: there is none.
+            TypeError: it is of another class.
+        """
+        spec = spec_of(cls)
+        plan = await self._control_of(self._open_session()).find(self._options.namespace, name)
+        if plan.class_name != spec.class_name:
+            raise TypeError(f"actor {name!r} is a {plan.class_name}, not a {spec.class_name}")
+        return cast(T, self._handle(plan, spec))
+
+    async def call_by_name(self, name: str, method: str, arguments: dict[str, Any]) -> Any:
+        """Call an actor whose class is not known here, as a client in another language does: JSON in, JSON out."""
+        session = self._open_session()
+        plan = await self._control_of(session).find(self._options.namespace, name)
+        return await session.call(plan.ticket(session.names), Untyped(f"{name}.{method}"), method, (), arguments)
+
+    async def kill(self, handle: object) -> bool:
+        """End an actor now: the running call is cut off, waiting callers get ActorDied, tells go to the dead letters.
+        False where it was dead already."""
+        ticket = handle_ticket(handle)
+        return await self._control_of(self._open_session()).kill(ticket.actor_id, "killed by hub.kill")
+
+    # ---- looking
+
+    async def actors(self, *, all_namespaces: bool = False) -> list[ActorInfo]:
+        """The actors of the namespace, living and lately dead."""
+        return await self._control_of(self._open_session()).actors(None if all_namespaces else self._options.namespace)
+
+    async def nodes(self) -> list[NodeInfo]:
+        """The nodes of the cluster with their workers."""
+        return await self._control_of(self._open_session()).nodes()
+
+    async def dead(self, limit: int = 100) -> list[DeadLetter]:
+        """The oldest dead letters of the namespace; reading them does not remove them."""
+        return await DeadLetters(self._open_session(), self._options.namespace).read(limit)
+
+    def adopt(self, handle: T) -> T:
+        """The same actor's handle, for use through this hub: for handles that came from another hub or another process."""
+        ticket = handle_ticket(handle)
+        return cast(T, Handle(self._open_session(), ticket, cast(Handle, handle)._spec))
+
+    # ---- within
+
+    def _open_session(self) -> Session:
+        if self._session is None:
+            raise HubClosed("the hub is not open; use it inside `async with Hub() as hub:`")
+        return self._session
+
+    @staticmethod
+    def _control_of(session: Session) -> Control:
+        return cast(Control, Handle(session, system_ticket(session.names.control, Control), spec_of(Control)))
+
+    def _handle(self, plan: ActorPlan, spec: ActorSpec) -> Handle:
+        session = self._open_session()
+        return Handle(session, plan.ticket(session.names), spec)
+
+    async def _why_gone(self, ticket: Ticket) -> ActorHubError:
+        session = self._open_session()
+        info = await self._control_of(session).describe(ticket.actor_id)
+        who = f"{ticket.class_name} {ticket.name or ticket.actor_id}"
+        if info is None or info.state != "dead":
+            return ActorNotFound(f"there is no actor {who} in namespace {ticket.namespace!r}")
+        return death(f"{who} is dead: {info.last_error}", at_birth=info.died_at_birth)

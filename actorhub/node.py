@@ -1,0 +1,292 @@
+"""One machine or container: an agent that supervises worker processes, reports to control, and stands by to run it.
+
+The agent carries no user data and runs no user code, so it answers whatever user code does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import os
+import signal
+import socket
+import sys
+from importlib.metadata import version
+from typing import cast
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from actorhub.actor import actor, registry, spec_of
+from actorhub.address import new_id
+from actorhub.broker import Queue
+from actorhub.cell import Cell
+from actorhub.control.actor import Control
+from actorhub.control.desks import SYSTEM, NodeDesk, WorkerDesk, system_ticket
+from actorhub.control.messages import NodeReport, Residency, Running, WorkerLost, WorkerReport, WorkerStopped
+from actorhub.dead import DeadLetters
+from actorhub.errors import ActorHubError
+from actorhub.mailbox import Mailbox
+from actorhub.processes import Exit, Processes, WorkerProcess
+from actorhub.ref import Handle, ask, tell
+from actorhub.session import Session
+from actorhub.settings import Settings
+
+log = logging.getLogger(__name__)
+
+YOUNG = 5.0  # seconds; a worker that dies younger is replaced after a pause
+PAUSE = 0.5
+_VERSION = version("actorhub-mq")
+
+
+class NodeConfig(BaseModel):
+    """What one node offers. `workers` counts processes that share the node's actors."""
+
+    model_config = ConfigDict(frozen=True)
+
+    modules: list[str] = Field(default_factory=list)
+    workers: int = Field(2, ge=0)
+    resources: dict[str, float] = Field(default_factory=dict)
+    labels: dict[str, str] = Field(default_factory=dict)
+    node_id: str = Field(default_factory=lambda: f"{socket.gethostname()[:40].replace('.', '-')}-{new_id(6)}")
+
+
+class Node:
+    """The agent. `start`, then `wait`, which returns after SIGTERM, SIGINT or `ask_to_stop`, and `stop`, which drains."""
+
+    def __init__(self, config: NodeConfig, settings: Settings) -> None:
+        self.config = config
+        self.settings = settings
+        self.session = Session(settings, name=f"node {config.node_id}")
+        modules = ["actorhub.benchmark", *config.modules]
+        preload = [type(self.session.broker).__module__, *modules]
+        self._processes = Processes(config.node_id, modules, preload, settings, self._worker_ended)
+        self._known = False
+        self._leaving = False
+        self._stop = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._mailboxes: list[Mailbox] = []
+        self._control_cell: Cell | None = None
+        self._control = cast(Control, self._system(self.session.names.control, Control))
+
+    # ---- life
+
+    async def start(self) -> None:
+        """Returns when the workers are ready and control knows this node.
+
+        Raises:
+            BrokerUnavailable: no broker within `connect_timeout`.
+            ImportError: one of the modules cannot be imported.
+        """
+        for module in ("actorhub.benchmark", *self.config.modules):
+            importlib.import_module(module)
+        await asyncio.gather(self._start_workers(), self._open())
+        self.session.spawn_task(self._keep_reporting(), "actorhub-heartbeat")
+        await self._until(lambda: self._known and all(worker.ready for worker in self._processes.living))
+
+    async def wait(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.ask_to_stop)
+        await self._stop.wait()
+
+    def ask_to_stop(self) -> None:
+        self._stop.set()
+
+    async def stop(self) -> None:
+        """Drain: control moves the actors elsewhere, workers end running calls, the rest stays in its queues."""
+        self._leaving = True
+        log.info("node %s drains", self.config.node_id)
+        try:
+            async with asyncio.timeout(2.0):
+                await self._report()
+        except (TimeoutError, ActorHubError):
+            log.warning("control does not hear that this node leaves; it will notice")
+        await self._processes.stop(self.settings.drain_timeout + 5.0)
+        for mailbox in self._mailboxes:
+            await mailbox.close()
+        if self._control_cell is not None:
+            await self._control_cell.stop(1.0)
+        await self.session.close()
+
+    async def _open(self) -> None:
+        await self.session.open()
+        link = await self.session.live_link()
+        names = self.session.names
+        dead = DeadLetters(self.session, SYSTEM.strip("$"))
+        desk_queue = names.node(self.config.node_id)
+        await link.declare(Queue(desk_queue, single_active=True, expires=self.settings.reply_expiry))
+        desk = Cell(self.session, self._system(desk_queue, NodeDesk), spec_of(_Desk), lambda: _Desk(self))
+        await desk.start()
+        await self._serve(Mailbox(self.session, desk_queue, desk, dead))
+        await link.declare(Queue(names.control, single_active=True))
+        handle = self._system(names.control, Control)
+        control = self._control_cell = Cell(self.session, handle, spec_of(Control), lambda: Control(self.settings))
+        await self._serve(
+            Mailbox(self.session, names.control, control, dead, on_first=lambda: self._take_control(control))
+        )
+
+    async def _serve(self, mailbox: Mailbox) -> None:
+        await mailbox.open()
+        self._mailboxes.append(mailbox)
+
+    def _take_control(self, control: Cell) -> None:
+        """The broker has made this standby the active consumer of control's queue."""
+        log.info("node %s runs control", self.config.node_id)
+        self.session.spawn_task(control.start(), "actorhub-control")
+
+    def _system(self, queue: str, cls: type) -> Handle:
+        return Handle(self.session, system_ticket(queue, cls), spec_of(cls))
+
+    async def _until(self, condition: object) -> None:
+        assert callable(condition)
+        while not condition():
+            self._changed.clear()
+            await self._changed.wait()
+
+    # ---- workers
+
+    async def _start_workers(self) -> None:
+        for _ in range(self.config.workers):
+            await self._start_worker()
+
+    async def _start_worker(self, worker_id: str | None = None, actor_id: str | None = None) -> None:
+        if not self._leaving:
+            await self._processes.start(worker_id or new_id(8), actor_id)
+
+    async def start_worker(self, worker_id: str, actor_id: str) -> None:
+        if self._processes.get(worker_id) is None:
+            await self._start_worker(worker_id, actor_id)
+
+    def stop_worker(self, worker_id: str) -> None:
+        self._processes.terminate(worker_id)
+
+    async def worker_ready(self, worker_id: str) -> None:
+        found = self._processes.get(worker_id)
+        if found is not None and not found.ready:
+            found.ready = True
+            await self._report()
+            self._changed.set()
+
+    def _worker_ended(self, end: Exit) -> None:
+        self.session.spawn_task(self._replace(end), "actorhub-replace")
+
+    async def _replace(self, end: Exit) -> None:
+        """Tell control what died and what it had in hand; start another where it was a shared worker."""
+        config = end.worker.config
+        if self._leaving or end.worker.stopping:
+            await tell(self._control.notice, WorkerStopped(node=config.node, worker=config.worker))
+            return
+        log.error("%s", end.cause, extra={"in_hand": [call.method for call in end.in_hand]})
+        running = [Running(actor=call.actor, call=call.call, method=call.method) for call in end.in_hand]
+        lost = WorkerLost(node=config.node, worker=config.worker, cause=end.cause, running=running)
+        await tell(self._control.notice, lost)
+        if config.actor_id is None:
+            if end.worker.age < YOUNG and not end.worker.ready:
+                await asyncio.sleep(PAUSE)
+            await self._start_worker()
+
+    # ---- reports
+
+    async def _keep_reporting(self) -> None:
+        while True:
+            try:
+                await self._report(full=not self._known)
+            except ActorHubError:
+                log.warning("control did not take this node's report", exc_info=True)
+            await asyncio.sleep(self.settings.heartbeat)
+
+    async def report_all(self) -> None:
+        await self._report()
+
+    def acknowledged(self) -> None:
+        self._known = True
+        self._changed.set()
+
+    async def _report(self, *, full: bool = True) -> None:
+        """A full report says what the workers host; a heartbeat says only that they live."""
+        ready = [worker for worker in self._processes.living if worker.ready]
+        inventories: list[list[Residency] | None] = [None] * len(ready)
+        if full and self._known:
+            inventories = list(await asyncio.gather(*(self._inventory(worker) for worker in ready)))
+        elif full:
+            inventories = [[] for _ in ready]
+        workers = [
+            WorkerReport(
+                id=worker.config.worker,
+                pid=worker.pid,
+                dedicated_to=worker.config.actor_id,
+                hosted=hosted,
+            )
+            for worker, hosted in zip(ready, inventories, strict=True)
+        ]
+        await tell(
+            self._control.report,
+            NodeReport(
+                node=self.config.node_id,
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                version=_VERSION,
+                labels=self.config.labels,
+                resources=self.config.resources,
+                classes=_classes(),
+                workers=workers,
+                known=self._known,
+                leaving=self._leaving,
+            ),
+        )
+
+    async def _inventory(self, worker: WorkerProcess) -> list[Residency] | None:
+        """None where the worker does not say: it may be dying."""
+        desk = cast(WorkerDesk, self._system(self.session.names.worker(worker.config.worker), WorkerDesk))
+        try:
+            async with asyncio.timeout(2.0):
+                return await ask(desk.inventory)
+        except (TimeoutError, ActorHubError):
+            return None
+
+
+@actor(concurrency=1000)
+class _Desk(NodeDesk):
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    async def worker_ready(self, worker: str, pid: int) -> None:
+        await self._node.worker_ready(worker)
+
+    async def start_worker(self, worker: str, actor_id: str) -> None:
+        await self._node.start_worker(worker, actor_id)
+
+    async def stop_worker(self, worker: str) -> None:
+        self._node.stop_worker(worker)
+
+    async def report(self) -> None:
+        await self._node.report_all()
+
+    async def acknowledge(self) -> None:
+        self._node.acknowledged()
+
+
+def _classes() -> list[str]:
+    return [
+        name for name in registry if not name.startswith(("actorhub.control.", "actorhub.node:", "actorhub.worker:"))
+    ]
+
+
+async def run(config: NodeConfig, settings: Settings, *, with_parent: bool = False) -> None:
+    """A node in the foreground, until SIGTERM or SIGINT; `with_parent`: also until standard input ends."""
+    node = Node(config, settings)
+    if with_parent:
+        asyncio.get_running_loop().add_reader(sys.stdin, node.ask_to_stop)
+    stopped = asyncio.create_task(node.wait())
+    started = asyncio.create_task(node.start())
+    try:
+        await asyncio.wait([stopped, started], return_when=asyncio.FIRST_COMPLETED)
+        if started.done():
+            started.result()
+            log.info("node %s is ready with %d workers", config.node_id, config.workers)
+            await stopped
+    finally:
+        started.cancel()
+        stopped.cancel()
+        await node.stop()

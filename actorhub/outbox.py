@@ -1,0 +1,217 @@
+"""What one session sends to one destination: numbered, coalesced, confirmed, and sent again until it is.
+
+The first envelope leaves at the end of the current turn of the event loop. While its publish waits for the confirm, what
+follows gathers, and leaves as one batch: a single caller pays no delay, a busy one pays one AMQP message for hundreds
+of envelopes. More than one publish is under way only when whole batches wait.
+
+Numbers are given at the moment of publishing, and a number that was refused is given to the next: so a destination
+never waits for a number that nobody sends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from actorhub.broker import Link, Message, Outcome
+from actorhub.envelope import Codec, Envelope, Parcel, encode
+
+BATCH_ENVELOPES = 256
+BATCH_BYTES = 256 * 1024
+MAX_IN_FLIGHT = 8
+REFUSED_PAUSE = 0.02  # seconds before a refused envelope that may wait is tried again
+
+
+class Outgoing:
+    """One envelope on its way. `settled` is called once: with STORED, UNROUTABLE, or REFUSED where it may not wait.
+
+    `fields` are the envelope's, without `seq` and `acked_below`. `alone`: never part of a batch, for receivers that only
+    read plain JSON; then `correlation_id` goes into the message's properties.
+    """
+
+    __slots__ = ("alone", "correlation_id", "envelope", "fields", "payload", "persistent", "settled", "waits_when_full")
+
+    def __init__(
+        self,
+        fields: dict[str, Any],
+        payload: bytes,
+        settled: Callable[[Outcome], None],
+        *,
+        persistent: bool = True,
+        waits_when_full: bool = False,
+        alone: bool = False,
+        correlation_id: str | None = None,
+    ) -> None:
+        self.fields = fields
+        self.payload = payload
+        self.settled = settled
+        self.persistent = persistent
+        self.waits_when_full = waits_when_full
+        self.alone = alone
+        self.correlation_id = correlation_id
+        self.envelope: Envelope | None = None
+
+
+class Outbox:
+    """The way to one queue.
+
+    `numbered`: give sequence numbers (answers need none: they are matched by id). `limited`: the queue refuses envelopes
+    past a limit, so they leave one by one, each after the confirm of the one before.
+    """
+
+    def __init__(self, queue: str, loop: asyncio.AbstractEventLoop, *, numbered: bool, limited: bool) -> None:
+        self.queue = queue
+        self._loop = loop
+        self._numbered = numbered
+        self._limited = limited
+        self._next_seq = 1
+        self._waiting: deque[Outgoing] = deque()
+        self._in_flight: deque[list[Outgoing]] = deque()
+        self._unanswered: dict[int, Outgoing] = {}
+        self._link: Link | None = None
+        self._flush_asked = False
+
+    @property
+    def idle(self) -> bool:
+        """Nothing waits for a confirm or for an answer."""
+        return not (self._waiting or self._in_flight or self._unanswered)
+
+    @property
+    def unconfirmed(self) -> int:
+        return len(self._waiting) + sum(len(batch) for batch in self._in_flight)
+
+    def put(self, outgoing: Outgoing) -> None:
+        self._waiting.append(outgoing)
+        if not self._flush_asked and self._link is not None and self._may_publish():
+            self._flush_asked = True
+            self._loop.call_soon(self._flush)
+
+    def withdraw(self, outgoing: Outgoing) -> bool:
+        """Take back what has not been published yet. False where it has."""
+        if outgoing.envelope is not None:
+            return False
+        try:
+            self._waiting.remove(outgoing)
+        except ValueError:
+            return False
+        return True
+
+    def answered(self, outgoing: Outgoing) -> None:
+        """The call has its answer, or nobody waits for it any more."""
+        if outgoing.envelope is not None:
+            self._unanswered.pop(outgoing.envelope.seq, None)
+
+    def attach(self, link: Link) -> None:
+        """Go on over a new link: first again, in order and under the same numbers, all that was not confirmed and all
+        calls without an answer (a broker that restarted may have lost the answer; receivers know what they have seen)."""
+        self._link = link
+        unconfirmed = [outgoing for batch in self._in_flight for outgoing in batch]
+        self._in_flight.clear()
+        again = {o.envelope.seq: o for o in unconfirmed if o.envelope and o.envelope.seq}
+        again.update(self._unanswered)
+        numbered = [again[seq] for seq in sorted(again)]
+        unnumbered = [o for o in unconfirmed if not (o.envelope and o.envelope.seq)]
+        retried = [o for o in self._waiting if o.envelope is not None and o.envelope.seq not in again]
+        fresh = [o for o in self._waiting if o.envelope is None]
+        self._waiting = deque([*numbered, *unnumbered, *retried, *fresh])
+        self._flush()
+
+    def detach(self) -> None:
+        """The link is lost."""
+        self._link = None
+
+    def _may_publish(self) -> bool:
+        if not self._in_flight:
+            return True
+        return not self._limited and len(self._in_flight) < MAX_IN_FLIGHT and len(self._waiting) >= BATCH_ENVELOPES
+
+    def _flush(self) -> None:
+        self._flush_asked = False
+        while self._waiting and self._link is not None and self._may_publish():
+            self._publish(self._take(), self._link)
+
+    def _take(self) -> list[Outgoing]:
+        first = self._waiting.popleft()
+        batch = [first]
+        if self._limited or first.alone:
+            return batch
+        size = len(first.payload)
+        while self._waiting and len(batch) < BATCH_ENVELOPES:
+            following = self._waiting[0]
+            size += len(following.payload)
+            if size > BATCH_BYTES or following.alone:
+                break
+            batch.append(self._waiting.popleft())
+        return batch
+
+    def _publish(self, batch: list[Outgoing], link: Link) -> None:
+        parcels: list[Parcel] = []
+        acked_below = next(iter(self._unanswered), self._next_seq) if self._numbered else 0
+        for outgoing in batch:
+            envelope = outgoing.envelope
+            if envelope is None:
+                envelope = outgoing.envelope = self._number(outgoing, acked_below)
+            parcels.append((envelope, outgoing.payload))
+        self._in_flight.append(batch)
+        link.publish(self.queue, _message(batch, parcels), lambda outcome: self._settle(batch, link, outcome))
+
+    def _number(self, outgoing: Outgoing, acked_below: int) -> Envelope:
+        if not self._numbered:
+            return Envelope(**outgoing.fields)
+        envelope = Envelope(seq=self._next_seq, acked_below=acked_below, **outgoing.fields)
+        self._next_seq += 1
+        if envelope.reply_to:
+            self._unanswered[envelope.seq] = outgoing
+        return envelope
+
+    def _settle(self, batch: list[Outgoing], link: Link, outcome: Outcome) -> None:
+        if outcome is Outcome.LOST or link is not self._link:
+            return  # `attach` sends it again
+        self._in_flight.remove(batch)
+        if outcome is Outcome.REFUSED:
+            self._refused(batch)
+        else:
+            for outgoing in batch:
+                if outcome is Outcome.UNROUTABLE:
+                    self.answered(outgoing)
+                outgoing.settled(outcome)
+        self._flush()
+
+    def _refused(self, batch: list[Outgoing]) -> None:
+        """A limited queue is full, or the broker could not write: then the same envelopes are tried again."""
+        if self._limited and not batch[0].waits_when_full:
+            outgoing = batch[0]
+            self.answered(outgoing)
+            self._next_seq = _seq(outgoing)
+            outgoing.settled(Outcome.REFUSED)
+            return
+        link = self._link
+        self._in_flight.appendleft(batch)  # keeps its place: nothing overtakes it
+        self._loop.call_later(REFUSED_PAUSE, self._retry, batch, link)
+
+    def _retry(self, batch: list[Outgoing], link: Link | None) -> None:
+        if link is None or link is not self._link:
+            return
+        self._in_flight.remove(batch)
+        self._publish(batch, link)
+
+
+def _seq(outgoing: Outgoing) -> int:
+    return outgoing.envelope.seq if outgoing.envelope is not None else 0
+
+
+def _message(batch: Sequence[Outgoing], parcels: Sequence[Parcel]) -> Message:
+    body, content_type = encode(parcels)
+    first = batch[0]
+    envelope = parcels[0][0]
+    plain = len(batch) == 1 and envelope.codec is Codec.JSON
+    return Message(
+        body,
+        content_type,
+        persistent=any(outgoing.persistent for outgoing in batch),
+        message_id=envelope.id or None if plain else None,
+        correlation_id=first.correlation_id,
+        reply_to=envelope.reply_to or None if plain else None,
+    )

@@ -1,0 +1,132 @@
+"""Worker processes of a node: forked from a server process that has loaded everything, watched, and ended.
+
+The server is `multiprocessing`'s forkserver: one more worker takes tens of milliseconds, and shares the memory of the
+modules that the server has loaded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import multiprocessing
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+from actorhub import blackbox, worker
+from actorhub.settings import Settings
+from actorhub.worker import WorkerConfig
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class WorkerProcess:
+    """One worker process, and what its agent knows of it."""
+
+    config: WorkerConfig
+    process: ForkServerProcess
+    began: float
+    ready: bool = False
+    stopping: bool = False
+
+    @property
+    def age(self) -> float:
+        return time.monotonic() - self.began
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid or 0
+
+
+@dataclass(frozen=True)
+class Exit:
+    """How a worker process ended, and what it had in hand."""
+
+    worker: WorkerProcess
+    cause: str
+    in_hand: list[blackbox.InHand]
+
+
+class Processes:
+    """Starts workers; calls `on_exit` on the event loop as soon as one has ended, for whatever reason."""
+
+    def __init__(
+        self,
+        node: str,
+        modules: Sequence[str],
+        preload: Sequence[str],
+        settings: Settings,
+        on_exit: Callable[[Exit], None],
+    ) -> None:
+        self._node = node
+        self._modules = list(modules)
+        self._settings = settings
+        self._on_exit = on_exit
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["actorhub.worker", *preload])
+        self._directory = tempfile.TemporaryDirectory(prefix="actorhub-")
+        self._living: dict[str, WorkerProcess] = {}
+
+    @property
+    def living(self) -> list[WorkerProcess]:
+        return list(self._living.values())
+
+    def get(self, worker_id: str) -> WorkerProcess | None:
+        return self._living.get(worker_id)
+
+    async def start(self, worker_id: str, actor_id: str | None = None) -> WorkerProcess:
+        path = Path(self._directory.name) / worker_id
+        blackbox.BlackBox.create(path)
+        config = WorkerConfig(
+            worker=worker_id, node=self._node, modules=self._modules, blackbox=path, actor_id=actor_id
+        )
+        process = self._context.Process(target=worker.main, args=(config, self._settings), name=worker_id)
+        await asyncio.to_thread(process.start)
+        started = self._living[worker_id] = WorkerProcess(config, process, time.monotonic())
+        asyncio.get_running_loop().add_reader(process.sentinel, self._ended, started)
+        return started
+
+    def _ended(self, started: WorkerProcess) -> None:
+        asyncio.get_running_loop().remove_reader(started.process.sentinel)
+        started.process.join()
+        self._living.pop(started.config.worker, None)
+        path = started.config.blackbox
+        in_hand = blackbox.read(path)
+        path.unlink(missing_ok=True)
+        self._on_exit(Exit(started, _cause(started), in_hand))
+
+    def terminate(self, worker_id: str) -> None:
+        """Ask it to drain and end."""
+        found = self._living.get(worker_id)
+        if found is not None:
+            found.stopping = True
+            found.process.terminate()
+
+    async def stop(self, timeout: float) -> None:
+        """Drain all of them; kill those that have not ended in `timeout` seconds."""
+        for worker_id in list(self._living):
+            self.terminate(worker_id)
+        until = asyncio.get_running_loop().time() + timeout
+        while self._living and asyncio.get_running_loop().time() < until:
+            await asyncio.sleep(0.01)
+        for left in self.living:
+            log.warning("worker %s did not end in %.0f s and is killed", left.config.worker, timeout)
+            left.process.kill()
+        while self._living:
+            await asyncio.sleep(0.01)
+        self._directory.cleanup()
+
+
+def _cause(started: WorkerProcess) -> str:
+    code = started.process.exitcode
+    who = f"worker {started.config.worker} (pid {started.pid})"
+    if code is None or code >= 0:
+        return f"{who} exited with code {code}"
+    name = signal.Signals(-code).name if -code in {int(known) for known in signal.Signals} else f"signal {-code}"
+    hint = "; out of memory, or somebody killed it" if -code == signal.SIGKILL else ""
+    return f"{who} was ended by {name}{hint}"

@@ -1,0 +1,467 @@
+"""A hub's identity on the wire: sends, and matches replies to calls.
+
+After a lost connection the session sends again, in order and under the same numbers, whatever the broker had not
+confirmed and whatever call has no answer yet. Receivers handle the second copy of nothing; they answer it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from actorhub.actor import ActorSpec, Ticket, binder
+from actorhub.address import Names, new_id
+from actorhub.broker import Broker, Delivery, Link, Outcome, Queue, open_broker
+from actorhub.call import STREAM_CREDIT, Call, Inflow, Pending, Stream
+from actorhub.codec import Signer
+from actorhub.connection import Connection, OnRetry
+from actorhub.context import surroundings
+from actorhub.envelope import Envelope, Kind, decode
+from actorhub.errors import (
+    ActorHubError,
+    ActorNotFound,
+    BrokerUnavailable,
+    CallTimeout,
+    HubClosed,
+    InvalidEnvelope,
+    MailboxFull,
+    PayloadTooLarge,
+    TooManyPending,
+)
+from actorhub.failure import Failure
+from actorhub.futures import once
+from actorhub.outbox import Outbox, Outgoing
+from actorhub.ref import Handle
+from actorhub.settings import Settings
+from actorhub.signature import Signature
+
+log = logging.getLogger(__name__)
+
+HEADER_ROOM = 64 * 1024  # bytes of a message that are left for its header
+REPLY_PREFETCH = 200
+
+
+class Attachment(Protocol):
+    """Something that consumes over the session's link and must be set up again on a new one."""
+
+    async def attach(self, link: Link) -> None: ...
+    def detach(self) -> None: ...
+
+
+class Session:
+    """Not thread-safe: everything happens on the event loop that opened it."""
+
+    def __init__(self, settings: Settings, *, name: str = "hub", on_retry: OnRetry | None = None) -> None:
+        if settings.url is None:
+            raise BrokerUnavailable(
+                "no broker is configured; set ACTORHUB_URL, or give a URL such as amqp://guest:guest@localhost/",
+                permanent=True,
+            )
+        broker: Broker = open_broker(settings.url)
+        self.settings = settings
+        self.broker = broker
+        self.id = new_id()
+        self.names = Names(settings.prefix)
+        self.signer = Signer(settings.secret.get_secret_value() if settings.secret else None)
+        self.reply_queue = self.names.reply(self.id)
+        self.gates: dict[str, Callable[[int], None]] = {}
+        """Streams that this process sends, by the id of their call: where their readers' credit goes."""
+        self.owns_actors = False
+        self.why_gone: Callable[[Ticket], Awaitable[ActorHubError]] | None = None
+        self._connection = Connection(
+            broker,
+            f"actorhub {name} {self.id}",
+            on_link=self._on_link,
+            on_lost=self._on_lost,
+            on_given_up=self._on_given_up,
+            on_retry=on_retry,
+        )
+        self._attachments: list[Attachment] = []
+        self._outboxes: dict[str, Outbox] = {}
+        self._reply_outboxes: dict[str, Outbox] = {}
+        self._pending: dict[str, Pending] = {}
+        self._deadlines: list[tuple[float, int, Pending]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._counter = itertools.count(1)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._closed: ActorHubError | None = None
+        self.loop: asyncio.AbstractEventLoop
+        self.thread_id = 0
+
+    # ---- life
+
+    async def open(self) -> None:
+        """Raises:
+        BrokerUnavailable: within `connect_timeout` there was no broker, or it refused.
+        """
+        self.loop = asyncio.get_running_loop()
+        self.thread_id = threading.get_ident()
+        await self._connection.open(self.settings.connect_timeout)
+
+    async def close(self) -> None:
+        """What was not answered fails with HubClosed. Waits until what was published is confirmed, for a second at most."""
+        if self._closed is not None:
+            return
+        self._closed = HubClosed("the hub was closed")
+        self._fail_pending(self._closed)
+        await self.flush(timeout=1.0)
+        for task in list(self._tasks):
+            task.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+        link = self._connection.link
+        if link is not None:
+            try:
+                await link.delete(self.reply_queue)
+            except (ActorHubError, OSError):
+                log.debug("the reply queue stays until it expires", exc_info=True)
+        await self._connection.close()
+
+    async def flush(self, timeout: float) -> bool:
+        """Wait until the broker has confirmed all that was sent. False where it has not in `timeout` seconds."""
+        until = self.loop.time() + timeout
+        while any(box.unconfirmed for box in (*self._outboxes.values(), *self._reply_outboxes.values())):
+            if self.loop.time() >= until:
+                return False
+            await asyncio.sleep(0.005)
+        return True
+
+    @property
+    def link(self) -> Link | None:
+        return self._connection.link
+
+    @property
+    def blocked(self) -> str | None:
+        """Why the broker takes no messages for now; None while it does."""
+        return self._connection.blocked
+
+    async def live_link(self) -> Link:
+        """The link, as soon as there is one."""
+        while self._connection.link is None:
+            if self._closed is not None:
+                raise self._closed
+            await asyncio.sleep(0.02)
+        return self._connection.link
+
+    async def add(self, attachment: Attachment) -> None:
+        """Set it up now, and again on every new link."""
+        self._attachments.append(attachment)
+        if self._connection.link is not None:
+            await attachment.attach(self._connection.link)
+
+    def remove(self, attachment: Attachment) -> None:
+        if attachment in self._attachments:
+            self._attachments.remove(attachment)
+
+    def spawn_task(self, coroutine: Any, name: str) -> asyncio.Task[Any]:
+        """A task that lives as long as the session at most. One that raises is logged."""
+        task = self.loop.create_task(coroutine, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_ended)
+        return task
+
+    def _task_ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            level = logging.DEBUG if self._closed is not None else logging.ERROR
+            log.log(level, "%s failed: %s", task.get_name(), error, exc_info=error)
+
+    async def _on_link(self, link: Link) -> None:
+        await link.declare(Queue(self.reply_queue, expires=self.settings.reply_expiry))
+        await link.consume(
+            self.reply_queue,
+            self._on_delivery,
+            lambda reason: self._on_reply_end(link, reason),
+            prefetch=REPLY_PREFETCH,
+        )
+        for attachment in list(self._attachments):
+            await attachment.attach(link)
+        for outbox in (*self._outboxes.values(), *self._reply_outboxes.values()):
+            outbox.attach(link)
+
+    def _on_reply_end(self, link: Link, reason: str) -> None:
+        if link.lost is None and self._closed is None:
+            self.spawn_task(self._connection.renew(link, f"the reply queue ended: {reason}"), "actorhub-renew")
+
+    def _on_lost(self) -> None:
+        for attachment in self._attachments:
+            attachment.detach()
+        for outbox in (*self._outboxes.values(), *self._reply_outboxes.values()):
+            outbox.detach()
+
+    def _on_given_up(self, error: BrokerUnavailable) -> None:
+        self._closed = error
+        self._fail_pending(error)
+
+    def _fail_pending(self, error: ActorHubError) -> None:
+        pending, self._pending = self._pending, {}
+        for call in pending.values():
+            call.answer.fail(error)
+
+    # ---- sending
+
+    def call(
+        self, ticket: Ticket, signature: Signature, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Send a call now; returns the Call, or the Stream of a generator method.
+
+        Raises:
+            InvalidArguments, NotSerialisable, PayloadTooLarge, TooManyPending, HubClosed: nothing was sent.
+        """
+        payload, codec = signature.pack(args, kwargs, self.signer)
+        self._check_sendable(payload)
+        if len(self._pending) >= self.settings.max_pending:
+            raise TooManyPending(
+                f"{len(self._pending)} calls wait for answers; await some of them first, or raise max_pending"
+            )
+        stream = signature.is_generator
+        answer: Call[Any] | Inflow[Any] = Inflow() if stream else Call(loop=self.loop)
+        call_id = f"{self.id}-{next(self._counter)}"
+        outbox = self._outbox(ticket)
+        pending = self._pending[call_id] = Pending(call_id, ticket, signature, outbox, answer)
+        fields: dict[str, Any] = {
+            "id": call_id,
+            "kind": Kind.STREAM if stream else Kind.CALL,
+            "method": method,
+            "codec": codec,
+            "sender": self.id,
+            "reply_to": self.reply_queue,
+        }
+        if stream:
+            fields["index"] = STREAM_CREDIT
+        outgoing = self._outgoing(fields, payload, lambda outcome: self._call_settled(pending, outcome))
+        pending.outgoing = outgoing
+        self._surround(pending, fields)
+        answer.on_cancel = lambda: self._cancel(pending)
+        outbox.put(outgoing)
+        if isinstance(answer, Inflow):
+            answer.grant = lambda index: self._grant(pending, index)
+            return Stream(answer, self.loop)
+        return answer
+
+    async def tell(
+        self, ticket: Ticket, signature: Signature, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """Send, and return when the broker has it.
+
+        Raises:
+            InvalidArguments, NotSerialisable, PayloadTooLarge, HubClosed: nothing was sent.
+            ActorNotFound, ActorDied: there is no such actor (any more).
+            MailboxFull: its mailbox is at its limit.
+            CallTimeout: the broker has not confirmed before the deadline; it may have the message.
+        """
+        payload, codec = signature.pack(args, kwargs, self.signer)
+        self._check_sendable(payload)
+        fields: dict[str, Any] = {
+            "id": f"{self.id}-{next(self._counter)}",
+            "kind": Kind.TELL,
+            "method": method,
+            "codec": codec,
+            "sender": self.id,
+        }
+        settled: asyncio.Future[Outcome] = self.loop.create_future()
+        outgoing = self._outgoing(fields, payload, once(settled))
+        deadline = surroundings.get().deadline
+        if deadline is not None:
+            fields["deadline"] = deadline
+        outbox = self._outbox(ticket)
+        outbox.put(outgoing)
+        try:
+            async with asyncio.timeout(None if deadline is None else max(0.0, deadline - time.time())):
+                outcome = await settled
+        except TimeoutError as exc:
+            outbox.withdraw(outgoing)
+            raise self._timed_out(signature.label) from exc
+        except asyncio.CancelledError:
+            outbox.withdraw(outgoing)
+            raise
+        if outcome is not Outcome.STORED:
+            raise await self._reason(ticket, signature.label, outcome)
+
+    def respond(
+        self,
+        reply_to: str,
+        fields: dict[str, Any],
+        payload: bytes,
+        settled: Callable[[Outcome], None],
+        *,
+        persistent: bool = False,
+        foreign: str | None = None,
+    ) -> None:
+        """Send an answer. `foreign`: the correlation id of a caller that reads plain JSON only."""
+        outbox = self._reply_outboxes.get(reply_to)
+        if outbox is None:
+            self._forget_idle(self._reply_outboxes)
+            outbox = self._reply_outboxes[reply_to] = Outbox(reply_to, self.loop, numbered=False, limited=False)
+            if self._connection.link is not None:
+                outbox.attach(self._connection.link)
+        outbox.put(
+            Outgoing(fields, payload, settled, persistent=persistent, alone=foreign is not None, correlation_id=foreign)
+        )
+
+    def _check_sendable(self, payload: bytes) -> None:
+        if self._closed is not None:
+            raise self._closed
+        link = self._connection.link
+        if link is not None and len(payload) > link.max_message - HEADER_ROOM:
+            raise PayloadTooLarge(
+                f"a payload of {len(payload)} bytes; {link.server} takes {link.max_message - HEADER_ROOM}: "
+                "send it in parts, or send where it is kept"
+            )
+
+    def _outgoing(self, fields: dict[str, Any], payload: bytes, settled: Callable[[Outcome], None]) -> Outgoing:
+        return Outgoing(fields, payload, settled, waits_when_full=surroundings.get().waits_when_full)
+
+    def _outbox(self, ticket: Ticket) -> Outbox:
+        outbox = self._outboxes.get(ticket.queue)
+        if outbox is None:
+            outbox = self._outboxes[ticket.queue] = Outbox(
+                ticket.queue, self.loop, numbered=True, limited=ticket.limited
+            )
+            if self._connection.link is not None:
+                outbox.attach(self._connection.link)
+        return outbox
+
+    def _forget_idle(self, outboxes: dict[str, Outbox]) -> None:
+        if len(outboxes) >= 1000:
+            for queue in [queue for queue, outbox in outboxes.items() if outbox.idle]:
+                del outboxes[queue]
+
+    def _surround(self, pending: Pending, fields: dict[str, Any]) -> None:
+        """Deadline, chain and the call being handled, where there are any."""
+        around = surroundings.get()
+        if around.chain:
+            fields["chain"] = around.chain
+        if around.handling is not None and isinstance(pending.answer, Call):
+            pending.handling = around.handling
+            around.handling.asked[pending.id] = pending.answer
+        if around.deadline is not None:
+            fields["deadline"] = pending.deadline = around.deadline
+            heapq.heappush(self._deadlines, (around.deadline, next(self._counter), pending))
+            if self._deadlines[0][2] is pending:
+                self._set_timer()
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None
+        if self._deadlines:
+            self._timer = self.loop.call_later(max(0.0, self._deadlines[0][0] - time.time()), self._expire)
+
+    def _expire(self) -> None:
+        now = time.time()
+        while self._deadlines and (self._deadlines[0][0] <= now or self._deadlines[0][2].answer.done()):
+            _, _, pending = heapq.heappop(self._deadlines)
+            if not pending.answer.done():
+                pending.answer.fail(self._timed_out(pending.signature.label))
+                self._cancel(pending)
+        self._set_timer()
+
+    def _timed_out(self, label: str) -> CallTimeout:
+        blocked = f"; the broker takes no messages: {self.blocked}" if self.blocked else ""
+        lost = "; the broker cannot be reached" if self.link is None else ""
+        return CallTimeout(f"{label} did not answer before the deadline{blocked}{lost}; it may still take effect")
+
+    def _cancel(self, pending: Pending) -> None:
+        """The caller waits no longer: take the call back, or tell the actor."""
+        self._forget(pending)
+        if self._closed is not None or pending.outgoing is None or pending.outbox.withdraw(pending.outgoing):
+            return
+        fields = {"kind": Kind.CANCEL, "call": pending.id, "sender": self.id}
+        pending.outbox.put(Outgoing(fields, b"", lambda outcome: None))
+
+    def _grant(self, pending: Pending, index: int) -> None:
+        if pending.credit_to:
+            fields = {"kind": Kind.CREDIT, "call": pending.id, "index": index}
+            self.respond(pending.credit_to, fields, b"", lambda outcome: None, persistent=True)
+
+    # ---- receiving
+
+    def _on_delivery(self, delivery: Delivery) -> None:
+        message = delivery.message
+        token = binder.set(self)
+        try:
+            for envelope, payload in decode(message.body, message.content_type):
+                self._receive(envelope, payload)
+        except InvalidEnvelope as exc:
+            log.warning("a message that is no envelope came to %s and was dropped: %s", self.reply_queue, exc)
+        finally:
+            binder.reset(token)
+            delivery.ack()
+
+    def _receive(self, envelope: Envelope, payload: bytes) -> None:
+        if envelope.kind is Kind.CREDIT:
+            gate = self.gates.get(envelope.call)
+            if gate is not None:
+                gate(envelope.index)
+            return
+        pending = self._pending.get(envelope.call)
+        if pending is None:
+            return  # answered before, or nobody waits for it any more
+        if envelope.kind is Kind.ITEM:
+            self._receive_item(pending, envelope, payload)
+            return
+        self._forget(pending)
+        try:
+            if envelope.kind is Kind.FAILURE:
+                pending.answer.fail(Failure.decode(payload).to_exception(self.signer))
+            elif isinstance(pending.answer, Inflow):
+                pending.answer.succeed(None)
+            else:
+                pending.answer.succeed(pending.signature.unpack_result(payload, envelope.codec, self.signer))
+        except ActorHubError as exc:
+            pending.answer.fail(exc)
+
+    def _receive_item(self, pending: Pending, envelope: Envelope, payload: bytes) -> None:
+        inflow = pending.answer
+        if not isinstance(inflow, Inflow):
+            return
+        pending.credit_to = envelope.reply_to
+        try:
+            if inflow.expects(envelope.index):
+                inflow.feed(pending.signature.unpack_result(payload, envelope.codec, self.signer))
+        except ActorHubError as exc:
+            inflow.fail(exc)
+            self._cancel(pending)
+
+    def _forget(self, pending: Pending) -> None:
+        self._pending.pop(pending.id, None)
+        if pending.outgoing is not None:
+            pending.outbox.answered(pending.outgoing)
+        if pending.handling is not None:
+            pending.handling.asked.pop(pending.id, None)
+
+    def _call_settled(self, pending: Pending, outcome: Outcome) -> None:
+        if outcome is Outcome.STORED:
+            return
+        self._forget(pending)
+        self.spawn_task(self._fail_unsent(pending, outcome), "actorhub-unsent")
+
+    async def _fail_unsent(self, pending: Pending, outcome: Outcome) -> None:
+        pending.answer.fail(await self._reason(pending.ticket, pending.signature.label, outcome))
+
+    async def _reason(self, ticket: Ticket, label: str, outcome: Outcome) -> ActorHubError:
+        """Why an envelope was not stored, as an error."""
+        if outcome is Outcome.REFUSED:
+            return MailboxFull(
+                f"{label}: the mailbox of {ticket.name or ticket.actor_id} is full; "
+                "send less, or wait for room with `with backpressure():`"
+            )
+        if self.why_gone is not None and not ticket.namespace.startswith("$"):
+            try:
+                async with asyncio.timeout(5.0):
+                    return await self.why_gone(ticket)
+            except (TimeoutError, ActorHubError):
+                log.debug("control does not say why %s is gone", ticket.actor_id, exc_info=True)
+        return ActorNotFound(f"{label}: there is no actor {ticket.name or ticket.actor_id} in {ticket.namespace!r}")
+
+    # ---- handles
+
+    def bind(self, ticket: Ticket, spec: ActorSpec) -> Any:
+        return Handle(self, ticket, spec)

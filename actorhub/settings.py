@@ -1,0 +1,46 @@
+"""Settings, each from an argument or from an `ACTORHUB_*` environment variable."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from actorhub.address import check_word
+
+
+class Settings(BaseSettings):
+    """What a hub, a node and the command line need to know of their cluster.
+
+    Durations are seconds, sizes are bytes. Arguments win over the environment.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="ACTORHUB_", frozen=True, extra="ignore")
+
+    url: str | None = Field(None, description="the broker: amqp://user:password@host:port/vhost")
+    namespace: str = Field("default", description="where actors' names are looked up")
+    prefix: str = Field("ah", description="the first word of every queue's name; one for each cluster on a broker")
+    secret: SecretStr | None = Field(
+        None, description="signs pickled payloads; every process of a cluster has the same"
+    )
+    heartbeat: float = Field(1.0, gt=0, description="how often a node reports to control")
+    node_timeout: float = Field(8.0, gt=0, description="a node silent for longer is lost")
+    session_timeout: float = Field(30.0, gt=0, description="a session gone for longer ends, and its actors with it")
+    drain_timeout: float = Field(20.0, ge=0, description="how long a stopping worker waits for running calls")
+    reply_expiry: float = Field(300.0, gt=0, description="an unused reply queue is deleted after this")
+    connect_timeout: float = Field(10.0, gt=0, description="how long the first connection may take to succeed")
+    max_pending: int = Field(100_000, gt=0, description="answers that a hub may wait for at once")
+    log_format: Literal["text", "json"] = "text"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @field_validator("namespace", "prefix")
+    @classmethod
+    def _usable_in_a_name(cls, value: str) -> str:
+        return check_word("the namespace or prefix", value)
+
+    def to_environment(self) -> dict[str, str]:
+        """These settings as environment variables for a child process; the secret is in them."""
+        values = {name: value for name, value in self if value is not None}
+        plain = {k: v.get_secret_value() if isinstance(v, SecretStr) else str(v) for k, v in values.items()}
+        return {f"ACTORHUB_{name.upper()}": value for name, value in plain.items()}

@@ -1,0 +1,73 @@
+"""One envelope in a mailbox's hands, from its delivery to its acknowledgement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from actorhub.broker import Delivery
+from actorhub.envelope import Envelope
+from actorhub.failure import Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A reply or a failure: the envelope's fields and its payload."""
+
+    fields: dict[str, Any]
+    payload: bytes
+    failure: Failure | None = None
+
+
+class Receipt:
+    """One delivery, acknowledged when the last of its envelopes is done."""
+
+    __slots__ = ("_delivery", "_left", "_on_acked")
+
+    def __init__(self, delivery: Delivery, envelopes: int, on_acked: Callable[[], None]) -> None:
+        self._delivery = delivery
+        self._left = envelopes
+        self._on_acked = on_acked
+
+    def done(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self._delivery.ack()
+            self._on_acked()
+
+
+class Work:
+    """An envelope, its payload, and the deliveries that brought it: more than one where the broker delivered it again
+    while it was in hand.
+
+    `foreign` is the correlation id of a caller that is not a session: it gets its answer as plain JSON, with that id.
+    """
+
+    __slots__ = ("_on_finished", "_receipts", "envelope", "foreign", "payload")
+
+    def __init__(
+        self,
+        envelope: Envelope,
+        payload: bytes,
+        receipt: Receipt,
+        on_finished: Callable[[Work, Answer], None],
+        foreign: str | None = None,
+    ) -> None:
+        self.envelope = envelope
+        self.payload = payload
+        self.foreign = foreign
+        self._receipts = [receipt]
+        self._on_finished = on_finished
+
+    def also(self, receipt: Receipt) -> None:
+        """The broker delivered it again: acknowledge that delivery too."""
+        self._receipts.append(receipt)
+
+    def finish(self, answer: Answer) -> None:
+        """The method has ended: send the answer where one is wanted, then acknowledge."""
+        self._on_finished(self, answer)
+
+    def done(self) -> None:
+        for receipt in self._receipts:
+            receipt.done()

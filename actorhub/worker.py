@@ -1,0 +1,293 @@
+"""A process that hosts actors: many mailboxes on one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import importlib
+import logging
+import multiprocessing
+import os
+import signal
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+import uvloop
+from pydantic import BaseModel, ConfigDict
+
+from actorhub import logs
+from actorhub.actor import ActorSpec, actor, registry, spec_of
+from actorhub.blackbox import BlackBox
+from actorhub.broker import Queue
+from actorhub.cell import Cell
+from actorhub.control.actor import Control
+from actorhub.control.desks import NodeDesk, WorkerDesk, system_ticket
+from actorhub.control.messages import (
+    ActorFailed,
+    ActorPlan,
+    ActorStarted,
+    Buried,
+    BuryActor,
+    Notice,
+    Residency,
+    StartActor,
+)
+from actorhub.dead import DeadLetters
+from actorhub.errors import ActorHubError, ActorInitFailed
+from actorhub.grave import bury, death
+from actorhub.loopwatch import LoopWatch
+from actorhub.mailbox import PREFETCH, Mailbox
+from actorhub.ref import Handle, tell
+from actorhub.session import Session
+from actorhub.settings import Settings
+
+log = logging.getLogger(__name__)
+
+THREADS = 256  # for `def` methods; made when they are needed
+
+
+class WorkerConfig(BaseModel):
+    """What an agent tells a worker that it starts."""
+
+    model_config = ConfigDict(frozen=True)
+
+    worker: str
+    node: str
+    modules: list[str]
+    blackbox: Path
+    actor_id: str | None = None
+    """The only actor it is for, where that one is isolated."""
+
+
+@dataclass(eq=False)
+class Hosted:
+    """One actor that lives here."""
+
+    residency: Residency
+    mailbox: Mailbox
+    cell: Cell
+
+    @property
+    def incarnation(self) -> int:
+        return self.residency.incarnation
+
+
+class Worker:
+    """Hosts actors at control's command, until `stop`."""
+
+    def __init__(self, config: WorkerConfig, settings: Settings) -> None:
+        self.config = config
+        self.settings = settings
+        self.session = Session(settings, name=f"worker {config.worker}")
+        self.hosted: dict[str, Hosted] = {}
+        self.blackbox = BlackBox(config.blackbox)
+        self._stopped: dict[str, int] = {}
+        self._starting: dict[str, asyncio.Task[None]] = {}
+        self._desk: Mailbox | None = None
+        self._desk_cell: Cell | None = None
+        self._control = cast(Control, self._system(self.session.names.control, Control))
+        self._node = cast(NodeDesk, self._system(self.session.names.node(config.node), NodeDesk))
+
+    # ---- life
+
+    async def start(self) -> None:
+        await self.session.open()
+        queue = self.session.names.worker(self.config.worker)
+        link = await self.session.live_link()
+        await link.declare(Queue(queue, single_active=True, expires=self.settings.reply_expiry))
+        handle = self._system(queue, WorkerDesk)
+        cell = Cell(self.session, handle, spec_of(_Desk), lambda: _Desk(self))
+        self._desk_cell = cell
+        self._desk = Mailbox(self.session, queue, cell, DeadLetters(self.session, "default"))
+        await cell.start()
+        await self._desk.open()
+        await tell(self._node.worker_ready, self.config.worker, os.getpid())
+
+    async def stop(self) -> None:
+        """Let running calls end (`drain_timeout`), acknowledge them, and give everything else back to the broker."""
+        if self._desk is not None and self._desk_cell is not None:
+            await self._desk_cell.stop(1.0)
+            await self._desk.close()
+        await asyncio.gather(*(self._end(hosted, self.settings.drain_timeout) for hosted in list(self.hosted.values())))
+        await self.session.close()
+
+    def _system(self, queue: str, cls: type) -> Handle:
+        return Handle(self.session, system_ticket(queue, cls), spec_of(cls))
+
+    async def _tell_control(self, event: Notice) -> None:
+        await tell(self._control.notice, event)
+
+    # ---- commands
+
+    def begin(self, order: StartActor) -> None:
+        """Start the order's actor, unless a later word about it came before."""
+        actor_id, incarnation = order.residency.plan.actor_id, order.residency.incarnation
+        known = self.hosted.get(actor_id)
+        if known is not None and known.incarnation >= incarnation:
+            self.session.spawn_task(self._report_started(actor_id, known.incarnation), "actorhub-started")
+        elif self._stopped.get(actor_id, 0) < incarnation and actor_id not in self._starting:
+            task = self.session.spawn_task(self._begin(order), f"actorhub-start-{actor_id}")
+            self._starting[actor_id] = task
+            task.add_done_callback(lambda _: self._starting.pop(actor_id, None))
+
+    async def _begin(self, order: StartActor) -> None:
+        plan, incarnation = order.residency.plan, order.residency.incarnation
+        try:
+            spec = self._spec(plan)
+            hosted = self._host(order, spec)
+            await hosted.cell.start()
+            await hosted.mailbox.open()
+        except Exception as exc:
+            log.warning("actor %s of %s could not start", plan.actor_id, plan.class_name, exc_info=True)
+            await self._report_failed(order, exc, "birth")
+            return
+        if self._stopped.get(plan.actor_id, 0) >= incarnation:
+            await self._end(hosted, 0.0)
+            return
+        self.hosted[plan.actor_id] = hosted
+        await self._report_started(plan.actor_id, incarnation)
+
+    async def _report_failed(self, order: StartActor, error: BaseException, phase: Literal["birth", "life"]) -> None:
+        residency = order.residency
+        await self._tell_control(
+            ActorFailed(
+                actor=residency.plan.actor_id,
+                worker=self.config.worker,
+                incarnation=residency.incarnation,
+                phase=phase,
+                error=_explain(error),
+            )
+        )
+
+    async def _report_started(self, actor_id: str, incarnation: int) -> None:
+        await self._tell_control(ActorStarted(actor=actor_id, worker=self.config.worker, incarnation=incarnation))
+
+    def _spec(self, plan: ActorPlan) -> ActorSpec:
+        """The actor's class: by name among what the node's modules registered, or by value where it came signed."""
+        if plan.code is not None:
+            return spec_of(self.session.signer.loads(plan.code))
+        spec = registry.get(plan.class_name)
+        if spec is None:
+            module = plan.class_name.partition(":")[0]
+            raise ActorInitFailed(
+                f"{plan.class_name} is not registered on node {self.config.node}; start it with `actorhub node {module}`"
+            )
+        return spec
+
+    def _host(self, order: StartActor, spec: ActorSpec) -> Hosted:
+        plan, session = order.residency.plan, self.session
+        ticket = plan.ticket(session.names)
+        args, kwargs = spec.init.unpack(plan.arguments, plan.codec, session.signer)
+        cell = Cell(
+            session,
+            Handle(session, ticket, spec),
+            spec,
+            functools.partial(spec.cls, *args, **kwargs),
+            blackbox=self.blackbox,
+            on_failed=lambda error: self._failed(order, error),
+        )
+        # a limit counts what waits at the broker, so little may wait here
+        prefetch = plan.options.concurrency if ticket.limited else PREFETCH
+        mailbox = Mailbox(
+            session,
+            ticket.queue,
+            cell,
+            DeadLetters(session, plan.namespace),
+            prefetch=prefetch,
+            poison=order.poison,
+            on_gone=lambda: self._gone(plan.actor_id),
+        )
+        return Hosted(order.residency, mailbox, cell)
+
+    def _failed(self, order: StartActor, error: BaseException) -> None:
+        """An actor with on_error="restart" raised: end this instance, and let control start another."""
+        self.session.spawn_task(self._fail(order, error), "actorhub-failed")
+
+    async def _fail(self, order: StartActor, error: BaseException) -> None:
+        await self.end(order.residency.plan.actor_id, order.residency.incarnation)
+        await self._report_failed(order, error, "life")
+
+    def _gone(self, actor_id: str) -> None:
+        hosted = self.hosted.get(actor_id)
+        if hosted is not None:
+            log.warning("the queue of actor %s was deleted; it ends", actor_id)
+            self.session.spawn_task(self.end(actor_id, hosted.incarnation), "actorhub-gone")
+
+    async def end(self, actor_id: str, incarnation: int) -> None:
+        self._stopped[actor_id] = max(incarnation, self._stopped.get(actor_id, 0))
+        hosted = self.hosted.get(actor_id)
+        if hosted is not None and hosted.incarnation <= incarnation:
+            await self._end(hosted, 0.0)
+
+    async def _end(self, hosted: Hosted, patience: float) -> None:
+        """`patience`: seconds that running calls may take to end; then they are cut off, and come again elsewhere."""
+        if self.hosted.get(hosted.residency.plan.actor_id) is hosted:
+            del self.hosted[hosted.residency.plan.actor_id]
+        await hosted.cell.stop(patience)
+        await self.session.flush(timeout=2.0)
+        await hosted.mailbox.close()
+
+    async def bury(self, order: BuryActor) -> None:
+        plan = order.plan
+        error = death(order.cause, at_birth=order.at_birth)
+        queue = self.session.names.actor(plan.namespace, plan.actor_id)
+        await bury(self.session, queue, DeadLetters(self.session, plan.namespace), error)
+        await self._tell_control(Buried(actor=plan.actor_id))
+
+    def inventory(self) -> list[Residency]:
+        return [hosted.residency for hosted in self.hosted.values()]
+
+
+@actor(concurrency=10_000)
+class _Desk(WorkerDesk):
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    async def start(self, order: StartActor) -> None:
+        self._worker.begin(order)
+
+    async def stop(self, actor_id: str, incarnation: int) -> None:
+        await self._worker.end(actor_id, incarnation)
+
+    async def bury(self, order: BuryActor) -> None:
+        await self._worker.bury(order)
+
+    async def inventory(self) -> list[Residency]:
+        return self._worker.inventory()
+
+
+def _explain(error: BaseException) -> str:
+    cause = error.__cause__ if isinstance(error, ActorInitFailed) and error.__cause__ is not None else error
+    if isinstance(cause, ActorHubError):
+        return f"{type(cause).__name__}: {cause}"
+    return "".join(traceback.format_exception(cause)).rstrip()
+
+
+def main(config: WorkerConfig, settings: Settings) -> None:
+    """A worker process, until SIGTERM or until its agent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the agent's to handle
+    logs.configure(settings.log_format, settings.log_level, node=config.node, worker=config.worker)
+    for module in config.modules:
+        importlib.import_module(module)
+    uvloop.run(_serve(config, settings))
+
+
+async def _serve(config: WorkerConfig, settings: Settings) -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="actorhub"))
+    stop = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    agent = multiprocessing.parent_process()
+    if agent is not None:
+        loop.add_reader(agent.sentinel, stop.set)
+    worker = Worker(config, settings)
+    watch = LoopWatch(worker.blackbox.methods)
+    await worker.start()
+    await stop.wait()
+    await worker.stop()
+    watch.stop()
+    logging.shutdown()
+    os._exit(0)  # a `def` method that never returns must not keep the process: its message goes back to the queue

@@ -1,0 +1,136 @@
+"""`make bench`: everything in one run, on one private RabbitMQ; prints a Markdown table."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+import psutil
+import uvloop
+
+from actorhub import Hub
+from actorhub.benchmark import Echo, asks, tells
+from actorhub.broker import open_server
+from bench import bare_echo
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table. `met` is None where there is no target."""
+
+    work: str
+    figure: str
+    against: str
+    target: str
+    met: bool | None
+
+    def __str__(self) -> str:
+        mark = {True: "met", False: "**missed**", None: ""}[self.met]
+        return f"| {self.work} | {self.figure} | {self.against} | {self.target} | {mark} |"
+
+
+async def calls(hub: Hub, url: str, seconds: float, rounds: int) -> list[Row]:
+    """Asks and tells against the bare echo, in alternation, so that both see the same machine; medians."""
+    echo = await hub.spawn(Echo)
+    bare: dict[int, list[float]] = {1: [], 1000: []}
+    ask: dict[int, list[float]] = {1: [], 10: [], 100: [], 1000: []}
+    tell: dict[int, list[float]] = {1: [], 1000: []}
+    for _ in range(rounds):
+        for outstanding, found in bare.items():
+            found.append(await bare_echo.measure(url, outstanding, seconds))
+        for outstanding, found in ask.items():
+            found.append((await asks(echo, outstanding, seconds)).a_second)
+        for outstanding, found in tell.items():
+            found.append((await tells(echo, outstanding, seconds)).a_second)
+    await hub.kill(echo)
+    base = {outstanding: statistics.median(found) for outstanding, found in bare.items()}
+    rows = [Row(f"bare pika echo, {n} outstanding", f"{rate:,.0f} /s", "", "", None) for n, rate in base.items()]
+    targets = {("ask", 1): 0.7, ("ask", 1000): 2.5, ("tell", 1000): 2.5}
+    for verb, found in (("ask", ask), ("tell", tell)):
+        for outstanding, rates in found.items():
+            rate = statistics.median(rates)
+            against = base[1 if outstanding == 1 else 1000]
+            target = targets.get((verb, outstanding))
+            rows.append(
+                Row(
+                    f"{verb}, {outstanding:,} outstanding",
+                    f"{rate:,.0f} /s",
+                    f"{rate / against:.2f} x bare",
+                    f"{target} x" if target else "",
+                    rate >= target * against if target else None,
+                )
+            )
+    return rows
+
+
+async def starts(hub: Hub, count: int) -> list[Row]:
+    """Actors started, each answered once; then the memory of a worker that hosts them."""
+    workers = [worker for node in await hub.nodes() for worker in node.workers]
+    before = sum(_private_bytes(worker.pid) for worker in workers)
+    began = time.perf_counter()
+    actors = await asyncio.gather(*(hub.spawn(Echo) for _ in range(count)))
+    await asyncio.gather(*(actor.echo("") for actor in actors))
+    rate = count / (time.perf_counter() - began)
+    await asyncio.sleep(1)
+    each = (sum(_private_bytes(worker.pid) for worker in workers) - before) / count / 1024
+    return [
+        Row(f"actors started and answered, {count:,}", f"{rate:,.0f} /s", "", "100 /s", rate >= 100),
+        Row("an idle actor in its worker", f"{each:,.0f} KB", "", "40 KB", each <= 40),
+    ]
+
+
+def _private_bytes(pid: int) -> int:
+    return int(psutil.Process(pid).memory_full_info().uss)
+
+
+def imports() -> Row:
+    """`import actorhub` in a fresh interpreter, without the interpreter's own start."""
+    code = "import time; t = time.perf_counter(); import actorhub; print(time.perf_counter() - t)"
+    times = [
+        float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout) for _ in range(5)
+    ]
+    best = statistics.median(times)
+    return Row("import actorhub", f"{best:.2f} s", "", "0.3 s", best < 0.3)
+
+
+async def first_call(url: str) -> Row:
+    """From `Hub.local()` on a running broker to the answer of an actor in another process."""
+    times: list[float] = []
+    for _ in range(3):
+        began = time.perf_counter()
+        async with Hub.local(url=url, workers=2) as hub:
+            await (await hub.spawn(Echo)).echo("")
+            times.append(time.perf_counter() - began)
+    median = statistics.median(times)
+    return Row("Hub.local() to the first answer", f"{median:.2f} s", "", "1.5 s", median < 1.5)
+
+
+async def main(seconds: float, rounds: int) -> list[Row]:
+    server = open_server("rabbitmq")
+    await asyncio.to_thread(server.start)
+    try:
+        rows = [imports(), await first_call(server.url)]
+        async with Hub.local(url=server.url, workers=1) as hub:
+            rows += await calls(hub, server.url, seconds, rounds)
+            rows += await starts(hub, 1000)
+    finally:
+        await asyncio.to_thread(server.stop)
+    return rows
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="make bench")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    table = uvloop.run(main(options.seconds, options.rounds))
+    print(f"{os.cpu_count()} cores, Python {platform.python_version()}, RabbitMQ on this machine\n")
+    print("| work | figure | ratio | target | |\n|---|---|---|---|---|")
+    print("\n".join(str(row) for row in table))

@@ -1,0 +1,64 @@
+"""What a RabbitMQ server can do, by its version: the one place that knows. Figures: rabbitmq.com's release notes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from actorhub.broker import Queue, QueueKind
+
+MEBIBYTE = 1024 * 1024
+CONSUMER_TIMEOUT = (
+    24 * 3600.0
+)  # seconds that a method may take before the broker takes its message back, where we may say
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """Of one server version."""
+
+    version: tuple[int, int]
+
+    @classmethod
+    def of(cls, text: str) -> Capabilities:
+        """From `server_properties["version"]`; an unreadable one counts as the oldest that we know, 3.10."""
+        found = re.match(r"(\d+)\.(\d+)", text)
+        return cls((int(found[1]), int(found[2])) if found else (3, 10))
+
+    @property
+    def max_message(self) -> int:
+        """Bytes of a body: the default of `max_message_size`."""
+        return 16 * MEBIBYTE if self.version >= (4, 0) else 128 * MEBIBYTE
+
+    def arguments(self, queue: Queue) -> dict[str, Any]:
+        """The arguments for declaring the queue."""
+        chosen: dict[str, Any] = {"x-queue-type": queue.kind.value}
+        if queue.kind is QueueKind.STREAM:
+            if queue.retention is not None:
+                chosen["x-max-length-bytes"] = queue.retention
+            return chosen
+        optional = {
+            "x-single-active-consumer": True if queue.single_active else None,
+            "x-expires": _milliseconds(queue.expires),
+            "x-message-ttl": _milliseconds(queue.message_ttl),
+            "x-max-length": queue.limit,
+            "x-overflow": "reject-publish" if queue.limit is not None else None,
+            "x-dead-letter-exchange": "" if queue.dead_letter_to is not None else None,
+            "x-dead-letter-routing-key": queue.dead_letter_to,
+            "x-consumer-timeout": _milliseconds(CONSUMER_TIMEOUT) if self.version >= (3, 12) else None,
+            "x-delivery-limit": self._delivery_limit(queue),
+        }
+        return chosen | {name: value for name, value in optional.items() if value is not None}
+
+    def _delivery_limit(self, queue: Queue) -> int | None:
+        """4.x limits quorum queues to 20 unless told; -1 means without limit there, and on 3.x drops at once."""
+        if queue.kind is not QueueKind.QUORUM:
+            return None
+        if queue.delivery_limit is None:
+            return -1 if self.version >= (4, 0) else None
+        return queue.delivery_limit
+
+
+def _milliseconds(seconds: float | None) -> int | None:
+    return None if seconds is None else max(1, round(seconds * 1000))

@@ -1,0 +1,144 @@
+"""The main job: count the identifiers in every source file of the Python standard library, by actors in
+several processes, and hold the result against a plain run in this one.
+
+    python -m examples.index_sources           two workers and a RabbitMQ of their own, on this machine
+    python -m examples.index_sources --kill    the same, and one worker process is killed half-way
+
+With ACTORHUB_URL set it runs on that cluster, whose nodes have to serve the actors, as by
+`actorhub node examples.indexer`.
+"""
+
+import argparse
+import asyncio
+import os
+import signal
+import socket
+import sys
+import sysconfig
+import time
+import tokenize
+from collections import Counter
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from actorhub import Hub, ask
+from examples.indexer import Indexer, identifiers
+
+SHARDS = 8
+console = Console(highlight=False)
+
+
+async def main() -> int:
+    parser = argparse.ArgumentParser(description="index the standard library's source files by actors")
+    parser.add_argument("--kill", action="store_true", help="kill one worker process half-way, with SIGKILL")
+    options = parser.parse_args()
+
+    sources = read_sources()
+    async with cluster() as hub:
+        began = time.perf_counter()
+        found = await index(hub, sources, kill=options.kill)
+        by_actors = time.perf_counter() - began
+    began = time.perf_counter()
+    plain = index_plainly(sources)
+    in_one_process = time.perf_counter() - began
+
+    show(found)
+    console.print(f"{len(sources)} files: {by_actors:.1f} s by actors, {in_one_process:.1f} s in one process")
+    return compare(found, plain)
+
+
+def read_sources() -> list[str]:
+    """The text of all files but the few that are there to be undecodable."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    sources: list[str] = []
+    for path in sorted(root.rglob("*.py")):
+        if "site-packages" in path.parts or "dist-packages" in path.parts:
+            continue
+        try:
+            with tokenize.open(path) as file:
+                sources.append(file.read())
+        except (SyntaxError, UnicodeDecodeError):
+            continue
+    return sources
+
+
+def cluster() -> AbstractAsyncContextManager[Hub]:
+    """The cluster that ACTORHUB_URL names, or one of our own for as long as the job takes."""
+    if "ACTORHUB_URL" in os.environ:
+        return Hub()
+    return Hub.local(workers=2, broker="rabbitmq", modules=["examples.indexer"])
+
+
+async def index(hub: Hub, sources: list[str], *, kill: bool) -> Counter[str]:
+    """Counts by actors: all calls are sent at once and wait in queues; the answers are added as they come."""
+    shards = await asyncio.gather(*(hub.spawn(Indexer) for _ in range(SHARDS)))
+    calls = [ask(shards[number % SHARDS].count, source) for number, source in enumerate(sources)]
+
+    total: Counter[str] = Counter()
+    with progress_bar() as progress:
+        bar = progress.add_task(f"{SHARDS} actors", total=len(calls))
+        for answered, call in enumerate(asyncio.as_completed(calls), start=1):
+            total.update(await call)
+            progress.advance(bar)
+            report_without_a_terminal(answered, len(calls))
+            if kill and answered == len(calls) // 2:
+                await kill_a_worker(hub)
+    return total
+
+
+def index_plainly(sources: list[str]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    with progress_bar() as progress:
+        for source in progress.track(sources, description="a plain run"):
+            total.update(identifiers(source))
+    return total
+
+
+async def kill_a_worker(hub: Hub) -> None:
+    """Kills a worker process, as the kernel does when memory runs out. Its actors start again in another, and
+    the calls that it had not answered are delivered again."""
+    for node in await hub.nodes():
+        if node.host == socket.gethostname() and node.workers:
+            os.kill(node.workers[0].pid, signal.SIGKILL)
+            console.print(f"killed worker process {node.workers[0].pid}")
+            return
+    console.print("no worker runs on this machine, so none was killed")
+
+
+def progress_bar() -> Progress:
+    columns = (TextColumn("{task.description:>12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=console, disable=not console.is_terminal)
+
+
+def report_without_a_terminal(done: int, total: int) -> None:
+    """A line for each tenth, for a log."""
+    if not console.is_terminal and done * 10 // total > (done - 1) * 10 // total:
+        print(f"{done} of {total} files", flush=True)
+
+
+def show(found: Counter[str]) -> None:
+    table = Table("identifier", "times", title="most frequent identifiers")
+    table.columns[1].justify = "right"
+    for name, count in found.most_common(12):
+        table.add_row(name, f"{count:,}")
+    console.print(table)
+
+
+def compare(found: Counter[str], plain: Counter[str]) -> int:
+    """The program's exit code: 0 if both runs counted the same."""
+    if found == plain:
+        console.print(f"the same as in one process: {found.total():,} identifiers, {len(found):,} distinct")
+        return 0
+    different = [name for name in found | plain if found[name] != plain[name]]
+    console.print(f"NOT the same as in one process: {len(different):,} identifiers differ, such as:")
+    for name in different[:10]:
+        console.print(f"  {name}: {found[name]:,} by actors, {plain[name]:,} in one process")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))

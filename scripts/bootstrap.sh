@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# Sets up what the Makefile's targets need. Idempotent, asks nothing, and says something only when it installs.
+#
+#   bootstrap.sh find-python 3.11 3.12 ...   print the first of these Pythons that is installed
+#   bootstrap.sh venv DIR PYTHON             the package and its tools in a virtual environment
+#   bootstrap.sh rabbitmq                    RabbitMQ 3.10 or newer; no system broker is started
+#   bootstrap.sh node                        Node.js and npm, which a test and pyright use; goes on without them
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+say() { printf 'actorhub: %s\n' "$*" >&2; }
+
+as_root() {
+  if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi
+}
+
+may_install() {
+  command -v apt-get >/dev/null && { [ "$(id -u)" = 0 ] || sudo -n true 2>/dev/null; }
+}
+
+# apt starts a service as soon as it is unpacked, unless policy-rc.d forbids it: our brokers are private ones.
+apt_install() {
+  say "installing $* by apt"
+  # shellcheck disable=SC2016
+  as_root env DEBIAN_FRONTEND=noninteractive sh -euc '
+    policy=/usr/sbin/policy-rc.d
+    log=$(mktemp)
+    if [ ! -e "$policy" ]; then
+      trap '\''rm -f "$policy" "$log"'\'' EXIT
+      printf "#!/bin/sh\nexit 101\n" >"$policy"
+      chmod +x "$policy"
+    else
+      trap '\''rm -f "$log"'\'' EXIT
+    fi
+    { apt-get update -q && apt-get install -q -y --no-install-recommends "$@"; } >"$log" 2>&1 || { tail -n 20 "$log" >&2; exit 1; }
+  ' sh "$@"
+}
+
+# A pyenv shim is on PATH even where its version is not chosen, so a Python counts only if it runs.
+find_python() {
+  local version candidate
+  for version in "$@"; do
+    for candidate in "$(command -v "python$version" || true)" "$HOME"/.pyenv/versions/"$version".*/bin/"python$version"; do
+      if [ -x "$candidate" ] && "$candidate" -c '' 2>/dev/null; then
+        printf '%s\n' "$candidate"
+        return
+      fi
+    done
+  done
+}
+
+make_venv() {
+  local directory=$1 python=${2:-}
+  if [ -z "$python" ]; then
+    may_install || { say "Python 3.11 or newer is missing; install it, or name it: make PYTHON=/path/to/python3"; exit 1; }
+    apt_install python3 python3-venv
+    python=$(find_python 3.11 3.12 3.13 3.14)
+    [ -n "$python" ] || { say "this system's Python is older than 3.11; install a newer one and name it: make PYTHON=..."; exit 1; }
+  fi
+  if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+    may_install || { say "$python cannot make virtual environments; run as root: apt-get install python3-venv"; exit 1; }
+    apt_install "$(basename "$(readlink -f "$python")")-venv"
+  fi
+  say "installing the package and its tools into $directory"
+  "$python" -m venv "$directory"
+  "$directory/bin/python" -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+  touch "$directory/.ready"
+}
+
+rabbitmq_is_there() {
+  command -v rabbitmq-server >/dev/null || [ -x /usr/sbin/rabbitmq-server ] || [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ]
+}
+
+need_rabbitmq() {
+  if ! rabbitmq_is_there; then
+    may_install || { say "RabbitMQ is missing; run as root: apt-get install rabbitmq-server"; exit 1; }
+    apt_install rabbitmq-server
+    say "RabbitMQ is installed; its system service is not started, the tests and demos start private ones"
+  fi
+  local version
+  version=$(dpkg-query -W -f '${Version}' rabbitmq-server 2>/dev/null || true)
+  if [ -n "$version" ] && dpkg --compare-versions "$version" lt 3.10; then
+    say "RabbitMQ $version is too old; 3.10 or newer is needed, see https://www.rabbitmq.com/docs/install-debian"
+    exit 1
+  fi
+}
+
+need_node() {
+  local missing=()
+  command -v node >/dev/null || missing+=(nodejs)
+  command -v npm >/dev/null || missing+=(npm)
+  [ ${#missing[@]} -gt 0 ] || return 0
+  if may_install; then
+    apt_install "${missing[@]}"
+  else
+    say "Node.js or npm is missing: the test that calls an actor from Node.js is skipped; run as root: apt-get install nodejs npm"
+  fi
+}
+
+case ${1:-} in
+  find-python) shift; find_python "$@" ;;
+  venv) make_venv "$2" "${3:-}" ;;
+  rabbitmq) need_rabbitmq ;;
+  node) need_node ;;
+  *) sed -n '2,8p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
+esac

@@ -1,0 +1,80 @@
+"""Real parts for the tests: a private RabbitMQ, and clusters of real processes on it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from actorhub import Hub, Settings
+from actorhub.address import new_id
+from actorhub_rabbitmq import PrivateNode
+from tests.waiting import until
+
+
+def _start_rabbitmq() -> PrivateNode:
+    if not PrivateNode.available():
+        reason = "RabbitMQ is not installed; apt-get install rabbitmq-server"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    node = PrivateNode()
+    node.start()
+    return node
+
+
+@pytest.fixture(scope="session")
+def rabbitmq() -> Iterator[PrivateNode]:
+    """A RabbitMQ that all tests share; nobody kills it. Tests keep apart by the prefixes of their clusters."""
+    node = _start_rabbitmq()
+    yield node
+    node.stop()
+
+
+@pytest.fixture(scope="module")
+def own_rabbitmq() -> Iterator[PrivateNode]:
+    """A RabbitMQ for the tests of one module, which kill and restart it."""
+    node = _start_rabbitmq()
+    yield node
+    node.stop()
+
+
+@pytest.fixture
+def broker_url(rabbitmq: PrivateNode) -> str:
+    return rabbitmq.url
+
+
+@pytest.fixture
+def prefix() -> str:
+    """For the queues of one test."""
+    return f"t{new_id(8)}"
+
+
+QUICK = {"heartbeat": 0.3, "node_timeout": 3.0, "session_timeout": 3.0, "drain_timeout": 5.0}
+
+
+@pytest.fixture(scope="module")
+def cluster_settings(rabbitmq: PrivateNode) -> Settings:
+    return Settings(url=rabbitmq.url, secret="a secret of the tests", prefix=f"t{new_id(6)}", **QUICK)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+async def cluster(cluster_settings: Settings, request: pytest.FixtureRequest) -> AsyncIterator[Hub]:
+    """One node with two workers, for the tests of one module, which may run that module's actors."""
+    async with Hub.local(workers=2, modules=[request.module.__name__], settings=cluster_settings) as hub:
+        yield hub
+
+
+@pytest.fixture
+async def hub(cluster: Hub) -> AsyncIterator[Hub]:
+    """A hub of its own for one test, in a namespace of its own."""
+    settings = cluster.settings.model_copy(update={"namespace": new_id(8)})
+    async with Hub(settings=settings) as hub:
+        yield hub
+
+
+@pytest.fixture
+def eventually() -> Callable[..., Awaitable[Any]]:
+    return until
