@@ -21,6 +21,8 @@ from actorhub.errors import BrokerUnavailable
 
 log = logging.getLogger(__name__)
 
+SLOWEST = 2.0  # seconds between two tries, at most
+
 OnRetry = Callable[[int, BaseException], None]
 """Called before each further try to reach the broker, with its number and what the last one failed with."""
 
@@ -79,7 +81,7 @@ class Connection:
     async def _connect(self, stop: stop_base) -> None:
         async for attempt in AsyncRetrying(
             stop=stop,
-            wait=wait_random_exponential(multiplier=0.05, max=5),
+            wait=wait_random_exponential(multiplier=0.05, max=SLOWEST),
             retry=retry_if_exception(lambda exc: isinstance(exc, BrokerUnavailable) and not exc.permanent),
             before_sleep=self._report,
             reraise=True,

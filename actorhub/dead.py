@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from actorhub.broker import Message, Outcome, Queue, QueueKind
+from actorhub.errors import BrokerUnavailable
 from actorhub.futures import once
 from actorhub.session import Session
+
+log = logging.getLogger(__name__)
 
 RETENTION = 1024**3  # bytes of dead letters that a namespace keeps; the oldest go first
 
@@ -38,25 +42,39 @@ class DeadLetters:
 
     def __init__(self, session: Session, namespace: str) -> None:
         self._session = session
+        self._declaring = asyncio.Lock()
         self.queue = session.names.dead(namespace)
+
+    async def declare(self) -> None:
+        """Make the stream. Control does so for each namespace: RabbitMQ 3.10 closes the connections of those who declare
+        one stream at the same moment.
+
+        Raises:
+            BrokerUnavailable: the connection was lost.
+        """
+        link = await self._session.live_link()
+        await link.declare(Queue(self.queue, QueueKind.STREAM, retention=RETENTION))
 
     async def keep(self, letter: DeadLetter) -> None:
         body = letter.model_dump_json().encode()
         while True:
-            link = await self._session.live_link()
-            settled: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-            link.publish(
-                self.queue,
-                Message(body, "application/json", type=letter.reason),
-                once(settled),
-            )
-            outcome = await settled
-            if outcome is Outcome.STORED:
-                return
-            if outcome is Outcome.UNROUTABLE:
-                await link.declare(Queue(self.queue, QueueKind.STREAM, retention=RETENTION))
-            else:
-                await asyncio.sleep(0.1)
+            try:
+                outcome = await self._publish(Message(body, "application/json", type=letter.reason))
+                if outcome is Outcome.STORED:
+                    return
+                if outcome is Outcome.UNROUTABLE:
+                    async with self._declaring:
+                        await self.declare()
+                    continue
+            except BrokerUnavailable:
+                log.debug("a dead letter waits for the broker", exc_info=True)
+            await asyncio.sleep(0.1)
+
+    async def _publish(self, message: Message) -> Outcome:
+        link = await self._session.live_link()
+        settled: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        link.publish(self.queue, message, once(settled))
+        return await settled
 
     async def read(self, limit: int = 100) -> list[DeadLetter]:
         """The oldest letters, which stay where they are."""

@@ -52,7 +52,7 @@ def prefix() -> str:
     return f"t{new_id(8)}"
 
 
-QUICK = {"heartbeat": 0.3, "node_timeout": 3.0, "session_timeout": 3.0, "drain_timeout": 5.0}
+QUICK = {"heartbeat": 0.3, "node_timeout": 5.0, "session_timeout": 3.0, "drain_timeout": 5.0}
 
 
 @pytest.fixture(scope="module")

@@ -38,6 +38,7 @@ from actorhub.control.messages import (
     Tick,
 )
 from actorhub.control.state import ControlState
+from actorhub.dead import DeadLetters
 from actorhub.errors import ActorHubError, ActorNotFound, BrokerUnavailable, NameTaken, PlacementInfeasible
 from actorhub.ref import Handle, residence, tell
 from actorhub.session import Session
@@ -57,6 +58,9 @@ class Control:
         self._state = ControlState(heartbeat=settings.heartbeat, node_timeout=settings.node_timeout)
         self._answers: dict[str, list[asyncio.Future[Answer]]] = {}
         self._gone_since: dict[str, float] = {}
+        self._now = 0.0  # seconds for which this control has heard what others say
+        self._prepared: set[str] = set()
+        self._preparing = asyncio.Lock()
 
     async def started(self) -> None:
         here = residence.get()
@@ -78,6 +82,7 @@ class Control:
         queue = self._session.names.actor(plan.namespace, plan.actor_id)
         taken = plan.name is not None and self._state.find(plan.namespace, plan.name) is not None
         if not taken:
+            await self._prepare(plan.namespace)
             link = await self._session.live_link()
             await link.declare(Queue(queue, single_active=True, limit=plan.options.mailbox_limit))
         answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
@@ -132,7 +137,7 @@ class Control:
     # ---- carrying out
 
     def _handle(self, event: Event) -> None:
-        for command in self._state.handle(event, time.time()):
+        for command in self._state.handle(event, self._now):
             self._carry_out(command)
 
     def _carry_out(self, command: Command) -> None:
@@ -176,6 +181,14 @@ class Control:
         ticket = system_ticket(self._session.names.node(node), NodeDesk)
         return cast(NodeDesk, Handle(self._session, ticket, spec_of(NodeDesk)))
 
+    async def _prepare(self, namespace: str) -> None:
+        """The namespace's dead letters have a place before its first actor has a mailbox."""
+        if namespace not in self._prepared:
+            async with self._preparing:
+                if namespace not in self._prepared:
+                    await DeadLetters(self._session, namespace).declare()
+                    self._prepared.add(namespace)
+
     async def _withdraw(self, queue: str) -> None:
         try:
             link = await self._session.live_link()
@@ -186,9 +199,16 @@ class Control:
     # ---- time
 
     async def _tick(self) -> None:
+        """Control's clock stands still while control itself is cut off from the broker: it cannot hear anybody then."""
+        before, connected = time.monotonic(), True
         while True:
             await asyncio.sleep(self._settings.heartbeat / 2)
-            self._handle(Tick())
+            now, was_connected = time.monotonic(), connected
+            connected = self._session.link is not None
+            if connected and was_connected:
+                self._now += now - before
+                self._handle(Tick())
+            before = now
 
     async def _check_sessions(self) -> None:
         """A session is gone when nobody consumes its reply queue for `session_timeout`."""
@@ -207,5 +227,5 @@ class Control:
         state = await link.state(self._session.names.reply(owner))
         if state is not None and state.consumers:
             self._gone_since.pop(owner, None)
-        elif time.time() - self._gone_since.setdefault(owner, time.time()) > self._settings.session_timeout:
+        elif self._now - self._gone_since.setdefault(owner, self._now) > self._settings.session_timeout:
             self._handle(SessionEnded(session=owner))
