@@ -9,36 +9,38 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pika
 from pika import exceptions
-from pika.adapters.asyncio_connection import AsyncioConnection
 
 from actorhub.errors import BrokerUnavailable
+from actorhub_rabbitmq.stream_connection import StreamConnection
 
 logging.getLogger("pika").setLevel(logging.CRITICAL)  # it logs each failed attempt nine times; our errors say it once
 
 HEARTBEAT = 10  # seconds
 ATTEMPT = 10.0  # seconds that one attempt may take
 
-# the first that fits; what to do next, and whether trying again is of no use
-_REASONS: tuple[tuple[type[BaseException], str, bool], ...] = (
-    (exceptions.ProbableAuthenticationError, "it refused the user or the password; check the URL", True),
-    (exceptions.AuthenticationError, "it refused the user or the password; check the URL", True),
-    (exceptions.ProbableAccessDeniedError, "the user may not use the virtual host; check the URL", True),
-    (exceptions.IncompatibleProtocolError, "what listens there does not speak AMQP 0-9-1; check the port", True),
-    (TimeoutError, "it did not answer in time; check that it is up", False),
-    (OSError, "nobody listens there; start RabbitMQ or check host and port", False),
+_WRONG_USER = "it refused the user or the password; check the URL"
+_WRONG_VHOST = "the user may not use the virtual host, or there is none of that name; check the URL"
+_BREAKS_OFF = "it broke off the greeting: it is starting or stopping, or what listens there does not speak AMQP 0-9-1"
+
+# the first that fits. pika guesses from the moment at which the stream ended; only the broker's own word, with its code,
+# says that trying again is of no use
+_REASONS: tuple[tuple[type[BaseException], str, str], ...] = (
+    (exceptions.ProbableAuthenticationError, "403", _WRONG_USER),
+    (exceptions.AuthenticationError, "", _WRONG_USER),
+    (exceptions.ProbableAccessDeniedError, "530", _WRONG_VHOST),
+    (exceptions.ConnectionClosedByBroker, "403", _WRONG_USER),
+    (exceptions.ConnectionClosedByBroker, "530", _WRONG_VHOST),
 )
-_VHOST = 530  # NOT_ALLOWED: the virtual host is missing or forbidden
-_REFUSED = 403
 
 
-async def open_connection(url: str, name: str) -> AsyncioConnection:
+async def open_connection(url: str, name: str) -> StreamConnection:
     """An open connection.
 
     Raises:
         BrokerUnavailable: with the URL, the cause and what to do.
     """
     loop = asyncio.get_running_loop()
-    opened: asyncio.Future[AsyncioConnection] = loop.create_future()
+    opened: asyncio.Future[StreamConnection] = loop.create_future()
 
     def on_open(connection: Any) -> None:
         if not opened.done():
@@ -50,11 +52,15 @@ async def open_connection(url: str, name: str) -> AsyncioConnection:
         if not opened.done():
             opened.set_exception(error)
 
+    connection: StreamConnection | None = None
     try:
-        AsyncioConnection(_parameters(url, name), on_open, on_error, custom_ioloop=loop)
+        connection = StreamConnection(_parameters(url, name), on_open, on_error)
         async with asyncio.timeout(ATTEMPT):
+            await connection.open()
             return await opened
     except (exceptions.AMQPError, OSError, TimeoutError, ValueError) as exc:
+        if connection is not None:
+            connection.abort()
         raise unavailable(url, exc) from exc
 
 
@@ -70,27 +76,18 @@ def _parameters(url: str, name: str) -> pika.URLParameters:
 
 
 def unavailable(url: str, error: BaseException) -> BrokerUnavailable:
-    """Our error for one of pika's, which wraps the cause in attempts and workflows."""
-    causes = list(_causes(error))
-    for cause in causes:
-        if isinstance(cause, exceptions.ConnectionClosedByBroker) and cause.reply_code in (_VHOST, _REFUSED):
-            return BrokerUnavailable(
-                f"the broker at {hide_password(url)}: {cause.reply_text}; check the URL", permanent=True
-            )
-        for kind, reason, permanent in _REASONS:
-            if isinstance(cause, kind):
-                return BrokerUnavailable(f"the broker at {hide_password(url)}: {reason}", permanent=permanent)
-    last = causes[-1]
-    return BrokerUnavailable(f"the broker at {hide_password(url)}: {type(last).__name__}: {last}")
-
-
-def _causes(error: BaseException) -> Any:
-    """The error and all that it wraps."""
-    yield error
-    inner = [*getattr(error, "exceptions", ()), getattr(error, "exception", None), *error.args, error.__cause__]
-    for cause in inner:
-        if isinstance(cause, BaseException):
-            yield from _causes(cause)
+    """Our error for one of pika's or the system's."""
+    where = f"the broker at {hide_password(url)}"
+    for kind, code, reason in _REASONS:
+        if isinstance(error, kind) and code in repr(error):
+            return BrokerUnavailable(f"{where}: {reason}", permanent=True)
+    if isinstance(error, TimeoutError):
+        return BrokerUnavailable(f"{where}: it did not answer in {ATTEMPT:.0f} s; check that it is up")
+    if isinstance(error, OSError):
+        return BrokerUnavailable(f"{where}: nobody listens there ({error}); start RabbitMQ, or check host and port")
+    if isinstance(error, exceptions.AMQPError):
+        return BrokerUnavailable(f"{where}: {_BREAKS_OFF} ({error!r})")
+    return BrokerUnavailable(f"{where}: {type(error).__name__}: {error}", permanent=True)
 
 
 def hide_password(url: str) -> str:

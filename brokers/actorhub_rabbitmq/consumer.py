@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -17,11 +18,14 @@ log = logging.getLogger(__name__)
 Channel = Any
 
 
-class Delivery(PortDelivery):
-    __slots__ = ("_channel", "_tag")
+ACK_DELAY = 0.005  # seconds for which acknowledgements gather
 
-    def __init__(self, channel: Channel, method: Any, properties: Any, body: bytes) -> None:
-        self._channel = channel
+
+class Delivery(PortDelivery):
+    __slots__ = ("_acks", "_tag")
+
+    def __init__(self, acks: Acknowledgements, method: Any, properties: Any, body: bytes) -> None:
+        self._acks = acks
         self._tag = method.delivery_tag
         headers = properties.headers
         self.redelivered = method.redelivered
@@ -40,21 +44,70 @@ class Delivery(PortDelivery):
         )
 
     def ack(self) -> None:
-        if self._channel.is_open:
-            self._channel.basic_ack(self._tag)
+        self._acks.ack(self._tag)
 
     def reject(self, *, requeue: bool) -> None:
+        self._acks.reject(self._tag, requeue)
+
+
+class Acknowledgements:
+    """Of one channel. They gather for a few milliseconds, or until a quarter of the prefetch is done, and leave as one frame
+    where they can: each frame costs a system call here and work at the broker. A crash meanwhile means that a few messages
+    come again, as it does at any other moment."""
+
+    def __init__(self, channel: Channel, prefetch: int, loop: asyncio.AbstractEventLoop) -> None:
+        self._channel = channel
+        self._loop = loop
+        self._enough = max(1, prefetch // 4)
+        self._done: dict[int, bool] = {}  # by tag, in the order of delivery
+        self._count = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def expect(self, tag: int) -> None:
+        self._done[tag] = False
+
+    def ack(self, tag: int) -> None:
+        self._done[tag] = True
+        self._count += 1
+        if self._count >= self._enough:
+            self.flush()
+        elif self._timer is None:
+            self._timer = self._loop.call_later(ACK_DELAY, self.flush)
+
+    def reject(self, tag: int, requeue: bool) -> None:
+        self._done.pop(tag, None)
         if self._channel.is_open:
-            self._channel.basic_reject(self._tag, requeue=requeue)
+            self._channel.basic_reject(tag, requeue=requeue)
+
+    def flush(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._count = 0
+        if not self._channel.is_open:
+            return
+        done = list(itertools.takewhile(lambda tag: self._done[tag], self._done))
+        if done:
+            self._channel.basic_ack(done[-1], multiple=True)
+        late = [tag for tag, is_done in self._done.items() if is_done][len(done) :]
+        for tag in late:
+            self._channel.basic_ack(tag)
+        for tag in (*done, *late):
+            del self._done[tag]
 
 
 class Consumer(PortConsumer):
     """`started` becomes True when the broker has accepted it; before that, errors belong to whoever asked for it."""
 
     def __init__(
-        self, channel: Channel, on_delivery: Callable[[PortDelivery], None], on_end: Callable[[str], None]
+        self,
+        channel: Channel,
+        prefetch: int,
+        on_delivery: Callable[[PortDelivery], None],
+        on_end: Callable[[str], None],
     ) -> None:
         self._channel = channel
+        self._acks = Acknowledgements(channel, prefetch, asyncio.get_running_loop())
         self._on_delivery = on_delivery
         self._on_end = on_end
         self._ended = False
@@ -63,8 +116,9 @@ class Consumer(PortConsumer):
     def on_message(self, channel: Channel, method: Any, properties: Any, body: bytes) -> None:
         if self._ended:
             return
+        self._acks.expect(method.delivery_tag)
         try:
-            self._on_delivery(Delivery(channel, method, properties, body))
+            self._on_delivery(Delivery(self._acks, method, properties, body))
         except Exception:
             log.exception("a consumer's callback raised; the message stays unacknowledged")
 
@@ -87,6 +141,7 @@ class Consumer(PortConsumer):
         channel = self._channel
         if not channel.is_open:
             return
+        self._acks.flush()
         closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         resolve = once(closed)
         channel.add_on_close_callback(lambda *_: resolve(None))

@@ -13,7 +13,6 @@ from typing import Any
 
 import pika
 from pika import exceptions
-from pika.adapters.asyncio_connection import AsyncioConnection
 
 from actorhub.broker import Consumer as PortConsumer
 from actorhub.broker import Delivery as PortDelivery
@@ -23,6 +22,7 @@ from actorhub.futures import once
 from actorhub_rabbitmq.capabilities import Capabilities
 from actorhub_rabbitmq.connecting import hide_password, open_connection
 from actorhub_rabbitmq.consumer import Consumer
+from actorhub_rabbitmq.stream_connection import StreamConnection
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +41,9 @@ class RabbitLink(Link):
         self._name = name
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
-        self._publishing: AsyncioConnection | None = None
-        self._consuming: list[AsyncioConnection] = []
-        self._channels: dict[AsyncioConnection, int] = {}
+        self._publishing: StreamConnection | None = None
+        self._consuming: list[StreamConnection] = []
+        self._channels: dict[StreamConnection, int] = {}
         self._growing = asyncio.Lock()
         self._publisher: Channel = None
         self._tag = 0
@@ -105,7 +105,7 @@ class RabbitLink(Link):
             log.debug("%d connections did not close in %.0f s", len(late), CLOSING)
         self._end(BrokerUnavailable("the link was closed"))
 
-    def _close_connection(self, connection: AsyncioConnection) -> asyncio.Future[None]:
+    def _close_connection(self, connection: StreamConnection) -> asyncio.Future[None]:
         closed: asyncio.Future[None] = self._loop.create_future()
         if connection.is_closed:
             closed.set_result(None)
@@ -116,11 +116,11 @@ class RabbitLink(Link):
             connection.close()
         return closed
 
-    def _connections(self) -> list[AsyncioConnection]:
+    def _connections(self) -> list[StreamConnection]:
         publishing = [self._publishing] if self._publishing is not None else []
         return [*publishing, *self._consuming]
 
-    def _connection_closed(self, connection: AsyncioConnection, reason: BaseException) -> None:
+    def _connection_closed(self, connection: StreamConnection, reason: BaseException) -> None:
         if not self._closing:
             self._end(reason)
 
@@ -248,7 +248,7 @@ class RabbitLink(Link):
         offset: int | str | None = None,
     ) -> PortConsumer:
         channel = await self._open_channel(await self._roomy())
-        consumer = Consumer(channel, on_delivery, on_end)
+        consumer = Consumer(channel, prefetch, on_delivery, on_end)
         started: asyncio.Future[Frame] = self._loop.create_future()
         self._waiting[channel] = started
         arguments = {"x-stream-offset": offset} if offset is not None else None
@@ -274,7 +274,7 @@ class RabbitLink(Link):
 
     # ---- channels
 
-    async def _roomy(self) -> AsyncioConnection:
+    async def _roomy(self) -> StreamConnection:
         """A consuming connection with room for one more channel; opened where there is none."""
         async with self._growing:
             connection = self._consuming[-1]
@@ -285,7 +285,7 @@ class RabbitLink(Link):
                 self._consuming.append(connection)
             return connection
 
-    async def _open_channel(self, connection: AsyncioConnection) -> Channel:
+    async def _open_channel(self, connection: StreamConnection) -> Channel:
         if self.lost is not None:
             raise self.lost
         opened: asyncio.Future[Channel] = self._loop.create_future()
