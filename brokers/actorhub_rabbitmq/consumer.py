@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 Channel = Any
 
 
-ACK_DELAY = 0.005  # seconds for which acknowledgements gather
+ACK_DELAY = 0.01  # seconds for which acknowledgements gather
 
 
 class Delivery(PortDelivery):

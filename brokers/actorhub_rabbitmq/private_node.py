@@ -17,6 +17,7 @@ import psutil
 from actorhub.broker import LocalServer
 from actorhub.errors import BrokerUnavailable
 
+_SLEEP = "+sbwt none +sbwtdcpu none +sbwtdio none"  # idle schedulers sleep, and leave the cores to the others
 START = 60.0  # seconds that a start may take
 STOP = 10.0
 _SCRIPTS = ("/usr/lib/rabbitmq/bin", "/opt/rabbitmq/sbin", "/usr/local/sbin", "/opt/homebrew/sbin")
@@ -106,7 +107,7 @@ class PrivateNode(LocalServer):
             "RABBITMQ_ADVANCED_CONFIG_FILE": str(directory / "none.config"),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(directory / "enabled_plugins"),
             "RABBITMQ_PID_FILE": str(directory / "pid"),
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"-kernel inet_dist_use_interface {{127,0,0,1}} {_SLEEP}",
             "RUNNING_UNDER_SYSTEMD": "1",  # the script becomes the Erlang machine, so that a signal reaches it
             "ERL_EPMD_PORT": str(self._epmd_port),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
