@@ -8,6 +8,7 @@ A queue's name is its address on the broker:
     {prefix}.worker.{id}                 commands for one worker
     {prefix}.node.{id}                   commands for one node's agent
     {prefix}.control                     the control actor
+    {prefix}.control.journal             what its successor must know
 
 Queue arguments cannot be changed later: a change of arguments takes a new name.
 """
@@ -62,3 +63,7 @@ class Names:
     @property
     def control(self) -> str:
         return f"{self.prefix}.control"
+
+    @property
+    def journal(self) -> str:
+        return f"{self.prefix}.control.journal"

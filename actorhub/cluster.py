@@ -35,7 +35,7 @@ class LocalCluster:
     workers: int = 2
     modules: Sequence[str] = ()
     broker: BrokerChoice = "auto"
-    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     _server: LocalServer | None = None
 
     async def start(self) -> Settings:
@@ -54,10 +54,10 @@ class LocalCluster:
             update={"url": url, "secret": secret, "prefix": f"{self.settings.prefix}-{new_id(6)}"}
         )
         for number in range(self.nodes):
-            self.processes.append(self._start_node(f"node-{number + 1}"))
+            self.start_node(f"node-{number + 1}")
         return self.settings
 
-    def _start_node(self, node_id: str) -> subprocess.Popen[bytes]:
+    def start_node(self, node_id: str) -> None:
         environment = {
             **os.environ,
             **self.settings.to_environment(),
@@ -65,16 +65,24 @@ class LocalCluster:
         }
         command = [sys.executable, "-m", "actorhub", "node", "--workers", str(self.workers), "--id", node_id]
         # the pipe to its standard input ends when this process does, however it ends; then the node ends too
-        return subprocess.Popen([*command, "--with-parent", *self.modules], env=environment, stdin=subprocess.PIPE)
+        self.processes[node_id] = subprocess.Popen(
+            [*command, "--with-parent", *self.modules], env=environment, stdin=subprocess.PIPE
+        )
+
+    async def stop_node(self, node_id: str, number: int = signal.SIGTERM) -> None:
+        """Send its agent a signal, and wait for its end: SIGTERM drains it, SIGKILL takes its workers along."""
+        process = self.processes.pop(node_id)
+        process.send_signal(number)
+        await asyncio.to_thread(self._wait, process)
 
     def check(self) -> None:
         """Raises:
         BrokerUnavailable: a node's process has ended; its own words are on standard error.
         """
-        for process in self.processes:
+        for node_id, process in self.processes.items():
             if process.poll() is not None:
                 raise BrokerUnavailable(
-                    f"a node of the local cluster ended with code {process.returncode}; see its messages above"
+                    f"{node_id} of the local cluster ended with code {process.returncode}; see its messages above"
                 )
 
     async def stop(self) -> None:
@@ -84,14 +92,18 @@ class LocalCluster:
             await asyncio.to_thread(self._server.stop)
 
     def _stop_processes(self) -> None:
-        for process in self.processes:
+        for process in self.processes.values():
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
-        for process in self.processes:
-            try:
-                process.wait(self.settings.drain_timeout + 10.0)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            if process.stdin is not None:
-                process.stdin.close()
+        for process in self.processes.values():
+            self._wait(process)
+        self.processes.clear()
+
+    def _wait(self, process: subprocess.Popen[bytes]) -> None:
+        try:
+            process.wait(self.settings.drain_timeout + 10.0)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if process.stdin is not None:
+            process.stdin.close()

@@ -38,8 +38,9 @@ class Mailbox:
     """Consumes one queue for as long as the session lives, across lost links.
 
     `poison` holds ids of calls that must not run again: they killed their workers. `on_gone` is called when the queue does
-    not exist any more; `on_first` when the first delivery comes, which for a standby means that it is its turn. Tells that
-    fail are kept as dead letters with the reason `failed_tells`.
+    not exist any more; `on_first` when the first delivery comes, which for a standby means that it is its turn; `on_ended`
+    when the broker ends the consumer and leaves the link, instead of consuming again. Tells that fail are kept as dead letters
+    with the reason `failed_tells`.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Mailbox:
         poison: Collection[str] = (),
         on_gone: Callable[[], None] | None = None,
         on_first: Callable[[], None] | None = None,
+        on_ended: Callable[[str], None] | None = None,
         failed_tells: Reason = "exception",
     ) -> None:
         self.queue = queue
@@ -63,6 +65,7 @@ class Mailbox:
         self._poison = frozenset(poison)
         self._on_gone = on_gone
         self._on_first = on_first
+        self._on_ended = on_ended
         self._failed_tells: Reason = failed_tells
         self._consumer: Consumer | None = None
         self._windows: Windows[Work, Answer] = Windows()
@@ -112,6 +115,9 @@ class Mailbox:
     def _on_end(self, link: Link, reason: str) -> None:
         self._consumer = None
         if self._closed or link.lost is not None or link is not self._session.link:
+            return
+        if self._on_ended is not None:
+            self._on_ended(reason)
             return
         log.warning("the broker ended the consumer of %s (%s); consuming again", self.queue, reason)
         self._session.spawn_task(self._attach_again(link), "actorhub-attach")

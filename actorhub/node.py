@@ -24,6 +24,7 @@ from actorhub.cell import Cell
 from actorhub.control.actor import Control
 from actorhub.control.desks import SYSTEM, NodeDesk, WorkerDesk, system_ticket
 from actorhub.control.messages import NodeReport, Residency, Running, WorkerLost, WorkerReport, WorkerStopped
+from actorhub.control.standby import Standby
 from actorhub.dead import DeadLetters
 from actorhub.errors import ActorHubError
 from actorhub.mailbox import Mailbox
@@ -65,8 +66,11 @@ class Node:
         self._leaving = False
         self._stop = asyncio.Event()
         self._changed = asyncio.Event()
-        self._mailboxes: list[Mailbox] = []
-        self._control_cell: Cell | None = None
+        dead = DeadLetters(self.session, SYSTEM.strip("$"))
+        desk_queue = self.session.names.node(config.node_id)
+        self._desk = Cell(self.session, self._system(desk_queue, NodeDesk), spec_of(_Desk), lambda: _Desk(self))
+        self._desk_mailbox = Mailbox(self.session, desk_queue, self._desk, dead)
+        self._standby = Standby(self.session, dead, name=f"node {config.node_id}")
         self._control = cast(Control, self._system(self.session.names.control, Control))
 
     # ---- life
@@ -103,37 +107,17 @@ class Node:
         except (TimeoutError, ActorHubError):
             log.warning("control does not hear that this node leaves; it will notice")
         await self._processes.stop(self.settings.drain_timeout + 5.0)
-        for mailbox in self._mailboxes:
-            await mailbox.close()
-        if self._control_cell is not None:
-            await self._control_cell.stop(1.0)
+        await self._desk_mailbox.close()
+        await self._standby.close()
         await self.session.close()
 
     async def _open(self) -> None:
         await self.session.open()
         link = await self.session.live_link()
-        names = self.session.names
-        dead = DeadLetters(self.session, SYSTEM.strip("$"))
-        desk_queue = names.node(self.config.node_id)
-        await link.declare(Queue(desk_queue, single_active=True, expires=self.settings.reply_expiry))
-        desk = Cell(self.session, self._system(desk_queue, NodeDesk), spec_of(_Desk), lambda: _Desk(self))
-        await desk.start()
-        await self._serve(Mailbox(self.session, desk_queue, desk, dead))
-        await link.declare(Queue(names.control, single_active=True))
-        handle = self._system(names.control, Control)
-        control = self._control_cell = Cell(self.session, handle, spec_of(Control), lambda: Control(self.settings))
-        await self._serve(
-            Mailbox(self.session, names.control, control, dead, on_first=lambda: self._take_control(control))
-        )
-
-    async def _serve(self, mailbox: Mailbox) -> None:
-        await mailbox.open()
-        self._mailboxes.append(mailbox)
-
-    def _take_control(self, control: Cell) -> None:
-        """The broker has made this standby the active consumer of control's queue."""
-        log.info("node %s runs control", self.config.node_id)
-        self.session.spawn_task(control.start(), "actorhub-control")
+        await link.declare(Queue(self._desk_mailbox.queue, single_active=True, expires=self.settings.reply_expiry))
+        await self._desk.start()
+        await self._desk_mailbox.open()
+        await self._standby.open()
 
     def _system(self, queue: str, cls: type) -> Handle:
         return Handle(self.session, system_ticket(queue, cls), spec_of(cls))

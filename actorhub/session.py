@@ -186,8 +186,13 @@ class Session:
             outbox.attach(link)
 
     def _on_reply_end(self, link: Link, reason: str) -> None:
-        if link.lost is None and self._closed is None:
-            self.spawn_task(self._connection.renew(link, f"the reply queue ended: {reason}"), "actorhub-renew")
+        if link.lost is None:
+            self.renew(link, f"the reply queue ended: {reason}")
+
+    def renew(self, link: Link, reason: str) -> None:
+        """Give the link up, if it is still ours, and go on with a new one."""
+        if self._closed is None:
+            self.spawn_task(self._connection.renew(link, reason), "actorhub-renew")
 
     def _on_lost(self) -> None:
         for attachment in self._attachments:

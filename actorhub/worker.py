@@ -29,6 +29,7 @@ from actorhub.control.messages import (
     ActorFailed,
     ActorPlan,
     ActorStarted,
+    ActorStopped,
     Buried,
     BuryActor,
     Notice,
@@ -36,7 +37,7 @@ from actorhub.control.messages import (
     StartActor,
 )
 from actorhub.dead import DeadLetters
-from actorhub.errors import ActorHubError, ActorInitFailed
+from actorhub.errors import ActorDied, ActorHubError, ActorInitFailed
 from actorhub.grave import bury, death
 from actorhub.loopwatch import LoopWatch
 from actorhub.mailbox import PREFETCH, Mailbox
@@ -46,6 +47,7 @@ from actorhub.settings import Settings
 
 log = logging.getLogger(__name__)
 
+REMEMBERED = 10_000  # actors that were stopped here; an order to start one of them may still be on its way
 THREADS = 256  # for `def` methods; made when they are needed
 
 
@@ -75,6 +77,18 @@ class Hosted:
         return self.residency.incarnation
 
 
+@dataclass(frozen=True)
+class Starting:
+    """One actor that is about to live here."""
+
+    residency: Residency
+    task: asyncio.Task[None]
+
+    @property
+    def incarnation(self) -> int:
+        return self.residency.incarnation
+
+
 class Worker:
     """Hosts actors at control's command, until `stop`."""
 
@@ -85,7 +99,7 @@ class Worker:
         self.hosted: dict[str, Hosted] = {}
         self.blackbox = BlackBox(config.blackbox)
         self._stopped: dict[str, int] = {}
-        self._starting: dict[str, asyncio.Task[None]] = {}
+        self._starting: dict[str, Starting] = {}
         self._desk: Mailbox | None = None
         self._desk_cell: Cell | None = None
         self._control = cast(Control, self._system(self.session.names.control, Control))
@@ -125,16 +139,30 @@ class Worker:
     def begin(self, order: StartActor) -> None:
         """Start the order's actor, unless a later word about it came before."""
         actor_id, incarnation = order.residency.plan.actor_id, order.residency.incarnation
+        if self._stopped.get(actor_id, 0) >= incarnation:
+            return
         known = self.hosted.get(actor_id)
         if known is not None and known.incarnation >= incarnation:
             self.session.spawn_task(self._report_started(actor_id, known.incarnation), "actorhub-started")
-        elif self._stopped.get(actor_id, 0) < incarnation and actor_id not in self._starting:
-            task = self.session.spawn_task(self._begin(order), f"actorhub-start-{actor_id}")
-            self._starting[actor_id] = task
-            task.add_done_callback(lambda _: self._starting.pop(actor_id, None))
+            return
+        starting = self._starting.get(actor_id)
+        if starting is None or starting.incarnation < incarnation:
+            former = starting.task if starting is not None else None
+            task = self.session.spawn_task(self._begin(order, former), f"actorhub-start-{actor_id}")
+            begun = self._starting[actor_id] = Starting(order.residency, task)
+            task.add_done_callback(lambda _: self._started(actor_id, begun))
 
-    async def _begin(self, order: StartActor) -> None:
+    def _started(self, actor_id: str, begun: Starting) -> None:
+        if self._starting.get(actor_id) is begun:
+            del self._starting[actor_id]
+
+    async def _begin(self, order: StartActor, former: asyncio.Task[None] | None) -> None:
+        """`former`: an earlier incarnation's start, which ends before this one begins."""
         plan, incarnation = order.residency.plan, order.residency.incarnation
+        if former is not None:
+            await asyncio.wait([former])
+        if plan.actor_id in self.hosted:
+            await self._end(self.hosted[plan.actor_id], 0.0)
         try:
             spec = self._spec(plan)
             hosted = self._host(order, spec)
@@ -144,13 +172,15 @@ class Worker:
             log.warning("actor %s of %s could not start", plan.actor_id, plan.class_name, exc_info=True)
             await self._report_failed(order, exc, "birth")
             return
-        if self._stopped.get(plan.actor_id, 0) >= incarnation:
-            await self._end(hosted, 0.0)
-            return
         self.hosted[plan.actor_id] = hosted
-        await self._report_started(plan.actor_id, incarnation)
+        if self._stopped.get(plan.actor_id, 0) >= incarnation:
+            await self.end(plan.actor_id, incarnation)
+        else:
+            await self._report_started(plan.actor_id, incarnation)
 
-    async def _report_failed(self, order: StartActor, error: BaseException, phase: Literal["birth", "life"]) -> None:
+    async def _report_failed(
+        self, order: StartActor, error: BaseException, phase: Literal["birth", "life", "gone"]
+    ) -> None:
         residency = order.residency
         await self._tell_control(
             ActorFailed(
@@ -198,29 +228,39 @@ class Worker:
             DeadLetters(session, plan.namespace),
             prefetch=prefetch,
             poison=order.poison,
-            on_gone=lambda: self._gone(plan.actor_id),
+            on_gone=lambda: self._gone(order),
         )
         return Hosted(order.residency, mailbox, cell)
 
     def _failed(self, order: StartActor, error: BaseException) -> None:
         """An actor with on_error="restart" raised: end this instance, and let control start another."""
-        self.session.spawn_task(self._fail(order, error), "actorhub-failed")
+        self.session.spawn_task(self._fail(order, error, "life"), "actorhub-failed")
 
-    async def _fail(self, order: StartActor, error: BaseException) -> None:
-        await self.end(order.residency.plan.actor_id, order.residency.incarnation)
-        await self._report_failed(order, error, "life")
+    def _gone(self, order: StartActor) -> None:
+        error = ActorDied(f"the queue of {order.residency.plan.class_name} was deleted")
+        self.session.spawn_task(self._fail(order, error, "gone"), "actorhub-gone")
 
-    def _gone(self, actor_id: str) -> None:
-        hosted = self.hosted.get(actor_id)
-        if hosted is not None:
-            log.warning("the queue of actor %s was deleted; it ends", actor_id)
-            self.session.spawn_task(self.end(actor_id, hosted.incarnation), "actorhub-gone")
+    async def _fail(self, order: StartActor, error: BaseException, phase: Literal["life", "gone"]) -> None:
+        await self._end_up_to(order.residency.plan.actor_id, order.residency.incarnation)
+        await self._report_failed(order, error, phase)
 
     async def end(self, actor_id: str, incarnation: int) -> None:
-        self._stopped[actor_id] = max(incarnation, self._stopped.get(actor_id, 0))
+        ended = await self._end_up_to(actor_id, incarnation)
+        if ended is not None:
+            await self._tell_control(
+                ActorStopped(actor=actor_id, worker=self.config.worker, incarnation=ended.incarnation)
+            )
+
+    async def _end_up_to(self, actor_id: str, incarnation: int) -> Hosted | None:
+        """Orders that come out of order find the word here: nothing up to `incarnation` begins any more."""
+        self._stopped[actor_id] = max(incarnation, self._stopped.pop(actor_id, 0))
+        if len(self._stopped) > REMEMBERED:
+            del self._stopped[next(iter(self._stopped))]
         hosted = self.hosted.get(actor_id)
-        if hosted is not None and hosted.incarnation <= incarnation:
-            await self._end(hosted, 0.0)
+        if hosted is None or hosted.incarnation > incarnation:
+            return None
+        await self._end(hosted, 0.0)
+        return hosted
 
     async def _end(self, hosted: Hosted, patience: float) -> None:
         """`patience`: seconds that running calls may take to end; then they are cut off, and come again elsewhere."""
@@ -238,7 +278,8 @@ class Worker:
         await self._tell_control(Buried(actor=plan.actor_id))
 
     def inventory(self) -> list[Residency]:
-        return [hosted.residency for hosted in self.hosted.values()]
+        starting = [each.residency for each in self._starting.values()]
+        return [*(hosted.residency for hosted in self.hosted.values()), *starting]
 
 
 @actor(concurrency=10_000)

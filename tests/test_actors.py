@@ -184,9 +184,17 @@ async def test_calls_to_a_killed_actor_fail_with_the_cause(hub: Hub) -> None:
     counter = await hub.spawn(Counter)
     assert await counter.add(1) == 1
     assert await hub.kill(counter) is True
-    with pytest.raises(ActorDied, match="killed by"):
-        await until(lambda: counter.add(1))
+    assert "killed by" in await until(lambda: _death_of(counter))
     assert await hub.kill(counter) is False
+
+
+async def _death_of(counter: Counter) -> str:
+    """Calls that were sent before it ended may still be answered."""
+    try:
+        await counter.add(1)
+    except ActorDied as died:
+        return str(died)
+    return ""
 
 
 @actor
@@ -248,8 +256,7 @@ async def test_an_actor_spawns_children_that_end_with_it(hub: Hub) -> None:
     assert await child.add(1) == 2
     assert child == await hub.find(Counter, "child")
     await hub.kill(parent)
-    with pytest.raises(ActorDied, match="its parent"):
-        await until(lambda: child.add(1))
+    assert "its parent" in await until(lambda: _death_of(child))
 
 
 # ---- names, namespaces, options
@@ -459,7 +466,7 @@ async def test_an_error_in_a_stream_comes_after_its_items(hub: Hub) -> None:
     items = []
     with pytest.raises(Unlucky, match="in the middle"):
         async for item in logs.broken():
-            items.append(item)  # noqa: PERF401
+            items.append(item)
     assert items == [1]
 
 

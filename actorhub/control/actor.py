@@ -1,8 +1,8 @@
 """The control actor: an ordinary actor around the pure state.
 
-It turns each event into commands by `ControlState.handle`, and carries the commands out: tells to workers' and nodes'
-desks, answers to those who asked for a spawn, lifecycle events. Every node stands by to run it; its state is in memory,
-and a successor rebuilds it from the nodes' reports.
+It turns each event into commands by `ControlState.handle`, and carries the commands out: records to the journal, tells to
+workers' and nodes' desks, answers to those who asked for a spawn. Every node stands by to run it (`standby.py`); its state is
+in memory, and a successor has it from the journal and from the nodes' reports.
 """
 
 from __future__ import annotations
@@ -10,21 +10,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import cast
+from typing import Any, cast
 
 from actorhub.actor import actor, spec_of
 from actorhub.broker import Link, Queue
 from actorhub.control.desks import NodeDesk, WorkerDesk, system_ticket
+from actorhub.control.journal import Journal
 from actorhub.control.messages import (
     Acknowledge,
     ActorInfo,
     ActorPlan,
     Answer,
     AskReport,
+    Born,
     BuryActor,
     Changed,
     Command,
+    Died,
     Event,
+    Forget,
     KillAsked,
     NodeInfo,
     NodeReport,
@@ -53,21 +57,43 @@ SESSION_CHECK = 2.0  # seconds between looks at whether the owners of actors are
 class Control:
     """Directory of namespaces, names, nodes, workers and actors. Never on the path of a message."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, link: Link) -> None:
         self._settings = settings
-        self._state = ControlState(heartbeat=settings.heartbeat, node_timeout=settings.node_timeout)
-        self._answers: dict[str, list[asyncio.Future[Answer]]] = {}
+        self._link = link
         self._gone_since: dict[str, float] = {}
+        self._heard = time.monotonic()
         self._now = 0.0  # seconds for which this control has heard what others say
         self._prepared: set[str] = set()
         self._preparing = asyncio.Lock()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     async def started(self) -> None:
         here = residence.get()
         assert here is not None
         self._session: Session = here.session
-        self._session.spawn_task(self._tick(), "actorhub-control-tick")
-        self._session.spawn_task(self._check_sessions(), "actorhub-control-sessions")
+        self._me = cast(Control, here.handle)
+        self._journal = Journal(
+            self._link, self._session.names.journal, lambda reason: self._session.renew(self._link, reason)
+        )
+        past = await self._journal.open()
+        self._state = ControlState(node_timeout=self._settings.node_timeout, epoch=past.epoch)
+        if not past.first:
+            log.info("control goes on with %d actors", len(past.plans) - len(past.deaths))
+            self._carry_out_all(self._state.restore(past.plans, past.deaths, self._now))
+        self._heard = time.monotonic()
+        self._go_on(self._keep_ticking(), "actorhub-control-tick")
+        self._go_on(self._check_sessions(), "actorhub-control-sessions")
+
+    async def stopping(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        await self._journal.close()
+
+    def _go_on(self, coroutine: Any, name: str) -> None:
+        """For as long as this control is control."""
+        task = self._session.spawn_task(coroutine, name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     # ---- what hubs ask
 
@@ -82,18 +108,15 @@ class Control:
         queue = self._session.names.actor(plan.namespace, plan.actor_id)
         taken = plan.name is not None and self._state.find(plan.namespace, plan.name) is not None
         if not taken:
-            await self._prepare(plan.namespace)
-            link = await self._session.live_link()
-            await link.declare(Queue(queue, single_active=True, limit=plan.options.mailbox_limit))
-        answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._answers.setdefault(plan.actor_id, []).append(answered)
-        self._handle(asked)
-        answer = await answered
+            await self._make_mailbox(plan, queue)
+        answer = self._handle(asked)
+        assert answer is not None
         if not answer.created and not taken:
             await self._withdraw(queue)
         if answer.plan is None:
             kind = NameTaken if answer.error == "name taken" else PlacementInfeasible
             raise kind(answer.message)
+        await self._journal.written(answer.plan.actor_id)
         return answer.plan
 
     async def find(self, namespace: str, name: str) -> ActorPlan:
@@ -105,6 +128,7 @@ class Control:
             raise ActorNotFound(
                 f"no actor is called {name!r} in namespace {namespace!r}; spawn it with that name first"
             )
+        await self._journal.written(found.actor_id)
         return found
 
     async def describe(self, actor_id: str) -> ActorInfo | None:
@@ -114,6 +138,7 @@ class Control:
         """False where it was dead already, or is not known."""
         known = self._state.describe(actor_id)
         self._handle(KillAsked(actor=actor_id, cause=cause))
+        await self._journal.written(actor_id)
         return known is not None and known.state != "dead"
 
     async def end_session(self, session_id: str) -> None:
@@ -134,24 +159,45 @@ class Control:
     async def notice(self, event: Notice) -> None:
         self._handle(event)
 
+    async def tick(self) -> None:
+        """Control's clock: what control tells itself through its own queue.
+
+        It stands still while the broker brings nothing, and while older messages wait before it: control does not take for
+        silence what it has not heard yet. A deposed control has no time at all.
+        """
+        now = time.monotonic()
+        self._now += min(now - self._heard, self._settings.heartbeat)
+        self._heard = now
+        self._handle(Tick())
+
     # ---- carrying out
 
-    def _handle(self, event: Event) -> None:
-        for command in self._state.handle(event, self._now):
-            self._carry_out(command)
+    def _handle(self, event: Event) -> Answer | None:
+        return self._carry_out_all(self._state.handle(event, self._now))
+
+    def _carry_out_all(self, commands: list[Command]) -> Answer | None:
+        """Returns the answer among them; whoever asked gives it when the journal has what it says."""
+        answer = None
+        for command in commands:
+            if isinstance(command, Answer):
+                answer = command
+            else:
+                self._carry_out(command)
+        return answer
 
     def _carry_out(self, command: Command) -> None:
         match command:
-            case Answer():
-                for waiting in self._answers.pop(command.actor_id, ()):
-                    if not waiting.done():
-                        waiting.set_result(command)
+            case Born() | Died():
+                self._journal.write(command)
+            case Forget():
+                self._journal.forget(command.actor)
             case StartActor():
-                self._order(self._worker(command.worker).start, command)
+                self._order(self._worker(command.worker).start, command, about=command.residency.plan.actor_id)
             case StopActor():
-                self._order(self._worker(command.worker).stop, command.actor, command.incarnation)
+                stop = self._worker(command.worker).stop
+                self._order(stop, command.actor, command.incarnation, about=command.actor)
             case BuryActor():
-                self._order(self._worker(command.worker).bury, command)
+                self._order(self._worker(command.worker).bury, command, about=command.plan.actor_id)
             case StartWorker():
                 self._order(self._node(command.node).start_worker, command.worker, command.actor)
             case StopWorker():
@@ -164,10 +210,12 @@ class Control:
                 info = command.actor
                 log.info("actor %s of %s is %s", info.id, info.class_name, info.state, extra={"error": info.last_error})
 
-    def _order(self, method: object, *args: object) -> None:
-        self._session.spawn_task(self._tell(method, *args), "actorhub-control-order")
+    def _order(self, method: object, *args: object, about: str = "") -> None:
+        """`about`: the actor that the order is about. No order goes out before the journal has what it follows from."""
+        self._go_on(self._tell(method, *args, about=about), "actorhub-control-order")
 
-    async def _tell(self, method: object, *args: object) -> None:
+    async def _tell(self, method: object, *args: object, about: str = "") -> None:
+        await self._journal.written(about)
         try:
             await tell(method, *args)  # type: ignore[arg-type]
         except ActorHubError as exc:
@@ -181,50 +229,46 @@ class Control:
         ticket = system_ticket(self._session.names.node(node), NodeDesk)
         return cast(NodeDesk, Handle(self._session, ticket, spec_of(NodeDesk)))
 
-    async def _prepare(self, namespace: str) -> None:
+    async def _make_mailbox(self, plan: ActorPlan, queue: str) -> None:
         """The namespace's dead letters have a place before its first actor has a mailbox."""
-        if namespace not in self._prepared:
-            async with self._preparing:
-                if namespace not in self._prepared:
-                    await DeadLetters(self._session, namespace).declare()
-                    self._prepared.add(namespace)
+        try:
+            if plan.namespace not in self._prepared:
+                async with self._preparing:
+                    if plan.namespace not in self._prepared:
+                        await DeadLetters(self._session, plan.namespace).declare()
+                        self._prepared.add(plan.namespace)
+            await self._link.declare(Queue(queue, single_active=True, limit=plan.options.mailbox_limit))
+        except BrokerUnavailable:
+            await self._last_moment()
+
+    async def _last_moment(self) -> None:
+        """The link is lost, and this control with it. It says nothing more: the next one has its messages."""
+        await asyncio.get_running_loop().create_future()
 
     async def _withdraw(self, queue: str) -> None:
         try:
-            link = await self._session.live_link()
-            await link.delete(queue, only_if_empty=True)
+            await self._link.delete(queue, only_if_empty=True)
         except BrokerUnavailable:
             log.debug("the queue %s of a refused spawn stays", queue, exc_info=True)
 
     # ---- time
 
-    async def _tick(self) -> None:
-        """Control's clock stands still while control itself is cut off from the broker: it cannot hear anybody then."""
-        before, connected = time.monotonic(), True
+    async def _keep_ticking(self) -> None:
         while True:
             await asyncio.sleep(self._settings.heartbeat / 2)
-            now, was_connected = time.monotonic(), connected
-            connected = self._session.link is not None
-            if connected and was_connected:
-                self._now += now - before
-                self._handle(Tick())
-            before = now
+            await self._tell(self._me.tick)
 
     async def _check_sessions(self) -> None:
         """A session is gone when nobody consumes its reply queue for `session_timeout`."""
         while True:
             await asyncio.sleep(SESSION_CHECK)
-            owners = self._state.owners()
+            owners = self._state.sessions()
             self._gone_since = {owner: since for owner, since in self._gone_since.items() if owner in owners}
-            try:
-                link = await self._session.live_link()
-                for owner in owners:
-                    await self._check_session(link, owner)
-            except BrokerUnavailable:
-                continue
+            for owner in owners:
+                await self._check_session(owner)
 
-    async def _check_session(self, link: Link, owner: str) -> None:
-        state = await link.state(self._session.names.reply(owner))
+    async def _check_session(self, owner: str) -> None:
+        state = await self._link.state(self._session.names.reply(owner))
         if state is not None and state.consumers:
             self._gone_since.pop(owner, None)
         elif self._now - self._gone_since.setdefault(owner, self._now) > self._settings.session_timeout:

@@ -50,7 +50,7 @@ class ActorPlan(_Model):
 
 
 class Residency(_Model):
-    """An actor that a worker hosts. Of two incarnations of one actor, the higher one counts."""
+    """An actor that a worker hosts, or is about to. Of two incarnations of one actor, the higher one counts."""
 
     plan: ActorPlan
     incarnation: int
@@ -163,14 +163,24 @@ class ActorStarted(_Model):
 
 
 class ActorFailed(_Model):
-    """At "birth": its constructor raised, it is dead. In "life": a method raised, and on_error="restart"."""
+    """At "birth": its constructor raised, it is dead. In "life": a method raised, and on_error="restart". When it is "gone",
+    its queue was deleted, and it is dead."""
 
     kind: Literal["actor_failed"] = "actor_failed"
     actor: str
     worker: str
     incarnation: int
-    phase: Literal["birth", "life"]
+    phase: Literal["birth", "life", "gone"]
     error: str
+
+
+class ActorStopped(_Model):
+    """It was ended here at control's order, or because its queue was deleted."""
+
+    kind: Literal["actor_stopped"] = "actor_stopped"
+    actor: str
+    worker: str
+    incarnation: int
 
 
 class Buried(_Model):
@@ -180,7 +190,7 @@ class Buried(_Model):
     actor: str
 
 
-Notice = WorkerLost | WorkerStopped | ActorStarted | ActorFailed | Buried
+Notice = WorkerLost | WorkerStopped | ActorStarted | ActorFailed | ActorStopped | Buried
 
 
 class KillAsked(_Model):
@@ -203,7 +213,7 @@ Event = SpawnAsked | NodeReport | Notice | KillAsked | SessionEnded | Tick
 
 
 class Answer(_Model):
-    """To whoever asked for the spawn of `actor_id`. One of `ticket` and `error` is there."""
+    """To whoever asked for the spawn of `actor_id`. One of `plan` and `error` is there."""
 
     actor_id: str
     plan: ActorPlan | None = None
@@ -258,10 +268,45 @@ class AskReport(_Model):
     node: str
 
 
+class Born(_Model):
+    """For the journal: the actor is control's to keep alive, whoever is control."""
+
+    kind: Literal["born"] = "born"
+    plan: ActorPlan
+
+
+class Died(_Model):
+    """For the journal: it is dead, and its callers have yet to be told."""
+
+    kind: Literal["died"] = "died"
+    actor: str
+    cause: str
+    at_birth: bool
+
+
+class Forget(_Model):
+    """For the journal: nothing of the actor is left at the broker."""
+
+    actor: str
+
+
 class Changed(_Model):
     """An actor's life went on."""
 
     actor: ActorInfo
 
 
-Command = Answer | StartActor | StopActor | StartWorker | StopWorker | BuryActor | Acknowledge | AskReport | Changed
+Command = (
+    Answer
+    | StartActor
+    | StopActor
+    | StartWorker
+    | StopWorker
+    | BuryActor
+    | Acknowledge
+    | AskReport
+    | Born
+    | Died
+    | Forget
+    | Changed
+)

@@ -1,29 +1,33 @@
 """Control's decisions: events in, commands out. No clock, no broker, no await.
 
-A new control knows nothing. In a fresh cluster nodes come unknown, and it begins at once. Where a node says that a control
-has acknowledged it before, this one is a successor: it asks for full reports and decides nothing about actors until
-the others have had time to answer; then what nobody reported, of what it was asked or told, is started again.
+A successor knows from the journal which actors there are, and not where they live. For `node_timeout` it lets the nodes
+say what they host; an actor that nobody has claimed by then died with its node, and is started again.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 
 from actorhub.control import placement
+from actorhub.control.directory import Actor, Directory
 from actorhub.control.messages import (
     Acknowledge,
     ActorFailed,
     ActorInfo,
     ActorPlan,
     ActorStarted,
+    ActorStopped,
     Answer,
     AskReport,
+    Born,
     Buried,
     BuryActor,
     Changed,
     Command,
+    Died,
     Event,
+    Forget,
     KillAsked,
     NodeInfo,
     NodeReport,
@@ -42,56 +46,45 @@ from actorhub.control.messages import (
     WorkerStopped,
 )
 
-TOMBSTONES = 10_000  # dead actors that are remembered, with the cause
-
-
-@dataclass(eq=False)
-class Actor:
-    """An actor, where it is, and what has killed its workers."""
-
-    plan: ActorPlan
-    state: State = "pending"
-    worker: str | None = None
-    node: str | None = None
-    incarnation: int = 0
-    restarts: int = 0
-    last_error: str | None = None
-    died_at_birth: bool = False
-    kills: dict[str, int] = field(default_factory=dict)
-    buried: bool = False
-
-    @property
-    def info(self) -> ActorInfo:
-        plan = self.plan
-        return ActorInfo(
-            id=plan.actor_id,
-            name=plan.name,
-            namespace=plan.namespace,
-            class_name=plan.class_name,
-            state=self.state,
-            node=self.node,
-            worker=self.worker,
-            restarts=self.restarts,
-            last_error=self.last_error,
-            died_at_birth=self.died_at_birth,
-        )
-
 
 class ControlState:
-    """Everything that control knows. Durations are seconds; `now` is any clock that all calls share."""
+    """Everything that control knows. Durations are seconds; `now` is any clock that all calls share.
 
-    def __init__(self, *, heartbeat: float, node_timeout: float) -> None:
+    `epoch` is higher than any that a former control had; incarnations that this one starts are higher than any it started.
+    """
+
+    def __init__(self, *, node_timeout: float, epoch: int) -> None:
         self._node_timeout = node_timeout
-        self._recovery_time = 2.5 * heartbeat
+        self._epoch = epoch
         self._recovering_until: float | None = None
+        self._directory = Directory()
         self._nodes: dict[str, placement.Node] = {}
         self._workers: dict[str, placement.Worker] = {}
-        self._actors: dict[str, Actor] = {}
-        self._names: dict[tuple[str, str], str] = {}
-        self._pending: OrderedDict[str, None] = OrderedDict()
-        self._unburied: OrderedDict[str, None] = OrderedDict()
-        self._dead: OrderedDict[str, None] = OrderedDict()
+        self._unclaimed: OrderedDict[str, Actor] = OrderedDict()
+        self._pending: OrderedDict[str, Actor] = OrderedDict()
+        self._unburied: OrderedDict[str, Actor] = OrderedDict()
+        self._burying: dict[str, str] = {}  # a dead actor, and the worker that buries it
         self._commands: list[Command] = []
+
+    def restore(self, plans: Mapping[str, ActorPlan], deaths: Mapping[str, Died], now: float) -> list[Command]:
+        """What former controls made, and who of it is dead but not buried. Before the first event."""
+        self._commands = []
+        self._recovering_until = now + self._node_timeout
+        for plan in plans.values():
+            actor = Actor(
+                plan, state="restarting", last_error="control moved, and its node has not said yet that it lives"
+            )
+            self._directory.add(actor)
+            self._unclaimed[plan.actor_id] = actor
+        for death in deaths.values():
+            dead = self._directory.living(death.actor)
+            if dead is not None:
+                self._die(dead, death.cause, at_birth=death.at_birth, known=True)
+        for owner in self._directory.owners():
+            parent = owner.removeprefix("actor:")
+            if parent != owner and self._directory.living(parent) is None:
+                self._end_owned_by(owner, f"its parent {parent} died")
+        return self._commands
 
     def handle(self, event: Event, now: float) -> list[Command]:
         """What follows from the event. Events may come late, twice, or from the dead."""
@@ -109,8 +102,10 @@ class ControlState:
                 self._started(event)
             case ActorFailed():
                 self._failed(event)
+            case ActorStopped():
+                self._ended(event)
             case Buried():
-                self._unburied.pop(event.actor, None)
+                self._buried(event)
             case KillAsked():
                 self._kill(event)
             case SessionEnded():
@@ -125,20 +120,17 @@ class ControlState:
 
     def find(self, namespace: str, name: str) -> ActorPlan | None:
         """The living actor that has the name."""
-        actor_id = self._names.get((namespace, name))
-        return self._actors[actor_id].plan if actor_id is not None else None
+        found = self._directory.find(namespace, name)
+        return found.plan if found is not None else None
 
     def describe(self, actor_id: str) -> ActorInfo | None:
-        found = self._actors.get(actor_id)
+        found = self._directory.get(actor_id)
         return found.info if found is not None else None
 
     def actors(self, namespace: str | None = None) -> list[ActorInfo]:
-        return [a.info for a in self._actors.values() if namespace is None or a.plan.namespace == namespace]
+        return [a.info for a in self._directory.all() if namespace is None or a.plan.namespace == namespace]
 
     def nodes(self) -> list[NodeInfo]:
-        hosted: dict[str | None, list[str]] = {}
-        for actor in self._actors.values():
-            hosted.setdefault(actor.worker, []).append(actor.plan.actor_id)
         return [
             NodeInfo(
                 id=node.id,
@@ -154,7 +146,7 @@ class ControlState:
                         id=worker.id,
                         pid=worker.pid,
                         kind="process" if worker.dedicated_to else "shared",
-                        actors=hosted.get(worker.id, []),
+                        actors=[actor.id for actor in self._directory.hosted_by(worker.id)],
                     )
                     for worker in node.workers.values()
                 ],
@@ -162,19 +154,15 @@ class ControlState:
             for node in self._nodes.values()
         ]
 
-    def owners(self) -> set[str]:
+    def sessions(self) -> set[str]:
         """The sessions that own living actors."""
-        return {
-            actor.plan.owner
-            for actor in self._actors.values()
-            if actor.state != "dead" and actor.plan.lifetime == "session" and not actor.plan.owner.startswith("actor:")
-        }
+        return {owner for owner in self._directory.owners() if not owner.startswith("actor:")}
 
     # ---- spawning
 
     def _spawn(self, asked: SpawnAsked) -> None:
         plan = asked.plan
-        if plan.actor_id in self._actors:
+        if self._directory.get(plan.actor_id) is not None:
             self._commands.append(Answer(actor_id=plan.actor_id, plan=plan, created=True))
             return
         holder = self.find(plan.namespace, plan.name) if plan.name is not None else None
@@ -185,54 +173,43 @@ class ControlState:
         if reason is not None:
             self._commands.append(Answer(actor_id=plan.actor_id, error="infeasible", message=reason))
             return
-        self._adopt(Actor(plan))
-        self._pending[plan.actor_id] = None
+        actor = Actor(plan)
+        self._directory.add(actor)
+        self._pending[plan.actor_id] = actor
+        self._commands.append(Born(plan=plan))
         self._commands.append(Answer(actor_id=plan.actor_id, plan=plan, created=True))
-
-    def _adopt(self, actor: Actor) -> None:
-        plan = actor.plan
-        self._actors[plan.actor_id] = actor
-        if plan.name is not None:
-            self._names.setdefault((plan.namespace, plan.name), plan.actor_id)
 
     def _place_pending(self) -> None:
         """In the order of asking. One that finds no room does not hold up those behind it."""
-        if self._recovering_until is not None or not self._pending:
-            return
-        for actor_id in list(self._pending):
-            actor = self._actors[actor_id]
+        for actor in list(self._pending.values()):
             if actor.plan.options.isolation == "process":
                 self._place_isolated(actor)
             else:
-                self._place(actor, placement.choose_worker(self._nodes.values(), actor.plan))
+                self._place(actor)
 
-    def _place(self, actor: Actor, worker: placement.Worker | None) -> None:
-        if worker is None:
-            return
-        self._settle(actor, worker.node)
-        worker.load += 1
-        actor.worker = worker.id
-        self._start(actor)
+    def _place(self, actor: Actor) -> None:
+        worker = placement.choose_worker(self._nodes.values(), actor.plan)
+        if worker is not None:
+            self._settle(actor, worker.node, worker.id)
+            self._start(actor)
 
     def _place_isolated(self, actor: Actor) -> None:
         """Its node starts a worker for it; the actor starts when that worker reports."""
         node = placement.choose_node(self._nodes.values(), actor.plan)
         if node is not None:
-            self._settle(actor, node.id)
-            actor.incarnation += 1
-            actor.worker = f"{actor.plan.actor_id}-{actor.incarnation}"
-            self._commands.append(StartWorker(node=node.id, worker=actor.worker, actor=actor.plan.actor_id))
+            actor.incarnation = self._next_incarnation(actor)
+            worker = f"{actor.id}-{actor.incarnation}"
+            self._settle(actor, node.id, worker)
+            self._commands.append(StartWorker(node=node.id, worker=worker, actor=actor.id))
             self._change(actor, "starting")
 
-    def _settle(self, actor: Actor, node_id: str) -> None:
-        del self._pending[actor.plan.actor_id]
-        self._nodes[node_id].reserve(actor.plan.options.resources)
-        actor.node = node_id
-
     def _start(self, actor: Actor) -> None:
-        actor.incarnation += 1
+        actor.incarnation = self._next_incarnation(actor)
         self._order_start(actor)
         self._change(actor, "starting")
+
+    def _next_incarnation(self, actor: Actor) -> int:
+        return max(actor.incarnation, self._epoch) + 1
 
     def _order_start(self, actor: Actor) -> None:
         assert actor.worker is not None
@@ -241,13 +218,21 @@ class ControlState:
         residency = Residency(plan=actor.plan, incarnation=actor.incarnation, restarts=actor.restarts)
         self._commands.append(StartActor(worker=actor.worker, residency=residency, poison=poison))
 
+    def _settle(self, actor: Actor, node_id: str, worker_id: str) -> None:
+        self._pending.pop(actor.id, None)
+        self._unclaimed.pop(actor.id, None)
+        self._leave(actor)
+        self._directory.settle(actor, node_id, worker_id)
+        self._nodes[node_id].reserve(actor.plan.options.resources)
+        if worker_id in self._workers:
+            self._workers[worker_id].load += 1
+
     def _leave(self, actor: Actor) -> None:
-        """It is no longer where it was."""
         if actor.node is not None and actor.node in self._nodes:
             self._nodes[actor.node].reserve(actor.plan.options.resources, -1)
         if actor.worker is not None and actor.worker in self._workers:
             self._workers[actor.worker].load -= 1
-        actor.node = actor.worker = None
+        self._directory.leave(actor)
 
     def _change(self, actor: Actor, state: State) -> None:
         actor.state = state
@@ -256,85 +241,93 @@ class ControlState:
     # ---- living and dying
 
     def _started(self, event: ActorStarted) -> None:
-        actor = self._actors.get(event.actor)
-        if actor is None or actor.worker != event.worker or actor.incarnation != event.incarnation:
+        actor = self._directory.living(event.actor)
+        if actor is not None and actor.id in self._unclaimed:
+            if event.worker in self._workers:  # else its node's report says it again
+                self._claim(actor, self._workers[event.worker], event.incarnation, actor.restarts)
+        elif actor is None or actor.worker != event.worker or actor.incarnation != event.incarnation:
             self._commands.append(StopActor(worker=event.worker, actor=event.actor, incarnation=event.incarnation))
         elif actor.state != "running":
             self._change(actor, "running")
 
     def _failed(self, event: ActorFailed) -> None:
-        actor = self._actors.get(event.actor)
+        actor = self._directory.living(event.actor)
         if actor is None or actor.worker != event.worker or actor.incarnation != event.incarnation:
             return
-        if event.phase == "birth":
-            self._die(actor, event.error, at_birth=True)
-        else:
+        if event.phase == "life":
             self._restart(actor, event.error)
+        else:
+            self._die(actor, event.error, at_birth=event.phase == "birth")
+
+    def _ended(self, event: ActorStopped) -> None:
+        """Where it should live: it was stopped by a control that knew less. It moves."""
+        actor = self._directory.living(event.actor)
+        if actor is not None and actor.worker == event.worker and actor.incarnation == event.incarnation:
+            self._stop_dedicated(actor)
+            self._move(actor)
 
     def _restart(self, actor: Actor, cause: str) -> None:
         if actor.restarts >= actor.plan.options.max_restarts:
             self._die(actor, f"{cause}; it was restarted {actor.restarts} times before")
             return
         actor.restarts += 1
-        self._stop_dedicated(actor)
-        self._leave(actor)
         actor.last_error = cause
-        self._pending[actor.plan.actor_id] = None
+        self._stop_dedicated(actor)
+        self._move(actor)
+
+    def _move(self, actor: Actor) -> None:
+        self._leave(actor)
+        self._unclaimed.pop(actor.id, None)
+        self._pending[actor.id] = actor
         self._change(actor, "restarting")
 
     def _kill(self, event: KillAsked) -> None:
-        actor = self._actors.get(event.actor)
-        if actor is not None and actor.state != "dead":
+        actor = self._directory.living(event.actor)
+        if actor is not None:
             self._die(actor, event.cause)
 
-    def _die(self, actor: Actor, cause: str, *, at_birth: bool = False) -> None:
-        plan = actor.plan
+    def _die(self, actor: Actor, cause: str, *, at_birth: bool = False, known: bool = False) -> None:
+        """`known`: the journal has it already."""
         if actor.worker is not None and actor.worker in self._workers:
-            self._commands.append(StopActor(worker=actor.worker, actor=plan.actor_id, incarnation=actor.incarnation))
+            self._commands.append(StopActor(worker=actor.worker, actor=actor.id, incarnation=actor.incarnation))
         self._stop_dedicated(actor)
         self._leave(actor)
+        self._pending.pop(actor.id, None)
+        self._unclaimed.pop(actor.id, None)
+        self._directory.end(actor)
+        self._unburied[actor.id] = actor
         actor.last_error, actor.died_at_birth = cause, at_birth
         actor.kills.clear()
-        self._pending.pop(plan.actor_id, None)
-        if plan.name is not None and self._names.get((plan.namespace, plan.name)) == plan.actor_id:
-            del self._names[plan.namespace, plan.name]
+        if not known:
+            self._commands.append(Died(actor=actor.id, cause=cause, at_birth=at_birth))
         self._change(actor, "dead")
-        self._unburied[plan.actor_id] = None
-        self._dead[plan.actor_id] = None
-        if len(self._dead) > TOMBSTONES:
-            forgotten, _ = self._dead.popitem(last=False)
-            if forgotten not in self._unburied:
-                del self._actors[forgotten]
-        self._end_owned_by(f"actor:{plan.actor_id}", f"its parent {plan.actor_id} died")
+        self._end_owned_by(f"actor:{actor.id}", f"its parent {actor.id} died")
 
     def _stop_dedicated(self, actor: Actor) -> None:
         if actor.plan.options.isolation == "process" and actor.worker is not None and actor.node in self._nodes:
             self._commands.append(StopWorker(node=actor.node, worker=actor.worker))
 
     def _end_owned_by(self, owner: str, cause: str) -> None:
-        owned = [
-            actor
-            for actor in self._actors.values()
-            if actor.plan.owner == owner and actor.plan.lifetime == "session" and actor.state != "dead"
-        ]
-        for actor in owned:
+        for actor in self._directory.owned_by(owner):
             self._die(actor, cause)
 
     def _bury_dead(self) -> None:
         """Any shared worker can bury; where there is none yet, later."""
-        workers = [worker for worker in self._workers.values() if worker.dedicated_to is None]
-        if not workers:
+        workers = [worker.id for worker in self._workers.values() if worker.dedicated_to is None]
+        while workers and self._unburied:
+            actor_id, actor = self._unburied.popitem(last=False)
+            worker = self._burying[actor_id] = workers[len(self._burying) % len(workers)]
+            cause = actor.last_error or ""
+            self._commands.append(BuryActor(worker=worker, plan=actor.plan, cause=cause, at_birth=actor.died_at_birth))
+
+    def _buried(self, event: Buried) -> None:
+        actor = self._directory.get(event.actor)
+        if actor is None or actor.state != "dead":
             return
-        for actor_id in self._unburied:
-            actor = self._actors[actor_id]
-            if not actor.buried:
-                actor.buried = True
-                worker = min(workers, key=lambda worker: (worker.load, worker.id))
-                self._commands.append(
-                    BuryActor(
-                        worker=worker.id, plan=actor.plan, cause=actor.last_error or "", at_birth=actor.died_at_birth
-                    )
-                )
+        if self._burying.pop(actor.id, None) is None and self._unburied.pop(actor.id, None) is None:
+            return
+        self._directory.entomb(actor)
+        self._commands.append(Forget(actor=actor.id))
 
     # ---- nodes and workers
 
@@ -352,7 +345,6 @@ class ControlState:
                 seen=now,
             )
             if report.known:
-                self._begin_recovery(now)
                 self._commands.append(AskReport(node=node.id))
             self._commands.append(Acknowledge(node=node.id))
         elif not report.known:
@@ -364,51 +356,45 @@ class ControlState:
             self._worker_gone(worker_id, node.id, f"worker {worker_id} of node {node.id} is no longer there")
         for worker in report.workers:
             self._worker_reported(node, worker)
-        if node.leaving and not node.workers:
-            del self._nodes[node.id]
-
-    def _begin_recovery(self, now: float) -> None:
-        if self._recovering_until is None and not self._actors:
-            self._recovering_until = now + self._recovery_time
+        self._forget_if_left(node)
 
     def _worker_reported(self, node: placement.Node, report: WorkerReport) -> None:
-        known = node.workers.get(report.id)
-        if known is None:
-            known = placement.Worker(report.id, node.id, report.pid, report.dedicated_to)
-            node.workers[report.id] = self._workers[report.id] = known
-            self._start_dedicated(known)
+        worker = node.workers.get(report.id)
+        if worker is None:
+            worker = placement.Worker(report.id, node.id, report.pid, report.dedicated_to)
+            worker.load = len(self._directory.hosted_by(worker.id))
+            node.workers[report.id] = self._workers[report.id] = worker
+            if report.dedicated_to is not None:
+                self._start_dedicated(worker, report.dedicated_to)
         for residency in report.hosted or ():
-            self._reported(known, residency)
+            self._reported(worker, residency)
+        if report.dedicated_to is not None and report.hosted == [] and not worker.load:
+            self._commands.append(StopWorker(node=node.id, worker=worker.id))  # its actor has gone elsewhere
 
-    def _start_dedicated(self, worker: placement.Worker) -> None:
-        actor = self._actors.get(worker.dedicated_to or "")
+    def _start_dedicated(self, worker: placement.Worker, actor_id: str) -> None:
+        actor = self._directory.living(actor_id)
         if actor is not None and actor.worker == worker.id:
-            worker.load = 1
             self._order_start(actor)
 
     def _reported(self, worker: placement.Worker, residency: Residency) -> None:
-        """An actor that a worker says it hosts: as known, news to a successor, or a stale incarnation."""
-        plan = residency.plan
-        actor = self._actors.get(plan.actor_id)
-        if actor is None:
-            actor = Actor(plan)
-            self._adopt(actor)
-        elif actor.worker == worker.id and actor.incarnation == residency.incarnation:
+        """An actor that a worker says it hosts: as known, unclaimed so far, or one that should not be there."""
+        actor = self._directory.living(residency.plan.actor_id)
+        if actor is not None and actor.worker == worker.id and actor.incarnation == residency.incarnation:
             return
-        elif actor.state == "dead" or actor.incarnation >= residency.incarnation:
-            self._commands.append(StopActor(worker=worker.id, actor=plan.actor_id, incarnation=residency.incarnation))
+        if actor is not None and actor.id in self._unclaimed:
+            self._claim(actor, worker, residency.incarnation, residency.restarts)
             return
-        self._leave(actor)
-        self._pending.pop(plan.actor_id, None)
-        actor.worker, actor.node = worker.id, worker.node
-        actor.incarnation, actor.restarts = residency.incarnation, residency.restarts
-        worker.load += 1
-        self._nodes[worker.node].reserve(plan.options.resources)
+        actor_id = residency.plan.actor_id
+        self._commands.append(StopActor(worker=worker.id, actor=actor_id, incarnation=residency.incarnation))
+
+    def _claim(self, actor: Actor, worker: placement.Worker, incarnation: int, restarts: int) -> None:
+        self._settle(actor, worker.node, worker.id)
+        actor.incarnation, actor.restarts, actor.last_error = incarnation, restarts, None
         self._change(actor, "running")
 
     def _worker_lost(self, event: WorkerLost) -> None:
         for running in event.running:
-            actor = self._actors.get(running.actor)
+            actor = self._directory.living(running.actor)
             if actor is not None and actor.worker == event.worker:
                 actor.kills[running.call] = actor.kills.get(running.call, 0) + 1
         methods = ", ".join(sorted({running.method for running in event.running}))
@@ -420,26 +406,35 @@ class ControlState:
         node = self._nodes.get(node_id)
         if node is not None:
             node.workers.pop(worker_id, None)
-        for actor in [actor for actor in self._actors.values() if actor.worker == worker_id]:
+        for actor in self._directory.hosted_by(worker_id):
             if cause is not None:
                 self._restart(actor, cause)
             else:
-                self._leave(actor)
-                self._pending[actor.plan.actor_id] = None
-                self._change(actor, "restarting")
-        if node is not None and node.leaving and not node.workers:
-            del self._nodes[node_id]
+                self._move(actor)
+        for actor_id in [dead for dead, digger in self._burying.items() if digger == worker_id]:
+            del self._burying[actor_id]
+            buried = self._directory.get(actor_id)
+            assert buried is not None
+            self._unburied[actor_id] = buried
+        if node is not None:
+            self._forget_if_left(node)
+
+    def _forget_if_left(self, node: placement.Node) -> None:
+        if node.leaving and not node.workers:
+            self._nodes.pop(node.id, None)
 
     def _tick(self, now: float) -> None:
-        if self._recovering_until is not None and now >= self._recovering_until:
-            self._recovering_until = None
         for node in [node for node in self._nodes.values() if now - node.seen > self._node_timeout]:
             cause = f"node {node.id} was lost: silent for {now - node.seen:.1f} s"
             for worker_id in list(node.workers):
                 self._worker_gone(worker_id, node.id, cause)
-            del self._nodes[node.id]
-            for actor in [actor for actor in self._actors.values() if actor.node == node.id]:
+            self._nodes.pop(node.id, None)
+            for actor in [actor for actor in self._directory.all() if actor.node == node.id]:
                 self._restart(actor, cause)  # it waited for a worker of its own there
+        if self._recovering_until is not None and now >= self._recovering_until:
+            self._recovering_until = None
+            for actor in list(self._unclaimed.values()):
+                self._restart(actor, "its node was lost together with control")
 
 
 def _name_taken(asked: SpawnAsked, holder: ActorPlan) -> Answer:

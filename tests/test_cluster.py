@@ -1,0 +1,175 @@
+"""Nodes: several of them, draining, killed agents, control that moves, isolation of by-value classes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actorhub import Hub, Settings, actor, ask, tell
+from actorhub.address import new_id
+from tests.conftest import QUICK
+from tests.waiting import until
+
+
+@actor(max_restarts=10)
+class Worker:
+    def __init__(self, path: str = "") -> None:
+        self.path = path
+        self.count = 0
+
+    async def pid(self) -> int:
+        return os.getpid()
+
+    async def work(self, number: int, seconds: float = 0.0) -> int:
+        await asyncio.sleep(seconds)
+        if self.path:
+            with Path(self.path).open("a") as file:
+                file.write(f"{number}\n")
+        return number
+
+
+@pytest.fixture
+def settings(broker_url: str) -> Settings:
+    return Settings(url=broker_url, secret="s", namespace=new_id(6), **QUICK)  # type: ignore[arg-type]
+
+
+async def test_actors_are_spread_over_nodes_and_workers(settings: Settings) -> None:
+    async with Hub.local(nodes=2, workers=2, modules=[__name__], settings=settings) as hub:
+        nodes = await hub.nodes()
+        assert {node.id for node in nodes} == {"node-1", "node-2"}
+        assert all(len(node.workers) == 2 for node in nodes)
+        workers = await asyncio.gather(*(hub.spawn(Worker) for _ in range(8)))
+        pids = await asyncio.gather(*(worker.pid() for worker in workers))
+        assert sorted(pids.count(pid) for pid in set(pids)) == [2, 2, 2, 2]
+
+
+async def test_sigterm_drains_a_node_and_nothing_accepted_is_lost(settings: Settings, tmp_path: Path) -> None:
+    """Invariant: every tell that returned is handled once the dust has settled; running calls end; actors move."""
+    path = tmp_path / "numbers"
+    hub = Hub.local(nodes=2, workers=1, modules=[__name__], settings=settings)
+    async with hub:
+        workers = [await hub.spawn(Worker, str(path)) for _ in range(2)]
+        for worker in workers:
+            await worker.pid()
+        tells = [
+            asyncio.create_task(tell(worker.work, number, 0.001))
+            for number in range(600)
+            for worker in (workers[number % 2],)
+        ]
+        long = ask(workers[0].work, 1000, 1.0)
+        await asyncio.gather(*tells[:10])
+        assert hub._cluster is not None
+        stopping = asyncio.create_task(hub._cluster.stop_node("node-1", signal.SIGTERM))
+        await asyncio.gather(*tells)
+        assert await long == 1000
+        await stopping
+        for number, worker in enumerate(workers):
+            assert await worker.work(2000 + number) == 2000 + number
+        numbers = [int(line) for line in path.read_text().split()]
+        assert sorted(set(numbers)) == [*range(600), 1000, 2000, 2001]
+        infos = await hub.actors()
+        assert {info.node for info in infos} == {"node-2"}
+        assert {info.restarts for info in infos} == {0}, "a move is no restart"
+
+
+async def test_a_killed_agent_takes_its_workers_along_and_its_actors_go_on_elsewhere(settings: Settings) -> None:
+    """Invariant: the calls on their way are answered, also when the killed node ran control."""
+    hub = Hub.local(nodes=2, workers=1, modules=[__name__], settings=settings)
+    async with hub:
+        workers = [await hub.spawn(Worker) for _ in range(4)]
+        pids = await asyncio.gather(*(worker.pid() for worker in workers))
+        assert hub._cluster is not None
+        calls = [worker.work(number, 0.3) for number, worker in enumerate(workers)]
+        await asyncio.sleep(0.1)
+        await hub._cluster.stop_node("node-1", signal.SIGKILL)
+        assert await asyncio.gather(*calls) == [0, 1, 2, 3]
+        new = await asyncio.gather(*(worker.pid() for worker in workers))
+        assert sum(1 for before, after in zip(pids, new, strict=True) if before != after) == 2
+        await until(lambda: not any(_exists(pid) for pid in set(pids) - set(new)))
+        another = await hub.spawn(Worker)
+        assert await another.work(7) == 7
+
+
+def _exists(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+async def test_control_s_successor_knows_the_names_and_keeps_the_actors(settings: Settings) -> None:
+    """Invariant: whichever node is killed, names stay taken and actors that lived elsewhere are not restarted."""
+    hub = Hub.local(nodes=3, workers=1, modules=[__name__], settings=settings)
+    async with hub:
+        for number in range(6):
+            await hub.options(name=f"worker-{number}").spawn(Worker)
+        before = {info.name: info for info in await until(lambda: _all_running(hub, 6))}
+        assert hub._cluster is not None
+        for node in ("node-1", "node-2"):
+            await hub._cluster.stop_node(node, signal.SIGKILL)
+            after = {info.name: info for info in await until(lambda: _all_running(hub, 6))}
+            for name, info in after.items():
+                if before[name].node == info.node:
+                    assert info.restarts == before[name].restarts
+            before = after
+        found = await hub.find(Worker, "worker-3")
+        assert await found.work(3) == 3
+        same = await hub.options(name="worker-5", get_if_exists=True).spawn(Worker)
+        assert same == await hub.find(Worker, "worker-5")
+
+
+async def _all_running(hub: Hub, count: int) -> list[Any]:
+    infos = await hub.actors()
+    living = {node.id for node in await hub.nodes()}
+    running = [info for info in infos if info.state == "running" and info.node in living]
+    return running if len(running) == count == len(infos) else []
+
+
+async def test_nodes_of_a_local_cluster_end_with_the_process_that_started_them(broker_url: str, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import asyncio, json\n"
+        "from actorhub import Hub\n"
+        "async def main():\n"
+        "    async with Hub.local(workers=1) as hub:\n"
+        "        [node] = await hub.nodes()\n"
+        "        print(json.dumps([node.pid, node.workers[0].pid]), flush=True)\n"
+        "        await asyncio.sleep(60)\n"
+        "asyncio.run(main())\n"
+    )
+    environment = {**os.environ, "ACTORHUB_URL": broker_url}
+    process = await asyncio.create_subprocess_exec(sys.executable, str(script), stdout=subprocess.PIPE, env=environment)
+    assert process.stdout is not None
+    pids = json.loads(await process.stdout.readline())
+    process.kill()
+    await process.wait()
+    await until(lambda: not any(_exists(pid) for pid in pids))
+
+
+async def test_a_class_from_a_script_travels_by_value(broker_url: str, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import asyncio\n"
+        "from actorhub import Hub, actor, ask\n"
+        "FACTOR = 3\n"
+        "def helper(n): return n * FACTOR\n"
+        "@actor\n"
+        "class Tripler:\n"
+        "    async def triple(self, n: int) -> int: return helper(n)\n"
+        "    def slowly(self, n: int) -> int: return helper(n)\n"
+        "async def main():\n"
+        "    async with Hub.local(workers=1) as hub:\n"
+        "        t = await hub.spawn(Tripler)\n"
+        "        print(await t.triple(4), await ask(t.slowly, 5))\n"
+        "if __name__ == '__main__':\n"
+        "    asyncio.run(main())\n"
+    )
+    environment = {**os.environ, "ACTORHUB_URL": broker_url}
+    process = await asyncio.create_subprocess_exec(sys.executable, str(script), stdout=subprocess.PIPE, env=environment)
+    out, _ = await process.communicate()
+    assert (process.returncode, out.decode()) == (0, "12 15\n")
