@@ -43,13 +43,21 @@ from actorhub.control.messages import (
 )
 from actorhub.control.state import ControlState
 from actorhub.dead import DeadLetters
-from actorhub.errors import ActorHubError, ActorNotFound, BrokerUnavailable, NameTaken, PlacementInfeasible
+from actorhub.errors import (
+    ActorDied,
+    ActorHubError,
+    ActorNotFound,
+    BrokerUnavailable,
+    NameTaken,
+    PlacementInfeasible,
+)
 from actorhub.ref import Handle, residence, tell
 from actorhub.session import Session
 from actorhub.settings import Settings
 
 log = logging.getLogger(__name__)
 
+_REFUSALS = {"name taken": NameTaken, "infeasible": PlacementInfeasible, "parent dead": ActorDied}
 SESSION_CHECK = 2.0  # seconds between looks at whether the owners of actors are still there
 
 
@@ -102,7 +110,7 @@ class Control:
         name. Asking again with the same actor_id gives the same answer.
 
         Raises:
-            NameTaken, PlacementInfeasible: nothing was made.
+            NameTaken, PlacementInfeasible, ActorDied: nothing was made. ActorDied: the actor that spawns it is dead.
         """
         plan = asked.plan
         queue = self._session.names.actor(plan.namespace, plan.actor_id)
@@ -114,8 +122,8 @@ class Control:
         if not answer.created and not taken:
             await self._withdraw(queue)
         if answer.plan is None:
-            kind = NameTaken if answer.error == "name taken" else PlacementInfeasible
-            raise kind(answer.message)
+            assert answer.error is not None
+            raise _REFUSALS[answer.error](answer.message)
         await self._journal.written(answer.plan.actor_id)
         return answer.plan
 

@@ -78,9 +78,9 @@ class Directory:
         """Living actors that end with `owner`."""
         return list(self._owned.get(owner, {}).values())
 
-    def owners(self) -> set[str]:
+    def owners(self) -> list[str]:
         """Who owns living actors: ids of sessions, and `actor:{id}`."""
-        return set(self._owned)
+        return list(self._owned)
 
     def add(self, actor: Actor) -> None:
         """A living actor. A name that is taken stays with the one that has it."""

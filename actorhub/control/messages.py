@@ -218,7 +218,7 @@ class Answer(_Model):
     actor_id: str
     plan: ActorPlan | None = None
     created: bool = False
-    error: Literal["name taken", "infeasible"] | None = None
+    error: Literal["name taken", "infeasible", "parent dead"] | None = None
     message: str = ""
 
 

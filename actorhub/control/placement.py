@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from actorhub.control.messages import ActorPlan
+from actorhub.control.messages import ActorPlan, NodeInfo, WorkerInfo
 
 
 @dataclass(eq=False)
@@ -37,6 +37,28 @@ class Node:
 
     def free(self, name: str) -> float:
         return self.total.get(name, 0.0) - self.reserved.get(name, 0.0)
+
+    def info(self, hosted: Mapping[str, list[str]]) -> NodeInfo:
+        """For people. `hosted`: the ids of each worker's actors."""
+        return NodeInfo(
+            id=self.id,
+            host=self.host,
+            pid=self.pid,
+            version=self.version,
+            labels=dict(self.labels),
+            resources_total=dict(self.total),
+            resources_free={name: self.free(name) for name in self.total},
+            leaving=self.leaving,
+            workers=[
+                WorkerInfo(
+                    id=worker.id,
+                    pid=worker.pid,
+                    kind="process" if worker.dedicated_to else "shared",
+                    actors=hosted.get(worker.id, []),
+                )
+                for worker in self.workers.values()
+            ],
+        )
 
     def reserve(self, resources: Mapping[str, float], sign: int = 1) -> None:
         for name, amount in resources.items():

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 
 from actorhub.control import placement
+from actorhub.control.burials import Burials
 from actorhub.control.directory import Actor, Directory
 from actorhub.control.messages import (
     Acknowledge,
@@ -22,7 +23,6 @@ from actorhub.control.messages import (
     AskReport,
     Born,
     Buried,
-    BuryActor,
     Changed,
     Command,
     Died,
@@ -40,7 +40,6 @@ from actorhub.control.messages import (
     StopActor,
     StopWorker,
     Tick,
-    WorkerInfo,
     WorkerLost,
     WorkerReport,
     WorkerStopped,
@@ -62,24 +61,24 @@ class ControlState:
         self._workers: dict[str, placement.Worker] = {}
         self._unclaimed: OrderedDict[str, Actor] = OrderedDict()
         self._pending: OrderedDict[str, Actor] = OrderedDict()
-        self._unburied: OrderedDict[str, Actor] = OrderedDict()
-        self._burying: dict[str, str] = {}  # a dead actor, and the worker that buries it
+        self._burials = Burials()
         self._commands: list[Command] = []
 
     def restore(self, plans: Mapping[str, ActorPlan], deaths: Mapping[str, Died], now: float) -> list[Command]:
         """What former controls made, and who of it is dead but not buried. Before the first event."""
         self._commands = []
         self._recovering_until = now + self._node_timeout
-        for plan in plans.values():
-            actor = Actor(
-                plan, state="restarting", last_error="control moved, and its node has not said yet that it lives"
-            )
+        dead_first = sorted(
+            plans.values(), key=lambda plan: plan.actor_id not in deaths
+        )  # their names have new holders
+        for plan in dead_first:
+            actor = Actor(plan, state="restarting", last_error="control moved; its node has not said yet that it lives")
             self._directory.add(actor)
-            self._unclaimed[plan.actor_id] = actor
-        for death in deaths.values():
-            dead = self._directory.living(death.actor)
-            if dead is not None:
-                self._die(dead, death.cause, at_birth=death.at_birth, known=True)
+            death = deaths.get(plan.actor_id)
+            if death is not None:
+                self._die(actor, death.cause, at_birth=death.at_birth, known=True)
+            else:
+                self._unclaimed[plan.actor_id] = actor
         for owner in self._directory.owners():
             parent = owner.removeprefix("actor:")
             if parent != owner and self._directory.living(parent) is None:
@@ -132,25 +131,7 @@ class ControlState:
 
     def nodes(self) -> list[NodeInfo]:
         return [
-            NodeInfo(
-                id=node.id,
-                host=node.host,
-                pid=node.pid,
-                version=node.version,
-                labels=dict(node.labels),
-                resources_total=dict(node.total),
-                resources_free={name: node.free(name) for name in node.total},
-                leaving=node.leaving,
-                workers=[
-                    WorkerInfo(
-                        id=worker.id,
-                        pid=worker.pid,
-                        kind="process" if worker.dedicated_to else "shared",
-                        actors=[actor.id for actor in self._directory.hosted_by(worker.id)],
-                    )
-                    for worker in node.workers.values()
-                ],
-            )
+            node.info({id_: [actor.id for actor in self._directory.hosted_by(id_)] for id_ in node.workers})
             for node in self._nodes.values()
         ]
 
@@ -164,6 +145,11 @@ class ControlState:
         plan = asked.plan
         if self._directory.get(plan.actor_id) is not None:
             self._commands.append(Answer(actor_id=plan.actor_id, plan=plan, created=True))
+            return
+        parent = plan.owner.removeprefix("actor:")
+        if plan.lifetime == "session" and parent != plan.owner and self._directory.living(parent) is None:
+            message = f"{parent} is dead, and what it spawns would end with it"
+            self._commands.append(Answer(actor_id=plan.actor_id, error="parent dead", message=message))
             return
         holder = self.find(plan.namespace, plan.name) if plan.name is not None else None
         if holder is not None:
@@ -245,10 +231,12 @@ class ControlState:
         if actor is not None and actor.id in self._unclaimed:
             if event.worker in self._workers:  # else its node's report says it again
                 self._claim(actor, self._workers[event.worker], event.incarnation, actor.restarts)
-        elif actor is None or actor.worker != event.worker or actor.incarnation != event.incarnation:
+        elif actor is None or actor.worker != event.worker or actor.incarnation > event.incarnation:
             self._commands.append(StopActor(worker=event.worker, actor=event.actor, incarnation=event.incarnation))
-        elif actor.state != "running":
-            self._change(actor, "running")
+        else:
+            actor.incarnation = event.incarnation  # a former control's order may have replaced the one that we knew of
+            if actor.state != "running":
+                self._change(actor, "running")
 
     def _failed(self, event: ActorFailed) -> None:
         actor = self._directory.living(event.actor)
@@ -295,7 +283,7 @@ class ControlState:
         self._pending.pop(actor.id, None)
         self._unclaimed.pop(actor.id, None)
         self._directory.end(actor)
-        self._unburied[actor.id] = actor
+        self._burials.add(actor)
         actor.last_error, actor.died_at_birth = cause, at_birth
         actor.kills.clear()
         if not known:
@@ -312,22 +300,15 @@ class ControlState:
             self._die(actor, cause)
 
     def _bury_dead(self) -> None:
-        """Any shared worker can bury; where there is none yet, later."""
+        """Any shared worker can bury."""
         workers = [worker.id for worker in self._workers.values() if worker.dedicated_to is None]
-        while workers and self._unburied:
-            actor_id, actor = self._unburied.popitem(last=False)
-            worker = self._burying[actor_id] = workers[len(self._burying) % len(workers)]
-            cause = actor.last_error or ""
-            self._commands.append(BuryActor(worker=worker, plan=actor.plan, cause=cause, at_birth=actor.died_at_birth))
+        self._commands += self._burials.give(workers)
 
     def _buried(self, event: Buried) -> None:
-        actor = self._directory.get(event.actor)
-        if actor is None or actor.state != "dead":
-            return
-        if self._burying.pop(actor.id, None) is None and self._unburied.pop(actor.id, None) is None:
-            return
-        self._directory.entomb(actor)
-        self._commands.append(Forget(actor=actor.id))
+        actor = self._burials.done(event.actor)
+        if actor is not None:
+            self._directory.entomb(actor)
+            self._commands.append(Forget(actor=actor.id))
 
     # ---- nodes and workers
 
@@ -368,8 +349,10 @@ class ControlState:
                 self._start_dedicated(worker, report.dedicated_to)
         for residency in report.hosted or ():
             self._reported(worker, residency)
-        if report.dedicated_to is not None and report.hosted == [] and not worker.load:
-            self._commands.append(StopWorker(node=node.id, worker=worker.id))  # its actor has gone elsewhere
+        if report.dedicated_to is not None and not worker.load and self._recovering_until is None:
+            self._commands.append(
+                StopWorker(node=node.id, worker=worker.id)
+            )  # its actor lives elsewhere, or not at all
 
     def _start_dedicated(self, worker: placement.Worker, actor_id: str) -> None:
         actor = self._directory.living(actor_id)
@@ -379,7 +362,8 @@ class ControlState:
     def _reported(self, worker: placement.Worker, residency: Residency) -> None:
         """An actor that a worker says it hosts: as known, unclaimed so far, or one that should not be there."""
         actor = self._directory.living(residency.plan.actor_id)
-        if actor is not None and actor.worker == worker.id and actor.incarnation == residency.incarnation:
+        if actor is not None and actor.worker == worker.id and actor.incarnation <= residency.incarnation:
+            actor.incarnation = residency.incarnation
             return
         if actor is not None and actor.id in self._unclaimed:
             self._claim(actor, worker, residency.incarnation, residency.restarts)
@@ -411,11 +395,7 @@ class ControlState:
                 self._restart(actor, cause)
             else:
                 self._move(actor)
-        for actor_id in [dead for dead, digger in self._burying.items() if digger == worker_id]:
-            del self._burying[actor_id]
-            buried = self._directory.get(actor_id)
-            assert buried is not None
-            self._unburied[actor_id] = buried
+        self._burials.take_back(worker_id)
         if node is not None:
             self._forget_if_left(node)
 

@@ -1,0 +1,186 @@
+"""The RabbitMQ adapter where things go wrong: closed connections, alarms, nobody there, more consumers than channels."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from actorhub.broker import Link, Message, Outcome, Queue, QueueKind, open_broker
+from actorhub.errors import BrokerUnavailable
+from actorhub.testing import Probe
+from actorhub_rabbitmq import PrivateNode, link
+from actorhub_rabbitmq.capabilities import Capabilities
+from tests.waiting import until
+
+
+class Owner:
+    """Whoever holds a link: what it was told."""
+
+    def __init__(self) -> None:
+        self.lost: list[BaseException] = []
+        self.blocked: list[str | None] = []
+
+    @asynccontextmanager
+    async def linked(self, url: str) -> AsyncIterator[Link]:
+        found = await open_broker(url).connect(name="test", on_lost=self.lost.append, on_blocked=self.blocked.append)
+        try:
+            yield found
+        finally:
+            await found.close()
+
+
+async def test_when_the_broker_closes_connections_everything_ends_once(own_rabbitmq: PrivateNode) -> None:
+    """Invariant: each publish has one outcome, in order, each consumer ends once, and the owner is told once, last."""
+    owner, outcomes, probe = Owner(), list[Outcome](), Probe()
+    async with owner.linked(own_rabbitmq.url) as found:
+        await found.declare(Queue("closing"))
+        await probe.consume(found, "closing")
+        closing = asyncio.create_task(asyncio.to_thread(own_rabbitmq.close_connections, "a test"))
+        published = 0
+        while not owner.lost:
+            for _ in range(50):
+                found.publish("closing", Message(b"x" * 1000), outcomes.append)
+                published += 1
+            await asyncio.sleep(0)
+        await closing
+        await until(lambda: len(outcomes) == published)
+        stored = outcomes.count(Outcome.STORED)
+        assert outcomes == [Outcome.STORED] * stored + [Outcome.LOST] * (published - stored)
+        assert stored > 0
+        assert len(owner.lost) == 1
+        assert isinstance(owner.lost[0], BrokerUnavailable)
+        assert "a test" in str(owner.lost[0])
+        assert len(probe.ended) == 1
+        with pytest.raises(BrokerUnavailable):
+            await found.declare(Queue("later"))
+        with pytest.raises(BrokerUnavailable):
+            await Probe().consume(found, "closing")
+    async with Owner().linked(own_rabbitmq.url) as again:
+        state = await again.state("closing")
+        assert state is not None
+        assert state.messages >= stored, "what was confirmed is there"
+
+
+async def test_a_killed_broker_is_noticed_and_what_it_confirmed_is_there_after_its_restart(
+    own_rabbitmq: PrivateNode,
+) -> None:
+    owner, outcomes = Owner(), list[Outcome]()
+    async with owner.linked(own_rabbitmq.url) as found:
+        await found.declare(Queue("durable"))
+        for number in range(500):
+            found.publish("durable", Message(b"%d" % number), outcomes.append)
+        await until(lambda: len(outcomes) >= 100)
+        await asyncio.to_thread(own_rabbitmq.kill)
+        await until(lambda: owner.lost and len(outcomes) == 500)
+    await asyncio.to_thread(own_rabbitmq.restart)
+    async with Owner().linked(own_rabbitmq.url) as again:
+        state = await again.state("durable")
+        assert state is not None
+        assert state.messages >= outcomes.count(Outcome.STORED)
+
+
+async def test_an_alarm_blocks_publishing_and_not_consuming(own_rabbitmq: PrivateNode) -> None:
+    owner, outcomes, probe = Owner(), list[Outcome](), Probe()
+    async with owner.linked(own_rabbitmq.url) as found:
+        await found.declare(Queue("alarm"))
+        found.publish("alarm", Message(b"before"), outcomes.append)
+        await until(lambda: outcomes == [Outcome.STORED])
+        await asyncio.to_thread(own_rabbitmq.set_memory_alarm, True)
+        try:
+            found.publish("alarm", Message(b"meanwhile"), outcomes.append)
+            await until(lambda: owner.blocked)
+            assert "memory" in (owner.blocked[0] or "")
+            await probe.consume(found, "alarm")
+            (await probe.get(1))[0].ack()
+            assert await found.state("alarm") is not None
+            assert outcomes == [Outcome.STORED], "a blocked publish waits"
+        finally:
+            await asyncio.to_thread(own_rabbitmq.set_memory_alarm, False)
+        await until(lambda: outcomes == [Outcome.STORED] * 2)
+        assert owner.blocked[-1] is None
+        await probe.get(2)
+        assert probe.bodies == [b"before", b"meanwhile"]
+        assert not owner.lost
+
+
+async def test_more_consumers_than_channels_take_a_second_connection(
+    broker_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link, "CHANNELS", 20)
+    async with Owner().linked(broker_url) as found:
+        probes = []
+        for number in range(50):
+            name = f"{prefix}.{number}"
+            await found.declare(Queue(name, expires=60))
+            probes.append(await Probe().consume(found, name))
+        settled: list[Outcome] = []
+        for number in range(50):
+            found.publish(f"{prefix}.{number}", Message(b"%d" % number), settled.append)
+        for number, probe in enumerate(probes):
+            assert (await probe.get(1))[0].message.body == b"%d" % number
+        assert len(found._consuming) >= 3  # type: ignore[attr-defined]
+        for probe in probes:
+            await probe.close()
+        for number in range(50):
+            await found.delete(f"{prefix}.{number}")
+
+
+async def test_nobody_listening_is_said_with_the_address_and_without_the_password() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(BrokerUnavailable, match=f"127.0.0.1:{port}") as refused:
+        await open_broker(f"amqp://user:hunter2@127.0.0.1:{port}/").connect(
+            name="test", on_lost=lambda error: None, on_blocked=lambda reason: None
+        )
+    assert refused.value.permanent is False
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize("words", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x00" * 4096])
+async def test_a_server_that_speaks_no_amqp_is_an_error_and_no_hang(words: bytes) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(8)
+        writer.write(words)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server:
+        with pytest.raises(BrokerUnavailable):
+            await open_broker(f"amqp://u:p@127.0.0.1:{port}/").connect(
+                name="test", on_lost=lambda error: None, on_blocked=lambda reason: None
+            )
+
+
+@pytest.mark.parametrize(("wrong", "hint"), [("password", "password"), ("vhost", "nowhere")])
+async def test_wrong_credentials_and_vhosts_are_permanent(broker_url: str, wrong: str, hint: str) -> None:
+    user, _, rest = broker_url.removeprefix("amqp://").partition(":")
+    password, _, address = rest.partition("@")
+    url = f"amqp://{user}:not-it@{address}" if wrong == "password" else f"amqp://{user}:{password}@{address}nowhere"
+    with pytest.raises(BrokerUnavailable, match=hint) as refused:
+        await open_broker(url).connect(name="test", on_lost=lambda error: None, on_blocked=lambda reason: None)
+    assert refused.value.permanent is True
+    assert password not in str(refused.value)
+
+
+def test_arguments_follow_the_server_s_version() -> None:
+    old, middle, new = (Capabilities.of(version) for version in ("3.10.8", "3.13.7", "4.0.2"))
+    quorum = Queue("q", kind=QueueKind.QUORUM)
+    assert "x-delivery-limit" not in old.arguments(quorum)
+    assert new.arguments(quorum)["x-delivery-limit"] == -1, "4.x would drop after 20"
+    assert "x-consumer-timeout" not in old.arguments(Queue("q"))
+    assert middle.arguments(Queue("q"))["x-consumer-timeout"] == 24 * 3600 * 1000
+    assert (old.max_message, new.max_message) == (128 * 1024**2, 16 * 1024**2)
+    assert Capabilities.of("unreadable") == Capabilities((3, 10))
+    limited = old.arguments(Queue("q", limit=5))
+    assert (limited["x-max-length"], limited["x-overflow"]) == (5, "reject-publish")
+
+
+def test_a_url_of_no_known_scheme_names_the_known_ones() -> None:
+    with pytest.raises(BrokerUnavailable, match="no broker speaks 'kafka'; use one of: amqp://"):
+        open_broker("kafka://localhost")
