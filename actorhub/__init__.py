@@ -26,8 +26,9 @@ from actorhub.errors import (
     TooManyPending,
     UntrustedPayload,
 )
+from actorhub.handle import ask, tell
 from actorhub.hub import Hub
-from actorhub.ref import ask, ref, tell
+from actorhub.ref import ref
 from actorhub.settings import Settings
 
 __all__ = [

@@ -136,7 +136,7 @@ def class_name_of(cls: type) -> str:
     return f"{cls.__module__}:{cls.__qualname__}"
 
 
-def _specify(cls: type, options: ActorOptions) -> ActorSpec:
+def _specify(cls: object, options: ActorOptions) -> ActorSpec:
     if not isinstance(cls, type):
         raise TypeError(f"@actor decorates classes, and {cls!r} is none; functions take @task")
     methods = {

@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from actorhub.actor import actor
+from actorhub.handle import tell
 from actorhub.hub import Hub
-from actorhub.ref import tell
 
 
 @actor

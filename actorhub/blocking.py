@@ -26,7 +26,8 @@ from actorhub.connection import OnRetry
 from actorhub.context import surroundings
 from actorhub.control.messages import ActorInfo, NodeInfo
 from actorhub.errors import ActorHubError, HubClosed
-from actorhub.ref import RemoteMethod, ask, residence, tell
+from actorhub.handle import RemoteMethod, ask, tell
+from actorhub.ref import residence
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -6,38 +6,13 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextvars import Context
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from actorhub.errors import CallCancelled, RemoteError
-
-if TYPE_CHECKING:
-    from actorhub.actor import Ticket
-    from actorhub.context import Handling
-    from actorhub.outbox import Outbox, Outgoing
-    from actorhub.signature import Signature
 
 R = TypeVar("R")
 STREAM_CREDIT = 64
 """How many items a stream's actor may be ahead of its reader."""
-
-
-class Pending:
-    """A call that waits for its answer: what is needed to read it, and to cancel or repeat the call."""
-
-    __slots__ = ("answer", "credit_to", "deadline", "handling", "id", "outbox", "outgoing", "signature", "ticket")
-
-    def __init__(
-        self, id: str, ticket: Ticket, signature: Signature, outbox: Outbox, answer: Call[Any] | Inflow[Any]
-    ) -> None:
-        self.id = id
-        self.ticket = ticket
-        self.signature = signature
-        self.outbox = outbox
-        self.answer = answer
-        self.outgoing: Outgoing | None = None
-        self.deadline: float | None = None
-        self.handling: Handling | None = None
-        self.credit_to = ""  # the queue of the process that sends this stream
 
 
 class Call(asyncio.Future[R], Generic[R]):

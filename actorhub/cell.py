@@ -18,8 +18,9 @@ from actorhub.context import Handling, Surroundings, surroundings
 from actorhub.envelope import Envelope, Hop, Kind
 from actorhub.errors import ActorInitFailed, CallCancelled, CallTimeout, DeadlockDetected, MethodNotFound
 from actorhub.failure import Failure
+from actorhub.handle import Handle
 from actorhub.outflow import Outflow
-from actorhub.ref import Handle, Residence, residence
+from actorhub.ref import Residence, residence
 from actorhub.session import Session
 from actorhub.signature import Signature
 from actorhub.work import Answer, Work

@@ -48,7 +48,7 @@ def fail(message: str) -> NoReturn:
 
 
 def _settings(url: str | None, namespace: str | None, **more: Any) -> Settings:
-    given = {"url": url, "namespace": namespace, **more}
+    given: dict[str, Any] = {"url": url, "namespace": namespace, **more}
     return Settings(**{name: value for name, value in given.items() if value is not None})
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -49,7 +49,7 @@ surroundings: ContextVar[Surroundings] = ContextVar("actorhub_surroundings", def
 
 
 @contextmanager
-def deadline(seconds: float) -> Iterator[None]:
+def deadline(seconds: float) -> Generator[None]:
     """Bounds every call made inside, and the calls that those make, by one moment `seconds` from now.
 
     A deadline that is already in force and earlier stays in force. Calls that miss it raise CallTimeout.
@@ -71,7 +71,7 @@ def deadline(seconds: float) -> Iterator[None]:
 
 
 @contextmanager
-def backpressure() -> Iterator[None]:
+def backpressure() -> Generator[None]:
     """Inside, a send to a full mailbox waits for room instead of failing with MailboxFull."""
     outer = surroundings.get()
     token = surroundings.set(replace(outer, waits_when_full=True))

@@ -19,7 +19,8 @@ from actorhub.control.messages import ActorInfo, ActorPlan, NodeInfo, SpawnAsked
 from actorhub.dead import DeadLetter, DeadLetters
 from actorhub.errors import ActorHubError, ActorNotFound, HubClosed
 from actorhub.grave import death
-from actorhub.ref import Handle, handle_ticket, residence
+from actorhub.handle import Handle, handle_ticket
+from actorhub.ref import residence
 from actorhub.session import Session
 from actorhub.settings import Settings
 from actorhub.signature import Untyped

@@ -27,9 +27,9 @@ from actorhub.control.messages import NodeReport, Residency, Running, WorkerLost
 from actorhub.control.standby import Standby
 from actorhub.dead import DeadLetters
 from actorhub.errors import ActorHubError
+from actorhub.handle import Handle, ask, tell
 from actorhub.mailbox import Mailbox
 from actorhub.processes import Exit, Processes, WorkerProcess
-from actorhub.ref import Handle, ask, tell
 from actorhub.session import Session
 from actorhub.settings import Settings
 

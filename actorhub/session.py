@@ -7,7 +7,6 @@ confirmed and whatever call has no answer yet. Receivers handle the second copy 
 from __future__ import annotations
 
 import asyncio
-import heapq
 import itertools
 import logging
 import threading
@@ -18,7 +17,7 @@ from typing import Any, Protocol
 from actorhub.actor import ActorSpec, Ticket, binder
 from actorhub.address import Names, new_id
 from actorhub.broker import Broker, Delivery, Link, Outcome, Queue, open_broker
-from actorhub.call import STREAM_CREDIT, Call, Inflow, Pending, Stream
+from actorhub.call import STREAM_CREDIT, Call, Inflow, Stream
 from actorhub.codec import Signer
 from actorhub.connection import Connection, OnRetry
 from actorhub.context import surroundings
@@ -32,12 +31,11 @@ from actorhub.errors import (
     InvalidEnvelope,
     MailboxFull,
     PayloadTooLarge,
-    TooManyPending,
 )
-from actorhub.failure import Failure
 from actorhub.futures import once
+from actorhub.handle import Handle
 from actorhub.outbox import Outbox, Outgoing
-from actorhub.ref import Handle
+from actorhub.replies import Pending, Replies
 from actorhub.settings import Settings
 from actorhub.signature import Signature
 
@@ -85,9 +83,7 @@ class Session:
         self._attachments: list[Attachment] = []
         self._outboxes: dict[str, Outbox] = {}
         self._reply_outboxes: dict[str, Outbox] = {}
-        self._pending: dict[str, Pending] = {}
-        self._deadlines: list[tuple[float, int, Pending]] = []
-        self._timer: asyncio.TimerHandle | None = None
+        self._replies = Replies(self.id, self.signer, settings.max_pending, self._timed_out)
         self._counter = itertools.count(1)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed: ActorHubError | None = None
@@ -109,12 +105,10 @@ class Session:
         if self._closed is not None:
             return
         self._closed = HubClosed("the hub was closed")
-        self._fail_pending(self._closed)
+        self._replies.fail_all(self._closed)
         await self.flush(timeout=1.0)
         for task in list(self._tasks):
             task.cancel()
-        if self._timer is not None:
-            self._timer.cancel()
         link = self._connection.link
         if link is not None:
             try:
@@ -202,12 +196,7 @@ class Session:
 
     def _on_given_up(self, error: BrokerUnavailable) -> None:
         self._closed = error
-        self._fail_pending(error)
-
-    def _fail_pending(self, error: ActorHubError) -> None:
-        pending, self._pending = self._pending, {}
-        for call in pending.values():
-            call.answer.fail(error)
+        self._replies.fail_all(error)
 
     # ---- sending
 
@@ -221,15 +210,12 @@ class Session:
         """
         payload, codec = signature.pack(args, kwargs, self.signer)
         self._check_sendable(payload)
-        if len(self._pending) >= self.settings.max_pending:
-            raise TooManyPending(
-                f"{len(self._pending)} calls wait for answers; await some of them first, or raise max_pending"
-            )
+        self._replies.check_room()
         stream = signature.is_generator
         answer: Call[Any] | Inflow[Any] = Inflow() if stream else Call(loop=self.loop)
         call_id = f"{self.id}-{next(self._counter)}"
         outbox = self._outbox(ticket)
-        pending = self._pending[call_id] = Pending(call_id, ticket, signature, outbox, answer)
+        pending = Pending(call_id, ticket, signature, outbox, answer)
         fields: dict[str, Any] = {
             "id": call_id,
             "kind": Kind.STREAM if stream else Kind.CALL,
@@ -242,8 +228,7 @@ class Session:
             fields["index"] = STREAM_CREDIT
         outgoing = self._outgoing(fields, payload, lambda outcome: self._call_settled(pending, outcome))
         pending.outgoing = outgoing
-        self._surround(pending, fields)
-        answer.on_cancel = lambda: self._cancel(pending)
+        self._replies.expect(pending, fields)
         outbox.put(outgoing)
         if isinstance(answer, Inflow):
             answer.grant = lambda index: self._grant(pending, index)
@@ -338,48 +323,10 @@ class Session:
             for queue in [queue for queue, outbox in outboxes.items() if outbox.idle]:
                 del outboxes[queue]
 
-    def _surround(self, pending: Pending, fields: dict[str, Any]) -> None:
-        """Deadline, chain and the call being handled, where there are any."""
-        around = surroundings.get()
-        if around.chain:
-            fields["chain"] = around.chain
-        if around.handling is not None and isinstance(pending.answer, Call):
-            pending.handling = around.handling
-            around.handling.asked[pending.id] = pending.answer
-        if around.deadline is not None:
-            fields["deadline"] = pending.deadline = around.deadline
-            heapq.heappush(self._deadlines, (around.deadline, next(self._counter), pending))
-            if self._deadlines[0][2] is pending:
-                self._set_timer()
-
-    def _set_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = None
-        if self._deadlines:
-            self._timer = self.loop.call_later(max(0.0, self._deadlines[0][0] - time.time()), self._expire)
-
-    def _expire(self) -> None:
-        now = time.time()
-        while self._deadlines and (self._deadlines[0][0] <= now or self._deadlines[0][2].answer.done()):
-            _, _, pending = heapq.heappop(self._deadlines)
-            if not pending.answer.done():
-                pending.answer.fail(self._timed_out(pending.signature.label))
-                self._cancel(pending)
-        self._set_timer()
-
     def _timed_out(self, label: str) -> CallTimeout:
         blocked = f"; the broker takes no messages: {self.blocked}" if self.blocked else ""
         lost = "; the broker cannot be reached" if self.link is None else ""
         return CallTimeout(f"{label} did not answer before the deadline{blocked}{lost}; it may still take effect")
-
-    def _cancel(self, pending: Pending) -> None:
-        """The caller waits no longer: take the call back, or tell the actor."""
-        self._forget(pending)
-        if self._closed is not None or pending.outgoing is None or pending.outbox.withdraw(pending.outgoing):
-            return
-        fields = {"kind": Kind.CANCEL, "call": pending.id, "sender": self.id}
-        pending.outbox.put(Outgoing(fields, b"", lambda outcome: None))
 
     def _grant(self, pending: Pending, index: int) -> None:
         if pending.credit_to:
@@ -401,51 +348,15 @@ class Session:
             delivery.ack()
 
     def _receive(self, envelope: Envelope, payload: bytes) -> None:
-        if envelope.kind is Kind.CREDIT:
-            gate = self.gates.get(envelope.call)
-            if gate is not None:
-                gate(envelope.index)
-            return
-        pending = self._pending.get(envelope.call)
-        if pending is None:
-            return  # answered before, or nobody waits for it any more
-        if envelope.kind is Kind.ITEM:
-            self._receive_item(pending, envelope, payload)
-            return
-        self._forget(pending)
-        try:
-            if envelope.kind is Kind.FAILURE:
-                pending.answer.fail(Failure.decode(payload).to_exception(self.signer))
-            elif isinstance(pending.answer, Inflow):
-                pending.answer.succeed(None)
-            else:
-                pending.answer.succeed(pending.signature.unpack_result(payload, envelope.codec, self.signer))
-        except ActorHubError as exc:
-            pending.answer.fail(exc)
-
-    def _receive_item(self, pending: Pending, envelope: Envelope, payload: bytes) -> None:
-        inflow = pending.answer
-        if not isinstance(inflow, Inflow):
-            return
-        pending.credit_to = envelope.reply_to
-        try:
-            if inflow.expects(envelope.index):
-                inflow.feed(pending.signature.unpack_result(payload, envelope.codec, self.signer))
-        except ActorHubError as exc:
-            inflow.fail(exc)
-            self._cancel(pending)
-
-    def _forget(self, pending: Pending) -> None:
-        self._pending.pop(pending.id, None)
-        if pending.outgoing is not None:
-            pending.outbox.answered(pending.outgoing)
-        if pending.handling is not None:
-            pending.handling.asked.pop(pending.id, None)
+        if envelope.kind is not Kind.CREDIT:
+            self._replies.receive(envelope, payload)
+        elif (gate := self.gates.get(envelope.call)) is not None:
+            gate(envelope.index)
 
     def _call_settled(self, pending: Pending, outcome: Outcome) -> None:
         if outcome is Outcome.STORED:
             return
-        self._forget(pending)
+        self._replies.forget(pending)
         self.spawn_task(self._fail_unsent(pending, outcome), "actorhub-unsent")
 
     async def _fail_unsent(self, pending: Pending, outcome: Outcome) -> None:

@@ -229,8 +229,10 @@ class Signature:
                 fields[parameter.name] = hint
         arguments = _typed_dict("Arguments", fields)
         arguments.__pydantic_config__ = _CONFIG
-        tests = {name: _opaque(_bare(hint)) for name, hint in fields.items()}
-        return Shape(TypeAdapter(arguments)), {name: test for name, test in tests.items() if test is not None}
+        tests: dict[str, _Test] = {
+            name: test for name, hint in fields.items() if (test := _opaque(_bare(hint))) is not None
+        }
+        return Shape(TypeAdapter(arguments)), tests
 
     @cached_property
     def _result(self) -> tuple[Shape, _Test | None]:

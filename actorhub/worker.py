@@ -39,9 +39,9 @@ from actorhub.control.messages import (
 from actorhub.dead import DeadLetters
 from actorhub.errors import ActorDied, ActorHubError, ActorInitFailed
 from actorhub.grave import bury, death
+from actorhub.handle import Handle, tell
 from actorhub.loopwatch import LoopWatch
 from actorhub.mailbox import PREFETCH, Mailbox
-from actorhub.ref import Handle, tell
 from actorhub.session import Session
 from actorhub.settings import Settings
 

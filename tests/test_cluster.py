@@ -19,6 +19,11 @@ from tests.conftest import QUICK
 from tests.waiting import until
 
 
+def _append(path: Path, text: str) -> None:
+    with path.open("a") as file:
+        file.write(text)
+
+
 @actor(max_restarts=10)
 class Worker:
     def __init__(self, path: str = "") -> None:
@@ -31,8 +36,7 @@ class Worker:
     async def work(self, number: int, seconds: float = 0.0) -> int:
         await asyncio.sleep(seconds)
         if self.path:
-            with Path(self.path).open("a") as file:
-                file.write(f"{number}\n")
+            _append(Path(self.path), f"{number}\n")
         return number
 
 

@@ -404,7 +404,12 @@ def test_what_a_former_control_stopped_by_mistake_starts_again() -> None:
 
 def test_an_idle_dedicated_worker_whose_actor_lives_elsewhere_ends() -> None:
     console = _successor()
-    console.handle(_report("n1", WorkerReport(id="own", pid=1, dedicated_to="a", hosted=[])))
+    idle = _report("n1", WorkerReport(id="own", pid=1, dedicated_to="a", hosted=[]))
+    console.handle(idle)
+    assert not console.of(StopWorker), "what lives where is not known yet"
+    console.now = TIMEOUT
+    console.handle(Tick())
+    console.handle(idle)
     assert [stop.worker for stop in console.of(StopWorker)] == ["own"]
 
 

@@ -271,22 +271,24 @@ async def test_a_broker_killed_and_restarted_under_load_loses_nothing(
     settings = Settings(url=own_rabbitmq.url, secret="s", **QUICK)  # type: ignore[arg-type]
     path = tmp_path / "ledger"
     retries: list[int] = []
-    async with Hub.local(workers=2, modules=[__name__], settings=settings) as cluster:
-        async with Hub(settings=cluster.settings, on_retry=lambda number, error: retries.append(number)) as hub:
-            ledger = await hub.spawn(Ledger, str(path))
-            answers: list[int] = []
-            told: list[int] = []
-            load = asyncio.create_task(_load(ledger, 3000, answers, told))
-            for rounds in (1, 2):
-                await until(lambda at=rounds * 500: len(answers) >= at or load.done())  # type: ignore[misc]
-                await asyncio.to_thread(own_rabbitmq.kill)
-                await asyncio.to_thread(own_rabbitmq.restart)
-            async with asyncio.timeout(40):
-                await load
-            assert answers == list(range(0, 3000, 2))
-            await ledger.write(3000)
-            [numbers] = _read(path).values()
-            assert len(set(numbers)) == len(numbers)
-            assert set(numbers) == set(range(3001))
-            assert [n for n in numbers if n % 2 == 0] == list(range(0, 3001, 2))
-            assert retries
+    async with (
+        Hub.local(workers=2, modules=[__name__], settings=settings) as cluster,
+        Hub(settings=cluster.settings, on_retry=lambda number, error: retries.append(number)) as hub,
+    ):
+        ledger = await hub.spawn(Ledger, str(path))
+        answers: list[int] = []
+        told: list[int] = []
+        load = asyncio.create_task(_load(ledger, 3000, answers, told))
+        for rounds in (1, 2):
+            await until(lambda at=rounds * 500: len(answers) >= at or load.done())  # type: ignore[misc]
+            await asyncio.to_thread(own_rabbitmq.kill)
+            await asyncio.to_thread(own_rabbitmq.restart)
+        async with asyncio.timeout(40):
+            await load
+        assert answers == list(range(0, 3000, 2))
+        await ledger.write(3000)
+        [numbers] = _read(path).values()
+        assert len(set(numbers)) == len(numbers)
+        assert set(numbers) == set(range(3001))
+        assert [n for n in numbers if n % 2 == 0] == list(range(0, 3001, 2))
+        assert retries

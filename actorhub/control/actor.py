@@ -33,6 +33,7 @@ from actorhub.control.messages import (
     NodeInfo,
     NodeReport,
     Notice,
+    Order,
     SessionEnded,
     SpawnAsked,
     StartActor,
@@ -51,7 +52,8 @@ from actorhub.errors import (
     NameTaken,
     PlacementInfeasible,
 )
-from actorhub.ref import Handle, residence, tell
+from actorhub.handle import Handle, tell
+from actorhub.ref import residence
 from actorhub.session import Session
 from actorhub.settings import Settings
 
@@ -193,7 +195,7 @@ class Control:
                 self._carry_out(command)
         return answer
 
-    def _carry_out(self, command: Command) -> None:
+    def _carry_out(self, command: Order) -> None:
         match command:
             case Born() | Died():
                 self._journal.write(command)

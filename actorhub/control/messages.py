@@ -296,9 +296,8 @@ class Changed(_Model):
     actor: ActorInfo
 
 
-Command = (
-    Answer
-    | StartActor
+Order = (
+    StartActor
     | StopActor
     | StartWorker
     | StopWorker
@@ -310,3 +309,4 @@ Command = (
     | Forget
     | Changed
 )
+Command = Answer | Order

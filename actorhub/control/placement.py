@@ -108,7 +108,8 @@ def infeasible(nodes: Iterable[Node], plan: ActorPlan) -> str | None:
     if plan.code is None and all(plan.class_name not in node.classes for node in there):
         known = sorted({name for node in there for name in node.classes})
         module = plan.class_name.partition(":")[0]
-        return f"no node knows {plan.class_name}; start one with `actorhub node {module}`; nodes know: {', '.join(known) or 'none'}"
+        hint = f"start one with `actorhub node {module}`; nodes know: {', '.join(known) or 'none'}"
+        return f"no node knows {plan.class_name}; {hint}"
     if plan.labels and not any(node.labels.items() >= plan.labels.items() for node in there):
         return f"{what} asks for labels {dict(plan.labels)}; nodes have: {[dict(node.labels) for node in there]}"
     best = {name: max(node.total.get(name, 0.0) for node in there) for name in plan.options.resources}

@@ -17,8 +17,8 @@ from actorhub.control.actor import Control
 from actorhub.control.desks import system_ticket
 from actorhub.dead import DeadLetters
 from actorhub.errors import ActorInitFailed
+from actorhub.handle import Handle
 from actorhub.mailbox import Mailbox
-from actorhub.ref import Handle
 from actorhub.session import Session
 
 log = logging.getLogger(__name__)

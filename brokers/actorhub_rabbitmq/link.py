@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pika
 from pika import exceptions
@@ -165,7 +165,7 @@ class RabbitLink(Link):
             type=message.type,
             priority=message.priority,
             expiration=None if message.expiration is None else str(max(0, round(message.expiration * 1000))),
-            headers=message.headers,
+            headers=cast("dict[str, Any] | None", message.headers),
             app_id=str(tag),  # by which a returned message is told
         )
         self._publisher.basic_publish("", queue, message.body, properties, mandatory=True)

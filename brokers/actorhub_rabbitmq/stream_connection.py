@@ -4,6 +4,7 @@ pika's own AsyncioConnection watches the socket's descriptor and writes each fra
 reads and writes at once and, under uvloop, joins what one turn of the loop has written. That halves the processor time of
 a message which travels alone. `Connection` is pika's base for such adapters.
 """
+# pyright: reportAttributeAccessIssue=false
 
 from __future__ import annotations
 
@@ -11,9 +12,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-import pika
 from pika import exceptions
-from pika.connection import Connection
+from pika.connection import Connection, Parameters
 
 
 class StreamConnection(Connection):  # type: ignore[misc]  # pika is not typed
@@ -21,7 +21,7 @@ class StreamConnection(Connection):  # type: ignore[misc]  # pika is not typed
 
     def __init__(
         self,
-        parameters: pika.connection.Parameters,
+        parameters: Parameters,
         on_open: Callable[[Any], None],
         on_error: Callable[[Any, BaseException], None],
     ) -> None:

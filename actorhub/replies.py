@@ -1,0 +1,152 @@
+"""The calls of a session that wait for answers: their registry, their deadlines, and how an answer reaches its caller."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import time
+from collections.abc import Callable
+from typing import Any
+
+from actorhub.actor import Ticket
+from actorhub.call import Call, Inflow
+from actorhub.codec import Signer
+from actorhub.context import Handling, surroundings
+from actorhub.envelope import Envelope, Kind
+from actorhub.errors import ActorHubError, CallTimeout, TooManyPending
+from actorhub.failure import Failure
+from actorhub.outbox import Outbox, Outgoing
+from actorhub.signature import Signature
+
+
+class Pending:
+    """A call that waits for its answer: what is needed to read it, and to cancel or repeat the call."""
+
+    __slots__ = ("answer", "credit_to", "deadline", "handling", "id", "outbox", "outgoing", "signature", "ticket")
+
+    def __init__(
+        self, id: str, ticket: Ticket, signature: Signature, outbox: Outbox, answer: Call[Any] | Inflow[Any]
+    ) -> None:
+        self.id = id
+        self.ticket = ticket
+        self.signature = signature
+        self.outbox = outbox
+        self.answer = answer
+        self.outgoing: Outgoing | None = None
+        self.deadline: float | None = None
+        self.handling: Handling | None = None
+        self.credit_to = ""  # the queue of the process that sends this stream
+
+
+class Replies:
+    """`sender` is the session's id. `timed_out` makes the error of a call that was not answered in time."""
+
+    def __init__(self, sender: str, signer: Signer, limit: int, timed_out: Callable[[str], CallTimeout]) -> None:
+        self._sender = sender
+        self._signer = signer
+        self._limit = limit
+        self._timed_out = timed_out
+        self._pending: dict[str, Pending] = {}
+        self._deadlines: list[tuple[float, int, Pending]] = []
+        self._order = itertools.count()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def check_room(self) -> None:
+        """Raises:
+        TooManyPending: as many calls wait as may.
+        """
+        if len(self._pending) >= self._limit:
+            raise TooManyPending(
+                f"{len(self._pending)} calls wait for answers; await some of them first, or raise max_pending"
+            )
+
+    def expect(self, pending: Pending, fields: dict[str, Any]) -> None:
+        """Wait for its answer. Adds to its envelope the deadline and the chain of what the code around is handling."""
+        self._pending[pending.id] = pending
+        pending.answer.on_cancel = lambda: self.cancel(pending)
+        around = surroundings.get()
+        if around.chain:
+            fields["chain"] = around.chain
+        if around.handling is not None and isinstance(pending.answer, Call):
+            pending.handling = around.handling
+            around.handling.asked[pending.id] = pending.answer
+        if around.deadline is not None:
+            fields["deadline"] = pending.deadline = around.deadline
+            heapq.heappush(self._deadlines, (around.deadline, next(self._order), pending))
+            if self._deadlines[0][2] is pending:
+                self._set_timer()
+
+    def receive(self, envelope: Envelope, payload: bytes) -> None:
+        """An item, a result or a failure. One that nobody waits for (any more) is dropped."""
+        pending = self._pending.get(envelope.call)
+        if pending is None:
+            return
+        if envelope.kind is Kind.ITEM:
+            self._receive_item(pending, envelope, payload)
+            return
+        self.forget(pending)
+        try:
+            if envelope.kind is Kind.FAILURE:
+                pending.answer.fail(Failure.decode(payload).to_exception(self._signer))
+            elif isinstance(pending.answer, Inflow):
+                pending.answer.succeed(None)
+            else:
+                pending.answer.succeed(pending.signature.unpack_result(payload, envelope.codec, self._signer))
+        except ActorHubError as exc:
+            pending.answer.fail(exc)
+
+    def _receive_item(self, pending: Pending, envelope: Envelope, payload: bytes) -> None:
+        inflow = pending.answer
+        if not isinstance(inflow, Inflow):
+            return
+        pending.credit_to = envelope.reply_to
+        try:
+            if inflow.expects(envelope.index):
+                inflow.feed(pending.signature.unpack_result(payload, envelope.codec, self._signer))
+        except ActorHubError as exc:
+            inflow.fail(exc)
+            self.cancel(pending)
+
+    def forget(self, pending: Pending) -> None:
+        """It has its answer, or needs none: it is not sent again."""
+        self._pending.pop(pending.id, None)
+        if pending.outgoing is not None:
+            pending.outbox.answered(pending.outgoing)
+        if pending.handling is not None:
+            pending.handling.asked.pop(pending.id, None)
+
+    def cancel(self, pending: Pending) -> None:
+        """The caller waits no longer: take the call back, or tell the actor."""
+        if pending.id not in self._pending:
+            return
+        self.forget(pending)
+        if pending.outgoing is None or pending.outbox.withdraw(pending.outgoing):
+            return
+        fields = {"kind": Kind.CANCEL, "call": pending.id, "sender": self._sender}
+        pending.outbox.put(Outgoing(fields, b"", lambda outcome: None))
+
+    def fail_all(self, error: ActorHubError) -> None:
+        """Nobody will answer any more."""
+        pending, self._pending = self._pending, {}
+        for call in pending.values():
+            call.answer.fail(error)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None
+        if self._deadlines:
+            delay = max(0.0, self._deadlines[0][0] - time.time())
+            self._timer = asyncio.get_running_loop().call_later(delay, self._expire)
+
+    def _expire(self) -> None:
+        now = time.time()
+        while self._deadlines and (self._deadlines[0][0] <= now or self._deadlines[0][2].answer.done()):
+            _, _, pending = heapq.heappop(self._deadlines)
+            if not pending.answer.done():
+                pending.answer.fail(self._timed_out(pending.signature.label))
+                self.cancel(pending)
+        self._set_timer()
