@@ -2,7 +2,8 @@
 
 The first envelope leaves at the end of the current turn of the event loop. While its publish waits for the confirm, what
 follows gathers, and leaves as one batch: a single caller pays no delay, a busy one pays one AMQP message for hundreds
-of envelopes. More than one publish is under way only when whole batches wait.
+of envelopes. More than one publish is under way only when whole batches wait, or when the answer came before the confirm,
+as the answer to a message that the broker is still writing to its disk does.
 
 Numbers are given at the moment of publishing, and a number that was refused is given to the next: so a destination
 never waits for a number that nobody sends.
@@ -31,7 +32,17 @@ class Outgoing:
     read plain JSON; then `correlation_id` goes into the message's properties.
     """
 
-    __slots__ = ("alone", "correlation_id", "envelope", "fields", "payload", "persistent", "settled", "waits_when_full")
+    __slots__ = (
+        "alone",
+        "answered",
+        "correlation_id",
+        "envelope",
+        "fields",
+        "payload",
+        "persistent",
+        "settled",
+        "waits_when_full",
+    )
 
     def __init__(
         self,
@@ -52,6 +63,7 @@ class Outgoing:
         self.alone = alone
         self.correlation_id = correlation_id
         self.envelope: Envelope | None = None
+        self.answered = False
 
 
 class Outbox:
@@ -100,6 +112,7 @@ class Outbox:
 
     def answered(self, outgoing: Outgoing) -> None:
         """The call has its answer, or nobody waits for it any more."""
+        outgoing.answered = True
         if outgoing.envelope is not None:
             self._unanswered.pop(outgoing.envelope.seq, None)
 
@@ -125,7 +138,10 @@ class Outbox:
     def _may_publish(self) -> bool:
         if not self._in_flight:
             return True
-        return not self._limited and len(self._in_flight) < MAX_IN_FLIGHT and len(self._waiting) >= BATCH_ENVELOPES
+        if self._limited or len(self._in_flight) >= MAX_IN_FLIGHT:
+            return False
+        last = self._in_flight[-1]
+        return len(self._waiting) >= BATCH_ENVELOPES or (len(last) == 1 and last[0].answered)
 
     def _flush(self) -> None:
         self._flush_asked = False

@@ -111,8 +111,10 @@ class Replies:
     def forget(self, pending: Pending) -> None:
         """It has its answer, or needs none: it is not sent again."""
         self._pending.pop(pending.id, None)
-        if pending.outgoing is not None:
-            pending.outbox.answered(pending.outgoing)
+        pending.answer.on_cancel = None
+        outgoing, pending.outgoing = pending.outgoing, None  # no cycles: a finished call leaves no work to the collector
+        if outgoing is not None:
+            pending.outbox.answered(outgoing)
         if pending.handling is not None:
             pending.handling.asked.pop(pending.id, None)
 
@@ -120,8 +122,9 @@ class Replies:
         """The caller waits no longer: take the call back, or tell the actor."""
         if pending.id not in self._pending:
             return
+        outgoing = pending.outgoing
         self.forget(pending)
-        if pending.outgoing is None or pending.outbox.withdraw(pending.outgoing):
+        if outgoing is None or pending.outbox.withdraw(outgoing):
             return
         fields = {"kind": Kind.CANCEL, "call": pending.id, "sender": self._sender}
         pending.outbox.put(Outgoing(fields, b"", lambda outcome: None))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import importlib
 import logging
 import multiprocessing
@@ -313,6 +314,7 @@ def main(config: WorkerConfig, settings: Settings) -> None:
     logs.configure(settings.log_format, settings.log_level, node=config.node, worker=config.worker)
     for module in config.modules:
         importlib.import_module(module)
+    gc.freeze()  # what was imported stays: the collector need not look at it again and again
     uvloop.run(_serve(config, settings))
 
 

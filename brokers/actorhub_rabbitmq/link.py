@@ -93,6 +93,7 @@ class RabbitLink(Link):
         self._publisher.add_on_return_callback(self._on_return)
         self._publisher.confirm_delivery(self._on_confirm, callback=once(selected))
         await selected
+        self._publisher.connection.on_confirm = self._on_confirm
         del self._waiting[self._publisher]
 
     async def close(self) -> None:

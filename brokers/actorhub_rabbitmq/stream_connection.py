@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from pika import exceptions
 from pika.connection import Connection, Parameters
+from pika.spec import Basic
 
 
 class StreamConnection(Connection):  # type: ignore[misc]  # pika is not typed
@@ -27,6 +28,7 @@ class StreamConnection(Connection):  # type: ignore[misc]  # pika is not typed
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
+        self.on_confirm: Callable[[Any], None] | None = None  # of the channel that publishes, where one does
         super().__init__(parameters, on_open, on_error, None, internal_connection_workflow=False)
 
     async def open(self) -> None:
@@ -87,6 +89,16 @@ class StreamConnection(Connection):  # type: ignore[misc]  # pika is not typed
     def _adapter_emit_data(self, data: bytes) -> None:
         if self._transport is not None:
             self._transport.write(data)
+
+    def _process_callbacks(self, frame: Any) -> bool:
+        """pika searches by name for the callbacks of each frame; what comes with every message needs no search."""
+        method = type(getattr(frame, "method", None))
+        if method is Basic.Deliver:
+            return False
+        if self.on_confirm is not None and (method is Basic.Ack or method is Basic.Nack):
+            self.on_confirm(frame)
+            return True
+        return bool(super()._process_callbacks(frame))
 
     def _output_marshaled_frames(self, marshaled_frames: Sequence[bytes]) -> None:
         data = b"".join(marshaled_frames)
