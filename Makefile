@@ -15,8 +15,8 @@ NODE_PACKAGES := $(if $(wildcard tests/node/package.json),tests/node/node_module
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s%s\n", $$1, $$2 }' Makefile
 
-demo: $(READY) rabbitmq ## Index the standard library's sources by actors in several processes (ARGS=--kill kills one)
-	@$(BIN)/python -m examples.index_sources $(ARGS)
+demo: $(READY) rabbitmq ## Index the standard library's sources by actors in two processes, and kill one half-way
+	@$(BIN)/python -m examples.index_sources --kill
 
 test: $(READY) rabbitmq $(NODE_PACKAGES) ## Run the tests, but for the slow ones (ARGS='-k deadline' chooses)
 	@$(BIN)/pytest -m 'not slow and not docker' $(ARGS)

@@ -130,6 +130,7 @@ if __name__ == "__main__":
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
+    os.environ.setdefault("ACTORHUB_LOG_LEVEL", "WARNING")
     table = uvloop.run(main(options.seconds, options.rounds))
     print(f"{os.cpu_count()} cores, Python {platform.python_version()}, RabbitMQ on this machine\n")
     print("| work | figure | ratio | target | |\n|---|---|---|---|---|")
