@@ -142,12 +142,14 @@ class Signature:
             return given
         others: dict[str, Any] = {}
         for name, value in kwargs.items():
-            if name in given:
-                raise InvalidArguments(f"{self.label} got {name!r} twice, by position and by name")
             if name in self._names and name not in self._positional_only:
+                if name in given:
+                    raise InvalidArguments(f"{self.label} got {name!r} twice, by position and by name")
                 given[name] = value
             elif self._others is not None:
                 others[name] = value
+            elif name in self._positional_only:
+                raise InvalidArguments(f"{self.label} takes {name!r} by position only")
             else:
                 raise InvalidArguments(
                     f"{self.label} has no parameter {name!r}; it has: {', '.join(sorted(self._names)) or 'none'}"
