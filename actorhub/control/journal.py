@@ -8,13 +8,16 @@ A successor publishes a mark of its own and reads until the mark comes: the queu
 all that was confirmed to any control before. Only the active one of control's consumers opens the journal, and the queue
 has a single active consumer, so a successor reads nothing before its predecessor's link is gone.
 
-Control answers nobody before the record of what it answers is confirmed (`written`). An actor is therefore in the journal
-before anybody can send to it, and before any worker hosts it.
+Control answers nobody before the record of what it answers is confirmed and has come back to it (`written`). An actor is
+therefore in the journal before anybody can send to it, and before any worker hosts it. A control that reads the mark of
+another knows that its time is over; what it wrote after that mark does not come back before the mark does, so nobody has
+been told of what the successor will not read.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -31,6 +34,9 @@ from actorhub.errors import ActorHubError
 log = logging.getLogger(__name__)
 
 UNLIMITED = 0  # prefetch: every record stays in hand
+MARK_AGAIN = (
+    5.0  # seconds after which a mark that did not come is sent again: a predecessor may have taken it for an old one
+)
 _EPOCH_STEP = 1_000_000  # above a predecessor whose clock was ahead of ours
 
 
@@ -49,13 +55,22 @@ _RECORD: TypeAdapter[Born | Died | Mark] = TypeAdapter(Born | Died | Mark)
 
 @dataclass(eq=False)
 class _Entry:
-    """One actor: its records in hand, and those that the broker has yet to confirm."""
+    """One actor: its records in hand, and what is still to be heard of those that were written."""
 
     plan: ActorPlan | None = None
     death: Died | None = None
     deliveries: list[Delivery] = field(default_factory=list)
-    unconfirmed: int = 0
-    confirmed: asyncio.Event = field(default_factory=asyncio.Event)
+    awaited: set[str] = field(default_factory=set)
+    written: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def expect(self, kind: str) -> None:
+        self.awaited |= {f"{kind} confirmed", f"{kind} read"}
+        self.written.clear()
+
+    def heard(self, what: str) -> None:
+        self.awaited.discard(what)
+        if not self.awaited:
+            self.written.set()
 
 
 @dataclass(frozen=True)
@@ -78,10 +93,10 @@ class Journal:
         self._consumer: Consumer | None = None
         self._entries: dict[str, _Entry] = {}
         self._mark = Mark(id=new_id(), epoch=0)
-        self._mark_read = asyncio.Event()
+        self._replayed = asyncio.Event()
         self._former: list[Mark] = []
         self._mark_deliveries: list[tuple[Mark, Delivery]] = []
-        self._replayed = False
+        self._broken = False
         self._closed = False
 
     async def open(self) -> Past:
@@ -94,15 +109,12 @@ class Journal:
         await self._consume()
         epoch = time.time_ns() // 1_000_000
         while True:
-            self._mark = Mark(id=new_id(), epoch=epoch)
-            self._mark_read.clear()
-            self._publish(self._mark, lambda: None)
-            await self._mark_read.wait()
+            await self._read_up_to(Mark(id=new_id(), epoch=epoch))
             highest = max((mark.epoch for mark in self._former), default=0)
             if highest < epoch:
                 break
+            self._former.append(self._mark)
             epoch = highest + _EPOCH_STEP
-        self._replayed = True
         self._drop_former_marks()
         return Past(
             epoch=epoch,
@@ -110,6 +122,14 @@ class Journal:
             plans={actor: entry.plan for actor, entry in self._entries.items() if entry.plan is not None},
             deaths={actor: entry.death for actor, entry in self._entries.items() if entry.death is not None},
         )
+
+    async def _read_up_to(self, mark: Mark) -> None:
+        self._mark, self._replayed = mark, asyncio.Event()
+        while not self._replayed.is_set():
+            self._publish(mark, lambda: None)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(MARK_AGAIN):
+                    await self._replayed.wait()
 
     async def close(self) -> None:
         """The records go back to the queue."""
@@ -123,15 +143,14 @@ class Journal:
         """Send it now; `written` tells when it is safe."""
         actor_id = record.plan.actor_id if isinstance(record, Born) else record.actor
         entry = self._entries.setdefault(actor_id, _Entry())
-        entry.unconfirmed += 1
-        entry.confirmed.clear()
-        self._publish(record, lambda: _confirm(entry))
+        entry.expect(record.kind)
+        self._publish(record, lambda: entry.heard(f"{record.kind} confirmed"))
 
     async def written(self, actor_id: str) -> None:
-        """Returns when the broker has confirmed all that was written of the actor."""
+        """Returns when all that was written of the actor is safe, and a successor will read it."""
         entry = self._entries.get(actor_id)
-        if entry is not None and entry.unconfirmed:
-            await entry.confirmed.wait()
+        if entry is not None and entry.awaited:
+            await entry.written.wait()
 
     def forget(self, actor_id: str) -> None:
         """Nothing of it is left."""
@@ -147,7 +166,13 @@ class Journal:
         if outcome is Outcome.STORED:
             confirmed()
         elif outcome is not Outcome.LOST:  # with the link this control ends anyway
-            self._on_broken(f"{self._queue} does not take a record: {outcome.value}")
+            self._break(f"{self._queue} does not take a record: {outcome.value}")
+
+    def _break(self, reason: str) -> None:
+        """From here on nothing is read, so that nothing more counts as written."""
+        if not self._broken:
+            self._broken = True
+            self._on_broken(reason)
 
     # ---- reading
 
@@ -167,9 +192,11 @@ class Journal:
 
     def _consumed_again(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and isinstance(error := task.exception(), ActorHubError):
-            self._on_broken(f"{self._queue} cannot be read again: {error}")
+            self._break(f"{self._queue} cannot be read again: {error}")
 
     def _on_delivery(self, delivery: Delivery) -> None:
+        if self._broken:
+            return
         try:
             record = _RECORD.validate_json(delivery.message.body)
         except ValidationError:
@@ -186,24 +213,26 @@ class Journal:
     def _read_mark(self, mark: Mark, delivery: Delivery) -> None:
         self._mark_deliveries.append((mark, delivery))
         if mark.id == self._mark.id:
-            self._mark_read.set()
-        elif not self._replayed:
+            self._replayed.set()
+        elif not self._replayed.is_set():
             self._former.append(mark)
-        if self._replayed:
+        elif mark not in self._former:
+            self._break("another control has begun")
+        else:
             self._drop_former_marks()
 
     def _drop_former_marks(self) -> None:
         """Only once nothing is left to learn from them, and ours is in the queue."""
         for mark, delivery in self._mark_deliveries:
-            if mark.id != self._mark.id:
+            if mark in self._former:
                 delivery.ack()
-        self._mark_deliveries = [(mark, held) for mark, held in self._mark_deliveries if mark.id == self._mark.id]
+        self._mark_deliveries = [(mark, held) for mark, held in self._mark_deliveries if mark not in self._former]
 
     def _read(
         self, actor_id: str, delivery: Delivery, *, plan: ActorPlan | None = None, death: Died | None = None
     ) -> None:
         entry = self._entries.get(actor_id)
-        if entry is None and plan is not None and not self._replayed:
+        if entry is None and plan is not None and not self._replayed.is_set():
             entry = self._entries[actor_id] = _Entry()
         if entry is None:
             delivery.ack()  # it was forgotten before
@@ -211,9 +240,4 @@ class Journal:
         entry.plan = entry.plan or plan
         entry.death = entry.death or death
         entry.deliveries.append(delivery)
-
-
-def _confirm(entry: _Entry) -> None:
-    entry.unconfirmed -= 1
-    if not entry.unconfirmed:
-        entry.confirmed.set()
+        entry.heard("born read" if plan is not None else "died read")
