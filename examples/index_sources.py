@@ -35,9 +35,12 @@ console = Console(highlight=False)
 async def main() -> int:
     parser = argparse.ArgumentParser(description="index the standard library's source files by actors")
     parser.add_argument("--kill", action="store_true", help="kill one worker process half-way, with SIGKILL")
+    parser.add_argument(
+        "--repeat", type=int, default=1, metavar="TIMES", help="count each file so often, for a longer job"
+    )
     options = parser.parse_args()
 
-    sources = read_sources()
+    sources = read_sources() * options.repeat
     async with cluster() as hub:
         began = time.perf_counter()
         found = await index(hub, sources, kill=options.kill)
@@ -87,6 +90,8 @@ async def index(hub: Hub, sources: list[str], *, kill: bool) -> Counter[str]:
             report_without_a_terminal(answered, len(calls))
             if kill and answered == len(calls) // 2:
                 await kill_a_worker(hub)
+    restarts = sum(info.restarts for info in await hub.actors())
+    console.print(f"{restarts} actors were restarted meanwhile" if restarts else "no actor was restarted")
     return total
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,7 +79,9 @@ def test_the_main_job_ends_with_the_right_result_though_a_node_container_is_kill
 ) -> None:
     victim = cluster[0]
     demo = subprocess.Popen(
-        command("run", "--rm", "--no-TTY", "--no-deps", "demo"),
+        command(
+            "run", "--rm", "--no-TTY", "--no-deps", "demo", "python", "-m", "examples.index_sources", "--repeat", "8"
+        ),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -100,6 +103,7 @@ def test_the_main_job_ends_with_the_right_result_though_a_node_container_is_kill
     assert demo.returncode == 0, "".join(output)
     assert killed_at, "the demo reported no progress"
     assert "the same as in one process" in "".join(output)
+    assert re.search(r"^\d+ actors were restarted meanwhile", "".join(output), re.M), "it was killed too late to matter"
     assert containers(all=True)[victim] == "exited"
     assert [name for name, state in containers().items() if state == "running"] == cluster[1:]
     say(f"the result is right, without {victim}")
