@@ -59,14 +59,19 @@ class _OwnLoop(_Loop):
 
     def __init__(self) -> None:
         super().__init__(asyncio.new_event_loop())
-        self._thread = threading.Thread(target=self.loop.run_forever, name="actorhub-blocking", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="actorhub-blocking", daemon=True)
         self._thread.start()
+
+    def _run(self) -> None:
+        self.loop.run_forever()
+        self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+        self.loop.run_until_complete(self.loop.shutdown_default_executor())
+        self.loop.close()
 
     def stop(self) -> None:
         if self.pid == os.getpid():
             self.loop.call_soon_threadsafe(self.loop.stop)
             self._thread.join()
-            self.loop.close()
 
 
 class Hub:

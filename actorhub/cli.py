@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from pydantic import BaseModel, ValidationError
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from actorhub import logs
@@ -43,7 +44,7 @@ def main() -> None:
 
 
 def fail(message: str) -> NoReturn:
-    Console(stderr=True).print(f"[bold red]error[/] {message}", highlight=False, soft_wrap=True)
+    Console(stderr=True).print(f"[bold red]error[/] {escape(message)}", highlight=False, soft_wrap=True)
     raise SystemExit(1)
 
 
@@ -149,13 +150,13 @@ def actors(
         error = (row.last_error or "").strip().splitlines()
         table.add_row(
             row.id,
-            row.name or "",
-            row.class_name,
+            escape(row.name or ""),
+            escape(row.class_name),
             row.state,
             row.node or "",
             row.worker or "",
             str(row.restarts),
-            error[-1] if error else "",
+            escape(error[-1]) if error else "",
         )
     console.print(table)
 
@@ -177,7 +178,13 @@ def call(
     if not isinstance(known, dict):
         fail(f"the arguments {arguments!r} are not a JSON object; write them as '{{\"amount\": 5}}'")
     settings = _settings(url, namespace)
-    _print_json(_look(settings, lambda hub: hub.call_by_name(name, method, known), timeout=timeout))
+    try:
+        answer = _look(settings, lambda hub: hub.call_by_name(name, method, known), timeout=timeout)
+    except ActorHubError:
+        raise
+    except Exception as exc:  # the actor's own
+        fail("\n".join([f"{type(exc).__name__}: {exc}", *getattr(exc, "__notes__", ())]))
+    _print_json(answer)
 
 
 @app.command()

@@ -80,10 +80,7 @@ class Node:
 
         Raises:
             BrokerUnavailable: no broker within `connect_timeout`.
-            ImportError: one of the modules cannot be imported.
         """
-        for module in ("actorhub.benchmark", *self.config.modules):
-            importlib.import_module(module)
         await asyncio.gather(self._start_workers(), self._open())
         self.session.spawn_task(self._keep_reporting(), "actorhub-heartbeat")
         await self._until(lambda: self._known and all(worker.ready for worker in self._processes.living))
@@ -258,7 +255,14 @@ def _classes() -> list[str]:
 
 
 async def run(config: NodeConfig, settings: Settings, *, with_parent: bool = False) -> None:
-    """A node in the foreground, until SIGTERM or SIGINT; `with_parent`: also until standard input ends."""
+    """A node in the foreground, until SIGTERM or SIGINT; `with_parent`: also until standard input ends.
+
+    Raises:
+        BrokerUnavailable: no broker within `connect_timeout`.
+        ImportError: one of the modules cannot be imported.
+    """
+    for module in ("actorhub.benchmark", *config.modules):
+        importlib.import_module(module)
     node = Node(config, settings)
     if with_parent:
         asyncio.get_running_loop().add_reader(sys.stdin, node.ask_to_stop)

@@ -112,7 +112,10 @@ class Replies:
         """It has its answer, or needs none: it is not sent again."""
         self._pending.pop(pending.id, None)
         pending.answer.on_cancel = None
-        outgoing, pending.outgoing = pending.outgoing, None  # no cycles: a finished call leaves no work to the collector
+        outgoing, pending.outgoing = (
+            pending.outgoing,
+            None,
+        )  # no cycles: a finished call leaves no work to the collector
         if outgoing is not None:
             pending.outbox.answered(outgoing)
         if pending.handling is not None:

@@ -375,6 +375,11 @@ class Session:
                     return await self.why_gone(ticket)
             except (TimeoutError, ActorHubError):
                 log.debug("control does not say why %s is gone", ticket.actor_id, exc_info=True)
+        if ticket.queue == self.names.control:
+            return ActorNotFound(
+                f"no node has run yet in the cluster {self.settings.prefix!r} on this broker; "
+                "start one with `actorhub node MODULE`"
+            )
         return ActorNotFound(f"{label}: there is no actor {ticket.name or ticket.actor_id} in {ticket.namespace!r}")
 
     # ---- handles

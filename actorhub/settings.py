@@ -16,7 +16,7 @@ class Settings(BaseSettings):
     Durations are seconds, sizes are bytes. Arguments win over the environment.
     """
 
-    model_config = SettingsConfigDict(env_prefix="ACTORHUB_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="ACTORHUB_", env_ignore_empty=True, frozen=True, extra="ignore")
 
     url: str | None = Field(None, description="the broker: amqp://user:password@host:port/vhost")
     namespace: str = Field("default", description="where actors' names are looked up")

@@ -104,7 +104,7 @@ def test_a_plain_pickle_is_refused_and_nothing_is_unpickled() -> None:
 def test_without_a_secret_nothing_is_pickled_and_nothing_unpickled() -> None:
     blank = Signer(None)
     assert not blank.trusts
-    with pytest.raises(UntrustedPayload, match="the order does not fit JSON.*set the same ACTORHUB_SECRET"):
+    with pytest.raises(UntrustedPayload, match=r"the order does not fit JSON.*set the same ACTORHUB_SECRET"):
         blank.dumps({1}, "the order")
     with pytest.raises(UntrustedPayload, match="no secret to verify it"):
         blank.loads(signer.dumps({1}, "it"))

@@ -12,7 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from actorhub import ActorDied, BrokerUnavailable, Hub, Settings, actor, ask, tell
+from actorhub import (
+    ActorDied,
+    BrokerUnavailable,
+    CallTimeout,
+    Hub,
+    Settings,
+    TooManyPending,
+    actor,
+    ask,
+    deadline,
+    tell,
+)
 from actorhub.broker import Message, Outcome
 from actorhub.codec import Signer
 from actorhub.envelope import Codec, Envelope, encode
@@ -292,3 +303,36 @@ async def test_a_broker_killed_and_restarted_under_load_loses_nothing(
         assert set(numbers) == set(range(3001))
         assert [n for n in numbers if n % 2 == 0] == list(range(0, 3001, 2))
         assert retries
+
+
+async def test_a_broker_that_takes_no_messages_is_named_when_the_deadline_passes(own_rabbitmq: PrivateNode) -> None:
+    """Invariant: what waits for the alarm to pass is told why; what has no deadline waits and is handled."""
+    settings = Settings(url=own_rabbitmq.url, secret="s", prefix="alarm", **QUICK)  # type: ignore[arg-type]
+    async with Hub.local(workers=1, modules=[__name__], settings=settings) as hub:
+        blocker = await hub.spawn(Blocker)
+        await blocker.block(0.0)
+        await asyncio.to_thread(own_rabbitmq.set_memory_alarm, True)
+        try:
+            patient = ask(blocker.block, 0.0)
+            taken = r"Blocker\.block did not answer.*the broker takes no messages: .*memory"
+            with pytest.raises(CallTimeout, match=taken), deadline(1.0):
+                await blocker.block(0.0)
+            assert not patient.done()
+        finally:
+            await asyncio.to_thread(own_rabbitmq.set_memory_alarm, False)
+        async with asyncio.timeout(20):
+            await patient
+
+
+async def test_more_calls_than_a_hub_may_wait_for_are_refused_and_none_is_lost(hub: Hub) -> None:
+    """Invariant: what was not refused is answered, and room comes back."""
+    settings = hub.settings.model_copy(update={"max_pending": 10})
+    async with Hub(settings=settings) as small:
+        found = await small.spawn(Blocker)
+        calls = [ask(found.block, 0.0) for _ in range(10)]
+        with pytest.raises(
+            TooManyPending, match="10 calls wait for answers; await some of them first, or raise max_pending"
+        ):
+            ask(found.block, 0.0)
+        assert await asyncio.gather(*calls) == [None] * 10
+        assert await found.block(0.0) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import inspect
 import math
@@ -83,7 +84,9 @@ class Methods:
 
     async def opaque(self, value: Opaque) -> Opaque: ...
 
-    async def bounded(self, count: Annotated[int, Field(gt=0, le=10)], mode: Literal["fast", "slow"] = "fast") -> None: ...
+    async def bounded(
+        self, count: Annotated[int, Field(gt=0, le=10)], mode: Literal["fast", "slow"] = "fast"
+    ) -> None: ...
 
     async def items(self) -> AsyncIterator[Point]:
         yield Point(0, 0)
@@ -193,10 +196,9 @@ def test_every_kind_of_parameter_binds_as_in_python() -> None:
 
 @given(payload=st.binary(max_size=60))
 def test_whatever_arrives_is_arguments_or_one_kind_of_error(payload: bytes) -> None:
-    try:
-        signature("simple").unpack(payload, Codec.JSON, signer)
-    except InvalidArguments as exc:
-        assert str(exc).startswith("Methods.simple: ")
+    with contextlib.suppress(InvalidArguments):
+        _, named = signature("simple").unpack(payload, Codec.JSON, signer)
+        assert type(named["a"]) is int
 
 
 def test_what_arrives_is_checked_again() -> None:
