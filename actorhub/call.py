@@ -99,9 +99,13 @@ class Inflow(Generic[R]):
         self._items.append(item)
         self._news.set()
 
-    def succeed(self, value: object) -> None:
-        self._ended = True
-        self._news.set()
+    def end(self, count: int) -> None:
+        """The actor has sent `count` items in all."""
+        if count == self._next_index:
+            self._ended = True
+            self._news.set()
+        else:
+            self.fail(RemoteError(f"the stream had {count} items, and {self._next_index} came; read it again"))
 
     def fail(self, error: BaseException) -> None:
         if not self._ended:

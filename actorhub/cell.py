@@ -245,8 +245,8 @@ class Cell:
         if work.envelope.kind is not Kind.STREAM:
             raise MethodNotFound(f"{self._label(work.envelope)} streams; call it as `async for item in ...`")
         outflow = Outflow(self._session, work.envelope, method)
-        await outflow.send_all(generator)
-        return Answer({"kind": Kind.REPLY, "call": work.envelope.id}, b"null")
+        count = await outflow.send_all(generator)
+        return Answer({"kind": Kind.REPLY, "call": work.envelope.id, "index": count}, b"null")
 
     def _failure(self, envelope: Envelope, error: BaseException) -> Answer:
         failure = Failure.of(error, self._session.signer)

@@ -24,8 +24,9 @@ class Outflow:
         self._sent = 0
         self._more = asyncio.Event()
 
-    async def send_all(self, generator: AsyncIterator[Any] | Iterator[Any]) -> None:
-        """Until the generator ends, raises, or the running task is cancelled; the generator is closed in each case."""
+    async def send_all(self, generator: AsyncIterator[Any] | Iterator[Any]) -> int:
+        """Until the generator ends, raises, or the running task is cancelled; the generator is closed in each case.
+        Returns how many items there were."""
         self._session.gates[self._call.id] = self._grant
         items = generator if isinstance(generator, AsyncIterator) else _threaded(generator)
         try:
@@ -39,6 +40,7 @@ class Outflow:
             close = getattr(items, "aclose", None)
             if close is not None:
                 await close()
+        return self._sent
 
     def _grant(self, index: int) -> None:
         if index > self._credit:

@@ -90,7 +90,7 @@ class Replies:
             if envelope.kind is Kind.FAILURE:
                 pending.answer.fail(Failure.decode(payload).to_exception(self._signer))
             elif isinstance(pending.answer, Inflow):
-                pending.answer.succeed(None)
+                pending.answer.end(envelope.index)
             else:
                 pending.answer.succeed(pending.signature.unpack_result(payload, envelope.codec, self._signer))
         except ActorHubError as exc:
