@@ -31,7 +31,7 @@ check: $(READY) node ## Lint, formatting, types (mypy and pyright), layers
 	@PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
 	@report=$$($(BIN)/lint-imports) || { echo "$$report" >&2; exit 1; }
 
-bench: $(READY) rabbitmq ## Measure calls, tells and starts against bare pika, on a private RabbitMQ
+bench: $(READY) rabbitmq .venv-ray ## Measure calls, tells and starts against bare pika and Ray, on a private RabbitMQ
 	@$(BIN)/python -m bench $(ARGS)
 
 compose-test: $(READY) ## Bring up a cluster of containers, kill one in the middle of the demo, check the result
@@ -44,6 +44,9 @@ clean: ## Remove the virtual environments, caches and builds
 
 $(READY): pyproject.toml
 	@scripts/bootstrap.sh venv .venv "$(PYTHON)"
+
+.venv-ray:
+	@scripts/bootstrap.sh ray .venv-ray "$(PYTHON)"
 
 rabbitmq:
 	@scripts/bootstrap.sh rabbitmq

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import platform
 import statistics
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 import uvloop
@@ -30,6 +32,7 @@ class Row:
     against: str
     target: str
     met: bool | None
+    rate: float = 0.0
 
     def __str__(self) -> str:
         mark = {True: "met", False: "**missed**", None: ""}[self.met]
@@ -65,6 +68,7 @@ async def calls(hub: Hub, url: str, seconds: float, rounds: int) -> list[Row]:
                     f"{rate / against:.2f} x bare",
                     f"{target} x" if target else "",
                     rate >= target * against if target else None,
+                    rate,
                 )
             )
     return rows
@@ -112,6 +116,21 @@ async def first_call(url: str) -> Row:
     return Row("Hub.local() to the first answer", f"{median:.2f} s", "", "1.5 s", median < 1.5)
 
 
+def against_ray(rows: list[Row], seconds: float) -> list[Row]:
+    """The same echo by Ray, and ours against it; nothing where Ray is not installed."""
+    python = Path(".venv-ray/bin/python")
+    if not python.exists():
+        return []
+    done = subprocess.run([python, "bench/ray_echo.py", str(seconds)], capture_output=True, text=True, check=True)
+    rates = {int(n): rate for n, rate in json.loads(done.stdout.splitlines()[-1]).items()}
+    ours = {row.work: row.rate for row in rows}
+    one, many = ours["ask, 1 outstanding"] / rates[1], ours["ask, 1,000 outstanding"] / rates[1000]
+    return [
+        Row("Ray, 1 outstanding", f"{rates[1]:,.0f} /s", f"ask: {one:.2f} x Ray", "", None),
+        Row("Ray, 1,000 outstanding", f"{rates[1000]:,.0f} /s", f"ask: {many:.2f} x Ray", "5 x", many >= 5),
+    ]
+
+
 async def main(seconds: float, rounds: int) -> list[Row]:
     server = open_server("rabbitmq")
     await asyncio.to_thread(server.start)
@@ -122,7 +141,7 @@ async def main(seconds: float, rounds: int) -> list[Row]:
             rows += await starts(hub, 1000)
     finally:
         await asyncio.to_thread(server.stop)
-    return rows
+    return rows + await asyncio.to_thread(against_ray, rows, seconds)
 
 
 if __name__ == "__main__":

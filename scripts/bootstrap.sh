@@ -3,6 +3,7 @@
 #
 #   bootstrap.sh find-python 3.11 3.12 ...   print the first of these Pythons that is installed
 #   bootstrap.sh venv DIR PYTHON             the package and its tools in a virtual environment
+#   bootstrap.sh ray DIR PYTHON              Ray, which the benchmark compares with, in a virtual environment of its own
 #   bootstrap.sh rabbitmq                    RabbitMQ 3.10 or newer; no system broker is started
 #   bootstrap.sh node                        Node.js and npm, which a test and pyright use; goes on without them
 set -euo pipefail
@@ -67,6 +68,17 @@ make_venv() {
   touch "$directory/.ready"
 }
 
+# Only for comparison: without it the benchmark leaves its lines out.
+make_ray() {
+  local directory=$1 python=$2
+  say "installing Ray into $directory, for comparison"
+  "$python" -m venv "$directory"
+  if ! "$directory/bin/python" -m pip install --quiet --disable-pip-version-check ray; then
+    rm -rf "$directory"
+    say "Ray cannot be installed here; the benchmark goes on without it"
+  fi
+}
+
 rabbitmq_is_there() {
   command -v rabbitmq-server >/dev/null || [ -x /usr/sbin/rabbitmq-server ] || [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ]
 }
@@ -100,7 +112,8 @@ need_node() {
 case ${1:-} in
   find-python) shift; find_python "$@" ;;
   venv) make_venv "$2" "${3:-}" ;;
+  ray) make_ray "$2" "$3" ;;
   rabbitmq) need_rabbitmq ;;
   node) need_node ;;
-  *) sed -n '2,8p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
+  *) sed -n '2,9p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
 esac
