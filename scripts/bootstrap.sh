@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Sets up what the Makefile's targets need. Idempotent, asks nothing, and says something only when it installs.
 #
+#   bootstrap.sh make                        make itself, for a machine that has nothing
 #   bootstrap.sh find-python 3.11 3.12 ...   print the first of these Pythons that is installed
 #   bootstrap.sh venv DIR PYTHON             the package and its tools in a virtual environment
 #   bootstrap.sh ray DIR PYTHON              Ray, which the benchmark compares with, in a virtual environment of its own
@@ -110,10 +111,11 @@ need_node() {
 }
 
 case ${1:-} in
+  make) command -v make >/dev/null || apt_install make ;;
   find-python) shift; find_python "$@" ;;
   venv) make_venv "$2" "${3:-}" ;;
   ray) make_ray "$2" "$3" ;;
   rabbitmq) need_rabbitmq ;;
   node) need_node ;;
-  *) sed -n '2,9p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
+  *) sed -n '2,10p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
 esac
