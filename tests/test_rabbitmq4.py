@@ -1,0 +1,68 @@
+"""The broker contract and a cluster on RabbitMQ 4, in a container."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from actorhub import Hub, actor, tell
+from actorhub.address import new_id
+from actorhub.broker import open_broker
+from actorhub.testing import CONTRACT, Check
+from tests.waiting import until
+
+pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(120)]
+
+
+def docker(*arguments: str) -> str:
+    return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def rabbitmq4() -> Iterator[str]:
+    """The URL of a RabbitMQ 4 of its own."""
+    if subprocess.run(["docker", "info"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("no Docker engine answers; start one, or set DOCKER_HOST")
+    name = f"actorhub-test-{new_id(6)}"
+    docker("run", "--detach", "--rm", "--name", name, "--publish", "127.0.0.1::5672", "rabbitmq:4-management")
+    try:
+        address = docker("port", name, "5672")
+        command = ["docker", "exec", name, "rabbitmq-diagnostics", "-q", "check_port_connectivity"]
+        until = time.monotonic() + 60
+        while subprocess.run(command, capture_output=True, check=False).returncode != 0:
+            assert time.monotonic() < until, docker("logs", "--tail", "20", name)
+            time.sleep(0.5)
+        yield f"amqp://guest:guest@{address}/"
+    finally:
+        docker("rm", "--force", name)
+
+
+@pytest.mark.parametrize("check", CONTRACT, ids=lambda check: check.__name__)
+async def test_rabbitmq_4_keeps_the_contract(check: Check, rabbitmq4: str, prefix: str) -> None:
+    await check(open_broker(rabbitmq4), prefix)
+
+
+@actor
+class Counter:
+    def __init__(self) -> None:
+        self.value = 0
+
+    async def add(self, amount: int) -> int:
+        self.value += amount
+        return self.value
+
+    async def fail(self) -> None:
+        raise RuntimeError("as told")
+
+
+async def test_a_cluster_runs_on_rabbitmq_4(rabbitmq4: str) -> None:
+    async with Hub.local(workers=2, modules=[__name__], url=rabbitmq4) as hub:
+        counter = await hub.spawn(Counter)
+        assert await asyncio.gather(*(counter.add(1) for _ in range(1000))) == list(range(1, 1001))
+        await tell(counter.fail)
+        [letter] = await until(hub.dead)
+        assert letter.method == "fail"
