@@ -218,8 +218,9 @@ class Control:
                 self._order(self._node(command.node).report)
             case Changed():
                 info = command.actor
-                level = logging.WARNING if info.state == "restarting" else logging.DEBUG
-                log.log(level, "actor %s of %s is %s: %s", info.id, info.class_name, info.state, info.last_error)
+                level = logging.WARNING if info.state == "restarting" and info.last_error else logging.DEBUG
+                cause = f": {info.last_error}" if info.last_error else ""
+                log.log(level, "actor %s of %s is %s%s", info.id, info.class_name, info.state, cause)
 
     def _order(self, method: object, *args: object, about: str = "") -> None:
         """`about`: the actor that the order is about. No order goes out before the journal has what it follows from."""

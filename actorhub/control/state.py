@@ -394,6 +394,7 @@ class ControlState:
             if cause is not None:
                 self._restart(actor, cause)
             else:
+                actor.last_error = None
                 self._move(actor)
         self._burials.take_back(worker_id)
         if node is not None:
