@@ -10,6 +10,8 @@ import pytest
 
 from actorhub import Hub, Settings
 from actorhub.address import new_id
+from actorhub.broker import LocalServer
+from actorhub_embedded import EmbeddedServer
 from actorhub_rabbitmq import PrivateNode
 from tests.waiting import until
 
@@ -41,9 +43,21 @@ def own_rabbitmq() -> Iterator[PrivateNode]:
     node.stop()
 
 
+@pytest.fixture(scope="session", params=["rabbitmq", "embedded"])
+def broker(request: pytest.FixtureRequest) -> Iterator[PrivateNode | EmbeddedServer]:
+    """Each broker in turn: whatever asks for this, or for a cluster, runs on RabbitMQ and on the embedded broker."""
+    if request.param == "rabbitmq":
+        yield request.getfixturevalue("rabbitmq")
+        return
+    server = EmbeddedServer()
+    server.start()
+    yield server
+    server.stop()
+
+
 @pytest.fixture
-def broker_url(rabbitmq: PrivateNode) -> str:
-    return rabbitmq.url
+def broker_url(broker: LocalServer) -> str:
+    return broker.url
 
 
 @pytest.fixture
@@ -56,8 +70,8 @@ QUICK = {"heartbeat": 0.3, "node_timeout": 5.0, "session_timeout": 3.0, "drain_t
 
 
 @pytest.fixture(scope="module")
-def cluster_settings(rabbitmq: PrivateNode) -> Settings:
-    return Settings(url=rabbitmq.url, secret="a secret of the tests", prefix=f"t{new_id(6)}", **QUICK)  # type: ignore[arg-type]
+def cluster_settings(broker: LocalServer) -> Settings:
+    return Settings(url=broker.url, secret="a secret of the tests", prefix=f"t{new_id(6)}", **QUICK)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from actorhub import (
     deadline,
 )
 from actorhub.blocking import Hub
-from actorhub_rabbitmq import PrivateNode
+from actorhub.broker import LocalServer
 from tests.conftest import QUICK
 
 
@@ -62,8 +62,8 @@ class Teller:
 
 
 @pytest.fixture(scope="module")
-def hub(rabbitmq: PrivateNode) -> Iterator[Hub]:
-    settings = Settings(url=rabbitmq.url, secret="s", prefix="blocking", **QUICK)  # type: ignore[arg-type]
+def hub(broker: LocalServer) -> Iterator[Hub]:
+    settings = Settings(url=broker.url, secret="s", prefix="blocking", **QUICK)  # type: ignore[arg-type]
     os.environ.update(settings.to_environment())
     try:
         with Hub.local(workers=2, modules=[__name__]) as hub:

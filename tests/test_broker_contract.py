@@ -1,4 +1,4 @@
-"""The broker contract on the real RabbitMQ."""
+"""The broker contract on RabbitMQ and on the embedded broker."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from actorhub.testing import CONTRACT, Check
 
 
 @pytest.mark.parametrize("check", CONTRACT, ids=lambda check: check.__name__)
-async def test_rabbitmq_keeps_the_contract(check: Check, broker_url: str, prefix: str) -> None:
+async def test_the_broker_keeps_the_contract(check: Check, broker_url: str, prefix: str) -> None:
     await check(open_broker(broker_url), prefix)
 
 

@@ -15,7 +15,7 @@ import pytest
 from actorhub import Settings, actor
 from actorhub.address import new_id
 from actorhub.blocking import Hub
-from actorhub_rabbitmq import PrivateNode
+from actorhub.broker import LocalServer
 from tests.conftest import QUICK
 
 ACTORHUB = str(Path(sys.executable).parent / "actorhub")
@@ -53,9 +53,9 @@ def run(*arguments: str, env: dict[str, str] | None = None) -> subprocess.Comple
 
 
 @pytest.fixture(scope="module")
-def env(rabbitmq: PrivateNode) -> Iterator[dict[str, str]]:
+def env(broker: LocalServer) -> Iterator[dict[str, str]]:
     """The environment of a cluster of one node, which `actorhub node` serves."""
-    settings = Settings(url=rabbitmq.url, secret="s", prefix=f"t{new_id(6)}", **QUICK)  # type: ignore[arg-type]
+    settings = Settings(url=broker.url, secret="s", prefix=f"t{new_id(6)}", **QUICK)  # type: ignore[arg-type]
     env = {**settings.to_environment(), "ACTORHUB_LOG_FORMAT": "json"}
     command = [ACTORHUB, "node", __name__, "--workers", "1", "--id", "n1", "--label", "zone=a", "--resource", "gpu=2"]
     node = subprocess.Popen(command, env={**os.environ, **env}, stderr=subprocess.PIPE, text=True)

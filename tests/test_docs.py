@@ -16,7 +16,7 @@ import pytest
 
 from actorhub import Hub, Settings
 from actorhub.blocking import Hub as BlockingHub
-from actorhub_rabbitmq import PrivateNode
+from actorhub.broker import LocalServer
 from tests.conftest import QUICK
 
 ROOT = Path(__file__).parent.parent
@@ -49,10 +49,10 @@ def tutorial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
 
 @pytest.mark.parametrize("name", EXAMPLES)
 async def test_the_tutorial_s_code_does_what_the_text_says(
-    tutorial: ModuleType, name: str, rabbitmq: PrivateNode, monkeypatch: pytest.MonkeyPatch
+    tutorial: ModuleType, name: str, broker: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     example: Any = getattr(tutorial, name)
-    settings = Settings(url=rabbitmq.url, secret="s", prefix="tutorial", **QUICK)  # type: ignore[arg-type]
+    settings = Settings(url=broker.url, secret="s", prefix="tutorial", **QUICK)  # type: ignore[arg-type]
     if inspect.iscoroutinefunction(example):
         async with Hub.local(workers=2, modules=["tutorial"], settings=settings) as hub:
             await example(hub)

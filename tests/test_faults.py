@@ -24,11 +24,12 @@ from actorhub import (
     deadline,
     tell,
 )
-from actorhub.broker import Message, Outcome
+from actorhub.broker import LocalServer, Message, Outcome
 from actorhub.codec import Signer
 from actorhub.envelope import Codec, Envelope, encode
 from actorhub.errors import UntrustedPayload
 from actorhub.futures import once
+from actorhub_embedded import EmbeddedServer
 from actorhub_rabbitmq import PrivateNode
 from tests.conftest import QUICK
 from tests.waiting import until
@@ -229,11 +230,11 @@ async def test_a_broker_that_is_not_there_is_reported_with_the_url_and_without_t
     assert "hidden" not in str(caught.value)
 
 
-async def test_a_wrong_password_and_a_wrong_vhost_fail_at_once(rabbitmq: PrivateNode) -> None:
-    password = rabbitmq.url.split(":")[2].split("@")[0]
+async def test_a_wrong_password_and_a_wrong_vhost_fail_at_once(broker: LocalServer) -> None:
+    password = broker.url.split(":")[2].split("@")[0]
     for url, words in [
-        (rabbitmq.url.replace(password, "wrong"), "user or the password"),
-        (rabbitmq.url + "nowhere", "vhost|virtual host"),
+        (broker.url.replace(password, "wrong"), "user or the password"),
+        (broker.url + "nowhere", "vhost|virtual host"),
     ]:
         with pytest.raises(BrokerUnavailable, match=words) as caught:
             await Hub(settings=Settings(url=url, connect_timeout=30)).open()
@@ -255,7 +256,7 @@ async def _load(ledger: Ledger, total: int, answers: list[int], told: list[int])
 
 
 async def test_connections_closed_by_the_broker_under_load_lose_nothing(
-    hub: Hub, tmp_path: Path, rabbitmq: PrivateNode
+    hub: Hub, tmp_path: Path, broker: PrivateNode | EmbeddedServer
 ) -> None:
     """Invariant: every ask is answered once, every tell handled; one instance handles all, each once."""
     path = tmp_path / "ledger"
@@ -265,7 +266,7 @@ async def test_connections_closed_by_the_broker_under_load_lose_nothing(
     load = asyncio.create_task(_load(ledger, 4000, answers, told))
     for rounds in (1, 2, 3):
         await until(lambda at=rounds * 400: len(answers) >= at or load.done())  # type: ignore[misc]
-        await asyncio.to_thread(rabbitmq.close_connections, "a test")
+        await asyncio.to_thread(broker.close_connections, "a test")
     await load
     assert answers == list(range(0, 4000, 2))
     await ledger.write(4000)

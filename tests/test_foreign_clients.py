@@ -13,7 +13,6 @@ import pika
 import pytest
 
 from actorhub import Hub, actor, tell
-from actorhub_rabbitmq import PrivateNode
 
 NODE = Path(__file__).parent / "node"
 
@@ -76,11 +75,11 @@ async def test_a_node_js_client_is_told_what_was_wrong(hub: Hub, broker_url: str
     assert "there is no actor" in err
 
 
-async def test_answers_to_plain_clients_are_never_batched(hub: Hub, rabbitmq: PrivateNode) -> None:
+async def test_answers_to_plain_clients_are_never_batched(hub: Hub, broker_url: str) -> None:
     """While a session keeps the actor busy, so that its answers travel in batches."""
     counter = await hub.spawn(Counter)
     busy = asyncio.gather(*(counter.add(0) for _ in range(2000)))
-    bodies = await asyncio.to_thread(_call_by_pika, rabbitmq.url, _queue(counter), 50)
+    bodies = await asyncio.to_thread(_call_by_pika, broker_url, _queue(counter), 50)
     await busy
     assert sorted(json.loads(body)["payload"] for body in bodies) == list(range(1, 51))
 
@@ -101,9 +100,9 @@ def _call_by_pika(url: str, queue: str, count: int) -> list[bytes]:
     raise AssertionError("unreachable")
 
 
-async def test_a_plain_message_without_reply_to_is_a_tell(hub: Hub, rabbitmq: PrivateNode) -> None:
+async def test_a_plain_message_without_reply_to_is_a_tell(hub: Hub, broker_url: str) -> None:
     counter = await hub.spawn(Counter)
-    await asyncio.to_thread(_tell_by_pika, rabbitmq.url, _queue(counter))
+    await asyncio.to_thread(_tell_by_pika, broker_url, _queue(counter))
     await tell(counter.add, 1)
     assert await counter.add(0) == 8
 

@@ -12,7 +12,6 @@ from actorhub.actor import ActorOptions
 from actorhub.broker import Link, Message, Queue, open_broker
 from actorhub.control.journal import Journal, Past
 from actorhub.control.messages import ActorPlan, Born, Died
-from actorhub_rabbitmq import PrivateNode
 from tests.waiting import until
 
 
@@ -126,9 +125,9 @@ async def test_a_message_that_is_no_record_is_left_where_it_is_and_disturbs_noth
         assert not second.broken
 
 
-async def test_when_the_broker_ends_its_consumer_everything_is_read_again(rabbitmq: PrivateNode, prefix: str) -> None:
+async def test_when_the_broker_ends_its_consumer_everything_is_read_again(broker_url: str, prefix: str) -> None:
     """Invariant: what was forgotten after the second reading is gone, and nothing else is."""
-    async with control(rabbitmq.url, prefix) as first:
+    async with control(broker_url, prefix) as first:
         await first.write(Born(plan=plan("a")), Born(plan=plan("b")))
         await until(lambda: first.journal._entries["b"].deliveries)
         consumer = first.journal._consumer
@@ -139,7 +138,7 @@ async def test_when_the_broker_ends_its_consumer_everything_is_read_again(rabbit
         first.journal.forget("b")
         await asyncio.sleep(0.1)
         assert not first.broken
-    async with control(rabbitmq.url, prefix) as second:
+    async with control(broker_url, prefix) as second:
         assert set(second.past.plans) == {"a"}
 
 

@@ -71,7 +71,9 @@ def test_the_tree_of_errors_is_as_drawn() -> None:
     assert drawn_tree(errors.__doc__ or "") == actual
 
 
-@pytest.mark.parametrize("module", ["aio_pika", "aiormq", "pika", "typer", "rich", "actorhub_rabbitmq"])
+@pytest.mark.parametrize(
+    "module", ["aio_pika", "aiormq", "pika", "typer", "rich", "actorhub_embedded", "actorhub_rabbitmq"]
+)
 def test_importing_the_package_does_not_import(module: str) -> None:
     assert python(f"import actorhub, sys; print({module!r} in sys.modules)").strip() == "False"
 
@@ -88,7 +90,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
         return set(archive.namelist())
 
 
-@pytest.mark.parametrize("package", ["actorhub", "brokers/actorhub_rabbitmq"])
+@pytest.mark.parametrize("package", ["actorhub", "brokers/actorhub_embedded", "brokers/actorhub_rabbitmq"])
 def test_the_wheel_holds_every_module_and_the_mark_of_a_typed_package(wheel: set[str], package: str) -> None:
     source = ROOT / package
     modules = {path.relative_to(source.parent).as_posix() for path in source.rglob("*.py")}
@@ -99,7 +101,11 @@ def test_the_wheel_holds_every_module_and_the_mark_of_a_typed_package(wheel: set
 
 def test_the_wheel_holds_nothing_but_the_packages_and_the_license(wheel: set[str]) -> None:
     tops = {name.split("/")[0] for name in wheel}
-    assert {top for top in tops if not top.endswith(".dist-info")} == {"actorhub", "actorhub_rabbitmq"}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {
+        "actorhub",
+        "actorhub_embedded",
+        "actorhub_rabbitmq",
+    }
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in wheel)
 
 
