@@ -5,6 +5,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 PYTHON ?= $(shell scripts/bootstrap.sh find-python 3.11 3.12 3.13 3.14)
+BROKER ?= embedded
 BIN := .venv/bin
 READY := .venv/.ready
 NODE_PACKAGES := $(if $(wildcard tests/node/package.json),tests/node/node_modules/.ready)
@@ -15,8 +16,8 @@ NODE_PACKAGES := $(if $(wildcard tests/node/package.json),tests/node/node_module
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s%s\n", $$1, $$2 }' Makefile
 
-demo: $(READY) rabbitmq ## Index the standard library's sources by actors in two processes, and kill one half-way
-	@$(BIN)/python -m examples.index_sources --kill
+demo: $(READY) $(filter rabbitmq,$(BROKER)) ## Index the standard library by actors in two processes, and kill one half-way (BROKER=rabbitmq)
+	@$(BIN)/python -m examples.index_sources --kill --broker $(BROKER)
 
 test: $(READY) rabbitmq $(NODE_PACKAGES) ## Run the tests, but for the slow ones (ARGS='-k deadline' chooses)
 	@$(BIN)/pytest -m 'not slow and not docker' $(ARGS)

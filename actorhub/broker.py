@@ -216,6 +216,11 @@ class LocalServer(ABC):
 
     url: str  # once started
 
+    @staticmethod
+    def available() -> bool:
+        """Whether this machine has what it needs."""
+        return True
+
     @abstractmethod
     def start(self) -> None:
         """Returns when it takes connections.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, NoReturn
@@ -16,6 +17,7 @@ from rich.table import Table
 
 from actorhub import logs
 from actorhub.benchmark import measure
+from actorhub.cluster import BrokerChoice
 from actorhub.errors import ActorHubError
 from actorhub.hub import Hub
 from actorhub.node import NodeConfig, run
@@ -89,7 +91,37 @@ def node(
     asyncio.run(run(config, settings, with_parent=with_parent))
 
 
+@app.command()
+def dev(
+    modules: Annotated[list[str] | None, typer.Argument(help="Modules whose actors the node may run.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 2,
+    rabbitmq: Annotated[
+        bool, typer.Option("--rabbitmq", help="On a private RabbitMQ, not on the embedded broker.")
+    ] = False,
+) -> None:
+    """A broker, control and a node with worker processes in one command, until Ctrl-C. For development: nothing is kept."""
+
+    async def run_it() -> None:
+        settings = Settings().model_copy(update={"url": None})
+        stop = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        broker: BrokerChoice = "rabbitmq" if rabbitmq else "embedded"
+        async with Hub.local(workers=workers, broker=broker, modules=modules or [], settings=settings) as hub:
+            known = hub.settings.to_environment()
+            names = ("ACTORHUB_URL", "ACTORHUB_SECRET", "ACTORHUB_PREFIX")
+            exports = " ".join(f"{name}='{known[name]}'" for name in names)
+            sys.stdout.write(f"ready; in another shell:\n  export {exports}\n")
+            sys.stdout.flush()
+            await stop.wait()
+
+    asyncio.run(run_it())
+
+
 def _look(settings: Settings, look: Callable[[Hub], Awaitable[Any]], timeout: float = 10.0) -> Any:
+    if settings.url is None:
+        fail("no broker is configured; set ACTORHUB_URL, or give --url")
+
     async def within() -> Any:
         async with Hub(settings=settings) as hub, asyncio.timeout(timeout):
             return await look(hub)

@@ -19,13 +19,14 @@ from actorhub.broker import LocalServer, open_server
 from actorhub.errors import BrokerUnavailable
 from actorhub.settings import Settings
 
-BrokerChoice = Literal["auto", "rabbitmq"]
+BrokerChoice = Literal["auto", "rabbitmq", "embedded"]
 
 
 @dataclass(eq=False)
 class LocalCluster:
-    """`nodes` agents with `workers` processes each. With `broker="auto"` it uses the broker that `settings.url` names, or
-    starts a private RabbitMQ where there is none; `"rabbitmq"` always starts one of its own.
+    """`nodes` agents with `workers` processes each. With `broker="auto"` it uses the broker that `settings.url` names; where
+    there is none it starts a private RabbitMQ, or the embedded broker where RabbitMQ is not installed. `"rabbitmq"` and
+    `"embedded"` always start one of their own.
 
     On a broker that others use too, the cluster's queues have a prefix of their own.
     """
@@ -46,7 +47,7 @@ class LocalCluster:
         """
         url = self.settings.url if self.broker == "auto" else None
         if url is None:
-            self._server = open_server("rabbitmq")
+            self._server = _server(self.broker)
             await asyncio.to_thread(self._server.start)
             url = self._server.url
         secret = self.settings.secret or SecretStr(secrets.token_urlsafe(32))
@@ -107,3 +108,10 @@ class LocalCluster:
             process.wait()
         if process.stdin is not None:
             process.stdin.close()
+
+
+def _server(choice: BrokerChoice) -> LocalServer:
+    if choice != "auto":
+        return open_server(choice)
+    private = open_server("rabbitmq")
+    return private if private.available() else open_server("embedded")

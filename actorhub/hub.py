@@ -20,6 +20,7 @@ from actorhub.dead import DeadLetter, DeadLetters
 from actorhub.errors import ActorHubError, ActorNotFound, HubClosed
 from actorhub.grave import death
 from actorhub.handle import Handle, handle_ticket
+from actorhub.inside import InsideCluster
 from actorhub.ref import residence
 from actorhub.session import Session
 from actorhub.settings import Settings
@@ -47,8 +48,9 @@ class Options(BaseModel):
 class Hub:
     """Spawns and finds actors. Use it as `async with Hub(...) as hub:`; one for a process is enough.
 
-    `url` names the broker (`amqp://user:password@host:port/vhost`), by default ACTORHUB_URL. `namespace` is where names are
-    looked up. `secret` signs what cannot travel as JSON; every process of a cluster has the same, by default
+    `url` names the broker (`amqp://user:password@host:port/vhost`), by default ACTORHUB_URL. Without either, the hub brings a
+    whole cluster along: a broker that keeps everything in memory, and a worker, in threads of this process. `namespace` is
+    where names are looked up. `secret` signs what cannot travel as JSON; every process of a cluster has the same, by default
     ACTORHUB_SECRET. `on_retry(number, error)` is called before each further try to reach the broker.
 
     A hub survives the loss of its connection and a restart of the broker: it connects again for as long as it takes, and
@@ -69,7 +71,7 @@ class Hub:
         self._settings = Settings(**changes) if settings is None else settings.model_copy(update=changes)
         self._on_retry = on_retry
         self._session: Session | None = None
-        self._cluster: LocalCluster | None = None
+        self._cluster: LocalCluster | InsideCluster | None = None
         self._options = Options(namespace=self._settings.namespace)
         self._owner: str | None = None
         self._is_view = False
@@ -92,8 +94,9 @@ class Hub:
         """A hub of a cluster of its own on this machine: `nodes` agents with `workers` processes each.
 
         It waits until they are ready and stops them after. With `broker="auto"` it uses the broker at `url` or
-        ACTORHUB_URL, else a private RabbitMQ that it starts; "rabbitmq" always starts a private one. `modules` are those
-        whose actors the nodes may run; classes from `__main__` and notebooks travel by value.
+        ACTORHUB_URL, else it starts a private RabbitMQ, or the embedded broker where RabbitMQ is not installed; "rabbitmq" and
+        "embedded" always start one of their own. `modules` are those whose actors the nodes may run; classes from `__main__`
+        and notebooks travel by value.
         """
         hub = cls(url, namespace=namespace, settings=settings)
         hub._cluster = LocalCluster(hub._settings, nodes, workers, modules, broker)
@@ -133,8 +136,11 @@ class Hub:
         """Raises:
         BrokerUnavailable: there is no broker, or it refused the credentials or the virtual host.
         """
+        if self._cluster is None and self._settings.url is None:
+            self._cluster = InsideCluster(self._settings)
         if self._cluster is not None:
             self._settings = await self._cluster.start()
+            self._options = self._options.model_copy(update={"namespace": self._settings.namespace})
         try:
             self._session = Session(self._settings, on_retry=self._on_retry)
             self._session.why_gone = self._why_gone
@@ -159,7 +165,7 @@ class Hub:
         if self._cluster is not None and not self._is_view:
             await self._cluster.stop()
 
-    async def _until_ready(self, cluster: LocalCluster) -> None:
+    async def _until_ready(self, cluster: LocalCluster | InsideCluster) -> None:
         while True:
             cluster.check()
             try:

@@ -23,7 +23,7 @@ from actorhub.broker import Queue
 from actorhub.cell import Cell
 from actorhub.control.actor import Control
 from actorhub.control.desks import SYSTEM, NodeDesk, WorkerDesk, system_ticket
-from actorhub.control.messages import NodeReport, Residency, Running, WorkerLost, WorkerReport, WorkerStopped
+from actorhub.control.messages import ANY_CLASS, NodeReport, Residency, Running, WorkerLost, WorkerReport, WorkerStopped
 from actorhub.control.standby import Standby
 from actorhub.dead import DeadLetters
 from actorhub.errors import ActorHubError
@@ -55,13 +55,13 @@ class NodeConfig(BaseModel):
 class Node:
     """The agent. `start`, then `wait`, which returns after SIGTERM, SIGINT or `ask_to_stop`, and `stop`, which drains."""
 
-    def __init__(self, config: NodeConfig, settings: Settings) -> None:
+    def __init__(self, config: NodeConfig, settings: Settings, processes: type[Processes] = Processes) -> None:
         self.config = config
         self.settings = settings
         self.session = Session(settings, name=f"node {config.node_id}")
         modules = ["actorhub.benchmark", *config.modules]
         preload = [type(self.session.broker).__module__, *modules]
-        self._processes = Processes(config.node_id, modules, preload, settings, self._worker_ended)
+        self._processes = processes(config.node_id, modules, preload, settings, self._worker_ended)
         self._known = False
         self._leaving = False
         self._stop = asyncio.Event()
@@ -81,6 +81,9 @@ class Node:
         Raises:
             BrokerUnavailable: no broker within `connect_timeout`.
         """
+        await self.session.open()
+        link = await self.session.live_link()
+        await link.declare(Queue(self._desk_mailbox.queue, single_active=True, expires=self.settings.reply_expiry))
         await asyncio.gather(self._start_workers(), self._open())
         self.session.spawn_task(self._keep_reporting(), "actorhub-heartbeat")
         await self._until(lambda: self._known and all(worker.ready for worker in self._processes.living))
@@ -100,7 +103,7 @@ class Node:
         log.info("node %s drains", self.config.node_id)
         try:
             async with asyncio.timeout(2.0):
-                await self._report()
+                await self._report(full=False)
         except (TimeoutError, ActorHubError):
             log.warning("control does not hear that this node leaves; it will notice")
         await self._processes.stop(self.settings.drain_timeout + 5.0)
@@ -109,9 +112,6 @@ class Node:
         await self.session.close()
 
     async def _open(self) -> None:
-        await self.session.open()
-        link = await self.session.live_link()
-        await link.declare(Queue(self._desk_mailbox.queue, single_active=True, expires=self.settings.reply_expiry))
         await self._desk.start()
         await self._desk_mailbox.open()
         await self._standby.open()
@@ -210,7 +210,7 @@ class Node:
                 version=_VERSION,
                 labels=self.config.labels,
                 resources=self.config.resources,
-                classes=_classes(),
+                classes=[ANY_CLASS] if self._processes.knows_everything else _classes(),
                 workers=workers,
                 known=self._known,
                 leaving=self._leaving,

@@ -55,6 +55,9 @@ class Exit:
 class Processes:
     """Starts workers; calls `on_exit` on the event loop as soon as one has ended, for whatever reason."""
 
+    knows_everything = False
+    """Whether its workers know every actor class that is defined in the process that spawns."""
+
     def __init__(
         self,
         node: str,
@@ -80,16 +83,17 @@ class Processes:
         return self._living.get(worker_id)
 
     async def start(self, worker_id: str, actor_id: str | None = None) -> WorkerProcess:
-        path = Path(self._directory.name) / worker_id
-        blackbox.BlackBox.create(path)
-        config = WorkerConfig(
-            worker=worker_id, node=self._node, modules=self._modules, blackbox=path, actor_id=actor_id
-        )
+        config = self._configure(worker_id, actor_id)
         process = self._context.Process(target=worker.main, args=(config, self._settings), name=worker_id)
         await asyncio.to_thread(process.start)
         started = self._living[worker_id] = WorkerProcess(config, process, time.monotonic())
         asyncio.get_running_loop().add_reader(process.sentinel, self._ended, started)
         return started
+
+    def _configure(self, worker_id: str, actor_id: str | None) -> WorkerConfig:
+        path = Path(self._directory.name) / worker_id
+        blackbox.BlackBox.create(path)
+        return WorkerConfig(worker=worker_id, node=self._node, modules=self._modules, blackbox=path, actor_id=actor_id)
 
     def _ended(self, started: WorkerProcess) -> None:
         asyncio.get_running_loop().remove_reader(started.process.sentinel)

@@ -18,19 +18,23 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="ACTORHUB_", env_ignore_empty=True, frozen=True, extra="ignore")
 
-    url: str | None = Field(None, description="the broker: amqp://user:password@host:port/vhost")
-    namespace: str = Field("default", description="where actors' names are looked up")
-    prefix: str = Field("ah", description="the first word of every queue's name; one for each cluster on a broker")
-    secret: SecretStr | None = Field(
-        None, description="signs pickled payloads; every process of a cluster has the same"
+    url: str | None = Field(default=None, description="the broker: amqp://user:password@host:port/vhost")
+    namespace: str = Field(default="default", description="where actors' names are looked up")
+    prefix: str = Field(
+        default="ah", description="the first word of every queue's name; one for each cluster on a broker"
     )
-    heartbeat: float = Field(1.0, gt=0, description="how often a node reports to control")
-    node_timeout: float = Field(8.0, gt=0, description="a node silent for longer is lost")
-    session_timeout: float = Field(30.0, gt=0, description="a session gone for longer ends, and its actors with it")
-    drain_timeout: float = Field(20.0, ge=0, description="how long a stopping worker waits for running calls")
-    reply_expiry: float = Field(300.0, gt=0, description="an unused reply queue is deleted after this")
-    connect_timeout: float = Field(10.0, gt=0, description="how long the first connection may take to succeed")
-    max_pending: int = Field(100_000, gt=0, description="answers that a hub may wait for at once")
+    secret: SecretStr | None = Field(
+        default=None, description="signs pickled payloads; every process of a cluster has the same"
+    )
+    heartbeat: float = Field(default=1.0, gt=0, description="how often a node reports to control")
+    node_timeout: float = Field(default=8.0, gt=0, description="a node silent for longer is lost")
+    session_timeout: float = Field(
+        default=30.0, gt=0, description="a session gone for longer ends, and its actors with it"
+    )
+    drain_timeout: float = Field(default=20.0, ge=0, description="how long a stopping worker waits for running calls")
+    reply_expiry: float = Field(default=300.0, gt=0, description="an unused reply queue is deleted after this")
+    connect_timeout: float = Field(default=10.0, gt=0, description="how long the first connection may take to succeed")
+    max_pending: int = Field(default=100_000, gt=0, description="answers that a hub may wait for at once")
     log_format: Literal["text", "json"] = "text"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 

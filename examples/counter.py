@@ -21,7 +21,7 @@ class Counter:
 
 
 async def main() -> None:
-    async with Hub.local() as hub:  # a node with two worker processes, for as long as this runs
+    async with Hub() as hub:  # ACTORHUB_URL, or a whole cluster in memory, inside this process
         counter = await hub.spawn(Counter, 10)
         print(await counter.add(5))  # ask: 15
         await tell(counter.add, 1)  # returns when the broker has it

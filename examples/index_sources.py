@@ -1,8 +1,9 @@
 """The main job: count the identifiers in every source file of the Python standard library, by actors in
 several processes, and hold the result against a plain run in this one.
 
-    python -m examples.index_sources           two workers and a RabbitMQ of their own, on this machine
-    python -m examples.index_sources --kill    the same, and one worker process is killed half-way
+    python -m examples.index_sources                      two workers and a broker in memory, on this machine
+    python -m examples.index_sources --kill               the same, and one worker process is killed half-way
+    python -m examples.index_sources --broker rabbitmq    on a private RabbitMQ
 
 With ACTORHUB_URL set it runs on that cluster, whose nodes have to serve the actors, as by
 `actorhub node examples.indexer`.
@@ -20,6 +21,7 @@ import tokenize
 from collections import Counter
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -38,10 +40,11 @@ async def main() -> int:
     parser.add_argument(
         "--repeat", type=int, default=1, metavar="TIMES", help="count each file so often, for a longer job"
     )
+    parser.add_argument("--broker", choices=("embedded", "rabbitmq"), default="embedded", help="of the cluster")
     options = parser.parse_args()
 
     sources = read_sources() * options.repeat
-    async with cluster() as hub:
+    async with cluster(options.broker) as hub:
         began = time.perf_counter()
         found = await index(hub, sources, kill=options.kill)
         by_actors = time.perf_counter() - began
@@ -69,11 +72,11 @@ def read_sources() -> list[str]:
     return sources
 
 
-def cluster() -> AbstractAsyncContextManager[Hub]:
+def cluster(broker: Literal["embedded", "rabbitmq"]) -> AbstractAsyncContextManager[Hub]:
     """The cluster that ACTORHUB_URL names, or one of our own for as long as the job takes."""
     if "ACTORHUB_URL" in os.environ:
         return Hub()
-    return Hub.local(workers=2, broker="rabbitmq", modules=["examples.indexer"])
+    return Hub.local(workers=2, broker=broker, modules=["examples.indexer"])
 
 
 async def index(hub: Hub, sources: list[str], *, kill: bool) -> Counter[str]:

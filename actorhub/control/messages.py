@@ -114,6 +114,10 @@ class WorkerReport(_Model):
     hosted: list[Residency] | None = None
 
 
+ANY_CLASS = "*"
+"""Among a node's classes: it shares its process with those who spawn, and knows every class that they do."""
+
+
 class NodeReport(_Model):
     """A node lives, with these workers. `known`: a control has acknowledged it before."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from actorhub.control.messages import ActorPlan, NodeInfo, WorkerInfo
+from actorhub.control.messages import ANY_CLASS, ActorPlan, NodeInfo, WorkerInfo
 
 
 @dataclass(eq=False)
@@ -68,7 +68,7 @@ class Node:
 def may_run(node: Node, plan: ActorPlan) -> bool:
     """Whether the node could run it if it were empty."""
     return (
-        (plan.code is not None or plan.class_name in node.classes)
+        (plan.code is not None or _knows(node, plan))
         and (plan.node is None or plan.node == node.id)
         and all(node.labels.get(name) == value for name, value in plan.labels.items())
         and all(node.total.get(name, 0.0) >= amount for name, amount in plan.options.resources.items())
@@ -105,7 +105,7 @@ def infeasible(nodes: Iterable[Node], plan: ActorPlan) -> str | None:
     what = f"{plan.class_name} {plan.name or plan.actor_id}"
     if plan.node is not None and all(node.id != plan.node for node in there):
         return f"{what} asks for node {plan.node!r}; there are: {', '.join(sorted(node.id for node in there))}"
-    if plan.code is None and all(plan.class_name not in node.classes for node in there):
+    if plan.code is None and not any(_knows(node, plan) for node in there):
         known = sorted({name for node in there for name in node.classes})
         module = plan.class_name.partition(":")[0]
         hint = f"start one with `actorhub node {module}`; nodes know: {', '.join(known) or 'none'}"
@@ -114,3 +114,7 @@ def infeasible(nodes: Iterable[Node], plan: ActorPlan) -> str | None:
         return f"{what} asks for labels {dict(plan.labels)}; nodes have: {[dict(node.labels) for node in there]}"
     best = {name: max(node.total.get(name, 0.0) for node in there) for name in plan.options.resources}
     return f"{what} asks for resources {plan.options.resources}; the most that any node has: {best}"
+
+
+def _knows(node: Node, plan: ActorPlan) -> bool:
+    return plan.class_name in node.classes or ANY_CLASS in node.classes
