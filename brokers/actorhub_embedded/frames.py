@@ -73,7 +73,7 @@ class Reader:
         self._buffer += data
         start, end = 0, len(self._buffer)
         try:
-            while end - start >= _HEAD.size + 1:
+            while end - start >= _HEAD.size:
                 kind, channel, size = _HEAD.unpack_from(self._buffer, start)
                 if size > self.frame_max - 8:
                     raise ConnectionFault(

@@ -1,0 +1,302 @@
+"""The embedded broker's server: frames cut anywhere, random bytes, clients that break the rules, and who is told what."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pika
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pamqp import frame
+from pamqp.base import Frame
+from pamqp.commands import Basic, Channel, Connection, Queue
+from pika import exceptions
+
+from actorhub.broker import Message, Outcome, open_broker
+from actorhub.broker import Queue as PortQueue
+from actorhub_embedded import EmbeddedServer
+from actorhub_embedded.errors import ConnectionFault
+from actorhub_embedded.frames import MAX_MESSAGE, PROTOCOL, Method, Publish, Reader, marshal
+from actorhub_embedded.messages import encode
+from tests.waiting import until
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[EmbeddedServer]:
+    server = EmbeddedServer()
+    server.start()
+    yield server
+    server.stop()
+
+
+def _raw(server: EmbeddedServer) -> socket.socket:
+    port = int(server.url.rsplit(":", 1)[1].rstrip("/"))
+    return socket.create_connection(("127.0.0.1", port), timeout=10)
+
+
+def _until_closed(raw: socket.socket) -> bytes:
+    received = b""
+    try:
+        while data := raw.recv(65536):
+            received += data
+    except (ConnectionResetError, TimeoutError):
+        pass
+    return received
+
+
+def _works(server: EmbeddedServer) -> None:
+    """Somebody else's work goes on."""
+    with pika.BlockingConnection(pika.URLParameters(server.url)) as connection:
+        channel = connection.channel()
+        queue = channel.queue_declare("", exclusive=True).method.queue
+        channel.basic_publish("", queue, b"x")
+        assert next(channel.consume(queue, auto_ack=True, inactivity_timeout=10))[2] == b"x"
+
+
+# ---- frames
+
+
+@given(cuts=st.lists(st.integers(1, 40), max_size=60), bodies=st.lists(st.binary(max_size=300), min_size=1, max_size=4))
+def test_frames_cut_anywhere_are_the_same_frames(cuts: list[int], bodies: list[bytes]) -> None:
+    stream = b""
+    for body in bodies:
+        header = encode(Basic.Properties(message_id="m"), len(body))
+        stream += b"".join(marshal(3, Basic.Publish(0, "", "q"), header, body, 128)) + frame.marshal(Basic.Ack(7), 3)
+    reader, received, start = Reader(128), [], 0
+    for cut in [*cuts, len(stream)]:
+        received += list(reader.feed(stream[start : start + cut]))
+        start += cut
+    assert [one.body for one in received if isinstance(one, Publish)] == bodies
+    assert [type(one) for one in received] == [Publish, Method] * len(bodies)
+
+
+@given(st.binary(max_size=300))
+def test_random_bytes_are_frames_or_one_kind_of_error(data: bytes) -> None:
+    with contextlib.suppress(ConnectionFault):
+        list(Reader(4096).feed(data))
+
+
+@given(where=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255))
+def test_a_changed_byte_is_frames_or_one_kind_of_error(where: float, byte: int) -> None:
+    header = encode(Basic.Properties(headers={"a": [1, {"b": "c"}]}, expiration="5"), 3)
+    data = bytearray(b"".join(marshal(1, Basic.Publish(0, "x", "y"), header, b"abc", 4096)))
+    data[int(where * len(data))] = byte
+    with contextlib.suppress(ConnectionFault):
+        list(Reader(4096).feed(bytes(data)))
+
+
+# ---- a server that strangers talk to
+
+
+def _session(*frames: bytes, server: EmbeddedServer) -> bytes:
+    """The handshake, then these bytes; what the server said until it closed or all was said."""
+    response = f"\0actorhub\0{server.url.split(':')[2].split('@')[0]}"
+    with _raw(server) as raw:
+        raw.sendall(PROTOCOL)
+        raw.sendall(
+            b"".join(
+                frame.marshal(method, 0)
+                for method in (
+                    Connection.StartOk(
+                        {"capabilities": {"authentication_failure_close": True}}, "PLAIN", response, "en_US"
+                    ),
+                    Connection.TuneOk(2047, 131072, 0),
+                    Connection.Open("/"),
+                )
+            )
+        )
+        for one in frames:
+            raw.sendall(one)
+        raw.shutdown(socket.SHUT_WR)
+        return _until_closed(raw)
+
+
+def _methods(received: bytes) -> list[Frame]:
+    methods: list[Frame] = []
+    while received:
+        size, _, found = frame.unmarshal(received)
+        received = received[size:]
+        if isinstance(found, Frame):
+            methods.append(found)
+    return methods
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.binary(max_size=200), greeted=st.booleans())
+def test_random_bytes_close_their_connection_and_nothing_else(
+    server: EmbeddedServer, data: bytes, greeted: bool
+) -> None:
+    if greeted:
+        _session(data, server=server)
+    else:
+        with _raw(server) as raw:
+            raw.sendall(data)
+            raw.shutdown(socket.SHUT_WR)
+            _until_closed(raw)
+
+
+METHODS = st.sampled_from(
+    [
+        Channel.Open(), Channel.Close(200, "", 0, 0), Channel.CloseOk(), Connection.TuneOk(1, 4096, 1), Connection.Open("/"),
+        Queue.Declare(0, "fuzz"), Queue.Declare(0, "", exclusive=True), Queue.Delete(0, "fuzz"), Queue.Bind(0, "fuzz", "", "x"),
+        Queue.Declare(0, "s", durable=True, arguments={"x-queue-type": "stream"}), Queue.Purge(0, "fuzz"),
+        Basic.Consume(0, "fuzz"), Basic.Consume(0, "s"), Basic.Qos(0, 3, False), Basic.Ack(1), Basic.Nack(0, True, True),
+        Basic.Reject(2, True), Basic.Get(0, "fuzz"), Basic.Cancel("x"), Basic.Recover(True), Basic.Publish(0, "", "fuzz"),
+        Basic.Deliver("a", 1, False, "", ""), Basic.Qos(0, 3, True), Queue.DeclareOk("a", 1, 1),
+    ]
+)  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(steps=st.lists(st.tuples(METHODS, st.integers(0, 2)), max_size=12))
+def test_methods_in_any_order_never_break_the_server(server: EmbeddedServer, steps: list[tuple[Frame, int]]) -> None:
+    said: list[bytes] = []
+    for method, channel in steps:
+        if isinstance(method, Basic.Publish):
+            said += marshal(channel, method, encode(Basic.Properties(), 2), b"hi", 4096)
+        else:
+            said.append(frame.marshal(method, channel))
+    _methods(_session(frame.marshal(Channel.Open(), 1), *said, server=server))
+
+
+def test_after_all_that_it_works(server: EmbeddedServer, caplog: pytest.LogCaptureFixture) -> None:
+    _works(server)
+    assert "a defect of the embedded broker" not in caplog.text
+
+
+def test_another_protocol_is_answered_with_ours(server: EmbeddedServer) -> None:
+    with _raw(server) as raw:
+        raw.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        assert _until_closed(raw) == PROTOCOL
+
+
+def test_wrong_passwords_and_vhosts_are_refused(server: EmbeddedServer) -> None:
+    with pytest.raises(exceptions.ProbableAuthenticationError):
+        pika.BlockingConnection(pika.URLParameters(server.url.replace("actorhub:", "actorhub:x")))
+    with pytest.raises(exceptions.ProbableAccessDeniedError, match=r"\(530\).*vhost nowhere not found"):
+        pika.BlockingConnection(pika.URLParameters(server.url + "nowhere"))
+
+
+def test_an_oversized_message_closes_its_channel_and_its_body_is_skipped(server: EmbeddedServer) -> None:
+    with pika.BlockingConnection(pika.URLParameters(server.url)) as connection:
+        channel = connection.channel()
+        channel.basic_publish("", "q", b"x" * (MAX_MESSAGE + 1))
+        with pytest.raises(exceptions.ChannelClosedByBroker) as closed:
+            channel.queue_declare("q")
+        assert closed.value.reply_code == 406
+        assert connection.channel().is_open
+
+
+def test_an_oversized_frame_closes_its_connection(server: EmbeddedServer) -> None:
+    *_, close = _methods(_session(struct.pack(">BHI", 3, 1, 1 << 30), server=server))
+    assert isinstance(close, Connection.Close)
+    assert close.reply_code == 501
+
+
+def test_what_is_not_supported_is_said_by_name(server: EmbeddedServer) -> None:
+    connection = pika.BlockingConnection(pika.URLParameters(server.url))
+    with pytest.raises(
+        exceptions.ConnectionClosedByBroker, match="does not support exchanges of type 'headers'"
+    ) as closed:
+        connection.channel().exchange_declare("h", "headers")
+    assert closed.value.reply_code == 540
+    _works(server)
+
+
+def test_a_silent_connection_is_closed_and_one_that_beats_is_kept(server: EmbeddedServer) -> None:
+    with _raw(server) as silent, pika.BlockingConnection(pika.URLParameters(server.url + "?heartbeat=1")) as beating:
+        password = server.url.split(":")[2].split("@")[0]
+        silent.sendall(PROTOCOL)
+        for method in (
+            Connection.StartOk({}, "PLAIN", f"\0actorhub\0{password}", "en_US"),
+            Connection.TuneOk(10, 4096, 1),
+            Connection.Open("/"),
+        ):
+            silent.sendall(frame.marshal(method, 0))
+        until_then = time.monotonic() + 8
+        received = b""
+        silent.settimeout(0.1)
+        closed = False
+        while not closed and time.monotonic() < until_then:
+            beating.process_data_events(0)
+            try:
+                data = silent.recv(65536)
+                closed = not data
+                received += data
+            except TimeoutError:
+                continue
+            except ConnectionResetError:
+                closed = True
+        assert closed
+        assert received.count(b"\x08\x00\x00\x00\x00\x00\x00\xce") >= 2, "it beats, too"
+        assert beating.is_open
+
+
+async def test_past_its_memory_limit_it_blocks_publishers_and_says_why() -> None:
+    """Invariant: nothing accepted is lost, and publishing goes on as soon as there is room."""
+    server = EmbeddedServer(memory_limit=1_000_000)
+    server.start()
+    blocked: list[str | None] = []
+    outcomes: list[Outcome] = []
+    taken: list[bytes] = []
+    link = await open_broker(server.url).connect(name="t", on_lost=lambda error: None, on_blocked=blocked.append)
+    try:
+        await link.declare(PortQueue("q"))
+        for number in range(1000):
+            link.publish("q", Message(b"%04d" % number + b"x" * 5000), outcomes.append)
+        await until(lambda: blocked)
+        assert "low on memory" in (blocked[0] or "")
+
+        def take(delivery: object) -> None:
+            taken.append(delivery.message.body[:4])  # type: ignore[attr-defined]
+            delivery.ack()  # type: ignore[attr-defined]
+
+        await link.consume("q", take, lambda reason: None, prefetch=10)
+        await until(lambda: len(taken) == 1000)
+        assert taken == [b"%04d" % number for number in range(1000)]
+        await until(lambda: len(outcomes) == 1000)
+        assert set(outcomes) == {Outcome.STORED}
+        await until(lambda: blocked[-1] is None)
+    finally:
+        await link.close()
+        await asyncio.to_thread(server.stop)
+
+
+def test_a_stopped_server_leaves_neither_thread_nor_port() -> None:
+    server = EmbeddedServer()
+    server.start()
+    port = int(server.url.rsplit(":", 1)[1].rstrip("/"))
+    server.stop()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), timeout=1)
+
+
+@pytest.mark.slow
+def test_a_million_small_messages_take_at_most_600_megabytes() -> None:
+    script = (
+        "import sys, psutil\n"
+        "from actorhub_embedded.state import Broker\n"
+        "from actorhub_embedded.messages import encode\n"
+        "from pamqp.commands import Basic, Channel, Queue\n"
+        "broker = Broker(memory_limit=1 << 40)\n"
+        "broker.connect(1)\n"
+        "broker.receive(1, 1, Channel.Open(), 0)\n"
+        "broker.receive(1, 1, Queue.Declare(0, 'q', durable=True), 0)\n"
+        "before = psutil.Process().memory_info().rss\n"
+        "for number in range(1_000_000):\n"
+        "    body = b'%0100d' % number\n"
+        "    header = encode(Basic.Properties(message_id=str(number)), 100) if number % 1000 == 0 else bytes(header)\n"
+        "    broker.publish(1, 1, Basic.Publish(0, '', 'q'), bytes(bytearray(header)), body, 0)\n"
+        "    if number % 1000 == 0: broker.flush(0)\n"
+        "print((psutil.Process().memory_info().rss - before) / 1e6)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 600

@@ -1,0 +1,462 @@
+"""The embedded broker's state machine: sentences, and a search for histories in which it differs from a simple model."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from pamqp.base import Frame
+from pamqp.commands import Basic, Channel, Confirm, Exchange, Queue
+
+from actorhub_embedded.exchanges import topic_matches
+from actorhub_embedded.messages import decode, encode
+from actorhub_embedded.state import Block, Broker, Close, Send
+
+
+class Console:
+    """One broker, and clients that send it methods. Keeps what they were sent."""
+
+    def __init__(self, **limits: Any) -> None:
+        self.broker = Broker(seed=1, **limits)
+        self.now = 1000.0
+        self.sent: list[Send] = []
+        self.blocks: list[Block] = []
+        self.closed: list[Close] = []
+
+    def connect(self, *numbers: int) -> None:
+        for number in numbers:
+            self.broker.connect(number)
+
+    def say(self, connection: int, method: Frame, channel: int = 1) -> list[Frame]:
+        """Send a method; returns the methods that this connection was sent for it."""
+        self.broker.receive(connection, channel, method, self.now)
+        return self.flush(connection)
+
+    def publish(self, connection: int, key: str, body: bytes = b"x", exchange: str = "", **options: Any) -> list[Frame]:
+        mandatory = options.pop("mandatory", False)
+        properties = Basic.Properties(**options)
+        method = Basic.Publish(0, exchange, key, mandatory)
+        self.broker.publish(connection, 1, method, encode(properties, len(body)), body, self.now)
+        return self.flush(connection)
+
+    def flush(self, connection: int) -> list[Frame]:
+        mine: list[Frame] = []
+        for effect in self.broker.flush(self.now):
+            if isinstance(effect, Send):
+                self.sent.append(effect)
+                if effect.connection == connection:
+                    mine.append(effect.method)
+            elif isinstance(effect, Block):
+                self.blocks.append(effect)
+            else:
+                self.closed.append(effect)
+        return mine
+
+    def tick(self, seconds: float) -> None:
+        self.now += seconds
+        self.broker.tick(self.now)
+        self.flush(0)
+
+    def delivered(self, connection: int | None = None) -> list[bytes]:
+        return [
+            one.body
+            for one in self.sent
+            if isinstance(one.method, Basic.Deliver) and connection in (None, one.connection)
+        ]
+
+    def open(self, *connections: int, confirm: bool = False, prefetch: int = 0) -> None:
+        self.connect(*connections)
+        for connection in connections:
+            self.say(connection, Channel.Open())
+            if confirm:
+                self.say(connection, Confirm.Select())
+            if prefetch:
+                self.say(connection, Basic.Qos(0, prefetch, False))
+
+    def queue(self, name: str = "q", **arguments: Any) -> None:
+        given = {key.replace("_", "-"): value for key, value in arguments.items()}
+        [answer] = self.say(1, Queue.Declare(0, name, durable=True, arguments=given))
+        assert isinstance(answer, Queue.DeclareOk), vars(answer)
+
+    def count(self, name: str = "q") -> int:
+        [answer] = self.say(1, Queue.Declare(0, name, passive=True))
+        assert isinstance(answer, Queue.DeclareOk)
+        return int(answer.message_count)
+
+
+def test_what_was_not_acknowledged_comes_again_in_order_and_marked() -> None:
+    console = Console()
+    console.open(1, 2)
+    console.queue()
+    for body in (b"1", b"2", b"3"):
+        console.publish(1, "q", body)
+    console.say(2, Basic.Consume(0, "q"))
+    console.say(2, Basic.Ack(2))
+    console.broker.disconnect(2, console.now)
+    console.sent.clear()
+    console.say(1, Basic.Consume(0, "q"))
+    assert console.delivered() == [b"1", b"3"]
+    assert all(one.method.redelivered for one in console.sent if isinstance(one.method, Basic.Deliver))
+
+
+def test_the_next_single_active_consumer_starts_with_what_the_former_held() -> None:
+    console = Console()
+    console.open(1, 2, 3)
+    console.queue(x_single_active_consumer=True)
+    console.say(2, Basic.Consume(0, "q"))
+    console.say(3, Basic.Consume(0, "q"))
+    for body in (b"1", b"2"):
+        console.publish(1, "q", body)
+    assert (console.delivered(2), console.delivered(3)) == ([b"1", b"2"], [])
+    console.broker.disconnect(2, console.now)
+    console.publish(1, "q", b"3")
+    assert console.delivered(3) == [b"1", b"2", b"3"]
+
+
+def test_confirms_are_multiple_where_they_can_be_and_a_return_comes_before() -> None:
+    console = Console()
+    console.open(1, confirm=True)
+    console.queue()
+    for body in (b"1", b"2", b"3"):
+        header = encode(Basic.Properties(), 1)
+        console.broker.publish(1, 1, Basic.Publish(0, "", "q"), header, body, console.now)
+    [ack] = console.flush(1)
+    assert isinstance(ack, Basic.Ack)
+    assert (ack.delivery_tag, ack.multiple) == (3, True)
+    returned, ack = console.publish(1, "nowhere", mandatory=True)
+    assert isinstance(returned, Basic.Return)
+    assert isinstance(ack, Basic.Ack)
+    assert (returned.reply_code, ack.delivery_tag, ack.multiple) == (312, 4, False)
+
+
+def test_a_full_queue_refuses_or_drops_its_oldest() -> None:
+    console = Console()
+    console.open(1, confirm=True)
+    console.queue("refusing", x_max_length=2, x_overflow="reject-publish")
+    console.queue("dropping", x_max_length=2)
+    answers = [console.publish(1, "refusing")[0] for _ in range(3)]
+    assert [type(answer) for answer in answers] == [Basic.Ack, Basic.Ack, Basic.Nack]
+    for body in (b"1", b"2", b"3"):
+        console.publish(1, "dropping", body)
+    console.say(1, Basic.Consume(0, "dropping"))
+    assert console.delivered() == [b"2", b"3"]
+
+
+def test_dead_letters_tell_their_way() -> None:
+    console = Console()
+    console.open(1)
+    console.queue("dead")
+    console.queue(x_dead_letter_exchange="", x_dead_letter_routing_key="dead", x_message_ttl=100)
+    console.publish(1, "q", b"late", expiration="50")
+    console.tick(0.06)
+    console.publish(1, "q", b"bad")
+    console.say(1, Basic.Consume(0, "q", "c"))
+    console.say(1, Basic.Reject(1, False))
+    console.say(1, Basic.Consume(0, "dead", "d"))
+    letters = [one for one in console.sent if isinstance(one.method, Basic.Deliver) and one.method.consumer_tag == "d"]
+    assert [one.body for one in letters] == [b"late", b"bad"]
+    deaths: list[Any] = [decode(one.header or b"").headers["x-death"][0] for one in letters]  # type: ignore[index]
+    assert [(death["reason"], death["queue"], death["count"]) for death in deaths] == [
+        ("expired", "q", 1),
+        ("rejected", "q", 1),
+    ]
+    assert deaths[0]["original-expiration"] == "50"
+    assert decode(letters[0].header or b"").expiration is None
+
+
+def test_a_letter_that_goes_in_a_circle_is_dropped() -> None:
+    console = Console()
+    console.open(1)
+    console.queue("a", x_message_ttl=10, x_dead_letter_exchange="", x_dead_letter_routing_key="b")
+    console.queue("b", x_message_ttl=10, x_dead_letter_exchange="", x_dead_letter_routing_key="a")
+    console.publish(1, "a")
+    for _ in range(5):
+        console.tick(1)
+    assert (console.count("a"), console.count("b")) == (0, 0)
+
+
+def test_a_quorum_queue_s_delivery_limit_dead_letters_and_counts() -> None:
+    console = Console()
+    console.open(1)
+    console.queue("dead")
+    console.queue(
+        x_queue_type="quorum", x_delivery_limit=2, x_dead_letter_exchange="", x_dead_letter_routing_key="dead"
+    )
+    console.publish(1, "q")
+    console.say(1, Basic.Consume(0, "q"))
+    for tag in (1, 2, 3):
+        console.say(1, Basic.Reject(tag, True))
+    counts = [(decode(one.header or b"").headers or {}).get("x-delivery-count") for one in console.sent if one.body]
+    assert counts == [None, 1, 2]
+    assert console.count("dead") == 1
+
+
+def test_priorities_go_first_and_keep_their_order() -> None:
+    console = Console()
+    console.open(1)
+    console.queue(x_max_priority=5)
+    for body, priority in ((b"a", 0), (b"b", 3), (b"c", 9), (b"d", 3)):
+        console.publish(1, "q", body, priority=priority)
+    console.say(1, Basic.Consume(0, "q"))
+    assert console.delivered() == [b"c", b"b", b"d", b"a"]
+
+
+def test_prefetch_bounds_each_consumer_and_acknowledging_makes_room() -> None:
+    console = Console()
+    console.open(1, prefetch=2)
+    console.queue()
+    for body in (b"1", b"2", b"3", b"4"):
+        console.publish(1, "q", body)
+    console.say(1, Basic.Consume(0, "q"))
+    assert console.delivered() == [b"1", b"2"]
+    console.say(1, Basic.Ack(2, True))
+    assert console.delivered() == [b"1", b"2", b"3", b"4"]
+
+
+def test_a_stream_is_read_from_any_offset_and_forgets_its_oldest() -> None:
+    console = Console()
+    console.open(1, prefetch=100)
+    console.queue(x_queue_type="stream")
+    for number in range(5):
+        console.publish(1, "q", b"%d" % number)
+    for tag, offset in (("first", "first"), ("last", "last"), ("next", "next"), ("number", 3)):
+        console.say(1, Basic.Consume(0, "q", tag, arguments={"x-stream-offset": offset}))
+    console.publish(1, "q", b"5")
+    read: dict[str, list[bytes]] = {}
+    for one in console.sent:
+        if isinstance(one.method, Basic.Deliver):
+            read.setdefault(one.method.consumer_tag or "", []).append(one.body)
+    assert read["first"] == [b"0", b"1", b"2", b"3", b"4", b"5"]
+    assert (read["last"], read["next"], read["number"]) == ([b"4", b"5"], [b"5"], [b"3", b"4", b"5"])
+    console.queue("short", x_queue_type="stream", x_max_length_bytes=1000)
+    for _ in range(100):
+        console.publish(1, "short", b"x" * 100)
+    assert console.count("short") < 4
+
+
+def test_queues_expire_when_nobody_uses_them() -> None:
+    console = Console()
+    console.open(1)
+    console.queue(x_expires=1000)
+    console.say(1, Basic.Consume(0, "q", "c"))
+    console.tick(5)
+    assert console.count() == 0
+    console.say(1, Basic.Cancel("c"))
+    console.tick(0.9)
+    assert console.count() == 0
+    console.tick(1.1)
+    [answer] = console.say(1, Queue.Declare(0, "q", passive=True))
+    assert isinstance(answer, Channel.Close)
+    assert answer.reply_code == 404
+
+
+def test_exchanges_route_each_message_once() -> None:
+    console = Console()
+    console.open(1)
+    console.queue("a")
+    console.queue("b")
+    for kind in ("direct", "fanout", "topic"):
+        console.say(1, Exchange.Declare(0, kind, kind))
+    bindings = "direct a k, fanout a -, fanout b -, topic a #, topic a x.*, topic b x.#.z"
+    for exchange, queue, key in (binding.split() for binding in bindings.split(", ")):
+        console.say(1, Queue.Bind(0, queue, exchange, key))
+    console.publish(1, "k", exchange="direct")
+    console.publish(1, "any", exchange="fanout")
+    console.publish(1, "x.y", exchange="topic")
+    assert (console.count("a"), console.count("b")) == (3, 1)
+
+
+@pytest.mark.parametrize("case", ["a.b a.b", "a.* a.b", "a.# a", "# a.b.c", "#.b a.a.b", "a.#.b.#.c a.x.b.y.z.c"])
+def test_topics_that_match(case: str) -> None:
+    pattern, key = case.split()
+    assert topic_matches(pattern.split("."), key.split("."))
+
+
+@pytest.mark.parametrize("case", ["a.* a", "#.b.# a.c", "*.* a", "* a.b", "a.b a.c", "#.a a.b"])
+def test_topics_that_do_not(case: str) -> None:
+    pattern, key = case.split()
+    assert not topic_matches(pattern.split("."), key.split("."))
+
+
+def test_a_mistake_closes_its_channel_and_touches_nobody_else() -> None:
+    console = Console()
+    console.open(1, 2)
+    console.queue()
+    console.say(2, Basic.Consume(0, "q"))
+    for method, code in (
+        (Queue.Declare(0, "none", passive=True), 404),
+        (Queue.Declare(0, "q", durable=True, arguments={"x-max-length": 3}), 406),
+        (Basic.Ack(77), 406),
+        (Basic.Consume(0, "none"), 404),
+        (Exchange.Declare(0, "amq.mine", "direct"), 403),
+        (Queue.Declare(0, "amq.mine"), 403),
+        (Queue.Bind(0, "q", "none", ""), 404),
+    ):
+        [close] = console.say(1, method)
+        assert isinstance(close, Channel.Close), method.name
+        assert close.reply_code == code, (method.name, close.reply_text)
+        assert not console.say(1, Queue.Declare(0, "ignored")), "a closed channel is deaf until its close is answered"
+        console.say(1, Channel.CloseOk())
+        console.say(1, Channel.Open())
+    console.publish(1, "q", b"still")
+    assert console.delivered(2) == [b"still"]
+    assert not console.closed
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        Basic.Qos(0, 10, True),
+        Basic.Consume(0, "q", arguments={"x-priority": 3}),
+        Queue.Declare(0, "p", durable=True, arguments={"x-queue-mode": "lazy"}),
+        Exchange.Declare(0, "h", "headers"),
+        Exchange.Bind(0, "a", "b", ""),
+    ],
+)
+def test_what_is_not_supported_is_refused_by_name_with_540(method: Frame) -> None:
+    console = Console()
+    console.open(1)
+    console.queue()
+    console.say(1, method)
+    [close] = console.closed
+    assert close.fault.code == 540
+
+
+def test_past_the_memory_limit_publishers_are_blocked_until_there_is_room() -> None:
+    console = Console(memory_limit=10_000)
+    console.open(1, 2)
+    console.queue()
+    while not console.blocks:
+        console.publish(1, "q", b"x" * 1000)
+    assert [(block.connection, bool(block.reason)) for block in console.blocks] == [(1, True)]
+    console.say(2, Basic.Consume(0, "q"))
+    console.say(2, Basic.Ack(0, True))
+    assert console.broker.memory == 0
+    assert (console.blocks[-1].connection, console.blocks[-1].reason) == (1, None)
+
+
+def test_a_client_that_does_not_read_gets_nothing_more_until_it_does() -> None:
+    console = Console()
+    console.open(1, 2)
+    console.queue()
+    console.say(2, Basic.Consume(0, "q", no_ack=True))
+    console.broker.pause(2, True)
+    console.publish(1, "q", b"1")
+    assert not console.delivered(2)
+    console.broker.pause(2, False)
+    console.flush(2)
+    assert console.delivered(2) == [b"1"]
+
+
+# ---- against a model
+
+
+class Histories(RuleBasedStateMachine):
+    """One classic queue and three clients; the model is a list of what waits, and what each holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.console = Console()
+        self.serial = 0
+        self.waiting: deque[int] = deque()
+        self.held: dict[int, list[int]] = {}  # by client, in the order of delivery
+        self.tags: dict[tuple[int, int], int] = {}
+        self.consuming: list[int] = []
+        self.seen = 0
+        self.gone: set[int] = set()
+
+    @initialize(single=st.booleans(), prefetch=st.sampled_from([1, 2, 5]))
+    def begin(self, single: bool, prefetch: int) -> None:
+        self.single, self.prefetch = single, prefetch
+        self.console.open(9)
+        self.console.connect(1)
+        self.console.say(1, Channel.Open())
+        self.console.queue(x_single_active_consumer=single)
+        self.console.broker.disconnect(1, self.console.now)
+
+    @rule()
+    def publish(self) -> None:
+        self.serial += 1
+        self.waiting.append(self.serial)
+        self.console.publish(9, "q", b"%d" % self.serial)
+        self._read()
+
+    @rule(client=st.integers(1, 3))
+    def consume(self, client: int) -> None:
+        if client not in self.consuming:
+            self.console.open(client, prefetch=self.prefetch)
+            self.consuming.append(client)
+            self.held[client] = []
+            self.console.say(client, Basic.Consume(0, "q"))
+            self._read()
+
+    @precondition(lambda self: any(self.held.values()))
+    @rule(data=st.data(), multiple=st.booleans(), how=st.sampled_from(["ack", "requeue", "drop"]))
+    def settle(self, data: Any, multiple: bool, how: str) -> None:
+        client = data.draw(st.sampled_from([client for client, held in self.held.items() if held]))
+        chosen = data.draw(st.sampled_from(self.held[client]))
+        tag = max(t for (owner, t), serial in self.tags.items() if owner == client and serial == chosen)
+        method = Basic.Ack(tag, multiple) if how == "ack" else Basic.Nack(tag, multiple, how == "requeue")
+        held = self.held[client]
+        done = held[: held.index(chosen) + 1] if multiple else [chosen]
+        self.held[client] = [serial for serial in held if serial not in done]
+        if how == "requeue":
+            self.waiting = deque(sorted([*self.waiting, *done]))
+        else:
+            self.gone |= set(done)
+        self.console.say(client, method)
+        self._read()
+
+    @precondition(lambda self: self.consuming)
+    @rule(data=st.data(), whole=st.booleans())
+    def leave(self, data: Any, whole: bool) -> None:
+        client = data.draw(st.sampled_from(self.consuming))
+        self.consuming.remove(client)
+        self.waiting = deque(sorted([*self.waiting, *self.held.pop(client)]))
+        self.tags = {key: serial for key, serial in self.tags.items() if key[0] != client}
+        if whole:
+            self.console.broker.disconnect(client, self.console.now)
+        else:
+            self.console.say(client, Channel.Close(200, "", 0, 0))
+            self.console.broker.disconnect(client, self.console.now)
+        self.console.flush(client)
+        self._read()
+
+    def _read(self) -> None:
+        """Every delivery is the oldest that waits, to a client that may have it."""
+        for one in self.console.sent[self.seen :]:
+            if isinstance(one.method, Basic.Deliver):
+                serial = int(one.body)
+                assert self.waiting
+                assert serial == self.waiting.popleft(), "the oldest comes first"
+                assert one.connection in self.consuming
+                if self.single:
+                    assert one.connection == self.consuming[0], "the active one alone"
+                self.held[one.connection].append(serial)
+                self.tags[one.connection, one.method.delivery_tag or 0] = serial
+        self.seen = len(self.console.sent)
+
+    @invariant()
+    def nothing_is_lost_or_twice(self) -> None:
+        everywhere = [*self.waiting, *(serial for held in self.held.values() for serial in held), *self.gone]
+        assert sorted(everywhere) == list(range(1, self.serial + 1))
+        assert all(len(held) <= self.prefetch for held in self.held.values())
+
+    @invariant()
+    def nobody_with_room_waits(self) -> None:
+        takers = self.consuming[:1] if getattr(self, "single", False) else self.consuming
+        if self.waiting:
+            assert all(len(self.held[client]) == self.prefetch for client in takers)
+
+    @invariant()
+    def memory_is_what_is_there(self) -> None:
+        there = len(self.waiting) + sum(len(held) for held in self.held.values())
+        assert (self.console.broker.memory > 0) == (there > 0)
+
+
+TestHistories = Histories.TestCase
+TestHistories.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
