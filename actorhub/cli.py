@@ -18,6 +18,7 @@ from rich.table import Table
 from actorhub import logs
 from actorhub.benchmark import measure
 from actorhub.cluster import BrokerChoice
+from actorhub.control.messages import NodeInfo
 from actorhub.errors import ActorHubError
 from actorhub.hub import Hub
 from actorhub.node import NodeConfig, run
@@ -145,10 +146,16 @@ def _print_json(value: Any) -> None:
 @app.command()
 def status(url: Url = None, json_: Json = False) -> None:
     """The nodes and their workers. Ends with code 1 where there is no node with a worker."""
-    nodes = _look(_settings(url, None), lambda hub: hub.nodes())
+
+    async def look(hub: Hub) -> tuple[str, list[NodeInfo]]:
+        return hub.broker, await hub.nodes()
+
+    broker, nodes = _look(_settings(url, None), look)
     if json_:
         _print_json(nodes)
     else:
+        kept = "; it keeps everything in memory, and nothing on disk" if "embedded" in broker else ""
+        console.print(f"broker: {broker}{kept}", highlight=False, soft_wrap=True)
         table = Table("node", "host", "pid", "workers", "actors", "labels", "resources")
         for row in nodes:
             workers = ", ".join(f"{worker.id} (pid {worker.pid})" for worker in row.workers)

@@ -183,6 +183,12 @@ class Hub:
         """With which another hub joins the same cluster: `Hub(settings=hub.settings)`."""
         return self._settings
 
+    @property
+    def broker(self) -> str:
+        """Product and version of the broker, for people; empty while there is no connection."""
+        session = self._open_session()
+        return session.link.server if session.link is not None else ""
+
     # ---- views
 
     def options(

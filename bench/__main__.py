@@ -116,6 +116,41 @@ async def first_call(url: str) -> Row:
     return Row("Hub.local() to the first answer", f"{median:.2f} s", "", "1.5 s", median < 1.5)
 
 
+async def embedded(seconds: float, rounds: int, on_rabbitmq: float) -> list[Row]:
+    """The embedded broker: its start, asks over it in the same shape of cluster, and the memory of a million messages."""
+    starts: list[float] = []
+    for _ in range(5):
+        began = time.perf_counter()
+        server = open_server("embedded")
+        await asyncio.to_thread(server.start)
+        starts.append(time.perf_counter() - began)
+        await asyncio.to_thread(server.stop)
+    async with Hub.local(broker="embedded", workers=1) as hub:
+        echo = await hub.spawn(Echo)
+        one = statistics.median([(await asks(echo, 1, seconds)).a_second for _ in range(rounds)])
+        many = statistics.median([(await asks(echo, 1000, seconds)).a_second for _ in range(rounds)])
+    ready = statistics.median(starts)
+    held = await asyncio.to_thread(_a_million_messages)
+    return [
+        Row("embedded broker: start to ready", f"{ready * 1000:,.0f} ms", "", "150 ms", ready <= 0.15),
+        Row("embedded broker: ask, 1 outstanding", f"{one:,.0f} /s", "", "", None),
+        Row(
+            "embedded broker: ask, 1,000 outstanding",
+            f"{many:,.0f} /s",
+            f"{many / on_rabbitmq:.2f} x RabbitMQ",
+            "0.5 x",
+            many >= 0.5 * on_rabbitmq,
+        ),
+        Row("embedded broker: a million messages of 100 bytes", f"{held:,.0f} MB", "", "600 MB", held <= 600),
+    ]
+
+
+def _a_million_messages() -> float:
+    """Megabytes that they take, in a process of their own."""
+    done = subprocess.run([sys.executable, "-m", "bench.held"], capture_output=True, text=True, check=True)
+    return float(done.stdout)
+
+
 def against_ray(rows: list[Row], seconds: float) -> list[Row]:
     """The same echo by Ray, and ours against it; nothing where Ray is not installed."""
     python = Path(".venv-ray/bin/python")
@@ -141,6 +176,8 @@ async def main(seconds: float, rounds: int) -> list[Row]:
             rows += await starts(hub, 1000)
     finally:
         await asyncio.to_thread(server.stop)
+    on_rabbitmq = next(row.rate for row in rows if row.work == "ask, 1,000 outstanding")
+    rows += await embedded(seconds, rounds, on_rabbitmq)
     return rows + await asyncio.to_thread(against_ray, rows, seconds)
 
 

@@ -89,7 +89,7 @@ def visits(env: dict[str, str]) -> Iterator[Hub]:
 def test_status_shows_nodes_and_workers(env: dict[str, str]) -> None:
     shown = run("status", env=env)
     assert shown.returncode == 0
-    for word in ("n1", "zone=a", "gpu=2.0", "pid"):
+    for word in ("n1", "zone=a", "gpu=2.0", "pid", "broker: "):
         assert word in shown.stdout
     [node] = json.loads(run("status", "--json", env=env).stdout)
     assert (node["id"], node["labels"], len(node["workers"])) == ("n1", {"zone": "a"}, 1)

@@ -127,15 +127,18 @@ def test_dev_starts_a_cluster_in_one_command_that_other_processes_can_join() -> 
     dev = subprocess.Popen(
         [BIN / "actorhub", "dev", __name__], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
-    assert dev.stdout is not None
-    assert dev.stdout.readline() == "ready; in another shell:\n"
-    exported = dict(pair.split("=", 1) for pair in dev.stdout.readline().split()[1:])
-    env = {**os.environ, **{name: value.strip("'") for name, value in exported.items()}}
-    status = subprocess.run([BIN / "actorhub", "status"], env=env, capture_output=True, text=True, check=False)
-    assert status.returncode == 0, status.stderr
-    assert "node-1" in status.stdout
-    dev.send_signal(signal.SIGINT)
-    assert dev.communicate(timeout=20) is not None
+    with dev:
+        try:
+            assert dev.stdout is not None
+            assert dev.stdout.readline() == "ready; in another shell:\n"
+            exported = dict(pair.split("=", 1) for pair in dev.stdout.readline().split()[1:])
+            env = {**os.environ, **{name: value.strip("'") for name, value in exported.items()}}
+            status = subprocess.run([BIN / "actorhub", "status"], env=env, capture_output=True, text=True, check=False)
+            assert status.returncode == 0, status.stderr
+            assert "node-1" in status.stdout
+            assert "ActorHub embedded broker 4.0.0; it keeps everything in memory, and nothing on disk" in status.stdout
+        finally:
+            dev.send_signal(signal.SIGINT)
     assert dev.returncode == 0
 
 
