@@ -64,11 +64,12 @@ class Isolated:
         return os.getpid()
 
 
-def _threads() -> set[str]:
-    return {thread.name for thread in threading.enumerate() if thread.name.startswith("actorhub")}
+def _threads() -> set[int | None]:
+    return {thread.ident for thread in threading.enumerate() if thread.name.startswith("actorhub")}
 
 
 async def test_a_hub_without_a_broker_brings_one_along_and_leaves_no_thread() -> None:
+    before = _threads()
     async with Hub() as hub:
         where = await hub.options(name="where").spawn(Where)
         assert await where.pid() == os.getpid()
@@ -78,7 +79,7 @@ async def test_a_hub_without_a_broker_brings_one_along_and_leaves_no_thread() ->
         assert [worker.pid for worker in node.workers] == [os.getpid()]
         async with Hub(settings=hub.settings) as second:
             assert await (await second.find(Where, "where")).pid() == os.getpid()
-    await until(lambda: not _threads())
+    await until(lambda: _threads() == before)
 
 
 async def test_two_hubs_without_a_broker_share_nothing() -> None:

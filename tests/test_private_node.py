@@ -86,6 +86,6 @@ def test_a_server_that_does_not_start_says_why(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_an_unknown_server_names_the_known_ones() -> None:
-    with pytest.raises(BrokerUnavailable, match="no server is called 'kafka'; there are: rabbitmq"):
+    with pytest.raises(BrokerUnavailable, match="no server is called 'kafka'; there are: embedded, rabbitmq"):
         open_server("kafka")
     assert os.environ.get("RABBITMQ_NODENAME") is None, "the environment of this process stays as it was"

@@ -92,7 +92,7 @@ class Journal:
         self._on_broken = on_broken
         self._consumer: Consumer | None = None
         self._entries: dict[str, _Entry] = {}
-        self._mark = Mark(id=new_id(), epoch=0)
+        self._own: list[Mark] = []
         self._replayed = asyncio.Event()
         self._former: list[Mark] = []
         self._mark_deliveries: list[tuple[Mark, Delivery]] = []
@@ -109,11 +109,10 @@ class Journal:
         await self._consume()
         epoch = time.time_ns() // 1_000_000
         while True:
-            await self._read_up_to(Mark(id=new_id(), epoch=epoch))
+            await self._read_up_to_a_mark_of(epoch)
             highest = max((mark.epoch for mark in self._former), default=0)
             if highest < epoch:
                 break
-            self._former.append(self._mark)
             epoch = highest + _EPOCH_STEP
         self._drop_former_marks()
         return Past(
@@ -123,9 +122,12 @@ class Journal:
             deaths={actor: entry.death for actor, entry in self._entries.items() if entry.death is not None},
         )
 
-    async def _read_up_to(self, mark: Mark) -> None:
-        self._mark, self._replayed = mark, asyncio.Event()
+    async def _read_up_to_a_mark_of(self, epoch: int) -> None:
+        """Each try has a mark of its own, or a predecessor that took one for an old one would do so again."""
+        self._former, self._own, self._replayed = [*self._former, *self._own], [], asyncio.Event()
         while not self._replayed.is_set():
+            mark = Mark(id=new_id(), epoch=epoch)
+            self._own.append(mark)
             self._publish(mark, lambda: None)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(MARK_AGAIN):
@@ -212,7 +214,7 @@ class Journal:
 
     def _read_mark(self, mark: Mark, delivery: Delivery) -> None:
         self._mark_deliveries.append((mark, delivery))
-        if mark.id == self._mark.id:
+        if mark in self._own:
             self._replayed.set()
         elif not self._replayed.is_set():
             self._former.append(mark)

@@ -1,0 +1,65 @@
+"""The examples, on both brokers and on none."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from actorhub import Hub, Settings
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("ACTORHUB_")}
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=ROOT, env=clean | env, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+async def env(cluster_settings: Settings) -> AsyncIterator[dict[str, str]]:
+    """The environment of a cluster whose node serves the main job's actors."""
+    async with Hub.local(workers=2, modules=["examples.indexer"], settings=cluster_settings) as hub:
+        yield hub.settings.to_environment()
+
+
+async def test_the_first_actor_runs_on_a_cluster(env: dict[str, str]) -> None:
+    done = await asyncio.to_thread(run, "-m", "examples.counter", env=env)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("15\nthe value is 16\n[17, 18, 19,")
+
+
+def test_the_first_actor_runs_with_nothing_but_python() -> None:
+    done = run("examples/counter.py", env={})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("15\nthe value is 16\n[17, 18, 19,")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_the_main_job_is_right_on_a_cluster(env: dict[str, str]) -> None:
+    done = await asyncio.to_thread(run, "-m", "examples.index_sources", env=env)
+    assert done.returncode == 0, done.stderr
+    assert "the same as in one process" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("broker", ["embedded", "rabbitmq"])
+def test_the_main_job_is_right_though_a_worker_is_killed(broker: str) -> None:
+    done = run("-m", "examples.index_sources", "--kill", "--broker", broker, env={})
+    assert done.returncode == 0, done.stderr
+    assert "4 actors were restarted meanwhile" in done.stdout
+    assert "the same as in one process" in done.stdout
+
+
+def test_the_example_project_s_own_tests_pass_by_the_plugin() -> None:
+    options = ["-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function", "-W", "error"]
+    done = run("-m", "pytest", "-q", "--noconftest", "-c", os.devnull, *options, "--rootdir=.", "examples/shop", env={})
+    assert "4 passed" in done.stdout, done.stdout + done.stderr
