@@ -32,7 +32,7 @@ from actorhub.futures import once
 from actorhub_embedded import EmbeddedServer
 from actorhub_rabbitmq import PrivateNode
 from tests.conftest import QUICK
-from tests.waiting import until
+from tests.waiting import SETTLED, until
 
 
 @actor(max_restarts=20)
@@ -288,6 +288,7 @@ async def test_a_broker_killed_and_restarted_under_load_loses_nothing(
         Hub(settings=cluster.settings, on_retry=lambda number, error: retries.append(number)) as hub,
     ):
         ledger = await hub.spawn(Ledger, str(path))
+        await asyncio.sleep(SETTLED)
         answers: list[int] = []
         told: list[int] = []
         load = asyncio.create_task(_load(ledger, 3000, answers, told))

@@ -14,7 +14,7 @@ import pytest
 from actorhub.broker import Message, Outcome, Queue, open_broker, open_server
 from actorhub.errors import BrokerUnavailable
 from actorhub_rabbitmq import PrivateNode
-from tests.waiting import until
+from tests.waiting import SETTLED, until
 
 
 async def test_what_it_stored_survives_a_kill_and_a_clean_restart(own_rabbitmq: PrivateNode) -> None:
@@ -24,6 +24,7 @@ async def test_what_it_stored_survives_a_kill_and_a_clean_restart(own_rabbitmq: 
     await link.declare(Queue("kept"))
     link.publish("kept", Message(b"1"), outcomes.append)
     await until(lambda: outcomes == [Outcome.STORED])
+    await asyncio.sleep(SETTLED)
     for kill in (True, False):
         before = own_rabbitmq.pid
         if kill:

@@ -14,7 +14,7 @@ from actorhub.errors import BrokerUnavailable
 from actorhub.testing import Probe
 from actorhub_rabbitmq import PrivateNode, link
 from actorhub_rabbitmq.capabilities import Capabilities
-from tests.waiting import until
+from tests.waiting import SETTLED, until
 
 
 class Owner:
@@ -71,7 +71,7 @@ async def test_a_killed_broker_is_noticed_and_what_it_confirmed_is_there_after_i
     owner, outcomes = Owner(), list[Outcome]()
     async with owner.linked(own_rabbitmq.url) as found:
         await found.declare(Queue("durable"))
-        await asyncio.sleep(1.0)  # RabbitMQ 3.10 may write a queue's definition a moment after it has confirmed it
+        await asyncio.sleep(SETTLED)
         for number in range(500):
             found.publish("durable", Message(b"%d" % number), outcomes.append)
         await until(lambda: len(outcomes) >= 100)

@@ -8,6 +8,9 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 T = TypeVar("T")
+SETTLED = (
+    3.0  # seconds after which RabbitMQ 3.10 keeps a queue's definition though it is killed; see docs/guarantees.md
+)
 
 
 async def until(condition: Callable[[], T | Awaitable[T]], *, within: float = 30.0) -> T:

@@ -104,6 +104,9 @@ class RabbitLink(Link):
         _, late = await asyncio.wait(closed, timeout=CLOSING) if closed else (set(), set())
         if late:
             log.debug("%d connections did not close in %.0f s", len(late), CLOSING)
+            for connection in self._connections():
+                connection.abort()
+            await asyncio.sleep(0)  # the loop may be closed next; let it close them first
         self._end(BrokerUnavailable("the link was closed"))
 
     def _close_connection(self, connection: StreamConnection) -> asyncio.Future[None]:
