@@ -352,6 +352,46 @@ def test_a_client_that_does_not_read_gets_nothing_more_until_it_does() -> None:
     assert console.delivered(2) == [b"1"]
 
 
+def test_long_queues_that_dead_letter_into_each_other_come_to_an_end() -> None:
+    console = Console()
+    console.open(1)
+    console.queue("a", x_max_length=2000, x_dead_letter_exchange="", x_dead_letter_routing_key="b")
+    console.queue("b", x_max_length=2000, x_dead_letter_exchange="", x_dead_letter_routing_key="a")
+    for queue in ("a", "b"):
+        for number in range(2000):
+            console.publish(1, queue, b"%d" % number)
+    console.publish(1, "a", b"one more")
+    assert (console.count("a"), console.count("b")) == (2000, 2000)
+
+
+def test_what_is_left_of_a_deleted_queue_does_not_stand_for_a_new_one_of_its_name() -> None:
+    console = Console()
+    console.open(1, 2)
+    console.queue()
+    console.publish(1, "q", b"old")
+    console.say(2, Basic.Consume(0, "q", "old"))
+    console.say(1, Queue.Delete(0, "q"))
+    console.queue()
+    console.say(2, Basic.Consume(0, "q", "new"))
+    header = encode(Basic.Properties(), 3)
+    console.broker.publish(1, 1, Basic.Publish(0, "", "q"), header, b"new", console.now)
+    console.say(2, Basic.Ack(1))
+    assert console.delivered(2) == [b"old", b"new"]
+
+
+def test_acknowledging_many_twice_is_a_mistake() -> None:
+    console = Console()
+    console.open(1)
+    console.queue()
+    for _ in range(3):
+        console.publish(1, "q")
+    console.say(1, Basic.Consume(0, "q"))
+    assert not console.say(1, Basic.Ack(2, True))
+    [close] = console.say(1, Basic.Ack(2, True))
+    assert isinstance(close, Channel.Close)
+    assert close.reply_code == 406
+
+
 # ---- against a model
 
 

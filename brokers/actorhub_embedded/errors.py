@@ -19,6 +19,7 @@ class Code(IntEnum):
     COMMAND_INVALID = 503
     CHANNEL_ERROR = 504
     UNEXPECTED_FRAME = 505
+    RESOURCE_ERROR = 506
     NOT_ALLOWED = 530
     NOT_IMPLEMENTED = 540
 
@@ -38,3 +39,8 @@ class ChannelError(AmqpError):
 
 class ConnectionFault(AmqpError):
     """Closes the connection; other connections go on."""
+
+
+def not_supported(what: str) -> ConnectionFault:
+    """The refusal of what the embedded broker does not have."""
+    return ConnectionFault(Code.NOT_IMPLEMENTED, f"the embedded broker does not support {what}")

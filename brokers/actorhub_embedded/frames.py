@@ -16,6 +16,7 @@ PROTOCOL = b"AMQP\x00\x00\x09\x01"
 METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8
 END = 0xCE
 MAX_MESSAGE = 16 * 1024 * 1024
+INCOMPLETE = 8 * MAX_MESSAGE  # bytes of messages that a connection may have begun and not ended
 _HEAD = struct.Struct(">BHI")
 _SIZE = struct.Struct(">HHQ")  # class, weight, body size
 
@@ -57,10 +58,13 @@ class _Content:
 
 
 class Reader:
-    """One connection's incoming bytes. `frame_max` is what was agreed on."""
+    """One connection's incoming bytes. `frame_max` is what was agreed on, `room` the bytes of incomplete messages that are
+    held at most: none before the client has logged in."""
 
-    def __init__(self, frame_max: int) -> None:
+    def __init__(self, frame_max: int, *, room: int = 0) -> None:
         self.frame_max = frame_max
+        self.room = room
+        self._incomplete = 0
         self._buffer = bytearray()
         self._contents: dict[int, _Content] = {}
 
@@ -98,10 +102,6 @@ class Reader:
                     raise ConnectionFault(Code.FRAME_ERROR, f"a frame of unknown type {kind}")
         finally:
             del self._buffer[:start]
-
-    def forget(self, channel: int) -> None:
-        """The channel is closed: a message that was on its way will not be completed."""
-        self._contents.pop(channel, None)
 
     def _method(self, channel: int, payload: bytes) -> Iterator[Received]:
         framed = b"".join((_HEAD.pack(METHOD, channel, len(payload)), payload, b"\xce"))
@@ -141,6 +141,11 @@ class Reader:
         content.left -= len(payload)
         if content.parts is not None:
             content.parts.append(payload)
+            self._incomplete += len(payload)
+            if self._incomplete > self.room:
+                raise ConnectionFault(
+                    Code.RESOURCE_ERROR, f"{self._incomplete} bytes of messages were begun and not ended"
+                )
         yield from self._complete(channel, content)
 
     def _complete(self, channel: int, content: _Content) -> Iterator[Received]:
@@ -149,6 +154,7 @@ class Reader:
         del self._contents[channel]
         if content.parts is not None:
             body = content.parts[0] if len(content.parts) == 1 else b"".join(content.parts)
+            self._incomplete -= len(body)
             yield Publish(channel, content.method, content.header, body)
 
 

@@ -35,6 +35,10 @@ class QueueArguments(BaseModel):
     max_priority: int | None = Field(None, alias="x-max-priority", ge=1, le=255)
     consumer_timeout: int | None = Field(None, alias="x-consumer-timeout", gt=0)
 
+    @property
+    def is_limited(self) -> bool:
+        return self.max_length is not None or self.max_length_bytes is not None
+
 
 class Entry:
     """One message in one queue. `position` keeps its place when it comes back."""

@@ -15,7 +15,7 @@ from pamqp.commands import Connection
 from pamqp.heartbeat import Heartbeat
 
 from actorhub_embedded.errors import Code, ConnectionFault
-from actorhub_embedded.frames import PROTOCOL, Method, Oversized, Publish, Reader, Received, marshal
+from actorhub_embedded.frames import INCOMPLETE, PROTOCOL, Method, Oversized, Publish, Reader, Received, marshal
 from actorhub_embedded.state import Block, Broker, Close, Send
 
 log = logging.getLogger(__name__)
@@ -75,9 +75,9 @@ class Server:
         self.flush()
 
     def _tick(self) -> None:
+        self._ticking = asyncio.get_running_loop().call_later(TICK, self._tick)
         self.core.tick(self.now)
         self.flush()
-        self._ticking = asyncio.get_running_loop().call_later(TICK, self._tick)
 
     def flush(self) -> None:
         """Carry out what follows of what came in."""
@@ -109,11 +109,10 @@ class Client(asyncio.Protocol):
         self._reader = Reader(FRAME_MAX)
         self._transport: asyncio.Transport | None = None
         self._head = b""
-        self._expected: type[Frame] | None = (
-            None  # the handshake's next method; None once it is over, and before it began
-        )
+        self._expected: type[Frame] | None = None  # the handshake's next method; None before and after it
         self._began = False
         self._closing = False
+        self._blocked = False
         self._capabilities: dict[str, Any] = {}
         self._heartbeat = 0
         self._heard = time.monotonic()
@@ -185,26 +184,25 @@ class Client(asyncio.Protocol):
 
     def _receive(self, received: Received) -> None:
         core, now = self._server.core, self._server.now
+        if received is None:  # a heartbeat
+            return
+        if isinstance(received, Method) and (received.channel == 0 or received.method.name.startswith("Connection.")):
+            self._control(received.method)
+            return
+        if self._closing:
+            return
+        if self._expected is not None:
+            raise ConnectionFault(Code.COMMAND_INVALID, "the connection is not open")
+        if received.channel > CHANNEL_MAX:
+            text = f"channel {received.channel}; the largest number is {CHANNEL_MAX}"
+            raise ConnectionFault(Code.CHANNEL_ERROR, text)
         match received:
             case Publish():
-                self._check_open()
                 core.publish(self.number, received.channel, received.method, received.header, received.body, now)
             case Method():
-                if received.channel == 0 or isinstance(received.method, Connection.Close | Connection.CloseOk):
-                    self._control(received.method)
-                elif not self._closing:
-                    self._check_open()
-                    if received.method.name == "Channel.Close":
-                        self._reader.forget(received.channel)
-                    core.receive(self.number, received.channel, received.method, now)
+                core.receive(self.number, received.channel, received.method, now)
             case Oversized():
                 core.refuse(self.number, received.channel, received.method, received.error, now)
-            case None:
-                pass
-
-    def _check_open(self) -> None:
-        if self._expected is not None or self._closing:
-            raise ConnectionFault(Code.COMMAND_INVALID, "the connection is not open")
 
     def _control(self, method: Frame) -> None:
         """The connection's own methods."""
@@ -256,6 +254,7 @@ class Client(asyncio.Protocol):
                 Code.NOT_ALLOWED, f"vhost {method.virtual_host} not found; the embedded broker has '/' only"
             )
         self._expected = None
+        self._reader.room = INCOMPLETE
         self._server.core.connect(self.number)
         self._say(Connection.OpenOk())
         if self._timer is not None:
@@ -264,8 +263,8 @@ class Client(asyncio.Protocol):
             self._beat()
 
     def _beat(self) -> None:
-        """Send a heartbeat, and close a connection that was silent for two."""
-        if time.monotonic() - self._heard > 2 * self._heartbeat:
+        """Send a heartbeat, and close a connection that was silent for two. One that is blocked cannot be heard."""
+        if not self._blocked and time.monotonic() - self._heard > 2 * self._heartbeat:
             log.warning("connection %d was silent for %d s and is closed", self.number, 2 * self._heartbeat)
             self.abort()
             return
@@ -281,7 +280,9 @@ class Client(asyncio.Protocol):
             return
         if self._capabilities.get("connection.blocked"):
             self._say(Connection.Blocked(reason[:255]) if reason is not None else Connection.Unblocked())
-        if reason is not None:
+        self._blocked = reason is not None
+        self._heard = time.monotonic()
+        if self._blocked:
             self._transport.pause_reading()
         else:
             self._transport.resume_reading()
