@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from typing import Literal
+from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
@@ -31,6 +34,64 @@ class Owner:
             yield found
         finally:
             await found.close()
+
+
+@asynccontextmanager
+async def _broker_that_takes_one(
+    url: str, *, rest: Literal["cut off", "left waiting"]
+) -> AsyncIterator[tuple[str, set[int]]]:
+    """A URL whose first connection leads to the broker and whose others do not; and the connections that are open."""
+    parts = urlsplit(url)
+    living: set[int] = set()
+    numbers = itertools.count(1)
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while data := await reader.read(65536):
+                writer.write(data)
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        number = next(numbers)
+        living.add(number)
+        if number == 1:
+            inner_reader, inner_writer = await asyncio.open_connection(parts.hostname, parts.port)
+            await asyncio.gather(pass_on(reader, inner_writer), pass_on(inner_reader, writer))
+        else:
+            if rest == "left waiting":
+                await reader.read(-1)
+            writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
+        living.discard(number)
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        yield urlunsplit(parts._replace(netloc=f"{parts.username}:{parts.password}@127.0.0.1:{port}")), living
+
+
+async def test_a_link_that_is_half_open_when_it_fails_leaves_no_connection(broker_url: str) -> None:
+    """Invariant: where one of its two connections fails, the other one ends."""
+    async with _broker_that_takes_one(broker_url, rest="cut off") as (url, living):
+        with pytest.raises(BrokerUnavailable):
+            await open_broker(url).connect(name="half", on_lost=lambda error: None, on_blocked=lambda reason: None)
+        await until(lambda: not living, within=5.0)
+
+
+async def test_a_link_that_is_given_up_while_it_opens_leaves_no_connection(broker_url: str) -> None:
+    """Invariant: a cancelled attempt ends what it has opened."""
+    async with _broker_that_takes_one(broker_url, rest="left waiting") as (url, living):
+        connecting = asyncio.create_task(
+            open_broker(url).connect(name="given up", on_lost=lambda error: None, on_blocked=lambda reason: None)
+        )
+        await until(lambda: len(living) == 2)
+        connecting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await connecting
+        await until(lambda: not living, within=5.0)
 
 
 async def test_when_the_broker_closes_connections_everything_ends_once(own_rabbitmq: PrivateNode) -> None:

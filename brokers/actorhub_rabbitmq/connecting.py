@@ -45,8 +45,6 @@ async def open_connection(url: str, name: str) -> StreamConnection:
     def on_open(connection: Any) -> None:
         if not opened.done():
             opened.set_result(connection)
-        else:
-            connection.close()
 
     def on_error(connection: Any, error: BaseException) -> None:
         if not opened.done():
@@ -58,10 +56,30 @@ async def open_connection(url: str, name: str) -> StreamConnection:
         async with asyncio.timeout(ATTEMPT):
             await connection.open()
             return await opened
-    except (exceptions.AMQPError, OSError, TimeoutError, ValueError) as exc:
+    except BaseException as exc:
         if connection is not None:
             connection.abort()
-        raise unavailable(url, exc) from exc
+        if isinstance(exc, exceptions.AMQPError | OSError | TimeoutError | ValueError):
+            raise unavailable(url, exc) from exc
+        raise
+
+
+async def open_connections(url: str, *names: str) -> list[StreamConnection]:
+    """All of them, opened at once, or none: where one fails, those that are open are cut off.
+
+    Raises:
+        BrokerUnavailable: with the URL, the cause and what to do.
+    """
+    opening = [asyncio.ensure_future(open_connection(url, name)) for name in names]
+    try:
+        return await asyncio.gather(*opening)
+    except BaseException:
+        for task in opening:
+            task.cancel()
+        for opened in await asyncio.gather(*opening, return_exceptions=True):
+            if isinstance(opened, StreamConnection):
+                opened.abort()
+        raise
 
 
 def _parameters(url: str, name: str) -> pika.URLParameters:

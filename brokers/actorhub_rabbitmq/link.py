@@ -20,7 +20,7 @@ from actorhub.broker import Link, Message, Outcome, Queue, QueueState
 from actorhub.errors import ActorNotFound, BrokerUnavailable
 from actorhub.futures import once
 from actorhub_rabbitmq.capabilities import Capabilities
-from actorhub_rabbitmq.connecting import hide_password, open_connection
+from actorhub_rabbitmq.connecting import hide_password, open_connection, open_connections
 from actorhub_rabbitmq.consumer import Consumer
 from actorhub_rabbitmq.stream_connection import StreamConnection
 
@@ -52,6 +52,7 @@ class RabbitLink(Link):
         self._idle: list[Channel] = []  # channels for declarations
         self._waiting: dict[Channel, asyncio.Future[Any]] = {}
         self._closing = False
+        self._gone = asyncio.Event()  # every connection's stream has ended
         self._capabilities = Capabilities.of("")
         self.lost: BaseException | None = None
 
@@ -66,13 +67,11 @@ class RabbitLink(Link):
         """
         link = cls(url, name, on_lost)
         try:
-            publishing, consuming = await asyncio.gather(
-                open_connection(url, f"{name} (publishing)"), open_connection(url, f"{name} (consuming)")
-            )
-            link._publishing, link._consuming = publishing, [consuming]
+            publishing, consuming = await open_connections(url, f"{name} (publishing)", f"{name} (consuming)")
+            link._publishing = publishing
             for connection in (publishing, consuming):
-                link._channels[connection] = 0
-                connection.add_on_close_callback(link._connection_closed)
+                link._adopt(connection)
+            link._consuming = [consuming]
             publishing.add_on_connection_blocked_callback(lambda _, frame: on_blocked(frame.method.reason or "alarm"))
             publishing.add_on_connection_unblocked_callback(lambda _, frame: on_blocked(None))
             properties = consuming.server_properties
@@ -83,9 +82,14 @@ class RabbitLink(Link):
             await link._confirm_publishes()
         except BaseException:
             link._closing = True
-            link._abandon()
+            for connection in link._connections():
+                connection.abort()
             raise
         return link
+
+    def _adopt(self, connection: StreamConnection) -> None:
+        self._channels[connection] = 0
+        connection.add_on_close_callback(self._connection_closed)
 
     async def _confirm_publishes(self) -> None:
         selected: asyncio.Future[Frame] = self._loop.create_future()
@@ -97,28 +101,18 @@ class RabbitLink(Link):
         del self._waiting[self._publisher]
 
     async def close(self) -> None:
-        if self.lost is not None or self._closing:
-            return
-        self._closing = True
-        closed = [self._close_connection(connection) for connection in self._connections()]
-        _, late = await asyncio.wait(closed, timeout=CLOSING) if closed else (set(), set())
-        if late:
-            log.debug("%d connections did not close in %.0f s", len(late), CLOSING)
+        if self.lost is None and not self._closing:
+            self._closing = True
             for connection in self._connections():
-                connection.abort()
-            await asyncio.sleep(0)  # the loop may be closed next; let it close them first
-        self._end(BrokerUnavailable("the link was closed"))
-
-    def _close_connection(self, connection: StreamConnection) -> asyncio.Future[None]:
-        closed: asyncio.Future[None] = self._loop.create_future()
-        if connection.is_closed:
-            closed.set_result(None)
-            return closed
-        resolve = once(closed)
-        connection.add_on_close_callback(lambda *_: resolve(None))
-        if connection.is_open:
-            connection.close()
-        return closed
+                if connection.is_open:
+                    connection.close()
+            try:
+                async with asyncio.timeout(CLOSING):
+                    await self._gone.wait()
+            except TimeoutError:
+                log.debug("link %s did not close in %.0f s and is cut off", self._name, CLOSING)
+            self._end(BrokerUnavailable("the link was closed"))
+        await self._gone.wait()
 
     def _connections(self) -> list[StreamConnection]:
         publishing = [self._publishing] if self._publishing is not None else []
@@ -127,14 +121,19 @@ class RabbitLink(Link):
     def _connection_closed(self, connection: StreamConnection, reason: BaseException) -> None:
         if not self._closing:
             self._end(reason)
+        if not self._gone.is_set() and all(each.is_closed for each in self._connections()):
+            self._gone.set()
+            if not self._closing and self.lost is not None:
+                # consumers have heard of it by their channels' ends; the owner is told last
+                self._loop.call_soon(self._on_lost, self.lost)
 
     def _end(self, reason: BaseException) -> None:
-        """The link is over: settle everything, end every consumer, tell the owner."""
+        """The link is over: settle everything, and cut off what is left of it, which ends the consumers. A connection that
+        took the time to say good-bye could outlive the event loop."""
         if self.lost is not None:
             return
         self.lost = _lost(self._url, reason)
         log.debug("link %s ended: %s", self._name, reason)
-        self._abandon()
         unsettled, self._unsettled = self._unsettled, {}
         for settled in unsettled.values():
             settled(Outcome.LOST)
@@ -142,14 +141,8 @@ class RabbitLink(Link):
         for future in waiting.values():
             if not future.done():
                 future.set_exception(self.lost)
-        if not self._closing:
-            # consumers hear of it by their channels' ends, which come first; the owner is told last
-            self._loop.call_soon(self._on_lost, self.lost)
-
-    def _abandon(self) -> None:
         for connection in self._connections():
-            if connection.is_open:
-                connection.close()
+            connection.abort()
 
     # ---- publishing
 
@@ -284,9 +277,10 @@ class RabbitLink(Link):
             connection = self._consuming[-1]
             if self._channels[connection] >= CHANNELS:
                 connection = await open_connection(self._url, f"{self._name} (consuming {len(self._consuming) + 1})")
-                connection.add_on_close_callback(self._connection_closed)
-                self._channels[connection] = 0
+                self._adopt(connection)
                 self._consuming.append(connection)
+                if self.lost is not None or self._closing:
+                    connection.abort()
             return connection
 
     async def _open_channel(self, connection: StreamConnection) -> Channel:

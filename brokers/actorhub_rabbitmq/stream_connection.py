@@ -16,6 +16,8 @@ from pika import exceptions
 from pika.connection import Connection, Parameters
 from pika.spec import Basic
 
+LAST_WORDS = 1.0  # seconds that the broker has to take what was written before the end
+
 
 class StreamConnection(Connection):  # type: ignore[misc]  # pika is not typed
     """A connection that `open` brings up. Callbacks are those of every pika connection."""
@@ -83,8 +85,10 @@ class StreamConnection(Connection):  # type: ignore[misc]  # pika is not typed
         raise AssertionError("the stream is connected by `open`")
 
     def _adapter_disconnect_stream(self) -> None:
+        """What was written leaves first, where the other side still reads."""
         if self._transport is not None:
             self._transport.close()
+            self._loop.call_later(LAST_WORDS, self._transport.abort)
 
     def _adapter_emit_data(self, data: bytes) -> None:
         if self._transport is not None:
