@@ -287,7 +287,9 @@ class Hub:
 
     async def kill(self, handle: object) -> bool:
         """End an actor now: the running call is cut off, waiting callers get ActorDied, tells go to the dead letters.
-        False where it was dead already."""
+
+        Returns when it answers nobody any more; after 5 s in any case, where its worker is too busy to end it. False where it
+        was dead already."""
         ticket = handle_ticket(handle)
         return await self._control_of(self._open_session()).kill(ticket.actor_id, "killed by hub.kill")
 

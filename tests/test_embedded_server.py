@@ -114,9 +114,10 @@ def _session(*frames: bytes, server: EmbeddedServer) -> bytes:
                 )
             )
         )
-        for one in frames:
-            raw.sendall(one)
-        raw.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(OSError):  # it may have closed in the middle
+            for one in frames:
+                raw.sendall(one)
+            raw.shutdown(socket.SHUT_WR)
         return _until_closed(raw)
 
 
@@ -139,8 +140,9 @@ def test_random_bytes_close_their_connection_and_nothing_else(
         _session(data, server=server)
     else:
         with _raw(server) as raw:
-            raw.sendall(data)
-            raw.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(OSError):
+                raw.sendall(data)
+                raw.shutdown(socket.SHUT_WR)
             _until_closed(raw)
 
 
@@ -282,16 +284,16 @@ async def test_a_blocked_publisher_that_cannot_be_heard_is_not_taken_for_dead() 
     try:
         channel = connection.channel()
         channel.queue_declare("q")
-        for _ in range(40):
+        for _ in range(30):  # past the limit, and what the broker has not read yet is below it
             channel.basic_publish("", "q", b"x" * 5000)
         end = time.monotonic() + 4
         while time.monotonic() < end:
             await asyncio.to_thread(connection.process_data_events, 0.2)
         with pika.BlockingConnection(pika.URLParameters(server.url)) as other:
             other.channel().queue_purge("q")
-        assert channel.queue_declare("q", passive=True).method.message_count < 40
-    finally:
+        assert channel.queue_declare("q", passive=True).method.message_count < 30
         connection.close()
+    finally:
         await asyncio.to_thread(server.stop)
 
 

@@ -8,6 +8,7 @@ in memory, and a successor has it from the journal and from the nodes' reports.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from typing import Any, cast
@@ -60,6 +61,7 @@ from actorhub.settings import Settings
 log = logging.getLogger(__name__)
 
 _REFUSALS = {"name taken": NameTaken, "infeasible": PlacementInfeasible, "parent dead": ActorDied}
+KILLING = 5.0  # seconds that a killed actor's end is waited for
 SESSION_CHECK = 2.0  # seconds between looks at whether the owners of actors are still there
 
 
@@ -76,6 +78,7 @@ class Control:
         self._prepared: set[str] = set()
         self._preparing = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._dying: dict[str, asyncio.Event] = {}  # who was killed and is not buried yet
 
     async def started(self) -> None:
         here = residence.get()
@@ -145,11 +148,18 @@ class Control:
         return self._state.describe(actor_id)
 
     async def kill(self, actor_id: str, cause: str) -> bool:
-        """False where it was dead already, or is not known."""
+        """False where it was dead already, or is not known. Returns when it answers nobody any more and its callers have been
+        told; after KILLING seconds in any case, for its worker may be too busy to end it."""
         known = self._state.describe(actor_id)
+        if known is None or known.state == "dead":
+            return False
+        buried = self._dying.setdefault(actor_id, asyncio.Event())
         self._handle(KillAsked(actor=actor_id, cause=cause))
         await self._journal.written(actor_id)
-        return known is not None and known.state != "dead"
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(KILLING):
+                await buried.wait()
+        return True
 
     async def end_session(self, session_id: str) -> None:
         """Its actors end with it."""
@@ -201,6 +211,8 @@ class Control:
                 self._journal.write(command)
             case Forget():
                 self._journal.forget(command.actor)
+                if (buried := self._dying.pop(command.actor, None)) is not None:
+                    buried.set()
             case StartActor():
                 self._order(self._worker(command.worker).start, command, about=command.residency.plan.actor_id)
             case StopActor():
