@@ -31,7 +31,8 @@ class Queue:
     """What a queue shall be; the adapter chooses the arguments by the server's version. Every queue is durable.
 
     `expires` and `message_ttl` are seconds, `limit` counts messages (the next publish is refused), `retention` is bytes
-    (streams only), `delivery_limit` bounds redeliveries (quorum only; None: without limit).
+    (streams only), `delivery_limit` bounds redeliveries (quorum only; None: without limit). What a quorum queue sends to
+    `dead_letter_to` is not lost on the way: it stays until the other queue has it. A classic queue does not wait for that.
     """
 
     name: str
@@ -73,7 +74,7 @@ class Outcome(Enum):
     """What became of a publish. Only STORED means that the broker has taken responsibility."""
 
     STORED = "stored"
-    UNROUTABLE = "unroutable"  # no queue is there
+    UNROUTABLE = "unroutable"  # no queue is there; of a broadcast: its exchange cannot be had
     REFUSED = "refused"  # the queue is at its limit
     LOST = "lost"  # the link was lost before the broker said: it may or may not have the message
 
@@ -110,12 +111,32 @@ class Link(ABC):
 
     server: str  # product and version, for people
     max_message: int  # bytes of a body
+    priorities: (
+        int  # that a quorum queue tells apart; 1: all are alike. Where there are 2, those above 4 are the high ones
+    )
     lost: BaseException | None  # why, once it is
 
     @abstractmethod
     def publish(self, queue: str, message: Message, settled: Callable[[Outcome], None]) -> None:
         """Send, with `mandatory` and a confirm. `settled` is called once, later, in the order of publishing where the
         broker confirms in order; at the latest when the link ends (LOST)."""
+
+    @abstractmethod
+    def broadcast(self, exchange: str, message: Message, settled: Callable[[Outcome], None]) -> None:
+        """Send to every queue that is subscribed to the exchange, with a confirm; where none is, it is STORED all the same.
+        REFUSED where one of them refused it: others may have it. Broadcasts to one exchange keep their order; the first over
+        a link leaves once the exchange is known to be there, so a `publish` that comes later may overtake it."""
+
+    @abstractmethod
+    async def subscribe(self, queue: str, exchange: str) -> None:
+        """The queue from now on also gets what is broadcast to this durable fanout exchange, which is made where it is
+        missing. Once is enough, for as long as the queue lives.
+
+        Raises:
+            ActorNotFound: no such queue.
+            BrokerUnavailable: the link was lost.
+            ValueError: the exchange exists and is another kind of exchange.
+        """
 
     @abstractmethod
     async def declare(self, queue: Queue) -> None:

@@ -4,8 +4,8 @@
     async def test_my_broker_keeps_the_contract(check, my_broker):
         await check(my_broker, "queues-of-this-test")
 
-Each check takes a `Broker` and a prefix that no queue has yet, raises AssertionError where a promise is broken, and leaves
-no queue behind.
+Each check takes a `Broker` and a prefix that no queue and no exchange has yet, raises AssertionError where a promise is
+broken, and leaves no queue behind.
 """
 
 from __future__ import annotations
@@ -77,6 +77,14 @@ async def _publish(link: Link, queue: str, *bodies: bytes) -> list[Outcome]:
     outcomes: list[Outcome] = []
     for body in bodies:
         link.publish(queue, Message(body), outcomes.append)
+    await _until(lambda: len(outcomes) == len(bodies), f"{len(bodies)} outcomes; there are {outcomes}")
+    return outcomes
+
+
+async def _broadcast(link: Link, exchange: str, *bodies: bytes) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+    for body in bodies:
+        link.broadcast(exchange, Message(body), outcomes.append)
     await _until(lambda: len(outcomes) == len(bodies), f"{len(bodies)} outcomes; there are {outcomes}")
     return outcomes
 
@@ -158,6 +166,54 @@ async def what_was_published_before_close_is_sent(broker: Broker, prefix: str) -
         await _waits(reader, f"{prefix}.closing", 100)
         writer.publish(f"{prefix}.closing", Message(b"late"), outcomes.append)
         await _until(lambda: outcomes[100:] == [Outcome.LOST], "a publish on a closed link is LOST")
+
+
+async def a_broadcast_reaches_every_subscriber_once_and_in_order(broker: Broker, prefix: str) -> None:
+    exchange, queues = f"{prefix}.all", [f"{prefix}.one", f"{prefix}.two"]
+    async with _queue(broker, Queue(queues[0])) as link, _queue(broker, Queue(queues[1])):
+        for queue in (*queues, queues[0]):  # subscribing again changes nothing
+            await link.subscribe(queue, exchange)
+        bodies = [b"%d" % number for number in range(100)]
+        assert await _broadcast(link, exchange, *bodies) == [Outcome.STORED] * 100
+        for queue in queues:
+            probe = await Probe().consume(link, queue, prefetch=0)
+            await probe.get(100)
+            assert probe.bodies == bodies
+            await _waits(link, queue, 0)
+
+
+async def a_broadcast_that_nobody_hears_is_stored_and_harms_nothing(broker: Broker, prefix: str) -> None:
+    async with _queue(broker, Queue(f"{prefix}.later")) as link:
+        assert await _broadcast(link, f"{prefix}.unheard", b"1", b"2") == [Outcome.STORED] * 2
+        assert await _publish(link, f"{prefix}.later", b"3") == [Outcome.STORED], "the link has not suffered"
+        await link.subscribe(f"{prefix}.later", f"{prefix}.unheard")
+        assert await _broadcast(link, f"{prefix}.unheard", b"4") == [Outcome.STORED]
+        probe = await Probe().consume(link, f"{prefix}.later")
+        await probe.get(2)
+        assert probe.bodies == [b"3", b"4"], "from the subscription on, not from before"
+
+
+async def a_broadcast_before_close_is_sent_and_one_after_it_is_lost(broker: Broker, prefix: str) -> None:
+    async with _queue(broker, Queue(f"{prefix}.heard")) as reader:
+        await reader.subscribe(f"{prefix}.heard", f"{prefix}.closing")
+        outcomes: list[Outcome] = []
+        writer = await broker.connect(name="writer", on_lost=lambda error: None, on_blocked=lambda reason: None)
+        for number in range(10):
+            writer.broadcast(f"{prefix}.closing", Message(b"%d" % number), outcomes.append)
+        await writer.close()
+        assert len(outcomes) == 10, "each broadcast has an outcome when its link has ended"
+        await _waits(reader, f"{prefix}.heard", 10)
+        writer.broadcast(f"{prefix}.closing", Message(b"late"), outcomes.append)
+        await _until(lambda: outcomes[10:] == [Outcome.LOST], "a broadcast on a closed link is LOST")
+
+
+async def only_a_queue_that_is_there_is_subscribed(broker: Broker, prefix: str) -> None:
+    async with _linked(broker) as link:
+        try:
+            await link.subscribe(f"{prefix}.nothing", f"{prefix}.all")
+        except ActorNotFound:
+            return
+        raise AssertionError("subscribing a queue that is not there raised nothing")
 
 
 # ---- consuming
@@ -326,6 +382,17 @@ async def a_quorum_queue_keeps_the_same_promises(broker: Broker, prefix: str) ->
             await probe.close()
 
 
+async def what_dies_in_a_quorum_queue_is_all_in_the_dead_letter_queue(broker: Broker, prefix: str) -> None:
+    dead = Queue(f"{prefix}.letters", kind=QueueKind.QUORUM)
+    living = Queue(f"{prefix}.mortal", kind=QueueKind.QUORUM, message_ttl=0.1, dead_letter_to=dead.name)
+    async with _queue(broker, dead) as link, _queue(broker, living):
+        bodies = [b"%d" % number for number in range(300)]
+        assert await _publish(link, living.name, *bodies) == [Outcome.STORED] * 300
+        probe = await Probe().consume(link, dead.name, prefetch=0)
+        await probe.get(300)
+        assert sorted(probe.bodies, key=int) == bodies
+
+
 async def a_stream_is_read_from_where_one_asks_and_keeps_what_was_read(broker: Broker, prefix: str) -> None:
     queue = Queue(f"{prefix}.stream", kind=QueueKind.STREAM, retention=10_000_000)
     async with _queue(broker, queue) as link:
@@ -373,6 +440,10 @@ CONTRACT: tuple[Check, ...] = (
     a_message_for_no_queue_is_unroutable,
     a_full_queue_refuses,
     what_was_published_before_close_is_sent,
+    a_broadcast_reaches_every_subscriber_once_and_in_order,
+    a_broadcast_that_nobody_hears_is_stored_and_harms_nothing,
+    a_broadcast_before_close_is_sent_and_one_after_it_is_lost,
+    only_a_queue_that_is_there_is_subscribed,
     what_is_not_acknowledged_comes_again_in_order,
     a_rejected_message_comes_again_or_goes,
     prefetch_bounds_what_is_in_hand,
@@ -386,6 +457,7 @@ CONTRACT: tuple[Check, ...] = (
     an_unused_queue_expires,
     an_expired_or_rejected_message_goes_to_the_dead_letter_queue,
     a_quorum_queue_keeps_the_same_promises,
+    what_dies_in_a_quorum_queue_is_all_in_the_dead_letter_queue,
     a_stream_is_read_from_where_one_asks_and_keeps_what_was_read,
     purge_drops_what_waits,
     peek_shows_the_oldest_of_a_stream_and_leaves_them,

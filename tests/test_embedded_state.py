@@ -195,6 +195,72 @@ def test_a_quorum_queue_s_delivery_limit_dead_letters_and_counts() -> None:
     assert console.count("dead") == 1
 
 
+def test_dead_letters_of_a_queue_that_keeps_them_wait_until_somebody_takes_them() -> None:
+    console = Console()
+    console.open(1)
+    letters = {"x_dead_letter_exchange": "", "x_dead_letter_routing_key": "dead", "x_message_ttl": 10}
+    kept = {"x_dead_letter_strategy": "at-least-once", "x_overflow": "reject-publish"}
+    console.queue("careful", x_queue_type="quorum", **letters, **kept)
+    console.queue("careless", x_queue_type="quorum", **letters)
+    for queue in ("careful", "careless"):
+        for body in (b"1", b"2"):
+            console.publish(1, queue, queue.encode() + body)
+    console.tick(1)
+    assert (console.count("careful"), console.count("careless")) == (0, 0)
+    assert console.broker.memory > 0, "what is kept takes room"
+    console.queue("dead", x_max_length=1, x_overflow="reject-publish")
+    console.tick(1)
+    assert console.count("dead") == 1
+    console.say(1, Basic.Consume(0, "dead"))
+    console.tick(1)
+    assert console.delivered() == [b"careful1", b"careful2"]
+    console.say(1, Basic.Ack(0, True))
+    assert console.broker.memory == 0
+
+
+def test_dead_letters_that_nobody_takes_go_with_their_queue() -> None:
+    console = Console()
+    console.open(1)
+    kept = {"x_dead_letter_strategy": "at-least-once", "x_overflow": "reject-publish", "x_dead_letter_exchange": "none"}
+    console.queue(x_queue_type="quorum", x_message_ttl=10, **kept)
+    console.publish(1, "q")
+    console.tick(1)
+    console.say(1, Queue.Delete(0, "q"))
+    console.tick(1)
+    assert console.broker.memory == 0
+
+
+@pytest.mark.parametrize("limit", [-1, 5])
+@pytest.mark.parametrize("how", ["refused", "left"])
+def test_the_place_of_what_comes_back_to_a_quorum_queue(limit: int, how: str) -> None:
+    console = Console()
+    console.open(1)
+    console.open(2, prefetch=2)
+    console.queue(x_queue_type="quorum", x_delivery_limit=limit)
+    for body in (b"1", b"2", b"3"):
+        console.publish(1, "q", body)
+    console.say(2, Basic.Consume(0, "q", "c"))
+    console.say(2, Basic.Cancel("c"))
+    if how == "refused":
+        console.say(2, Basic.Nack(0, True, True))
+    else:
+        console.broker.disconnect(2, console.now)
+    console.sent.clear()
+    console.say(1, Basic.Consume(0, "q"))
+    last = limit < 0 and how == "refused"
+    assert console.delivered(1) == ([b"3", b"1", b"2"] if last else [b"1", b"2", b"3"])
+
+
+def test_a_quorum_queue_gives_high_priorities_two_turns_in_three() -> None:
+    console = Console()
+    console.open(1)
+    console.queue(x_queue_type="quorum")
+    for number, priority in enumerate((0, 4, None, 9, 5, 255, 5, 9)):
+        console.publish(1, "q", b"%d" % number, priority=priority)
+    console.say(1, Basic.Consume(0, "q"))
+    assert console.delivered() == [b"3", b"4", b"0", b"5", b"6", b"1", b"7", b"2"]
+
+
 def test_priorities_go_first_and_keep_their_order() -> None:
     console = Console()
     console.open(1)

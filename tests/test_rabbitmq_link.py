@@ -169,6 +169,20 @@ async def test_an_alarm_blocks_publishing_and_not_consuming(own_rabbitmq: Privat
         assert not owner.lost
 
 
+async def test_an_exchange_of_another_kind_costs_its_broadcasts_and_nothing_else(broker_url: str, prefix: str) -> None:
+    owner, outcomes = Owner(), list[Outcome]()
+    async with owner.linked(broker_url) as found:
+        await found.declare(Queue(prefix))
+        found.broadcast("amq.direct", Message(b"1"), outcomes.append)
+        await until(lambda: outcomes == [Outcome.UNROUTABLE])
+        with pytest.raises(ValueError, match=r"amq\.direct"):
+            await found.subscribe(prefix, "amq.direct")
+        found.publish(prefix, Message(b"2"), outcomes.append)
+        await until(lambda: outcomes[1:] == [Outcome.STORED])
+        await found.delete(prefix)
+    assert not owner.lost
+
+
 async def test_more_consumers_than_channels_take_a_second_connection(
     broker_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,15 +246,21 @@ async def test_wrong_credentials_and_vhosts_are_permanent(broker_url: str, wrong
 
 def test_arguments_follow_the_server_s_version() -> None:
     old, middle, new = (Capabilities.of(version) for version in ("3.10.8", "3.13.7", "4.0.2"))
-    quorum = Queue("q", kind=QueueKind.QUORUM)
-    assert "x-delivery-limit" not in old.arguments(quorum)
-    assert new.arguments(quorum)["x-delivery-limit"] == -1, "4.x would drop after 20"
+    unlimited = Queue("q", kind=QueueKind.QUORUM)
+    assert "x-delivery-limit" not in old.arguments(unlimited)
+    assert new.arguments(unlimited)["x-delivery-limit"] == -1, "4.x would drop after 20"
     assert "x-consumer-timeout" not in old.arguments(Queue("q"))
     assert middle.arguments(Queue("q"))["x-consumer-timeout"] == 24 * 3600 * 1000
     assert (old.max_message, new.max_message) == (128 * 1024**2, 16 * 1024**2)
     assert Capabilities.of("unreadable") == Capabilities((3, 10))
     limited = old.arguments(Queue("q", limit=5))
     assert (limited["x-max-length"], limited["x-overflow"]) == (5, "reject-publish")
+    classic, quorum = (
+        old.arguments(Queue("q", kind=kind, dead_letter_to="d")) for kind in (QueueKind.CLASSIC, QueueKind.QUORUM)
+    )
+    assert "x-dead-letter-strategy" not in classic
+    assert (quorum["x-dead-letter-strategy"], quorum["x-overflow"]) == ("at-least-once", "reject-publish")
+    assert (old.priorities, middle.priorities, new.priorities) == (1, 1, 2)
 
 
 def test_a_url_of_no_known_scheme_names_the_known_ones() -> None:

@@ -15,6 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from actorhub_embedded.messages import Message
 
 Overflow = Literal["drop-head", "reject-publish", "reject-publish-dlx"]
+Strategy = Literal["at-most-once", "at-least-once"]
+HIGH = 5  # the lowest priority that goes first in a quorum queue
+TURNS = 3  # of which a normal message has one where high ones wait, too
 
 
 class QueueArguments(BaseModel):
@@ -30,10 +33,16 @@ class QueueArguments(BaseModel):
     overflow: Overflow = Field("drop-head", alias="x-overflow")
     dead_letter_exchange: str | None = Field(None, alias="x-dead-letter-exchange")
     dead_letter_routing_key: str | None = Field(None, alias="x-dead-letter-routing-key")
+    dead_letter_strategy: Strategy = Field("at-most-once", alias="x-dead-letter-strategy")
     single_active: bool = Field(False, alias="x-single-active-consumer")
     delivery_limit: int | None = Field(None, alias="x-delivery-limit")
     max_priority: int | None = Field(None, alias="x-max-priority", ge=1, le=255)
     consumer_timeout: int | None = Field(None, alias="x-consumer-timeout", gt=0)
+
+    @property
+    def keeps_letters(self) -> bool:
+        """Whether dead letters stay until somebody has taken them. RabbitMQ, too, needs all three for it."""
+        return (self.kind, self.dead_letter_strategy, self.overflow) == ("quorum", "at-least-once", "reject-publish")
 
     @property
     def is_limited(self) -> bool:
@@ -101,6 +110,7 @@ class Queue:
         self._ready: dict[int, deque[Entry]] = {0: deque()}  # by priority
         self._levels = [0]  # the priorities that there are, highest first
         self._next = 0
+        self._turn = 0  # of TURNS, in a quorum queue
         self._waiting_bytes = 0
 
     def __len__(self) -> int:
@@ -131,10 +141,10 @@ class Queue:
         self._level_of(message).append(entry)
         self._waiting_bytes += len(message.body)
 
-    def give_back(self, entry: Entry) -> None:
+    def give_back(self, entry: Entry, *, last: bool = False) -> None:
         """It was not acknowledged. It takes its old place, or the last one."""
         entry.redelivered = True
-        if self.gives_back_last:
+        if last:
             entry.position = self._next
             self._next += 1
         entries = self._level_of(entry.message)
@@ -148,8 +158,9 @@ class Queue:
         self._waiting_bytes += len(entry.message.body)
 
     @property
-    def gives_back_last(self) -> bool:
-        """What comes back goes behind all that waits, as in RabbitMQ's quorum queues without a delivery limit."""
+    def refused_go_last(self) -> bool:
+        """What a consumer gives back goes behind all that waits, as in RabbitMQ's quorum queues without a delivery limit.
+        What comes back because its consumer is gone takes its old place there, too."""
         return self.arguments.kind == "quorum" and self._delivery_limit is None
 
     def done(self, entry: Entry) -> None:
@@ -171,9 +182,12 @@ class Queue:
 
     def _level_of(self, message: Message) -> deque[Entry]:
         highest = self.arguments.max_priority
-        if highest is None:
+        if self.arguments.kind == "quorum":
+            level = int(message.priority >= HIGH)
+        elif highest is None:
             return self._ready[0]
-        level = min(message.priority, highest)
+        else:
+            level = min(message.priority, highest)
         if level not in self._ready:
             self._ready[level] = deque()
             self._levels = sorted(self._ready, reverse=True)
@@ -182,18 +196,26 @@ class Queue:
     # ---- out
 
     def head(self) -> Entry | None:
-        for level in self._levels:
-            if self._ready[level]:
-                return self._ready[level][0]
-        return None
+        entries = self._front()
+        return entries[0] if entries else None
 
     def pop(self) -> Entry | None:
-        for level in self._levels:
-            if self._ready[level]:
-                entry = self._ready[level].popleft()
-                self._waiting_bytes -= len(entry.message.body)
-                return entry
-        return None
+        entries = self._front()
+        if not entries:
+            return None
+        self._turn = (self._turn + 1) % TURNS
+        entry = entries.popleft()
+        self._waiting_bytes -= len(entry.message.body)
+        return entry
+
+    def _front(self) -> deque[Entry] | None:
+        """Where the next message is: at the highest level; in a quorum queue each third turn is that of the older one."""
+        filled = [entries for level in self._levels if (entries := self._ready[level])]
+        if not filled:
+            return None
+        if self.arguments.kind == "quorum" and self._turn == TURNS - 1:
+            return min(filled, key=lambda entries: entries[0].position)
+        return filled[0]
 
     def pop_expired(self, now: float) -> Iterator[Entry]:
         """Those at the head whose time is over."""

@@ -387,7 +387,7 @@ class Broker:
 
     def _refuse(self, taken: list[_Held], requeue: bool) -> None:
         if requeue:
-            self._vhost.give_back([(held.queue, held.entry) for held in taken])
+            self._vhost.give_back([(held.queue, held.entry) for held in taken], refused=True)
             return
         for held in taken:
             self._vhost.reject(held.queue, held.entry)

@@ -42,7 +42,7 @@ class Stream(Queue):
     def is_overfull(self) -> bool:
         return False
 
-    def give_back(self, entry: Entry) -> None:
+    def give_back(self, entry: Entry, *, last: bool = False) -> None:
         """Nothing was taken."""
 
     def done(self, entry: Entry) -> None:

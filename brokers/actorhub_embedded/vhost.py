@@ -24,6 +24,9 @@ from actorhub_embedded.streams import Stream
 Taken = tuple[Queue, Entry]
 """A message that is in somebody's hands, and the queue that it is from."""
 
+Letter = tuple[Queue, Message, str]
+"""A dead one: its queue, the message, and why it died."""
+
 
 class VirtualHost:
     """`memory` is the bytes of all messages, those in consumers' hands among them."""
@@ -41,7 +44,8 @@ class VirtualHost:
         self._queues: dict[str, Queue] = {}
         self._changed: dict[Queue, None] = {}  # with something to deliver, perhaps
         self._timed: dict[Queue, None] = {}  # that time alone can change
-        self._dead: deque[tuple[Queue, Message, str]] = deque()  # letters on their way, each with its queue and reason
+        self._dead: deque[Letter] = deque()  # on their way
+        self._untaken: list[Letter] = []  # that nobody takes for now, of queues that keep them
 
     # ---- what goes on by itself
 
@@ -56,7 +60,12 @@ class VirtualHost:
                 self._bury(*self._dead.popleft(), now)
 
     def tick(self, now: float) -> None:
-        """Time has passed: messages and queues expire."""
+        """Time has passed: messages and queues expire, and letters that nobody took are tried again."""
+        untaken, self._untaken = self._untaken, []
+        for letter in untaken:
+            self.memory -= letter[1].size
+            if self._is_there(letter[0]):
+                self._dead.append(letter)
         for queue in list(self._timed):
             self._expire(queue, now)
             if queue.is_expired(now):
@@ -113,24 +122,24 @@ class VirtualHost:
         """It was refused for good."""
         self._die(queue, entry, "rejected")
 
-    def give_back(self, taken: Sequence[Taken]) -> None:
-        """They were not acknowledged. Their order is kept: those that take their old places are put there from the last to
-        the first, which is quick."""
+    def give_back(self, taken: Sequence[Taken], *, refused: bool = False) -> None:
+        """They were not acknowledged: their consumer is gone, or has `refused` them. Their order is kept: those that take
+        their old places are put there from the last to the first, which is quick."""
         for queue, entry in reversed(taken):
-            if not queue.gives_back_last:
-                self._give_back(queue, entry)
+            if not (refused and queue.refused_go_last):
+                self._give_back(queue, entry, last=False)
         for queue, entry in taken:
-            if queue.gives_back_last:
-                self._give_back(queue, entry)
+            if refused and queue.refused_go_last:
+                self._give_back(queue, entry, last=True)
 
-    def _give_back(self, queue: Queue, entry: Entry) -> None:
+    def _give_back(self, queue: Queue, entry: Entry, *, last: bool) -> None:
         if not self._is_there(queue):
             return
         entry.deliveries += 1
         if queue.is_spent(entry):
             self._die(queue, entry, "delivery_limit")
         else:
-            queue.give_back(entry)
+            queue.give_back(entry, last=last)
         self.changed(queue)
 
     def _route(self, exchange: Exchange, key: str) -> list[Queue]:
@@ -166,15 +175,21 @@ class VirtualHost:
             self._dead.append((queue, entry.message, reason))
 
     def _bury(self, queue: Queue, message: Message, reason: str, now: float) -> None:
-        """Bring a dead letter to where its queue sends them."""
+        """Bring a dead letter to where its queue sends them. A queue that keeps its letters tries again until it is taken."""
+        if not self._post(queue, message, reason, now) and queue.arguments.keeps_letters:
+            self._untaken.append((queue, message, reason))
+            self.memory += message.size
+
+    def _post(self, queue: Queue, message: Message, reason: str, now: float) -> bool:
+        """Whether there was any queue for it, and all of them have taken it."""
         arguments = queue.arguments
         exchange = self._exchanges.get(arguments.dead_letter_exchange or "")
         if exchange is None:
-            return
+            return False
         dead = message.dead(queue.name, reason, now, exchange.name, arguments.dead_letter_routing_key)
-        for target in self._route(exchange, dead.routing_key):
-            if not dead.died_in(target.name):
-                self._store(target, dead, now)
+        targets = self._route(exchange, dead.routing_key)
+        stored = [dead.died_in(target.name) or self._store(target, dead, now) for target in targets]
+        return bool(targets) and all(stored)
 
     # ---- queues
 

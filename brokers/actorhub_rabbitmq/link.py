@@ -19,6 +19,7 @@ from actorhub.broker import Delivery as PortDelivery
 from actorhub.broker import Link, Message, Outcome, Queue, QueueState
 from actorhub.errors import ActorNotFound, BrokerUnavailable
 from actorhub.futures import once
+from actorhub_rabbitmq.broadcasts import Broadcasts
 from actorhub_rabbitmq.capabilities import Capabilities
 from actorhub_rabbitmq.connecting import hide_password, open_connection, open_connections
 from actorhub_rabbitmq.consumer import Consumer
@@ -49,6 +50,7 @@ class RabbitLink(Link):
         self._tag = 0
         self._unsettled: dict[int, Callable[[Outcome], None]] = {}
         self._returned: set[int] = set()
+        self._broadcasts = Broadcasts(self._declare_exchange, self._send_to_all)
         self._idle: list[Channel] = []  # channels for declarations
         self._waiting: dict[Channel, asyncio.Future[Any]] = {}
         self._closing = False
@@ -78,6 +80,7 @@ class RabbitLink(Link):
             link.server = f"{properties.get('product', 'AMQP broker')} {properties.get('version', '')}"
             link._capabilities = Capabilities.of(str(properties.get("version", "")))
             link.max_message = link._capabilities.max_message
+            link.priorities = link._capabilities.priorities
             link._publisher = await link._open_channel(publishing)
             await link._confirm_publishes()
         except BaseException:
@@ -101,6 +104,8 @@ class RabbitLink(Link):
         del self._waiting[self._publisher]
 
     async def close(self) -> None:
+        if self.lost is None and not self._closing:
+            await self._broadcasts.drain(CLOSING)
         if self.lost is None and not self._closing:
             self._closing = True
             for connection in self._connections():
@@ -137,6 +142,7 @@ class RabbitLink(Link):
         unsettled, self._unsettled = self._unsettled, {}
         for settled in unsettled.values():
             settled(Outcome.LOST)
+        self._broadcasts.end()
         waiting, self._waiting = self._waiting, {}
         for future in waiting.values():
             if not future.done():
@@ -147,6 +153,13 @@ class RabbitLink(Link):
     # ---- publishing
 
     def publish(self, queue: str, message: Message, settled: Callable[[Outcome], None]) -> None:
+        self._send("", queue, message, settled)
+
+    def _send_to_all(self, exchange: str, message: Message, settled: Callable[[Outcome], None]) -> None:
+        self._send(exchange, "", message, settled)
+
+    def _send(self, exchange: str, key: str, message: Message, settled: Callable[[Outcome], None]) -> None:
+        """To a queue, by the default exchange, which has to be there; or to an exchange, behind which there may be none."""
         if self.lost is not None or not self._publisher.is_open:
             self._loop.call_soon(settled, Outcome.LOST)
             return
@@ -165,7 +178,7 @@ class RabbitLink(Link):
             headers=cast("dict[str, Any] | None", message.headers),
             app_id=str(tag),  # by which a returned message is told
         )
-        self._publisher.basic_publish("", queue, message.body, properties, mandatory=True)
+        self._publisher.basic_publish(exchange, key, message.body, properties, mandatory=not exchange)
 
     def _on_return(self, channel: Channel, method: Any, properties: Any, body: bytes) -> None:
         """Comes before the message's confirm."""
@@ -189,6 +202,23 @@ class RabbitLink(Link):
             settled(Outcome.UNROUTABLE)
         else:
             settled(Outcome.STORED if stored else Outcome.REFUSED)
+
+    # ---- broadcasting
+
+    def broadcast(self, exchange: str, message: Message, settled: Callable[[Outcome], None]) -> None:
+        if self.lost is not None or self._closing:
+            self._loop.call_soon(settled, Outcome.LOST)
+        else:
+            self._broadcasts.put(exchange, message, settled)
+
+    async def subscribe(self, queue: str, exchange: str) -> None:
+        await self._declare_exchange(exchange)
+        await self._operate(lambda channel, done: channel.queue_bind(queue, exchange, callback=done))
+
+    async def _declare_exchange(self, exchange: str) -> None:
+        await self._operate(
+            lambda channel, done: channel.exchange_declare(exchange, "fanout", durable=True, callback=done)
+        )
 
     # ---- declaring
 
@@ -326,5 +356,5 @@ def _refused(closed: Any) -> Exception:
     if closed.reply_code == _NOT_FOUND:
         return ActorNotFound(closed.reply_text)
     if closed.reply_code == _PRECONDITION:
-        return ValueError(f"{closed.reply_text}; delete the queue, or give it another name")
+        return ValueError(f"{closed.reply_text}; delete what is there, or take another name")
     return BrokerUnavailable(f"the broker refused: {closed.reply_text} ({closed.reply_code})")
