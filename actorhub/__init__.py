@@ -23,13 +23,17 @@ from actorhub.errors import (
     PayloadTooLarge,
     PlacementInfeasible,
     RemoteError,
+    TaskNotFound,
     TooManyPending,
     UntrustedPayload,
+    WorkerDied,
 )
+from actorhub.future import Future
 from actorhub.handle import ask, tell
 from actorhub.hub import Hub
 from actorhub.ref import ref
 from actorhub.settings import Settings
+from actorhub.task import Retry, task
 
 __all__ = [
     "ActorDied",
@@ -41,6 +45,7 @@ __all__ = [
     "CallCancelled",
     "CallTimeout",
     "DeadlockDetected",
+    "Future",
     "Hub",
     "HubClosed",
     "InvalidArguments",
@@ -53,14 +58,18 @@ __all__ = [
     "PayloadTooLarge",
     "PlacementInfeasible",
     "RemoteError",
+    "Retry",
     "Settings",
     "Stream",
+    "TaskNotFound",
     "TooManyPending",
     "UntrustedPayload",
+    "WorkerDied",
     "actor",
     "ask",
     "backpressure",
     "deadline",
     "ref",
+    "task",
     "tell",
 ]

@@ -3,12 +3,15 @@
 A queue's name is its address on the broker:
 
     {prefix}.{namespace}.actor.{id}      a plain actor
+    {prefix}.{namespace}.task.{queue}    a task queue
     {prefix}.{namespace}.dead            what could not be processed
     {prefix}.reply.{session}             answers to one hub or worker
     {prefix}.worker.{id}                 commands for one worker
     {prefix}.node.{id}                   commands for one node's agent
     {prefix}.control                     the control actor
     {prefix}.control.journal             what its successor must know
+
+An exchange, `{prefix}.tasks`, brings to every agent and slot what all of them must know of single tasks.
 
 Queue arguments cannot be changed later: a change of arguments takes a new name.
 """
@@ -48,6 +51,13 @@ class Names:
     def actor(self, namespace: str, actor_id: str) -> str:
         return f"{self.prefix}.{namespace}.actor.{actor_id}"
 
+    def task(self, namespace: str, queue: str) -> str:
+        return f"{self.prefix}.{namespace}.task.{queue}"
+
+    def namespace_of(self, queue: str) -> str:
+        """Of an actor's or a task queue."""
+        return queue.removeprefix(f"{self.prefix}.").partition(".")[0]
+
     def dead(self, namespace: str) -> str:
         return f"{self.prefix}.{namespace}.dead"
 
@@ -59,6 +69,10 @@ class Names:
 
     def node(self, node_id: str) -> str:
         return f"{self.prefix}.node.{node_id}"
+
+    @property
+    def tasks(self) -> str:
+        return f"{self.prefix}.tasks"
 
     @property
     def control(self) -> str:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import Any, Generic, Literal, ParamSpec, Self, TypeVar, cast, overload
 
 from actorhub import hub as asynchronous
@@ -26,6 +26,7 @@ from actorhub.connection import OnRetry
 from actorhub.context import surroundings
 from actorhub.control.messages import ActorInfo, NodeInfo
 from actorhub.errors import ActorHubError, HubClosed
+from actorhub.future import Future
 from actorhub.handle import RemoteMethod, ask, tell
 from actorhub.ref import residence
 
@@ -99,6 +100,7 @@ class Hub:
         *,
         nodes: int = 1,
         workers: int = 2,
+        slots: int | None = None,
         broker: BrokerChoice = "auto",
         modules: Sequence[str] = (),
         url: str | None = None,
@@ -107,13 +109,13 @@ class Hub:
         """See `actorhub.Hub.local`."""
         hub = cls()
         hub._make = lambda: asynchronous.Hub.local(
-            nodes=nodes, workers=workers, broker=broker, modules=modules, url=url, namespace=namespace
+            nodes=nodes, workers=workers, slots=slots, broker=broker, modules=modules, url=url, namespace=namespace
         )
         return hub
 
     @staticmethod
     def current() -> Hub:
-        """Inside a `def` method of an actor: the hub of its worker.
+        """Inside a `def` method of an actor, or a `def` task: the hub of its worker.
 
         Raises:
             ActorHubError: called elsewhere, or on an event loop's own thread.
@@ -121,7 +123,7 @@ class Hub:
         here = residence.get()
         if here is None:
             raise ActorHubError(
-                "Hub.current() works inside the `def` methods of actors; elsewhere use `with Hub() as hub:`"
+                "Hub.current() works inside `def` methods of actors and `def` tasks; elsewhere use `with Hub() as hub:`"
             )
         if here.session.thread_id == threading.get_ident():
             raise ActorHubError("an `async def` method must not block its event loop; use actorhub.Hub.current() there")
@@ -168,6 +170,8 @@ class Hub:
         node: str | None = None,
         labels: dict[str, str] | None = None,
         max_restarts: int | None = None,
+        priority: int | None = None,
+        delay: float | None = None,
     ) -> Hub:
         """See `actorhub.Hub.options`."""
         view = Hub()
@@ -181,6 +185,8 @@ class Hub:
             "node": node,
             "labels": labels,
             "max_restarts": max_restarts,
+            "priority": priority,
+            "delay": delay,
         }
         view._views = {**self._views, **{key: value for key, value in given.items() if value is not None}}
         return view
@@ -238,16 +244,53 @@ class Hub:
         async def begin() -> Any:
             return cast(Any, _here(hub, method))(*args, **kwargs)
 
-        stream = loop.run(begin())
-        try:
-            while True:
-                try:
-                    item = loop.run(stream.__anext__())
-                except StopAsyncIteration:
-                    return
-                yield item
-        finally:
-            loop.run(stream.aclose())
+        return _items(loop, loop.run(begin()))
+
+    @overload
+    def submit(
+        self, function: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Future[R]: ...
+    @overload
+    def submit(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]: ...
+    def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """See `actorhub.Hub.submit`; `get` waits for the result. Generators are for `actorhub.Hub`."""
+        hub, loop = self._ready()
+
+        async def begin() -> Any:
+            return hub.submit(function, *args, **kwargs)
+
+        return loop.run(begin())
+
+    @overload
+    def get(self, futures: Future[R], *, timeout: float | None = None) -> R: ...
+    @overload
+    def get(self, futures: Iterable[Future[R]], *, timeout: float | None = None) -> list[R]: ...
+    def get(self, futures: Any, *, timeout: float | None = None) -> Any:
+        """The result of a future, or the list of results of many. See `actorhub.Hub.get`."""
+        hub, loop = self._ready()
+        one = isinstance(futures, Future)
+        results = loop.run(hub.get([futures] if one else futures, timeout=timeout))
+        return results[0] if one else results
+
+    def wait(
+        self, futures: Iterable[Future[R]], *, count: int | None = None, timeout: float | None = None
+    ) -> tuple[list[Future[R]], list[Future[R]]]:
+        """See `actorhub.Hub.wait`."""
+        hub, loop = self._ready()
+        return loop.run(hub.wait(futures, count=count, timeout=timeout))
+
+    def map(
+        self,
+        function: Callable[..., R],
+        /,
+        *arguments: Iterable[Any],
+        ordered: bool = True,
+        window: int = 1000,
+        progress: bool = False,
+    ) -> Iterator[R]:
+        """See `actorhub.Hub.map`."""
+        hub, loop = self._ready()
+        return _items(loop, hub.map(function, *arguments, ordered=ordered, window=window, progress=progress))
 
     def actors(self, *, all_namespaces: bool = False) -> list[ActorInfo]:
         """See `actorhub.Hub.actors`."""
@@ -292,6 +335,18 @@ class SentCall(Generic[R]):
 
     def cancel(self) -> None:
         self._loop.loop.call_soon_threadsafe(self._call.cancel)
+
+
+def _items(loop: _Loop, stream: Any) -> Iterator[Any]:
+    try:
+        while True:
+            try:
+                item = loop.run(stream.__anext__())
+            except StopAsyncIteration:
+                return
+            yield item
+    finally:
+        loop.run(stream.aclose())
 
 
 def _here(hub: asynchronous.Hub, method: Any) -> RemoteMethod:

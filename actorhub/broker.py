@@ -101,6 +101,11 @@ class Consumer(ABC):
     """Takes messages of one queue, on a channel of its own."""
 
     @abstractmethod
+    async def stop(self) -> None:
+        """Take no more messages. Those in hand can still be acknowledged, or given back, until `close`. Not for a single active
+        consumer, whose successor would begin before what is in hand is acknowledged."""
+
+    @abstractmethod
     async def close(self) -> None:
         """End without `basic.cancel`: what is not acknowledged goes back to the queue, in order, before the next
         consumer starts. `on_end` is not called. Does nothing the second time."""

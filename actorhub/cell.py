@@ -59,7 +59,7 @@ class Cell:
         self.instance: Any = None
         self._session = session
         self._create = create
-        self._residence = Residence(handle, session)
+        self._residence = Residence(handle, session, handle._ticket.namespace)
         self._blackbox = blackbox
         self._on_failed = on_failed
         self._waiting: deque[Work] = deque()

@@ -72,6 +72,9 @@ def node(
     url: Url = None,
     namespace: Namespace = None,
     workers: Annotated[int, typer.Option(min=0, help="Worker processes.")] = 2,
+    slots: Annotated[
+        int | None, typer.Option(min=0, help="Processes for tasks; by default as many as workers.")
+    ] = None,
     resource: Annotated[list[str] | None, typer.Option(help="NAME=AMOUNT; may be repeated.")] = None,
     label: Annotated[list[str] | None, typer.Option(help="NAME=VALUE; may be repeated.")] = None,
     id: Annotated[str | None, typer.Option(help="The node's id; by default its host name and chance.")] = None,
@@ -86,7 +89,12 @@ def node(
         fail(f"--resource takes NAME=AMOUNT with a number: {exc}")
     given: dict[str, Any] = {"node_id": id} if id else {}
     config = NodeConfig(
-        modules=modules or [], workers=workers, resources=resources, labels=_pairs("--label", label or []), **given
+        modules=modules or [],
+        workers=workers,
+        slots=slots,
+        resources=resources,
+        labels=_pairs("--label", label or []),
+        **given,
     )
     logs.configure(settings.log_format, settings.log_level, node=config.node_id)
     asyncio.run(run(config, settings, with_parent=with_parent))

@@ -24,9 +24,9 @@ BrokerChoice = Literal["auto", "rabbitmq", "embedded"]
 
 @dataclass(eq=False)
 class LocalCluster:
-    """`nodes` agents with `workers` processes each. With `broker="auto"` it uses the broker that `settings.url` names; where
-    there is none it starts a private RabbitMQ, or the embedded broker where RabbitMQ is not installed. `"rabbitmq"` and
-    `"embedded"` always start one of their own.
+    """`nodes` agents with `workers` processes for actors and `slots` for tasks each. With `broker="auto"` it uses the broker
+    that `settings.url` names; where there is none it starts a private RabbitMQ, or the embedded broker where RabbitMQ is not
+    installed. `"rabbitmq"` and `"embedded"` always start one of their own.
 
     On a broker that others use too, the cluster's queues have a prefix of their own.
     """
@@ -34,6 +34,7 @@ class LocalCluster:
     settings: Settings
     nodes: int = 1
     workers: int = 2
+    slots: int | None = None
     modules: Sequence[str] = ()
     broker: BrokerChoice = "auto"
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
@@ -65,6 +66,8 @@ class LocalCluster:
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
         }
         command = [sys.executable, "-m", "actorhub", "node", "--workers", str(self.workers), "--id", node_id]
+        if self.slots is not None:
+            command += ["--slots", str(self.slots)]
         # the pipe to its standard input ends when this process does, however it ends; then the node ends too
         self.processes[node_id] = subprocess.Popen(
             [*command, "--with-parent", *self.modules], env=environment, stdin=subprocess.PIPE

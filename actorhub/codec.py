@@ -11,7 +11,7 @@ import math
 import pickle
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from typing import Any
 
@@ -91,8 +91,8 @@ def _parts(signed: memoryview) -> Iterator[memoryview]:
         start += size
 
 
-def by_value(thing: type) -> bool:
-    """Whether a class exists only here, in a script, a notebook or a function, so that others cannot import it."""
+def by_value(thing: type | Callable[..., Any]) -> bool:
+    """Whether a class or function exists only here, in a script, a notebook or a function, so that others cannot import it."""
     module = sys.modules.get(thing.__module__)
     if thing.__module__ == "__main__" or module is None:
         return True

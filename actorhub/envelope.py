@@ -54,14 +54,28 @@ class Hop(BaseModel):
     call: str
 
 
+class Step(BaseModel):
+    """A task that goes on with the result of the one before it. `code`: its function by value, signed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
+
+    method: str
+    queue: str
+    priority: int = 0
+    code: bytes | None = None
+
+
 class Envelope(BaseModel):
     """One message, without its payload.
 
     `seq` numbers what one sender sends to one destination, from 1; 0 means unnumbered. `acked_below`: the sender will
     not ask again about anything numbered lower. `deadline` is Unix time in seconds. `index` counts a stream's items.
+
+    For tasks: `attempt` counts from 1, `since` is the Unix time at which the first attempt began, `code` the function by value,
+    signed, and `then` what goes on with the result. `took`: the seconds that the task ran whose answer this is.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
 
     v: Literal[1] = 1
     id: str = ""
@@ -81,6 +95,10 @@ class Envelope(BaseModel):
     trace: dict[str, str] | None = None
     key: str | None = None
     size: int | None = Field(None, ge=0)  # of the payload, inside a batch
+    since: float | None = None
+    code: bytes | None = None
+    then: tuple[Step, ...] = ()
+    took: float | None = None
 
 
 class _Single(Envelope):

@@ -13,6 +13,8 @@
     ├── InvalidArguments          they do not fit the method's annotations; nothing was sent
     ├── InvalidResult             the method's result does not fit its return annotation
     ├── MethodNotFound            the actor has no public method of that name
+    ├── TaskNotFound              the node that took the task does not know its function
+    ├── WorkerDied                the task killed its worker too often
     ├── InvalidEnvelope           a message that is not of the wire format
     ├── PayloadTooLarge           the broker would refuse a message of that size
     ├── UntrustedPayload          a pickle without the cluster's signature
@@ -85,6 +87,14 @@ class InvalidResult(ActorHubError, TypeError):
 
 class MethodNotFound(ActorHubError, AttributeError):
     """The actor has no public method of that name."""
+
+
+class TaskNotFound(ActorHubError):
+    """The node that took the task has not imported the function's module."""
+
+
+class WorkerDied(ActorHubError):
+    """The task killed its worker more often than its `max_redeliveries` allows; it is in the dead letters."""
 
 
 class InvalidEnvelope(ActorHubError, ValueError):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, ParamSpec, Self, TypeVar, cast
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
+from typing import Any, Literal, ParamSpec, Self, TypeVar, cast, overload
 
-from pydantic import BaseModel, ConfigDict, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from actorhub.actor import ActorSpec, Ticket, binder, spec_of
 from actorhub.address import check_word, new_id
+from actorhub.call import Stream
 from actorhub.cluster import BrokerChoice, LocalCluster
 from actorhub.codec import by_value
 from actorhub.connection import OnRetry
@@ -18,6 +19,8 @@ from actorhub.control.desks import system_ticket
 from actorhub.control.messages import ActorInfo, ActorPlan, NodeInfo, SpawnAsked
 from actorhub.dead import DeadLetter, DeadLetters
 from actorhub.errors import ActorHubError, ActorNotFound, HubClosed
+from actorhub.future import Future
+from actorhub.gather import Mapping, get_all, wait_for
 from actorhub.grave import death
 from actorhub.handle import Handle, handle_ticket
 from actorhub.inside import InsideCluster
@@ -25,8 +28,11 @@ from actorhub.ref import residence
 from actorhub.session import Session
 from actorhub.settings import Settings
 from actorhub.signature import Untyped
+from actorhub.submit import Sending, Submitter
+from actorhub.task import HIGHEST_PRIORITY, task_of
 
 P = ParamSpec("P")
+R = TypeVar("R")
 T = TypeVar("T")
 
 
@@ -43,6 +49,8 @@ class Options(BaseModel):
     node: str | None = None
     labels: dict[str, str] = {}
     max_restarts: int | None = None
+    priority: int | None = Field(default=None, ge=0, le=HIGHEST_PRIORITY)
+    delay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
 
 
 class Hub:
@@ -85,13 +93,15 @@ class Hub:
         *,
         nodes: int = 1,
         workers: int = 2,
+        slots: int | None = None,
         broker: BrokerChoice = "auto",
         modules: Sequence[str] = (),
         url: str | None = None,
         namespace: str | None = None,
         settings: Settings | None = None,
     ) -> Hub:
-        """A hub of a cluster of its own on this machine: `nodes` agents with `workers` processes each.
+        """A hub of a cluster of its own on this machine: `nodes` agents with `workers` processes for actors each, and `slots`
+        for tasks, by default as many as workers.
 
         It waits until they are ready and stops them after. With `broker="auto"` it uses the broker at `url` or
         ACTORHUB_URL, else it starts a private RabbitMQ, or the embedded broker where RabbitMQ is not installed; "rabbitmq" and
@@ -99,12 +109,12 @@ class Hub:
         and notebooks travel by value.
         """
         hub = cls(url, namespace=namespace, settings=settings)
-        hub._cluster = LocalCluster(hub._settings, nodes, workers, modules, broker)
+        hub._cluster = LocalCluster(hub._settings, nodes, workers, slots, modules, broker)
         return hub
 
     @staticmethod
     def current() -> Hub:
-        """The hub of the running actor, or of the `async with Hub()` around.
+        """The hub of the running actor or task, or of the `async with Hub()` around.
 
         Raises:
             ActorHubError: there is neither.
@@ -118,9 +128,8 @@ class Hub:
         hub._session = session
         session.why_gone = session.why_gone or hub._why_gone
         if here is not None:
-            ticket = handle_ticket(here.handle)
-            hub._owner = f"actor:{ticket.actor_id}"
-            hub._options = Options(namespace=ticket.namespace)
+            hub._owner = f"actor:{handle_ticket(here.handle).actor_id}" if here.handle is not None else None
+            hub._options = Options(namespace=here.namespace)
         return hub
 
     async def __aenter__(self) -> Self:
@@ -174,7 +183,8 @@ class Hub:
             except (TimeoutError, ActorNotFound):
                 await asyncio.sleep(0.02)
                 continue
-            if len(nodes) >= cluster.nodes and all(len(node.workers) >= cluster.workers for node in nodes):
+            hosting = [[worker for worker in node.workers if worker.kind == "shared"] for node in nodes]
+            if len(nodes) >= cluster.nodes and all(len(workers) >= cluster.workers for workers in hosting):
                 return
             await asyncio.sleep(0.02)
 
@@ -202,13 +212,17 @@ class Hub:
         node: str | None = None,
         labels: dict[str, str] | None = None,
         max_restarts: int | None = None,
+        priority: int | None = None,
+        delay: float | None = None,
     ) -> Hub:
-        """A view of this hub with options for what is spawned or found through it.
+        """A view of this hub with options for what is spawned, found or submitted through it.
 
         - `name`: unique among the living actors of the namespace. `get_if_exists`: take the one that has it.
         - `lifetime`: "session" ends with this hub, or with the actor that spawned it; "detached" lives until it is killed.
         - `resources`, `max_restarts`: instead of the class's own.
         - `node`: the id of the node to run on. `labels`: what the node's labels must be.
+        - `priority`: of tasks, instead of their own. `delay`: seconds before a task is given to a worker, which the broker
+          waits for.
         """
         given = {
             "name": check_word("the name", name) if name is not None else None,
@@ -219,12 +233,15 @@ class Hub:
             "node": node,
             "labels": labels,
             "max_restarts": max_restarts,
+            "priority": priority,
+            "delay": delay,
         }
         view = Hub(settings=self._settings)
         view._is_view = True
         view._session = self._session
         view._owner = self._owner
-        view._options = self._options.model_copy(update={k: v for k, v in given.items() if v is not None})
+        changes = {k: v for k, v in given.items() if v is not None}
+        view._options = Options.model_validate({**dict(self._options), **changes})
         return view
 
     # ---- actors
@@ -292,6 +309,98 @@ class Hub:
         was dead already."""
         ticket = handle_ticket(handle)
         return await self._control_of(self._open_session()).kill(ticket.actor_id, "killed by hub.kill")
+
+    # ---- tasks
+
+    @overload
+    def submit(  # type: ignore[overload-overlap]
+        self, function: Callable[P, AsyncIterator[R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Stream[R]: ...
+    @overload
+    def submit(  # type: ignore[overload-overlap]
+        self, function: Callable[P, Iterator[R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Stream[R]: ...
+    @overload
+    def submit(
+        self, function: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Future[R]: ...
+    @overload
+    def submit(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]: ...
+    def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Send a task to the workers of its queue; returns its Future at once, or the Stream of a generator.
+
+        The task leaves at the end of the current turn of the event loop, or when the futures among its arguments are done.
+        From the broker's confirm on it survives any crash. It runs at least once: a worker that dies costs an attempt. A
+        function without `@task`, or from `__main__` or a notebook, travels by value, signed.
+
+        Raises:
+            InvalidArguments: they do not fit the annotations; nothing was sent.
+            TooManyPending: `max_pending` answers are waited for already; `hub.map` keeps a window instead.
+            UntrustedPayload: it would travel by value, and the cluster has no secret.
+            ValueError: an argument contains itself.
+        """
+        return Submitter.of(self._open_session()).submit(task_of(function), args, kwargs, self._sending())
+
+    async def get(self, futures: Iterable[Future[R]], *, timeout: float | None = None) -> list[R]:
+        """The results, in order.
+
+        Raises:
+            the first failed task's exception, as soon as it fails; the others go on.
+            TimeoutError: they are not all done in `timeout` seconds.
+        """
+        return await get_all(list(futures), timeout)
+
+    async def wait(
+        self, futures: Iterable[Future[R]], *, count: int | None = None, timeout: float | None = None
+    ) -> tuple[list[Future[R]], list[Future[R]]]:
+        """Wait until `count` of them are done (all, unless told), failed ones included, or `timeout` seconds have passed.
+        Returns those that are done and those that are not, both in the given order."""
+        return await wait_for(list(futures), count, timeout)
+
+    @overload
+    def map(
+        self,
+        function: Callable[..., Coroutine[Any, Any, R]],
+        /,
+        *arguments: Iterable[Any],
+        ordered: bool = True,
+        window: int = 1000,
+        progress: bool = False,
+    ) -> AsyncIterator[R]: ...
+    @overload
+    def map(
+        self,
+        function: Callable[..., R],
+        /,
+        *arguments: Iterable[Any],
+        ordered: bool = True,
+        window: int = 1000,
+        progress: bool = False,
+    ) -> AsyncIterator[R]: ...
+    def map(
+        self,
+        function: Any,
+        /,
+        *arguments: Iterable[Any],
+        ordered: bool = True,
+        window: int = 1000,
+        progress: bool = False,
+    ) -> AsyncIterator[Any]:
+        """The results of a task for each row of arguments, as `map` pairs them. At most `window` tasks wait or run at any time.
+
+        - `ordered`: in the order of the arguments, else as they come.
+        - `progress`: a progress bar on standard error.
+
+        Raises:
+            the first failed task's exception, in the order of the results; what was submitted meanwhile is cancelled.
+        """
+        return Mapping(
+            lambda row: self.submit(function, *row), zip(*arguments, strict=False), ordered, window, progress
+        )
+
+    def _sending(self) -> Sending:
+        options = self._options
+        return Sending(options.namespace, options.priority, options.delay)
 
     # ---- looking
 

@@ -13,6 +13,7 @@ import secrets
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from typing import Any
 
 import uvloop
 from pydantic import SecretStr
@@ -21,9 +22,11 @@ from actorhub.address import new_id
 from actorhub.broker import LocalServer, open_server
 from actorhub.errors import BrokerUnavailable
 from actorhub.node import Node, NodeConfig
+from actorhub.process import THREADS, Served, WorkerConfig
 from actorhub.processes import Exit, Processes, WorkerProcess
 from actorhub.settings import Settings
-from actorhub.worker import THREADS, Worker, WorkerConfig
+from actorhub.taskworker import TaskWorker
+from actorhub.worker import Worker
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +78,7 @@ class InsideCluster:
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         self._loop.set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="actorhub"))
-        config = NodeConfig(workers=1, node_id=f"inside-{new_id(6)}")
+        config = NodeConfig(workers=1, slots=1, node_id=f"inside-{new_id(6)}")
         node = Node(config, self._settings, processes=_Workers)
         try:
             await node.start()
@@ -87,7 +90,7 @@ class InsideCluster:
 class _Inside(WorkerProcess):
     """A worker that is no process."""
 
-    def __init__(self, worker: Worker, config: WorkerConfig) -> None:
+    def __init__(self, worker: Served, config: WorkerConfig) -> None:
         self.worker = worker
         self.config = config
         self.ready = False
@@ -111,11 +114,16 @@ class _Workers(Processes):
     def _ending(self) -> dict[str, asyncio.Task[None]]:
         return {}
 
-    async def start(self, worker_id: str, actor_id: str | None = None) -> WorkerProcess:
-        if actor_id is not None:
-            log.warning("%s wants a process of its own and shares this one; use Hub.local() for processes", actor_id)
-        config = self._configure(worker_id, actor_id)
-        inside = _Inside(Worker(config, self._settings), config)
+    async def start(self, worker_id: str, **more: Any) -> WorkerProcess:
+        config = self._configure(worker_id, **more)
+        if config.actor_id is not None:
+            log.warning(
+                "%s wants a process of its own and shares this one; use Hub.local() for processes", config.actor_id
+            )
+        served: Served = Worker(config, self._settings)
+        if config.kind == "task":
+            served = TaskWorker(config, self._settings, is_process=False)
+        inside = _Inside(served, config)
         self._living[worker_id] = inside
         await inside.worker.start()
         return inside

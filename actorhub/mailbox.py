@@ -11,7 +11,6 @@ import logging
 from collections.abc import Callable, Collection
 from typing import Protocol
 
-from actorhub.address import new_id
 from actorhub.broker import Consumer, Delivery, Link, Message
 from actorhub.dead import DeadLetter, DeadLetters, Reason
 from actorhub.envelope import Envelope, Kind, decode
@@ -19,7 +18,7 @@ from actorhub.errors import ActorDied, ActorHubError, ActorNotFound, BrokerUnava
 from actorhub.failure import Failure
 from actorhub.session import Session
 from actorhub.windows import Verdict, Window, Windows
-from actorhub.work import Answer, Receipt, Work
+from actorhub.work import Answer, Receipt, Work, from_stranger
 
 log = logging.getLogger(__name__)
 
@@ -158,16 +157,7 @@ class Mailbox:
                 self._accept(self._foreign(envelope, payload, receipt, message))
 
     def _foreign(self, envelope: Envelope, payload: bytes, receipt: Receipt, message: Message) -> Work:
-        """An envelope of a client that is not a session: what it leaves out stands in the message's properties."""
-        reply_to = envelope.reply_to or message.reply_to or ""
-        correlation = message.correlation_id or envelope.id or message.message_id or new_id()
-        known = envelope.model_copy(
-            update={
-                "id": envelope.id or correlation,
-                "reply_to": reply_to,
-                "kind": envelope.kind if reply_to or envelope.kind is not Kind.CALL else Kind.TELL,
-            }
-        )
+        known, correlation = from_stranger(envelope, message)
         return Work(known, payload, receipt, self._finished, foreign=correlation)
 
     def _take(self, envelope: Envelope, payload: bytes, receipt: Receipt) -> None:

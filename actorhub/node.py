@@ -13,25 +13,25 @@ import signal
 import socket
 import sys
 from importlib.metadata import version
-from typing import cast
+from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from actorhub.actor import actor, registry, spec_of
 from actorhub.address import new_id
-from actorhub.broker import Queue
-from actorhub.cell import Cell
 from actorhub.control.actor import Control
-from actorhub.control.desks import SYSTEM, NodeDesk, WorkerDesk, system_ticket
+from actorhub.control.desks import SYSTEM, NodeDesk, SlotDesk, TaskDesk, WorkerDesk, system_ticket
 from actorhub.control.messages import ANY_CLASS, NodeReport, Residency, Running, WorkerLost, WorkerReport, WorkerStopped
 from actorhub.control.standby import Standby
 from actorhub.dead import DeadLetters
+from actorhub.desk import Desk
 from actorhub.errors import ActorHubError
 from actorhub.handle import Handle, ask, tell
-from actorhub.mailbox import Mailbox
 from actorhub.processes import Exit, Processes, WorkerProcess
+from actorhub.remembered import Remembered
 from actorhub.session import Session
 from actorhub.settings import Settings
+from actorhub.task import tasks
 
 log = logging.getLogger(__name__)
 
@@ -41,12 +41,14 @@ _VERSION = version("actorhub-mq")
 
 
 class NodeConfig(BaseModel):
-    """What one node offers. `workers` counts processes that share the node's actors."""
+    """What one node offers. `workers` counts processes that share the node's actors, `slots` those that run tasks; None
+    means as many as workers."""
 
     model_config = ConfigDict(frozen=True)
 
     modules: list[str] = Field(default_factory=list)
     workers: int = Field(2, ge=0)
+    slots: int | None = Field(None, ge=0)
     resources: dict[str, float] = Field(default_factory=dict)
     labels: dict[str, str] = Field(default_factory=dict)
     node_id: str = Field(default_factory=lambda: f"{socket.gethostname()[:40].replace('.', '-')}-{new_id(6)}")
@@ -62,15 +64,21 @@ class Node:
         modules = ["actorhub.benchmark", *config.modules]
         preload = [type(self.session.broker).__module__, *modules]
         self._processes = processes(config.node_id, modules, preload, settings, self._worker_ended)
+        self._queues: dict[str, None] = dict.fromkeys(
+            self.session.names.task(settings.namespace, spec.options.queue) for spec in tasks.values()
+        )
+        self._deaths: Remembered[str, int] = Remembered()  # of tasks in slots, by id
+        self._cancelled: Remembered[str, bool] = Remembered()
         self._known = False
         self._leaving = False
         self._stop = asyncio.Event()
         self._changed = asyncio.Event()
-        dead = DeadLetters(self.session, SYSTEM.strip("$"))
-        desk_queue = self.session.names.node(config.node_id)
-        self._desk = Cell(self.session, self._system(desk_queue, NodeDesk), spec_of(_Desk), lambda: _Desk(self))
-        self._desk_mailbox = Mailbox(self.session, desk_queue, self._desk, dead)
-        self._standby = Standby(self.session, dead, name=f"node {config.node_id}")
+        names = self.session.names
+        queue = names.node(config.node_id)
+        self._desk = Desk(self.session, queue, NodeDesk, lambda: _Desk(self), exchange=names.tasks)
+        self._standby = Standby(
+            self.session, DeadLetters(self.session, SYSTEM.strip("$")), name=f"node {config.node_id}"
+        )
         self._control = cast(Control, self._system(self.session.names.control, Control))
 
     # ---- life
@@ -82,11 +90,10 @@ class Node:
             BrokerUnavailable: no broker within `connect_timeout`.
         """
         await self.session.open()
-        link = await self.session.live_link()
-        await link.declare(Queue(self._desk_mailbox.queue, single_active=True, expires=self.settings.reply_expiry))
         await asyncio.gather(self._start_workers(), self._open())
         self.session.spawn_task(self._keep_reporting(), "actorhub-heartbeat")
-        await self._until(lambda: self._known and all(worker.ready for worker in self._processes.living))
+        await self._until(lambda: self._known and all(worker.ready for worker in self._living("actors")))
+        self.session.spawn_task(self._start_slots(), "actorhub-slots")
 
     async def wait(self) -> None:
         loop = asyncio.get_running_loop()
@@ -107,13 +114,12 @@ class Node:
         except (TimeoutError, ActorHubError):
             log.warning("control does not hear that this node leaves; it will notice")
         await self._processes.stop(self.settings.drain_timeout + 5.0)
-        await self._desk_mailbox.close()
+        await self._desk.close()
         await self._standby.close()
         await self.session.close()
 
     async def _open(self) -> None:
-        await self._desk.start()
-        await self._desk_mailbox.open()
+        await self._desk.open()
         await self._standby.open()
 
     def _system(self, queue: str, cls: type) -> Handle:
@@ -131,13 +137,25 @@ class Node:
         for _ in range(self.config.workers):
             await self._start_worker()
 
-    async def _start_worker(self, worker_id: str | None = None, actor_id: str | None = None) -> None:
+    async def _start_slots(self) -> None:
+        for _ in range(self.config.workers if self.config.slots is None else self.config.slots):
+            await self._start_slot()
+
+    async def _start_worker(self, worker_id: str | None = None, **more: Any) -> None:
         if not self._leaving:
-            await self._processes.start(worker_id or new_id(8), actor_id)
+            await self._processes.start(worker_id or new_id(8), **more)
+
+    async def _start_slot(self) -> None:
+        await self._start_worker(
+            kind="task", queues=list(self._queues), deaths=dict(self._deaths), cancelled=list(self._cancelled)
+        )
 
     async def start_worker(self, worker_id: str, actor_id: str) -> None:
         if self._processes.get(worker_id) is None:
-            await self._start_worker(worker_id, actor_id)
+            await self._start_worker(worker_id, actor_id=actor_id)
+
+    def _living(self, kind: Literal["actors", "task"]) -> list[WorkerProcess]:
+        return [worker for worker in self._processes.living if worker.config.kind == kind]
 
     def stop_worker(self, worker_id: str) -> None:
         self._processes.terminate(worker_id)
@@ -146,6 +164,10 @@ class Node:
         found = self._processes.get(worker_id)
         if found is not None and not found.ready:
             found.ready = True
+            if found.config.kind == "task":
+                later = [queue for queue in self._queues if queue not in found.config.queues]
+                if later:
+                    await self._tell_slot(found, later)
             await self._report()
             self._changed.set()
 
@@ -155,6 +177,9 @@ class Node:
     async def _replace(self, end: Exit) -> None:
         """Tell control what died and what it had in hand; start another where it was a shared worker."""
         config = end.worker.config
+        if config.kind == "task":
+            await self._replace_slot(end)
+            return
         if self._leaving or end.worker.stopping:
             await tell(self._control.notice, WorkerStopped(node=config.node, worker=config.worker))
             return
@@ -166,6 +191,39 @@ class Node:
             if end.worker.age < YOUNG and not end.worker.ready:
                 await asyncio.sleep(PAUSE)
             await self._start_worker()
+
+    async def _replace_slot(self, end: Exit) -> None:
+        """Every slot hears which tasks it ran when it died: one that does so again and again is not run any more."""
+        if self._leaving:
+            return
+        if not end.meant:
+            log.error("%s", end.cause, extra={"in_hand": [call.method for call in end.in_hand]})
+            for running in end.in_hand:
+                self.session.broadcast(TaskDesk.task_died.__name__, {"call_id": running.call})
+            if end.worker.age < YOUNG and not end.worker.ready:
+                await asyncio.sleep(PAUSE)
+        await self._start_slot()
+
+    # ---- task queues
+
+    async def serve(self, queues: list[str]) -> None:
+        self._queues.update(dict.fromkeys(queues))
+        for slot in self._living("task"):
+            if slot.ready:
+                await self._tell_slot(slot, queues)
+
+    async def _tell_slot(self, slot: WorkerProcess, queues: list[str]) -> None:
+        queue = self.session.names.worker(slot.config.worker)
+        try:
+            await tell(cast(SlotDesk, self._system(queue, SlotDesk)).serve, queues)
+        except ActorHubError:
+            log.debug("slot %s ends; another one serves %s", slot.config.worker, queues, exc_info=True)
+
+    def cancel_task(self, call_id: str) -> None:
+        self._cancelled[call_id] = True
+
+    def task_died(self, call_id: str) -> None:
+        self._deaths[call_id] = self._deaths.get(call_id, 0) + 1
 
     # ---- reports
 
@@ -186,7 +244,7 @@ class Node:
 
     async def _report(self, *, full: bool = True) -> None:
         """A full report says what the workers host; a heartbeat says only that they live."""
-        ready = [worker for worker in self._processes.living if worker.ready]
+        ready = [worker for worker in self._living("actors") if worker.ready]
         inventories: list[list[Residency] | None] = [None] * len(ready)
         if full and self._known:
             inventories = list(await asyncio.gather(*(self._inventory(worker) for worker in ready)))
@@ -212,6 +270,8 @@ class Node:
                 resources=self.config.resources,
                 classes=[ANY_CLASS] if self._processes.knows_everything else _classes(),
                 workers=workers,
+                slots={slot.config.worker: slot.pid for slot in self._living("task") if slot.ready},
+                queues=list(self._queues),
                 known=self._known,
                 leaving=self._leaving,
             ),
@@ -240,6 +300,15 @@ class _Desk(NodeDesk):
 
     async def stop_worker(self, worker: str) -> None:
         self._node.stop_worker(worker)
+
+    async def serve(self, queues: list[str]) -> None:
+        await self._node.serve(queues)
+
+    async def cancel_task(self, call_id: str) -> None:
+        self._node.cancel_task(call_id)
+
+    async def task_died(self, call_id: str) -> None:
+        self._node.task_died(call_id)
 
     async def report(self) -> None:
         await self._node.report_all()

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from actorhub.broker import Link, Message, Outcome
-from actorhub.envelope import Codec, Envelope, Parcel, encode
+from actorhub.envelope import Codec, Envelope, Kind, Parcel, encode
 
 BATCH_ENVELOPES = 256
 BATCH_BYTES = 256 * 1024
@@ -109,6 +109,11 @@ class Outbox:
         except ValueError:
             return False
         return True
+
+    def cancel(self, call_id: str, sender: str) -> None:
+        """Tell the actor that nobody waits for the call any more."""
+        fields = {"kind": Kind.CANCEL, "call": call_id, "sender": sender}
+        self.put(Outgoing(fields, b"", lambda outcome: None))
 
     def answered(self, outgoing: Outgoing) -> None:
         """The call has its answer, or nobody waits for it any more."""

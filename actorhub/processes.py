@@ -16,10 +16,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import Any
 
-from actorhub import blackbox, worker
+from actorhub import blackbox, taskworker, worker
+from actorhub.process import WorkerConfig
 from actorhub.settings import Settings
-from actorhub.worker import WorkerConfig
 
 log = logging.getLogger(__name__)
 
@@ -45,11 +46,12 @@ class WorkerProcess:
 
 @dataclass(frozen=True)
 class Exit:
-    """How a worker process ended, and what it had in hand."""
+    """How a worker process ended, and what it had in hand. `meant`: a slot that ended itself, and another takes its place."""
 
     worker: WorkerProcess
     cause: str
     in_hand: list[blackbox.InHand]
+    meant: bool = False
 
 
 class Processes:
@@ -71,7 +73,7 @@ class Processes:
         self._settings = settings
         self._on_exit = on_exit
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["actorhub.worker", *preload])
+        self._context.set_forkserver_preload(["actorhub.worker", "actorhub.taskworker", *preload])
         self._directory = tempfile.TemporaryDirectory(prefix="actorhub-")
         self._living: dict[str, WorkerProcess] = {}
 
@@ -82,18 +84,20 @@ class Processes:
     def get(self, worker_id: str) -> WorkerProcess | None:
         return self._living.get(worker_id)
 
-    async def start(self, worker_id: str, actor_id: str | None = None) -> WorkerProcess:
-        config = self._configure(worker_id, actor_id)
-        process = self._context.Process(target=worker.main, args=(config, self._settings), name=worker_id)
+    async def start(self, worker_id: str, **more: Any) -> WorkerProcess:
+        """`more`: what else the worker's configuration says."""
+        config = self._configure(worker_id, **more)
+        main = taskworker.main if config.kind == "task" else worker.main
+        process = self._context.Process(target=main, args=(config, self._settings), name=worker_id)
         await asyncio.to_thread(process.start)
         started = self._living[worker_id] = WorkerProcess(config, process, time.monotonic())
         asyncio.get_running_loop().add_reader(process.sentinel, self._ended, started)
         return started
 
-    def _configure(self, worker_id: str, actor_id: str | None) -> WorkerConfig:
+    def _configure(self, worker_id: str, **more: Any) -> WorkerConfig:
         path = Path(self._directory.name) / worker_id
         blackbox.BlackBox.create(path)
-        return WorkerConfig(worker=worker_id, node=self._node, modules=self._modules, blackbox=path, actor_id=actor_id)
+        return WorkerConfig(worker=worker_id, node=self._node, modules=self._modules, blackbox=path, **more)
 
     def _ended(self, started: WorkerProcess) -> None:
         asyncio.get_running_loop().remove_reader(started.process.sentinel)
@@ -102,7 +106,7 @@ class Processes:
         path = started.config.blackbox
         in_hand = blackbox.read(path)
         path.unlink(missing_ok=True)
-        self._on_exit(Exit(started, _cause(started), in_hand))
+        self._on_exit(Exit(started, _cause(started), in_hand, meant=started.process.exitcode == taskworker.LEFT))
 
     def terminate(self, worker_id: str) -> None:
         """Ask it to drain and end."""
@@ -113,10 +117,11 @@ class Processes:
 
     async def stop(self, timeout: float) -> None:
         """Drain all of them; kill those that have not ended in `timeout` seconds."""
-        for worker_id in list(self._living):
-            self.terminate(worker_id)
         until = asyncio.get_running_loop().time() + timeout
         while self._living and asyncio.get_running_loop().time() < until:
+            for each in self.living:  # one may still have been on its way
+                if not each.stopping:
+                    self.terminate(each.config.worker)
             await asyncio.sleep(0.01)
         for left in self.living:
             log.warning("worker %s did not end in %.0f s and is killed", left.config.worker, timeout)
@@ -126,9 +131,12 @@ class Processes:
         self._directory.cleanup()
 
 
+_NOUNS = {"actors": "worker", "task": "slot"}
+
+
 def _cause(started: WorkerProcess) -> str:
     code = started.process.exitcode
-    who = f"worker {started.config.worker} (pid {started.pid})"
+    who = f"{_NOUNS[started.config.kind]} {started.config.worker} (pid {started.pid})"
     if code is None or code >= 0:
         return f"{who} exited with code {code}"
     name = signal.Signals(-code).name if -code in {int(known) for known in signal.Signals} else f"signal {-code}"

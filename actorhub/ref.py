@@ -15,10 +15,11 @@ A = TypeVar("A")
 
 @dataclass(frozen=True)
 class Residence:
-    """Where the running code lives: the actor whose method it is, and the session of its worker."""
+    """Where the running code lives: the session of its worker, and the actor whose method it is, where it is none of a task."""
 
-    handle: Handle
+    handle: Handle | None
     session: Session
+    namespace: str
 
 
 residence: ContextVar[Residence | None] = ContextVar("actorhub_residence", default=None)
@@ -31,7 +32,7 @@ def ref(self: A) -> A:
         ActorHubError: called outside an actor, or with another object than its `self`.
     """
     here = residence.get()
-    if here is None or not isinstance(self, here.handle._spec.cls):
+    if here is None or here.handle is None or not isinstance(self, here.handle._spec.cls):
         raise ActorHubError(
             f"ref({type(self).__qualname__} object) works inside the methods of that actor, with its self"
         )

@@ -7,30 +7,42 @@ import heapq
 import itertools
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
-from actorhub.actor import Ticket
 from actorhub.call import Call, Inflow
 from actorhub.codec import Signer
 from actorhub.context import Handling, surroundings
 from actorhub.envelope import Envelope, Kind
 from actorhub.errors import ActorHubError, CallTimeout, TooManyPending
 from actorhub.failure import Failure
-from actorhub.outbox import Outbox, Outgoing
+from actorhub.outbox import Outgoing
 from actorhub.signature import Signature
+
+
+class Way(Protocol):
+    """By which a call was sent: an actor's outbox, or a task queue's."""
+
+    def withdraw(self, outgoing: Outgoing) -> bool: ...
+    def cancel(self, call_id: str, sender: str) -> None: ...
+    def answered(self, outgoing: Outgoing) -> None: ...
 
 
 class Pending:
     """A call that waits for its answer: what is needed to read it, and to cancel or repeat the call."""
 
-    __slots__ = ("answer", "credit_to", "deadline", "handling", "id", "outbox", "outgoing", "signature", "ticket")
+    __slots__ = ("answer", "credit_to", "deadline", "handling", "id", "on_took", "outbox", "outgoing", "signature")
 
     def __init__(
-        self, id: str, ticket: Ticket, signature: Signature, outbox: Outbox, answer: Call[Any] | Inflow[Any]
+        self,
+        id: str,
+        signature: Signature,
+        outbox: Way,
+        answer: Call[Any] | Inflow[Any],
+        on_took: Callable[[float], None] | None = None,
     ) -> None:
         self.id = id
-        self.ticket = ticket
         self.signature = signature
+        self.on_took = on_took  # hears how long a task ran
         self.outbox = outbox
         self.answer = answer
         self.outgoing: Outgoing | None = None
@@ -86,6 +98,8 @@ class Replies:
             self._receive_item(pending, envelope, payload)
             return
         self.forget(pending)
+        if envelope.took is not None and pending.on_took is not None:
+            pending.on_took(envelope.took)
         try:
             if envelope.kind is Kind.FAILURE:
                 pending.answer.fail(Failure.decode(payload).to_exception(self._signer))
@@ -127,10 +141,8 @@ class Replies:
             return
         outgoing = pending.outgoing
         self.forget(pending)
-        if outgoing is None or pending.outbox.withdraw(outgoing):
-            return
-        fields = {"kind": Kind.CANCEL, "call": pending.id, "sender": self._sender}
-        pending.outbox.put(Outgoing(fields, b"", lambda outcome: None))
+        if outgoing is not None and not pending.outbox.withdraw(outgoing):
+            pending.outbox.cancel(pending.id, self._sender)
 
     def fail_all(self, error: ActorHubError) -> None:
         """Nobody will answer any more."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import logging
 import threading
 import time
@@ -16,12 +17,12 @@ from typing import Any, Protocol
 
 from actorhub.actor import ActorSpec, Ticket, binder
 from actorhub.address import Names, new_id
-from actorhub.broker import Broker, Delivery, Link, Outcome, Queue, open_broker
+from actorhub.broker import Broker, Delivery, Link, Message, Outcome, Queue, open_broker
 from actorhub.call import STREAM_CREDIT, Call, Inflow, Stream
 from actorhub.codec import Signer
 from actorhub.connection import Connection, OnRetry
 from actorhub.context import surroundings
-from actorhub.envelope import Envelope, Kind, decode
+from actorhub.envelope import Envelope, Kind, decode, encode
 from actorhub.errors import (
     ActorHubError,
     ActorNotFound,
@@ -35,7 +36,7 @@ from actorhub.errors import (
 from actorhub.futures import once
 from actorhub.handle import Handle
 from actorhub.outbox import Outbox, Outgoing
-from actorhub.replies import Pending, Replies
+from actorhub.replies import Pending, Replies, Way
 from actorhub.settings import Settings
 from actorhub.signature import Signature
 
@@ -71,6 +72,7 @@ class Session:
         self.gates: dict[str, Callable[[int], None]] = {}
         """Streams that this process sends, by the id of their call: where their readers' credit goes."""
         self.owns_actors = False
+        self.submitter: Any = None  # of tasks; see submit.py
         self.why_gone: Callable[[Ticket], Awaitable[ActorHubError]] | None = None
         self._connection = Connection(
             broker,
@@ -120,7 +122,8 @@ class Session:
     async def flush(self, timeout: float) -> bool:
         """Wait until the broker has confirmed all that was sent. False where it has not in `timeout` seconds."""
         until = self.loop.time() + timeout
-        while any(box.unconfirmed for box in (*self._outboxes.values(), *self._reply_outboxes.values())):
+        submitted = [self.submitter] if self.submitter is not None else []
+        while any(box.unconfirmed for box in (*self._outboxes.values(), *self._reply_outboxes.values(), *submitted)):
             if self.loop.time() >= until:
                 return False
             await asyncio.sleep(0.005)
@@ -148,6 +151,10 @@ class Session:
         self._attachments.append(attachment)
         if self._connection.link is not None:
             await attachment.attach(self._connection.link)
+
+    def attach_later(self, attachment: Attachment) -> None:
+        """Set it up on every new link; on this one it sets up itself."""
+        self._attachments.append(attachment)
 
     def remove(self, attachment: Attachment) -> None:
         if attachment in self._attachments:
@@ -209,31 +216,55 @@ class Session:
             InvalidArguments, NotSerialisable, PayloadTooLarge, TooManyPending, HubClosed: nothing was sent.
         """
         payload, codec = signature.pack(args, kwargs, self.signer)
-        self._check_sendable(payload)
+        self.check_sendable(payload)
+        outbox = self._outbox(ticket)
+        fields: dict[str, Any] = {"method": method, "codec": codec}
+        pending = self.expect(signature, outbox, fields)
+        outgoing = self._outgoing(fields, payload, lambda outcome: self._call_settled(pending, ticket, outcome))
+        pending.outgoing = outgoing
+        outbox.put(outgoing)
+        return Stream(pending.answer, self.loop) if isinstance(pending.answer, Inflow) else pending.answer
+
+    def expect(
+        self,
+        signature: Signature,
+        way: Way,
+        fields: dict[str, Any],
+        *,
+        on_took: Callable[[float], None] | None = None,
+    ) -> Pending:
+        """Wait for the answer of a call that is about to be sent. Completes its envelope's fields: id, kind, sender, where the
+        answer goes, deadline and chain.
+
+        Raises:
+            TooManyPending, HubClosed.
+        """
+        if self._closed is not None:
+            raise self._closed
         self._replies.check_room()
         stream = signature.is_generator
         answer: Call[Any] | Inflow[Any] = Inflow() if stream else Call(loop=self.loop)
-        call_id = f"{self.id}-{next(self._counter)}"
-        outbox = self._outbox(ticket)
-        pending = Pending(call_id, ticket, signature, outbox, answer)
-        fields: dict[str, Any] = {
+        call_id = self.next_id()
+        pending = Pending(call_id, signature, way, answer, on_took)
+        fields |= {
             "id": call_id,
             "kind": Kind.STREAM if stream else Kind.CALL,
-            "method": method,
-            "codec": codec,
             "sender": self.id,
             "reply_to": self.reply_queue,
         }
-        if stream:
-            fields["index"] = STREAM_CREDIT
-        outgoing = self._outgoing(fields, payload, lambda outcome: self._call_settled(pending, outcome))
-        pending.outgoing = outgoing
-        self._replies.expect(pending, fields)
-        outbox.put(outgoing)
         if isinstance(answer, Inflow):
+            fields["index"] = STREAM_CREDIT
             answer.grant = lambda index: self._grant(pending, index)
-            return Stream(answer, self.loop)
-        return answer
+        self._replies.expect(pending, fields)
+        return pending
+
+    def next_id(self) -> str:
+        return f"{self.id}-{next(self._counter)}"
+
+    def fail(self, pending: Pending, error: BaseException) -> None:
+        """It was not sent, or will not be answered."""
+        self._replies.forget(pending)
+        pending.answer.fail(error)
 
     async def tell(
         self, ticket: Ticket, signature: Signature, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -247,9 +278,9 @@ class Session:
             CallTimeout: the broker has not confirmed before the deadline; it may have the message.
         """
         payload, codec = signature.pack(args, kwargs, self.signer)
-        self._check_sendable(payload)
+        self.check_sendable(payload)
         fields: dict[str, Any] = {
-            "id": f"{self.id}-{next(self._counter)}",
+            "id": self.next_id(),
             "kind": Kind.TELL,
             "method": method,
             "codec": codec,
@@ -295,7 +326,19 @@ class Session:
             Outgoing(fields, payload, settled, persistent=persistent, alone=foreign is not None, correlation_id=foreign)
         )
 
-    def _check_sendable(self, payload: bytes) -> None:
+    def broadcast(self, method: str, arguments: dict[str, Any]) -> None:
+        """Tell every agent and every slot. What a lost link loses is not told again: nothing but time depends on it."""
+        link = self._connection.link
+        if link is not None:
+            fields: dict[str, Any] = {"id": self.next_id(), "kind": Kind.TELL, "method": method}
+            envelope = Envelope(**fields)
+            body, content_type = encode([(envelope, json.dumps(arguments).encode())])
+            link.broadcast(self.names.tasks, Message(body, content_type, persistent=False), lambda outcome: None)
+
+    def check_sendable(self, payload: bytes) -> None:
+        """Raises:
+        PayloadTooLarge, HubClosed.
+        """
         if self._closed is not None:
             raise self._closed
         link = self._connection.link
@@ -353,14 +396,14 @@ class Session:
         elif (gate := self.gates.get(envelope.call)) is not None:
             gate(envelope.index)
 
-    def _call_settled(self, pending: Pending, outcome: Outcome) -> None:
+    def _call_settled(self, pending: Pending, ticket: Ticket, outcome: Outcome) -> None:
         if outcome is Outcome.STORED:
             return
         self._replies.forget(pending)
-        self.spawn_task(self._fail_unsent(pending, outcome), "actorhub-unsent")
+        self.spawn_task(self._fail_unsent(pending, ticket, outcome), "actorhub-unsent")
 
-    async def _fail_unsent(self, pending: Pending, outcome: Outcome) -> None:
-        pending.answer.fail(await self._reason(pending.ticket, pending.signature.label, outcome))
+    async def _fail_unsent(self, pending: Pending, ticket: Ticket, outcome: Outcome) -> None:
+        pending.answer.fail(await self._reason(ticket, pending.signature.label, outcome))
 
     async def _reason(self, ticket: Ticket, label: str, outcome: Outcome) -> ActorHubError:
         """Why an envelope was not stored, as an error."""

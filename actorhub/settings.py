@@ -34,6 +34,12 @@ class Settings(BaseSettings):
     drain_timeout: float = Field(default=20.0, ge=0, description="how long a stopping worker waits for running calls")
     reply_expiry: float = Field(default=300.0, gt=0, description="an unused reply queue is deleted after this")
     connect_timeout: float = Field(default=10.0, gt=0, description="how long the first connection may take to succeed")
+    recycle_tasks: int | None = Field(
+        default=None, gt=0, description="tasks after which a slot's process is replaced by a new one"
+    )
+    recycle_memory: int | None = Field(
+        default=None, gt=0, description="bytes of resident memory past which a slot's process is replaced"
+    )
     max_pending: int = Field(default=100_000, gt=0, description="answers that a hub may wait for at once")
     log_format: Literal["text", "json"] = "text"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

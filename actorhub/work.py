@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from actorhub.broker import Delivery
-from actorhub.envelope import Envelope
+from actorhub.address import new_id
+from actorhub.broker import Delivery, Message
+from actorhub.envelope import Envelope, Kind
 from actorhub.failure import Failure
 
 
@@ -18,6 +19,21 @@ class Answer:
     fields: dict[str, Any]
     payload: bytes
     failure: Failure | None = None
+
+
+def from_stranger(envelope: Envelope, message: Message) -> tuple[Envelope, str]:
+    """An envelope of a client that is not a session, completed from its message's properties; and the correlation id that its
+    answer shall have."""
+    reply_to = envelope.reply_to or message.reply_to or ""
+    correlation = message.correlation_id or envelope.id or message.message_id or new_id()
+    known = envelope.model_copy(
+        update={
+            "id": envelope.id or correlation,
+            "reply_to": reply_to,
+            "kind": envelope.kind if reply_to or envelope.kind is not Kind.CALL else Kind.TELL,
+        }
+    )
+    return known, correlation
 
 
 class Receipt:
@@ -44,7 +60,7 @@ class Work:
     `foreign` is the correlation id of a caller that is not a session: it gets its answer as plain JSON, with that id.
     """
 
-    __slots__ = ("_on_finished", "_receipts", "envelope", "foreign", "payload")
+    __slots__ = ("_on_finished", "_receipts", "envelope", "foreign", "payload", "queue")
 
     def __init__(
         self,
@@ -53,10 +69,12 @@ class Work:
         receipt: Receipt,
         on_finished: Callable[[Work, Answer], None],
         foreign: str | None = None,
+        queue: str = "",
     ) -> None:
         self.envelope = envelope
         self.payload = payload
         self.foreign = foreign
+        self.queue = queue
         self._receipts = [receipt]
         self._on_finished = on_finished
 

@@ -4,25 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import gc
-import importlib
 import logging
-import multiprocessing
 import os
-import signal
 import traceback
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, cast
 
-import uvloop
-from pydantic import BaseModel, ConfigDict
-
-from actorhub import logs
 from actorhub.actor import ActorSpec, actor, registry, spec_of
 from actorhub.blackbox import BlackBox
-from actorhub.broker import Queue
 from actorhub.cell import Cell
 from actorhub.control.actor import Control
 from actorhub.control.desks import NodeDesk, WorkerDesk, system_ticket
@@ -38,31 +27,19 @@ from actorhub.control.messages import (
     StartActor,
 )
 from actorhub.dead import DeadLetters
+from actorhub.desk import Desk
 from actorhub.errors import ActorDied, ActorHubError, ActorInitFailed
 from actorhub.grave import bury, death
 from actorhub.handle import Handle, tell
-from actorhub.loopwatch import LoopWatch
 from actorhub.mailbox import PREFETCH, Mailbox
+from actorhub.process import WorkerConfig, serve
 from actorhub.session import Session
 from actorhub.settings import Settings
 
 log = logging.getLogger(__name__)
 
+HANDING_OVER = 2.0  # seconds
 REMEMBERED = 10_000  # actors that were stopped here; an order to start one of them may still be on its way
-THREADS = 256  # for `def` methods; made when they are needed
-
-
-class WorkerConfig(BaseModel):
-    """What an agent tells a worker that it starts."""
-
-    model_config = ConfigDict(frozen=True)
-
-    worker: str
-    node: str
-    modules: list[str]
-    blackbox: Path
-    actor_id: str | None = None
-    """The only actor it is for, where that one is isolated."""
 
 
 @dataclass(eq=False)
@@ -101,8 +78,7 @@ class Worker:
         self.blackbox = BlackBox(config.blackbox)
         self._stopped: dict[str, int] = {}
         self._starting: dict[str, Starting] = {}
-        self._desk: Mailbox | None = None
-        self._desk_cell: Cell | None = None
+        self._desk = Desk(self.session, self.session.names.worker(config.worker), WorkerDesk, lambda: _Desk(self))
         self._control = cast(Control, self._system(self.session.names.control, Control))
         self._node = cast(NodeDesk, self._system(self.session.names.node(config.node), NodeDesk))
 
@@ -110,24 +86,27 @@ class Worker:
 
     async def start(self) -> None:
         await self.session.open()
-        queue = self.session.names.worker(self.config.worker)
-        link = await self.session.live_link()
-        await link.declare(Queue(queue, single_active=True, expires=self.settings.reply_expiry))
-        handle = self._system(queue, WorkerDesk)
-        cell = Cell(self.session, handle, spec_of(_Desk), lambda: _Desk(self))
-        self._desk_cell = cell
-        self._desk = Mailbox(self.session, queue, cell, DeadLetters(self.session, "default"))
-        await cell.start()
         await self._desk.open()
         await tell(self._node.worker_ready, self.config.worker, os.getpid())
 
     async def stop(self) -> None:
         """Let running calls end (`drain_timeout`), acknowledge them, and give everything else back to the broker."""
-        if self._desk is not None and self._desk_cell is not None:
-            await self._desk_cell.stop(1.0)
-            await self._desk.close()
-        await asyncio.gather(*(self._end(hosted, self.settings.drain_timeout) for hosted in list(self.hosted.values())))
+        await self._desk.close()
+        await asyncio.gather(*(self._hand_over(hosted) for hosted in list(self.hosted.values())))
         await self.session.close()
+
+    async def _hand_over(self, hosted: Hosted) -> None:
+        """Whoever is control by then starts it elsewhere, and need not wait for the end of this process."""
+        await self._end(hosted, self.settings.drain_timeout)
+        residency = hosted.residency
+        stopped = ActorStopped(
+            actor=residency.plan.actor_id, worker=self.config.worker, incarnation=residency.incarnation
+        )
+        try:
+            async with asyncio.timeout(HANDING_OVER):
+                await self._tell_control(stopped)
+        except (TimeoutError, ActorHubError):
+            log.debug("control does not hear of %s; it will notice", residency.plan.actor_id, exc_info=True)
 
     def _system(self, queue: str, cls: type) -> Handle:
         return Handle(self.session, system_ticket(queue, cls), spec_of(cls))
@@ -309,28 +288,5 @@ def _explain(error: BaseException) -> str:
 
 
 def main(config: WorkerConfig, settings: Settings) -> None:
-    """A worker process, until SIGTERM or until its agent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the agent's to handle
-    logs.configure(settings.log_format, settings.log_level, node=config.node, worker=config.worker)
-    for module in config.modules:
-        importlib.import_module(module)
-    gc.freeze()  # what was imported stays: the collector need not look at it again and again
-    uvloop.run(_serve(config, settings))
-
-
-async def _serve(config: WorkerConfig, settings: Settings) -> None:
-    loop = asyncio.get_running_loop()
-    loop.set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="actorhub"))
-    stop = asyncio.Event()
-    loop.add_signal_handler(signal.SIGTERM, stop.set)
-    agent = multiprocessing.parent_process()
-    if agent is not None:
-        loop.add_reader(agent.sentinel, stop.set)
-    worker = Worker(config, settings)
-    watch = LoopWatch(worker.blackbox.methods)
-    await worker.start()
-    await stop.wait()
-    await worker.stop()
-    watch.stop()
-    logging.shutdown()
-    os._exit(0)  # a `def` method that never returns must not keep the process: its message goes back to the queue
+    """The process of an actor worker."""
+    serve(lambda: Worker(config, settings), config, settings)

@@ -94,7 +94,7 @@ def test_options_names_and_lists(hub: Hub) -> None:
     counter = hub.options(name="visits", namespace="shop").spawn(Counter)
     assert hub.options(namespace="shop").find(Counter, "visits") == counter
     assert [info.name for info in hub.options(namespace="shop").actors()] == ["visits"]
-    assert len(hub.nodes()[0].workers) == 2
+    assert len([worker for worker in hub.nodes()[0].workers if worker.kind == "shared"]) == 2
 
 
 def test_bad_arguments_and_deadlines_raise_here(hub: Hub) -> None:

@@ -49,7 +49,7 @@ async def test_actors_are_spread_over_nodes_and_workers(settings: Settings) -> N
     async with Hub.local(nodes=2, workers=2, modules=[__name__], settings=settings) as hub:
         nodes = await hub.nodes()
         assert {node.id for node in nodes} == {"node-1", "node-2"}
-        assert all(len(node.workers) == 2 for node in nodes)
+        assert all(len([w for w in node.workers if w.kind == "shared"]) == 2 for node in nodes)
         workers = await asyncio.gather(*(hub.spawn(Worker) for _ in range(8)))
         pids = await asyncio.gather(*(worker.pid() for worker in workers))
         assert sorted(pids.count(pid) for pid in set(pids)) == [2, 2, 2, 2]

@@ -76,7 +76,7 @@ async def test_a_hub_without_a_broker_brings_one_along_and_leaves_no_thread() ->
         assert len({await ask(where.thread), await where.loop(), threading.get_ident()}) == 3
         assert await hub.find(Where, "where") == where
         [node] = await hub.nodes()
-        assert [worker.pid for worker in node.workers] == [os.getpid()]
+        assert {worker.pid for worker in node.workers} == {os.getpid()}
         async with Hub(settings=hub.settings) as second:
             assert await (await second.find(Where, "where")).pid() == os.getpid()
     await until(lambda: _threads() == before)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Iterator
 from typing import assert_type
 
-from actorhub import Call, Hub, actor, ask, ref, tell
+from tenacity import wait_exponential_jitter
+
+from actorhub import Call, Future, Hub, Retry, Stream, actor, ask, ref, task, tell
 from actorhub.blocking import Hub as BlockingHub
 
 
@@ -41,6 +44,50 @@ async def right(hub: Hub) -> None:
     assert_type(await hub.find(Counter, "x"), Counter)
     account = await hub.spawn(Account, "me")
     await account.transfer(account, 3)
+
+
+@task(queue="images", retry=Retry(attempts=5, wait=wait_exponential_jitter(max=60)), timeout=30, priority=5)
+def resize(path: str, width: int) -> bytes:
+    return b""
+
+
+@task
+async def fetch(url: str) -> str:
+    return url
+
+
+@task
+async def lines(count: int) -> AsyncIterator[str]:
+    yield ""
+
+
+@task
+def numbers(count: int) -> Iterator[int]:
+    yield 1
+
+
+async def right_tasks(hub: Hub) -> None:
+    future = hub.submit(resize, "a.png", 200)
+    assert_type(future, Future[bytes])
+    assert_type(await future, bytes)
+    assert_type(await hub.submit(fetch, "x"), str)
+    assert_type(hub.submit(len, future.as_argument()), Future[int])
+    assert_type(hub.submit(lines, 3), Stream[str])
+    assert_type(hub.submit(numbers, 3), Stream[int])
+    assert_type(await hub.get([future]), list[bytes])
+    done, pending = await hub.wait([future], count=1, timeout=10)
+    assert_type(done, list[Future[bytes]])
+    assert_type(pending, list[Future[bytes]])
+    async for data in hub.map(resize, ["a"], [1], ordered=False, progress=True):
+        assert_type(data, bytes)
+    async for text in hub.map(fetch, ["a"]):
+        assert_type(text, str)
+    assert_type(resize("a", 1), bytes)
+
+
+async def wrong_tasks(hub: Hub) -> None:
+    hub.submit(resize, 1, 1)  # type: ignore[call-overload]
+    hub.submit(resize, "a")  # type: ignore[call-overload]
 
 
 async def wrong(hub: Hub, counter: Counter) -> None:

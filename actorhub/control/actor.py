@@ -35,6 +35,8 @@ from actorhub.control.messages import (
     NodeReport,
     Notice,
     Order,
+    QueueUsed,
+    ServeQueues,
     SessionEnded,
     SpawnAsked,
     StartActor,
@@ -83,6 +85,7 @@ class Control:
     async def started(self) -> None:
         here = residence.get()
         assert here is not None
+        assert here.handle is not None
         self._session: Session = here.session
         self._me = cast(Control, here.handle)
         self._journal = Journal(
@@ -161,6 +164,14 @@ class Control:
                 await buried.wait()
         return True
 
+    async def serve(self, queue: str) -> None:
+        """Somebody sends tasks to this queue: every node's slots shall take from it."""
+        try:
+            await self._prepare(self._session.names.namespace_of(queue))
+        except BrokerUnavailable:
+            await self._last_moment()
+        self._handle(QueueUsed(queue=queue))
+
     async def end_session(self, session_id: str) -> None:
         """Its actors end with it."""
         self._handle(SessionEnded(session=session_id))
@@ -226,6 +237,8 @@ class Control:
                 self._order(self._node(command.node).stop_worker, command.worker)
             case Acknowledge():
                 self._order(self._node(command.node).acknowledge)
+            case ServeQueues():
+                self._order(self._node(command.node).serve, command.queues)
             case AskReport():
                 self._order(self._node(command.node).report)
             case Changed():
@@ -254,16 +267,19 @@ class Control:
         return cast(NodeDesk, Handle(self._session, ticket, spec_of(NodeDesk)))
 
     async def _make_mailbox(self, plan: ActorPlan, queue: str) -> None:
-        """The namespace's dead letters have a place before its first actor has a mailbox."""
         try:
-            if plan.namespace not in self._prepared:
-                async with self._preparing:
-                    if plan.namespace not in self._prepared:
-                        await DeadLetters(self._session, plan.namespace).declare()
-                        self._prepared.add(plan.namespace)
+            await self._prepare(plan.namespace)
             await self._link.declare(Queue(queue, single_active=True, limit=plan.options.mailbox_limit))
         except BrokerUnavailable:
             await self._last_moment()
+
+    async def _prepare(self, namespace: str) -> None:
+        """Its dead letters have a place before anybody can need one."""
+        if namespace not in self._prepared:
+            async with self._preparing:
+                if namespace not in self._prepared:
+                    await DeadLetters(self._session, namespace).declare()
+                    self._prepared.add(namespace)
 
     async def _last_moment(self) -> None:
         """The link is lost, and this control with it. It says nothing more: the next one has its messages."""

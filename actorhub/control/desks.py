@@ -31,8 +31,29 @@ class WorkerDesk(ABC):
         """What runs here."""
 
 
+class TaskDesk(ABC):
+    """What every agent and every slot is told of single tasks, by broadcast."""
+
+    @abstractmethod
+    async def cancel_task(self, call_id: str) -> None:
+        """Nobody waits for the task any more."""
+
+    @abstractmethod
+    async def task_died(self, call_id: str) -> None:
+        """A worker died while it ran the task."""
+
+
 @actor(concurrency=1000)
-class NodeDesk(ABC):
+class SlotDesk(TaskDesk):
+    """A slot's commands."""
+
+    @abstractmethod
+    async def serve(self, queues: list[str]) -> None:
+        """Take tasks of these queues, too."""
+
+
+@actor(concurrency=1000)
+class NodeDesk(TaskDesk):
     """A node's commands."""
 
     @abstractmethod
@@ -46,6 +67,10 @@ class NodeDesk(ABC):
     @abstractmethod
     async def stop_worker(self, worker: str) -> None:
         """End such a worker."""
+
+    @abstractmethod
+    async def serve(self, queues: list[str]) -> None:
+        """These task queues are there, and wait for slots."""
 
     @abstractmethod
     async def report(self) -> None:

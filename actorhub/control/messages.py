@@ -73,11 +73,11 @@ class ActorInfo(_Model):
 
 
 class WorkerInfo(_Model):
-    """A worker process. `kind` is "shared", or "process" for one that hosts a single isolated actor."""
+    """A worker process. `kind` is "shared", "process" for one that hosts a single isolated actor, "task" for a slot."""
 
     id: str
     pid: int
-    kind: Literal["shared", "process"]
+    kind: Literal["shared", "process", "task"]
     actors: list[str]
 
 
@@ -119,7 +119,8 @@ ANY_CLASS = "*"
 
 
 class NodeReport(_Model):
-    """A node lives, with these workers. `known`: a control has acknowledged it before."""
+    """A node lives, with these workers and slots (pids by id), and knows these task queues. `known`: a control has
+    acknowledged it before."""
 
     node: str
     host: str
@@ -129,6 +130,8 @@ class NodeReport(_Model):
     resources: dict[str, float] = Field(default_factory=dict)
     classes: list[str] = Field(default_factory=list)
     workers: list[WorkerReport] = Field(default_factory=list)
+    slots: dict[str, int] = Field(default_factory=dict)
+    queues: list[str] = Field(default_factory=list)
     known: bool = False
     leaving: bool = False
 
@@ -206,11 +209,17 @@ class SessionEnded(_Model):
     session: str
 
 
+class QueueUsed(_Model):
+    """Somebody sends tasks to the queue."""
+
+    queue: str
+
+
 class Tick(_Model):
     """Time has passed."""
 
 
-Event = SpawnAsked | NodeReport | Notice | KillAsked | SessionEnded | Tick
+Event = SpawnAsked | NodeReport | Notice | KillAsked | SessionEnded | QueueUsed | Tick
 
 
 # ---- commands
@@ -272,6 +281,13 @@ class AskReport(_Model):
     node: str
 
 
+class ServeQueues(_Model):
+    """The node's slots shall take tasks of these queues, too."""
+
+    node: str
+    queues: list[str]
+
+
 class Born(_Model):
     """For the journal: the actor is control's to keep alive, whoever is control."""
 
@@ -308,6 +324,7 @@ Order = (
     | BuryActor
     | Acknowledge
     | AskReport
+    | ServeQueues
     | Born
     | Died
     | Forget

@@ -34,6 +34,7 @@ class Node:
     leaving: bool = False
     reserved: dict[str, float] = field(default_factory=dict)
     workers: dict[str, Worker] = field(default_factory=dict)
+    slots: dict[str, int] = field(default_factory=dict)  # pids by id
 
     def free(self, name: str) -> float:
         return self.total.get(name, 0.0) - self.reserved.get(name, 0.0)
@@ -57,7 +58,8 @@ class Node:
                     actors=hosted.get(worker.id, []),
                 )
                 for worker in self.workers.values()
-            ],
+            ]
+            + [WorkerInfo(id=slot, pid=pid, kind="task", actors=[]) for slot, pid in self.slots.items()],
         )
 
     def reserve(self, resources: Mapping[str, float], sign: int = 1) -> None:

@@ -31,7 +31,9 @@ from actorhub.control.messages import (
     KillAsked,
     NodeInfo,
     NodeReport,
+    QueueUsed,
     Residency,
+    ServeQueues,
     SessionEnded,
     SpawnAsked,
     StartActor,
@@ -62,6 +64,7 @@ class ControlState:
         self._unclaimed: OrderedDict[str, Actor] = OrderedDict()
         self._pending: OrderedDict[str, Actor] = OrderedDict()
         self._burials = Burials()
+        self._queues: dict[str, None] = {}  # task queues, in the order of their first use
         self._commands: list[Command] = []
 
     def restore(self, plans: Mapping[str, ActorPlan], deaths: Mapping[str, Died], now: float) -> list[Command]:
@@ -109,6 +112,8 @@ class ControlState:
                 self._kill(event)
             case SessionEnded():
                 self._end_owned_by(event.session, f"its session {event.session} ended")
+            case QueueUsed():
+                self._use_queues([event.queue])
             case Tick():
                 self._tick(now)
         self._place_pending()
@@ -248,9 +253,12 @@ class ControlState:
             self._die(actor, event.error, at_birth=event.phase == "birth")
 
     def _ended(self, event: ActorStopped) -> None:
-        """Where it should live: it was stopped by a control that knew less. It moves."""
+        """It moves: its worker drains, or it was stopped where it should live by a control that knew less."""
         actor = self._directory.living(event.actor)
-        if actor is not None and actor.worker == event.worker and actor.incarnation == event.incarnation:
+        if actor is not None and actor.id in self._unclaimed:
+            actor.last_error = None
+            self._move(actor)
+        elif actor is not None and actor.worker == event.worker and actor.incarnation == event.incarnation:
             self._stop_dedicated(actor)
             self._move(actor)
 
@@ -325,12 +333,16 @@ class ControlState:
                 classes=frozenset(report.classes),
                 seen=now,
             )
+            if self._queues:
+                self._commands.append(ServeQueues(node=node.id, queues=list(self._queues)))
             if report.known:
                 self._commands.append(AskReport(node=node.id))
             self._commands.append(Acknowledge(node=node.id))
         elif not report.known:
             self._commands.append(Acknowledge(node=node.id))
         node.seen = now
+        node.slots = report.slots
+        self._use_queues(report.queues)
         node.leaving = report.leaving  # nothing new is placed there; its actors go elsewhere as its workers end
         living = {worker.id for worker in report.workers}
         for worker_id in [worker for worker in node.workers if worker not in living]:
@@ -338,6 +350,13 @@ class ControlState:
         for worker in report.workers:
             self._worker_reported(node, worker)
         self._forget_if_left(node)
+
+    def _use_queues(self, queues: list[str]) -> None:
+        """Every node hears of every task queue, and the nodes' reports tell a successor."""
+        new = [queue for queue in queues if queue not in self._queues]
+        if new:
+            self._queues.update(dict.fromkeys(new))
+            self._commands += [ServeQueues(node=node_id, queues=new) for node_id in self._nodes]
 
     def _worker_reported(self, node: placement.Node, report: WorkerReport) -> None:
         worker = node.workers.get(report.id)

@@ -136,6 +136,18 @@ class Consumer(PortConsumer):
             self._ended = True
             self._on_end(reason)
 
+    async def stop(self) -> None:
+        channel = self._channel
+        tags = list(channel._consumers)
+        if not channel.is_open or not tags:
+            return
+        stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        resolve = once(stopped)
+        channel.add_on_close_callback(lambda *_: resolve(None))
+        # what arrives before the broker has heard of it, pika gives back
+        channel.basic_cancel(tags[0], callback=lambda _: resolve(None))
+        await stopped
+
     async def close(self) -> None:
         self._ended = True
         channel = self._channel

@@ -1,0 +1,80 @@
+"""A worker process: what its agent tells it, and its life until SIGTERM or its agent's end."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import importlib
+import logging
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal, Protocol
+
+import uvloop
+from pydantic import BaseModel, ConfigDict, Field
+
+from actorhub import logs
+from actorhub.blackbox import BlackBox
+from actorhub.loopwatch import LoopWatch
+from actorhub.settings import Settings
+
+THREADS = 256  # for `def` methods; made when they are needed
+
+
+class WorkerConfig(BaseModel):
+    """What an agent tells a worker that it starts. For slots: the task queues, how often which tasks
+    have killed their workers, and which were cancelled."""
+
+    model_config = ConfigDict(frozen=True)
+
+    worker: str
+    node: str
+    modules: list[str]
+    blackbox: Path
+    kind: Literal["actors", "task"] = "actors"
+    actor_id: str | None = None
+    """The only actor it is for, where that one is isolated."""
+    queues: list[str] = Field(default_factory=list)
+    deaths: dict[str, int] = Field(default_factory=dict)
+    cancelled: list[str] = Field(default_factory=list)
+
+
+class Served(Protocol):
+    """What lives in the process."""
+
+    blackbox: BlackBox
+
+    async def start(self) -> None: ...
+    async def stop(self) -> None: ...
+
+
+def serve(make: Callable[[], Served], config: WorkerConfig, settings: Settings) -> None:
+    """Import the node's modules, start it, and stop it when the agent says so or is gone. Never returns."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the agent's to handle
+    logs.configure(settings.log_format, settings.log_level, node=config.node, worker=config.worker)
+    for module in config.modules:
+        importlib.import_module(module)
+    gc.freeze()  # what was imported stays: the collector need not look at it again and again
+    uvloop.run(_serve(make))
+
+
+async def _serve(make: Callable[[], Served]) -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="actorhub"))
+    stop = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    agent = multiprocessing.parent_process()
+    if agent is not None:
+        loop.add_reader(agent.sentinel, stop.set)
+    served = make()
+    watch = LoopWatch(served.blackbox.methods)
+    await served.start()
+    await stop.wait()
+    await served.stop()
+    watch.stop()
+    logging.shutdown()
+    os._exit(0)  # a `def` method that never returns must not keep the process: its message goes back to the queue

@@ -1,0 +1,190 @@
+"""What becomes of a task that has ended: an answer, another attempt, a next step, or a dead letter; then it is acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+from actorhub.broker import Message, Outcome
+from actorhub.dead import DeadLetter, DeadLetters, Reason
+from actorhub.envelope import Envelope, Kind, encode
+from actorhub.errors import (
+    ActorHubError,
+    CallCancelled,
+    InvalidArguments,
+    InvalidEnvelope,
+    InvalidResult,
+    NotSerialisable,
+    PayloadTooLarge,
+    TaskNotFound,
+    UntrustedPayload,
+    WorkerDied,
+)
+from actorhub.failure import Failure
+from actorhub.futures import once
+from actorhub.session import Session
+from actorhub.task import TaskSpec
+from actorhub.taskbox import task_queue
+from actorhub.work import Answer, Receipt, Work
+
+log = logging.getLogger(__name__)
+
+PAUSE = 0.1  # seconds before what the broker could not take is tried again
+_HOPELESS = (
+    CallCancelled,
+    InvalidArguments,
+    InvalidResult,
+    NotSerialisable,
+    PayloadTooLarge,
+    TaskNotFound,
+    UntrustedPayload,
+    WorkerDied,
+)  # trying again changes nothing
+
+
+class Settling:
+    """Of the tasks that one slot has run. Everything is confirmed by the broker before the task is acknowledged."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._dead: dict[str, DeadLetters] = {}
+        self._open = 0
+
+    async def settled(self, timeout: float) -> bool:
+        """Wait until the broker has confirmed all of it. False where it has not in `timeout` seconds."""
+        until = self._session.loop.time() + timeout
+        while self._open:
+            if self._session.loop.time() >= until:
+                return False
+            await asyncio.sleep(0.005)
+        return True
+
+    # ---- the outcomes
+
+    def succeed(self, work: Work, answer: Answer, took: float) -> None:
+        envelope = work.envelope
+        if envelope.then:
+            self._in_background(self._go_on(work, answer))
+        else:
+            self.answer(work, Answer({**answer.fields, "took": round(took, 6)}, answer.payload))
+
+    def fail(self, work: Work, spec: TaskSpec | None, error: BaseException, took: float) -> None:
+        """Another attempt where its policy has one; else it has failed for good."""
+        envelope = work.envelope
+        age = time.time() - envelope.since if envelope.since is not None else took
+        retry = spec.options.retry if spec is not None else None
+        late = envelope.deadline is not None and envelope.deadline <= time.time()
+        if retry is not None and not late and not isinstance(error, _HOPELESS):
+            pause = retry.pause(max(1, envelope.attempt), error, age)
+            if pause is not None:
+                log.info("%s failed (attempt %d) and is tried again in %.1f s: %r", *_said(envelope), pause, error)
+                again = {"attempt": max(1, envelope.attempt) + 1, "since": time.time() - age}
+                self._in_background(self._publish(work, envelope.model_copy(update=again), delay=pause))
+                return
+        failure = Failure.of(error, self._session.signer)
+        answer = Answer({"kind": Kind.FAILURE, "call": envelope.id, "took": round(took, 6)}, failure.encode(), failure)
+        if isinstance(error, CallCancelled):
+            self.answer(work, answer)
+        else:
+            log.warning("%s failed for good (attempt %d): %r", *_said(envelope), error)
+            self._in_background(self._bury(work, answer, failure, "expired" if late else _reason(error)))
+
+    def malformed(self, queue: str, message: Message, error: InvalidEnvelope, receipt: Receipt) -> None:
+        letter = DeadLetter(
+            reason="malformed", queue=queue, error=str(error), body=message.body, content_type=message.content_type
+        )
+        self._in_background(self._keep(queue, letter, receipt))
+
+    def send_back(self, work: Work) -> None:
+        """It was not begun here: another may take it."""
+        self._in_background(self._publish(work, work.envelope))
+
+    def answer(self, work: Work, answer: Answer) -> None:
+        """To the caller, where one wants it; persistent, for nobody would answer a second time."""
+        reply_to = work.envelope.reply_to
+        if not reply_to:
+            work.done()
+            return
+        self._open += 1
+
+        def settled(outcome: Outcome) -> None:
+            self._open -= 1
+            work.done()
+
+        self._session.respond(reply_to, answer.fields, answer.payload, settled, persistent=True, foreign=work.foreign)
+
+    # ---- what waits for the broker
+
+    def _in_background(self, coroutine: Any) -> None:
+        self._open += 1
+        self._session.spawn_task(coroutine, "actorhub-settle").add_done_callback(self._closed)
+
+    def _closed(self, task: asyncio.Task[None]) -> None:
+        self._open -= 1
+
+    async def _bury(self, work: Work, answer: Answer, failure: Failure, reason: Reason) -> None:
+        envelope = work.envelope
+        body, content_type = encode([(envelope, work.payload)])
+        letter = DeadLetter(
+            reason=reason,
+            queue=work.queue,
+            method=envelope.method,
+            call=envelope.id,
+            error=failure.traceback,
+            body=body,
+            content_type=content_type,
+        )
+        await self._dead_letters(work.queue).keep(letter)
+        self.answer(work, answer)
+
+    async def _keep(self, queue: str, letter: DeadLetter, receipt: Receipt) -> None:
+        await self._dead_letters(queue).keep(letter)
+        receipt.done()
+
+    def _dead_letters(self, queue: str) -> DeadLetters:
+        namespace = self._session.names.namespace_of(queue)
+        if namespace not in self._dead:
+            self._dead[namespace] = DeadLetters(self._session, namespace)
+        return self._dead[namespace]
+
+    async def _go_on(self, work: Work, answer: Answer) -> None:
+        """The next step takes the result; the answer goes to whom this one's would have gone."""
+        raise AssertionError("chains come next")
+
+    async def _publish(self, work: Work, envelope: Envelope, *, delay: float = 0.0) -> None:
+        body, content_type = encode([(envelope, work.payload)])
+        message = Message(body, content_type, priority=envelope.priority or None, correlation_id=work.foreign)
+        await publish(self._session, work.queue, message, delay)
+        work.done()
+
+
+async def publish(session: Session, queue: str, message: Message, delay: float) -> None:
+    """To a task queue, until the broker has it."""
+    while True:
+        try:
+            link = await session.live_link()
+            settled: asyncio.Future[Outcome] = session.loop.create_future()
+            link.publish(queue, message, once(settled))
+            outcome = await settled
+            if outcome is Outcome.STORED:
+                return
+            if outcome is Outcome.UNROUTABLE:
+                await link.declare(task_queue(queue))
+                continue
+        except ActorHubError:
+            log.debug("a task for %s waits for the broker", queue, exc_info=True)
+        await asyncio.sleep(PAUSE)
+
+
+def _said(envelope: Envelope) -> tuple[str, int]:
+    return f"{envelope.method} (task {envelope.id})", max(1, envelope.attempt)
+
+
+def _reason(error: BaseException) -> Reason:
+    if isinstance(error, WorkerDied):
+        return "poison"
+    if isinstance(error, InvalidArguments | InvalidResult | NotSerialisable | TaskNotFound | UntrustedPayload):
+        return "invalid"
+    return "exception"

@@ -1,0 +1,142 @@
+"""What one session sends to one task queue: in chunks, confirmed, and sent again until it is.
+
+Any worker may take a message, so nothing is numbered and many publishes are under way at once. How many tasks share a message
+is `chunks.py`'s to say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from actorhub.broker import Link, Message, Outcome, Queue, QueueKind
+from actorhub.chunks import Load, Means
+from actorhub.envelope import Envelope, encode
+from actorhub.errors import BrokerUnavailable
+from actorhub.outbox import Outgoing
+
+IN_FLIGHT = 64  # publishes without a confirm
+PAUSE = 0.1  # seconds before what the broker could not take is tried again
+
+
+def task_queue(name: str) -> Queue:
+    """Workers and senders declare it alike."""
+    return Queue(name, QueueKind.QUORUM)
+
+
+class TaskBox:
+    """`cancelled` is called with the id of a task that has left and that nobody waits for any more."""
+
+    def __init__(
+        self, queue: str, loop: asyncio.AbstractEventLoop, means: Means, cancelled: Callable[[str], None]
+    ) -> None:
+        self.queue = queue
+        self._loop = loop
+        self._means = means
+        self._cancelled = cancelled
+        self._waiting: deque[Outgoing] = deque()
+        self._in_flight: dict[int, list[Outgoing]] = {}
+        self._link: Link | None = None
+        self._flush_asked = False
+        self._declaring: asyncio.Task[None] | None = None
+
+    @property
+    def unconfirmed(self) -> int:
+        return len(self._waiting) + sum(len(chunk) for chunk in self._in_flight.values())
+
+    def put(self, outgoing: Outgoing) -> None:
+        self._waiting.append(outgoing)
+        self._ask_flush()
+
+    def withdraw(self, outgoing: Outgoing) -> bool:
+        """Take back what has not been published yet. False where it has."""
+        if outgoing.envelope is not None or outgoing not in self._waiting:
+            return False
+        self._waiting.remove(outgoing)
+        return True
+
+    def cancel(self, call_id: str, sender: str) -> None:
+        self._cancelled(call_id)
+
+    def answered(self, outgoing: Outgoing) -> None:
+        """Nothing is kept for answers: they are persistent."""
+
+    def attach(self, link: Link) -> None:
+        """Go on over a new link; what was not confirmed is sent again, and may then run twice."""
+        self._link = link
+        self._waiting.extendleft(
+            outgoing for chunk in reversed(list(self._in_flight.values())) for outgoing in reversed(chunk)
+        )
+        self._in_flight.clear()
+        self._declare(link)
+
+    def detach(self) -> None:
+        self._link = None
+
+    def _declare(self, link: Link) -> None:
+        """The queue is there before anything is published."""
+        if self._declaring is not None:
+            self._declaring.cancel()
+        self._declaring = self._loop.create_task(self._declare_and_flush(link), name=f"actorhub-declare-{self.queue}")
+
+    async def _declare_and_flush(self, link: Link) -> None:
+        try:
+            await link.declare(task_queue(self.queue))
+        except BrokerUnavailable:
+            return  # a new link begins anew
+        self._declaring = None
+        self._ask_flush()
+
+    def _ask_flush(self) -> None:
+        if not self._flush_asked and self._link is not None and self._declaring is None:
+            self._flush_asked = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_asked = False
+        while self._waiting and self._link is not None and self._declaring is None and len(self._in_flight) < IN_FLIGHT:
+            self._publish(self._take(), self._link)
+
+    def _take(self) -> list[Outgoing]:
+        """The next chunk: tasks of one priority, no more work than one worker should take at once."""
+        load, priority = Load(), _priority(self._waiting[0])
+        chunk: list[Outgoing] = []
+        while self._waiting and _priority(self._waiting[0]) == priority:
+            following = self._waiting[0]
+            if not load.takes(self._means.of(following.fields["method"]), len(following.payload)):
+                break
+            chunk.append(self._waiting.popleft())
+        return chunk
+
+    def _publish(self, chunk: list[Outgoing], link: Link) -> None:
+        for outgoing in chunk:
+            if outgoing.envelope is None:
+                outgoing.envelope = Envelope(**outgoing.fields)
+        body, content_type = encode([(o.envelope, o.payload) for o in chunk if o.envelope is not None])
+        priority = _priority(chunk[0]) or None
+        self._in_flight[id(chunk)] = chunk
+        link.publish(
+            self.queue,
+            Message(body, content_type, priority=priority),
+            lambda outcome: self._settle(chunk, link, outcome),
+        )
+
+    def _settle(self, chunk: list[Outgoing], link: Link, outcome: Outcome) -> None:
+        if outcome is Outcome.LOST or link is not self._link:
+            return  # `attach` sends it again
+        del self._in_flight[id(chunk)]
+        if outcome is Outcome.STORED:
+            for outgoing in chunk:
+                outgoing.settled(outcome)
+            self._ask_flush()
+            return
+        self._waiting.extendleft(reversed(chunk))
+        if outcome is Outcome.UNROUTABLE:  # somebody deleted the queue
+            self._declare(link)
+        else:
+            self._loop.call_later(PAUSE, self._ask_flush)
+
+
+def _priority(outgoing: Outgoing) -> int:
+    return int(outgoing.fields.get("priority", 0))

@@ -1,0 +1,103 @@
+"""A process that is one slot for tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from typing import cast
+
+import psutil
+
+from actorhub.actor import actor, spec_of
+from actorhub.blackbox import BlackBox
+from actorhub.control.desks import NodeDesk, SlotDesk, system_ticket
+from actorhub.desk import Desk
+from actorhub.handle import Handle, tell
+from actorhub.process import WorkerConfig, serve
+from actorhub.session import Session
+from actorhub.settings import Settings
+from actorhub.slot import Slot
+
+log = logging.getLogger(__name__)
+
+LEFT = 75  # the exit code of a slot that has ended itself on purpose: another takes its place
+RECYCLE_CHECK = 0.5  # seconds
+
+
+class TaskWorker:
+    """Serves the task queues that its agent names, until `stop`."""
+
+    def __init__(self, config: WorkerConfig, settings: Settings, *, is_process: bool = True) -> None:
+        self.config = config
+        self.settings = settings
+        self.session = Session(settings, name=f"slot {config.worker}")
+        self.blackbox = BlackBox(config.blackbox)
+        self.slot = Slot(self.session, self.blackbox, config.node, leave=_leave if is_process else None)
+        names = self.session.names
+        queue = names.worker(config.worker)
+        self._desk = Desk(self.session, queue, SlotDesk, lambda: _Desk(self.slot), exchange=names.tasks)
+        self._is_process = is_process
+
+    async def start(self) -> None:
+        await self.session.open()
+        names = self.session.names
+        for call_id, deaths in self.config.deaths.items():
+            self.slot.died(call_id, deaths)
+        for call_id in self.config.cancelled:
+            self.slot.cancel(call_id)
+        self.slot.start()
+        await self._desk.open()
+        await self.slot.serve(self.config.queues)
+        if self._is_process and (self.settings.recycle_tasks or self.settings.recycle_memory):
+            self.session.spawn_task(self._recycle(), "actorhub-recycle")
+        node = cast(
+            NodeDesk, Handle(self.session, system_ticket(names.node(self.config.node), NodeDesk), spec_of(NodeDesk))
+        )
+        await tell(node.worker_ready, self.config.worker, os.getpid())
+
+    async def stop(self) -> None:
+        """Let running tasks end (`drain_timeout`), and give everything else back to the broker."""
+        await self._desk.close()
+        await self.slot.stop(self.settings.drain_timeout)
+        await self.session.close()
+
+    async def _recycle(self) -> None:
+        """After so many tasks, or past so much memory, another process takes its place."""
+        process = psutil.Process()
+        while True:
+            await asyncio.sleep(RECYCLE_CHECK)
+            tasks, memory = self.settings.recycle_tasks, self.settings.recycle_memory
+            resident = process.memory_info().rss
+            if (tasks is not None and self.slot.done >= tasks) or (memory is not None and resident >= memory):
+                log.info(
+                    "slot %s is recycled after %d tasks, with %d bytes", self.config.worker, self.slot.done, resident
+                )
+                await self.slot.stop(self.settings.drain_timeout)
+                await self.session.flush(timeout=2.0)
+                _leave()
+
+
+@actor(concurrency=1000)
+class _Desk(SlotDesk):
+    def __init__(self, slot: Slot) -> None:
+        self._slot = slot
+
+    async def serve(self, queues: list[str]) -> None:
+        await self._slot.serve(queues)
+
+    async def cancel_task(self, call_id: str) -> None:
+        self._slot.cancel(call_id)
+
+    async def task_died(self, call_id: str) -> None:
+        self._slot.died(call_id)
+
+
+def _leave() -> None:
+    logging.shutdown()
+    os._exit(LEFT)
+
+
+def main(config: WorkerConfig, settings: Settings) -> None:
+    """The process of a slot."""
+    serve(lambda: TaskWorker(config, settings), config, settings)

@@ -1,0 +1,477 @@
+"""Tasks on both brokers, in real slots: results, futures, retries, limits, streams."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tenacity import retry_if_exception_type, wait_fixed
+
+from actorhub import (
+    CallCancelled,
+    CallTimeout,
+    Future,
+    Hub,
+    InvalidArguments,
+    InvalidResult,
+    NotSerialisable,
+    RemoteError,
+    Retry,
+    TooManyPending,
+    UntrustedPayload,
+    actor,
+    blocking,
+    deadline,
+    task,
+)
+from tests.waiting import until
+
+
+def note(path: str, text: str) -> None:
+    with Path(path).open("a") as file:
+        file.write(f"{text}\n")
+
+
+def notes(path: Path) -> list[str]:
+    return path.read_text().split() if path.exists() else []
+
+
+@task
+def double(number: int) -> int:
+    return 2 * number
+
+
+@task
+def join(parts: list[str], *, end: dict[str, str] | None = None) -> str:
+    return "".join(parts) + "".join((end or {}).values())
+
+
+@task
+def letter(number: int) -> str:
+    return chr(97 + number)
+
+
+@task
+async def add_later(first: int, second: int) -> int:
+    await asyncio.sleep(0.01)
+    return first + second
+
+
+async def test_a_task_returns_its_result_and_is_still_a_function(hub: Hub) -> None:
+    assert double(2) == 4
+    future = hub.submit(double, 21)
+    assert isinstance(future, Future)
+    assert not future.done()
+    assert await future == 42
+    assert await future == 42, "it may be awaited again"
+    assert future.done()
+    assert "done" in repr(future)
+    assert await hub.submit(add_later, 1, second=2) == 3
+
+
+async def test_many_tasks_come_back_each_to_its_future(hub: Hub) -> None:
+    futures = [hub.submit(double, number) for number in range(2000)]
+    assert await hub.get(futures) == [2 * number for number in range(2000)]
+    assert await asyncio.gather(*(hub.submit(add_later, n, 1) for n in range(300))) == list(range(1, 301))
+
+
+class Unlucky(Exception):
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message, number)
+        self.number = number
+
+
+@task
+def fail(message: str) -> None:
+    raise Unlucky(message, 13)
+
+
+@task
+def lie() -> int:
+    return "no number"  # type: ignore[return-value]
+
+
+@task
+def lock() -> Any:
+    import threading
+
+    return {"inner": threading.Lock()}
+
+
+async def test_errors_come_back_with_their_type_and_the_remote_traceback(hub: Hub) -> None:
+    with pytest.raises(Unlucky) as caught:
+        await hub.submit(fail, "no luck")
+    assert caught.value.number == 13
+    assert "in fail" in "".join(caught.value.__notes__)
+    with pytest.raises(InvalidResult, match="lie"):
+        await hub.submit(lie)
+    with pytest.raises(NotSerialisable, match=r"lock\['inner'\]"):
+        await hub.submit(lock)
+    with pytest.raises(InvalidArguments, match=r"double: number: .*integer"):
+        hub.submit(double, "x")  # type: ignore[call-overload]
+    letters = await until(lambda: _letters(hub, 3))
+    assert sorted(letter.reason for letter in letters) == ["exception", "invalid", "invalid"]
+    assert {letter.method for letter in letters} == {f"{__name__}:{name}" for name in ("fail", "lie", "lock")}
+
+
+async def _letters(hub: Hub, count: int) -> list[Any]:
+    letters = await hub.dead()
+    return letters if len(letters) >= count else []
+
+
+# ---- dependencies
+
+
+async def test_futures_among_arguments_are_resolved_first_also_inside_containers(hub: Hub) -> None:
+    first = hub.submit(double, 1)
+    assert await hub.submit(double, first.as_argument()) == 4
+    letters = [hub.submit(letter, number) for number in range(5)]
+    end = {"x": hub.submit(letter, 25).as_argument()}
+    assert await hub.submit(join, [one.as_argument() for one in letters], end=end) == "abcdez"
+    done = hub.submit(double, 3)
+    await done
+    assert await hub.submit(double, done.as_argument()) == 12
+
+
+@task
+def remember(path: str, number: int) -> int:
+    note(path, str(number))
+    return number
+
+
+async def test_what_depends_on_a_failure_fails_with_it_and_does_not_run(hub: Hub, tmp_path: Path) -> None:
+    path = tmp_path / "ran"
+    broken = hub.submit(fail, "first")
+    dependent = hub.submit(remember, str(path), broken.as_argument())  # type: ignore[call-overload]
+    last = hub.submit(double, dependent.as_argument())
+    for future in (dependent, last):
+        with pytest.raises(Unlucky, match="first"):
+            await future
+    cancelled = hub.submit(double, 1)
+    cancelled.cancel()
+    with pytest.raises(CallCancelled, match="double was cancelled"):
+        await hub.submit(remember, str(path), cancelled.as_argument())
+    assert not path.exists()
+
+
+async def test_a_container_that_contains_itself_is_refused(hub: Hub) -> None:
+    circle: list[Any] = [hub.submit(letter, 1).as_argument()]
+    circle.append(circle)
+    with pytest.raises(ValueError, match="contains itself"):
+        hub.submit(join, circle)
+
+
+# ---- waiting
+
+
+@task
+async def wait_for_file(path: str) -> str:
+    while not await asyncio.to_thread(Path(path).exists):
+        await asyncio.sleep(0.01)
+    return path
+
+
+async def test_wait_returns_what_is_done_and_what_is_not(hub: Hub, tmp_path: Path) -> None:
+    blocked = hub.submit(wait_for_file, str(tmp_path / "go"))
+    quick = hub.submit(double, 1)
+    done, pending = await hub.wait([blocked, quick], count=1)
+    assert (done, pending) == ([quick], [blocked])
+    done, pending = await hub.wait([blocked], timeout=0.05)
+    assert (done, pending) == ([], [blocked])
+    with pytest.raises(TimeoutError):
+        await hub.get([quick, blocked], timeout=0.05)
+    (tmp_path / "go").touch()
+    assert await hub.get([blocked, quick]) == [str(tmp_path / "go"), 2]
+    with pytest.raises(ValueError, match="count=3 of 1 futures"):
+        await hub.wait([quick], count=3)
+
+
+async def test_get_fails_with_the_first_failure(hub: Hub, tmp_path: Path) -> None:
+    blocked = hub.submit(wait_for_file, str(tmp_path / "go"))
+    with pytest.raises(Unlucky):
+        await hub.get([blocked, hub.submit(fail, "x")])
+    assert not blocked.done()
+    blocked.cancel()
+
+
+async def test_map_keeps_a_window_and_an_order(hub: Hub, capfd: pytest.CaptureFixture[str]) -> None:
+    assert [r async for r in hub.map(add_later, range(500), range(500), window=50)] == [2 * n for n in range(500)]
+    unordered = [r async for r in hub.map(double, range(500), ordered=False, progress=True)]
+    assert sorted(unordered) == [2 * n for n in range(500)]
+    assert "500/500" in capfd.readouterr().err
+    with pytest.raises(Unlucky):
+        async for _ in hub.map(fail, ["a", "b"]):
+            pass
+    small = Hub(settings=hub.settings.model_copy(update={"max_pending": 10}))
+    async with small:
+        assert [r async for r in small.map(double, range(100), window=10)] == [2 * n for n in range(100)]
+        futures = [small.submit(double, number) for number in range(10)]
+        with pytest.raises(TooManyPending):
+            small.submit(double, 10)
+        assert await small.get(futures) == [2 * n for n in range(10)]
+
+
+# ---- retries
+
+
+@task(retry=Retry(attempts=3, wait=wait_fixed(0.1)))
+def third_time_lucky(path: str) -> int:
+    note(path, "x")
+    count = len(notes(Path(path)))
+    if count < 3:
+        raise RuntimeError(f"attempt {count}")
+    return count
+
+
+@task(retry=Retry(attempts=5, retry=retry_if_exception_type(OSError)))
+def never_again(path: str) -> None:
+    note(path, "x")
+    raise ValueError("not worth it")
+
+
+@task(retry=Retry(attempts=2))
+async def twice(path: str) -> None:
+    note(path, "x")
+    raise RuntimeError("again")
+
+
+async def test_a_task_is_tried_again_as_its_policy_says(hub: Hub, tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in "abc"]
+    assert await hub.submit(third_time_lucky, str(paths[0])) == 3
+    with pytest.raises(ValueError, match="not worth it"):
+        await hub.submit(never_again, str(paths[1]))
+    with pytest.raises(RuntimeError, match="again"):
+        await hub.submit(twice, str(paths[2]))
+    assert [len(notes(path)) for path in paths] == [3, 1, 2]
+    letters = await until(lambda: _letters(hub, 2))
+    assert [letter.method.rpartition(":")[2] for letter in letters] == ["never_again", "twice"]
+
+
+# ---- limits
+
+
+@task(timeout=0.3)
+def too_long(path: str) -> None:
+    note(path, str(os.getpid()))
+    time.sleep(30)
+
+
+@task
+def pid() -> int:
+    return os.getpid()
+
+
+@task(timeout=0.1)
+async def too_long_async() -> None:
+    await asyncio.sleep(30)
+
+
+@task
+def sleep_long(path: str) -> None:
+    note(path, str(os.getpid()))
+    time.sleep(30)
+
+
+async def test_a_task_that_takes_too_long_is_ended(hub: Hub, tmp_path: Path) -> None:
+    """Invariant: its caller is told, its process is gone, and tasks go on."""
+    path = tmp_path / "pid"
+    with pytest.raises(CallTimeout, match="too_long was ended"):
+        await hub.submit(too_long, str(path))
+    [victim] = notes(path)
+    await until(lambda: not Path(f"/proc/{victim}").exists())
+    with pytest.raises(CallTimeout):
+        await hub.submit(too_long_async)
+    with pytest.raises(CallTimeout), deadline(0.3):
+        await hub.submit(sleep_long, str(path))
+    await until(lambda: not Path(f"/proc/{notes(path)[-1]}").exists())
+    assert await hub.submit(double, 1) == 2
+
+
+async def test_a_cancelled_task_is_ended_where_it_runs_and_not_begun_where_it_waits(hub: Hub, tmp_path: Path) -> None:
+    """Invariant: what is cancelled ends; what was not cancelled runs."""
+    path, later = tmp_path / "pid", tmp_path / "later"
+    blockers = [hub.submit(sleep_long, str(path)) for _ in range(2)]  # one for each slot
+    await until(lambda: len(notes(path)) == 2)
+    waiting = [hub.submit(remember, str(later), number) for number in range(10)]
+    for future in waiting[:5]:
+        assert future.cancel()
+    for blocker in blockers:
+        blocker.cancel()
+    assert await hub.get(waiting[5:]) == [5, 6, 7, 8, 9]
+    assert set(notes(later)) == {"5", "6", "7", "8", "9"}
+    for victim in notes(path):
+        await until(lambda pid=victim: not Path(f"/proc/{pid}").exists())  # type: ignore[misc]
+    with pytest.raises(asyncio.CancelledError):
+        await blockers[0]
+    running = hub.submit(wait_for_file, str(tmp_path / "never"))
+    await hub.submit(double, 1)
+    running.cancel()
+
+
+async def test_what_comes_after_its_deadline_is_not_run_and_is_kept(hub: Hub, tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+    blockers = [hub.submit(sleep_long, str(path)) for _ in range(2)]
+    await until(lambda: len(notes(path)) == 2)
+    with pytest.raises(CallTimeout), deadline(0.1):
+        await hub.submit(remember, str(tmp_path / "later"), 1)
+    for blocker in blockers:
+        blocker.cancel()
+    [letter] = await until(lambda: _letters(hub, 1))
+    assert letter.reason == "expired"
+    assert not (tmp_path / "later").exists()
+
+
+# ---- streams, by value, from within
+
+
+@task
+async def count_to(number: int) -> AsyncIterator[int]:
+    for each in range(number):
+        yield each
+
+
+@task
+def words(text: str) -> Iterator[str]:
+    yield from text.split()
+
+
+async def test_generator_tasks_stream(hub: Hub) -> None:
+    assert [n async for n in hub.submit(count_to, 300)] == list(range(300))
+    assert [w async for w in hub.submit(words, "to be or not")] == ["to", "be", "or", "not"]
+
+
+@actor
+class Keeper:
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+
+    async def keep(self, number: int) -> int:
+        self.numbers.append(number)
+        return len(self.numbers)
+
+    async def fan_out(self, count: int) -> int:
+        hub = Hub.current()
+        return sum(await hub.get([hub.submit(double, number) for number in range(count)]))
+
+
+@task
+async def tell_keeper(keeper: Keeper, number: int) -> int:
+    return await keeper.keep(number)
+
+
+@task
+async def factorial(number: int) -> int:
+    return 1 if number < 2 else number * await Hub.current().submit(factorial, number - 1)
+
+
+@task
+def blocking_double(number: int) -> int:
+    hub = blocking.Hub.current()
+    return hub.get(hub.submit(double, number))
+
+
+async def test_tasks_submit_tasks_and_call_actors_and_actors_submit_tasks(hub: Hub) -> None:
+    assert await hub.submit(factorial, 6) == 720
+    keeper = await hub.spawn(Keeper)
+    assert await hub.submit(tell_keeper, keeper, 5) == 1
+    assert await keeper.fan_out(10) == 90
+    assert await hub.submit(blocking_double, 4) == 8
+
+
+async def test_functions_travel_by_value(hub: Hub) -> None:
+    factor = 7
+
+    def times(number: int) -> int:
+        return factor * number
+
+    assert await hub.get([hub.submit(times, number) for number in range(20)]) == [7 * n for n in range(20)]
+    assert await hub.submit(len, [1, 2, 3]) == 3
+    assert await hub.submit(task(retry=Retry(attempts=2))(times), 3) == 21
+    async with Hub(settings=hub.settings.model_copy(update={"secret": None})) as poor:
+        assert await poor.submit(double, 2) == 4
+        with pytest.raises(UntrustedPayload, match="ACTORHUB_SECRET"):
+            poor.submit(times, 1)
+    with pytest.raises(TypeError, match="not a function"):
+        hub.submit(3)  # type: ignore[call-overload]
+
+
+# ---- several queues
+
+
+@task(queue="left")
+def block_left(path: str) -> str:
+    while not Path(path).exists():
+        time.sleep(0.01)
+    return path
+
+
+@task(queue="right", priority=9)
+def on_the_right(number: int) -> int:
+    return number
+
+
+async def test_a_long_task_of_one_queue_does_not_hold_up_another_queue(hub: Hub, tmp_path: Path) -> None:
+    """Invariant: with a slot blocked, all that waits elsewhere is done by the other."""
+    blocked = hub.submit(block_left, str(tmp_path / "go"))
+    assert await hub.get([hub.submit(on_the_right, number) for number in range(50)]) == list(range(50))
+    assert await hub.get([hub.submit(double, number) for number in range(50)]) == [2 * n for n in range(50)]
+    assert not blocked.done()
+    (tmp_path / "go").touch()
+    assert await blocked == str(tmp_path / "go")
+
+
+async def test_a_task_that_no_node_knows_says_which_module_is_missing(hub: Hub) -> None:
+    @task
+    def strange() -> None: ...
+
+    strange.__module__ = "somewhere.else"
+    del strange.__actorhub_task__  # type: ignore[attr-defined]
+    known = task(strange)
+    known.__qualname__ = "strange"
+    from actorhub.submit import Sending, Submitter
+    from actorhub.task import TaskOptions, TaskSpec, tasks
+
+    spec = TaskSpec(known, TaskOptions())
+    tasks[spec.name] = spec
+    import sys
+    import types
+
+    sys.modules["somewhere.else"] = types.ModuleType("somewhere.else")
+    sys.modules["somewhere.else"].__file__ = "there"
+    try:
+        future = Submitter.of(hub._open_session()).submit(spec, (), {}, Sending(hub._options.namespace))
+        with pytest.raises(Exception, match=r"start it with `actorhub node somewhere\.else`"):
+            await future
+    finally:
+        del sys.modules["somewhere.else"], tasks[spec.name]
+
+
+# ---- without an event loop
+
+
+def test_tasks_without_an_event_loop() -> None:
+    with blocking.Hub() as hub:
+        assert hub.get(hub.submit(double, 4)) == 8
+        assert hub.get([hub.submit(double, n) for n in range(5)]) == [0, 2, 4, 6, 8]
+        assert sorted(hub.map(double, range(5), ordered=False)) == [0, 2, 4, 6, 8]
+        done, pending = hub.wait([hub.submit(double, 1)])
+        assert (len(done), pending) == (1, [])
+        with pytest.raises(Unlucky):
+            hub.get(hub.submit(fail, "x"))
+
+
+def test_policies_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(ValueError, match="attempts=0"):
+        Retry(attempts=0)
+    with pytest.raises(ValueError, match="timeout"):
+        task(timeout=-1)(double)
+    with pytest.raises(ValueError, match="queue"):
+        task(queue="no blanks")(double)
+    with pytest.raises(TypeError, match="classes take @actor"):
+        task(Keeper)  # type: ignore[type-var]
+    assert RemoteError
