@@ -10,6 +10,8 @@ A queue's name is its address on the broker:
     {prefix}.node.{id}                   commands for one node's agent
     {prefix}.control                     the control actor
     {prefix}.control.journal             what its successor must know
+    {prefix}.delay.{k}                   messages that wait for 2**k seconds
+    {prefix}.delay.due                   those that have waited
 
 An exchange, `{prefix}.tasks`, brings to every agent and slot what all of them must know of single tasks.
 
@@ -77,6 +79,13 @@ class Names:
     @property
     def control(self) -> str:
         return f"{self.prefix}.control"
+
+    def delay(self, rung: int) -> str:
+        return f"{self.prefix}.delay.{rung}"
+
+    @property
+    def due(self) -> str:
+        return f"{self.prefix}.delay.due"
 
     @property
     def journal(self) -> str:

@@ -56,7 +56,8 @@ class QueueState:
 
 @dataclass(slots=True)
 class Message:
-    """A message's body and the AMQP properties that we use. `expiration` is seconds."""
+    """A message's body and the AMQP properties that we use. `expiration` is seconds. Not every client writes floats into
+    headers; put them there as text."""
 
     body: bytes
     content_type: str | None = None
@@ -67,7 +68,7 @@ class Message:
     type: str | None = None
     priority: int | None = None
     expiration: float | None = None
-    headers: dict[str, str | int | float | bool | None] | None = None
+    headers: dict[str, str | int | bool | None] | None = None
 
 
 class Outcome(Enum):

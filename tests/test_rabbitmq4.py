@@ -11,8 +11,9 @@ import pytest
 
 from actorhub import Hub, actor, tell
 from actorhub.address import new_id
-from actorhub.broker import open_broker
+from actorhub.broker import Outcome, open_broker
 from actorhub.testing import CONTRACT, Check
+from tests.test_delay import ladder
 from tests.waiting import until
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(120)]
@@ -44,6 +45,14 @@ def rabbitmq4() -> Iterator[str]:
 @pytest.mark.parametrize("check", CONTRACT, ids=lambda check: check.__name__)
 async def test_rabbitmq_4_keeps_the_contract(check: Check, rabbitmq4: str, prefix: str) -> None:
     await check(open_broker(rabbitmq4), prefix)
+
+
+async def test_delayed_messages_come_on_rabbitmq_4(rabbitmq4: str, prefix: str) -> None:
+    async with ladder(rabbitmq4, prefix) as found:
+        outcomes = await asyncio.gather(*(found.put(number / 10, b"%d" % number) for number in (7, 5, 3, 1)))
+        assert outcomes == [Outcome.STORED] * 4
+        await found.probe.get(4)
+        assert found.probe.bodies == [b"1", b"3", b"5", b"7"]
 
 
 @actor

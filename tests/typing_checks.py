@@ -9,6 +9,8 @@ from tenacity import wait_exponential_jitter
 
 from actorhub import Call, Future, Hub, Retry, Stream, actor, ask, ref, task, tell
 from actorhub.blocking import Hub as BlockingHub
+from actorhub.delay import Delays, Forwarder, OnUnroutable
+from actorhub.session import Session
 
 
 @actor
@@ -103,3 +105,7 @@ def blocking(hub: BlockingHub) -> None:
     assert_type(hub.ask(counter.add, 1), int)
     assert_type(hub.ask(counter.describe), str)
     hub.tell(counter.add, 1)
+
+
+def inside(session: Session, delays: Delays, on_unroutable: OnUnroutable) -> None:
+    assert_type(Forwarder(session, delays, on_unroutable), Forwarder)  # which knows no session

@@ -163,9 +163,7 @@ class RabbitLink(Link):
         if self.lost is not None or not self._publisher.is_open:
             self._loop.call_soon(settled, Outcome.LOST)
             return
-        self._tag += 1
-        tag = self._tag
-        self._unsettled[tag] = settled
+        tag = self._tag + 1
         properties = pika.BasicProperties(
             content_type=message.content_type,
             delivery_mode=2 if message.persistent else 1,
@@ -179,6 +177,9 @@ class RabbitLink(Link):
             app_id=str(tag),  # by which a returned message is told
         )
         self._publisher.basic_publish(exchange, key, message.body, properties, mandatory=not exchange)
+        # only now: a message that cannot be encoded raises, and the broker counts what it was sent
+        self._tag = tag
+        self._unsettled[tag] = settled
 
     def _on_return(self, channel: Channel, method: Any, properties: Any, body: bytes) -> None:
         """Comes before the message's confirm."""
