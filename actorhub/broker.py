@@ -30,9 +30,10 @@ class QueueKind(StrEnum):
 class Queue:
     """What a queue shall be; the adapter chooses the arguments by the server's version. Every queue is durable.
 
-    `expires` and `message_ttl` are seconds, `limit` counts messages (the next publish is refused), `retention` is bytes
-    (streams only), `delivery_limit` bounds redeliveries (quorum only; None: without limit). What a quorum queue sends to
-    `dead_letter_to` is not lost on the way: it stays until the other queue has it. A classic queue does not wait for that.
+    `expires` and `message_ttl` are seconds, `limit` counts messages (the next publish is refused; a quorum queue may take
+    hundreds that are under way), `retention` is bytes (streams only), `delivery_limit` bounds redeliveries (quorum only; None:
+    without limit). What a quorum queue sends to `dead_letter_to` is not lost on the way: it stays until the other queue has
+    it. A classic queue does not wait for that.
     """
 
     name: str

@@ -5,107 +5,21 @@
         await check(my_broker, "queues-of-this-test")
 
 Each check takes a `Broker` and a prefix that no queue and no exchange has yet, raises AssertionError where a promise is
-broken, and leaves no queue behind.
+broken, and leaves no queue behind. Where servers differ, `differences.py` says how, and its checks are part of the contract.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 
-from actorhub.broker import Broker, Consumer, Delivery, Link, Message, Outcome, Queue, QueueKind
+from actorhub import differences
+from actorhub.broker import Broker, Message, Outcome, Queue, QueueKind
 from actorhub.errors import ActorNotFound
-
-PATIENCE = 15.0  # seconds within which what is promised must have happened
+from actorhub.probe import Probe as Probe
+from actorhub.probe import broadcast, declared, linked, publish, until, waits
 
 Check = Callable[[Broker, str], Awaitable[None]]
-
-
-class Probe:
-    """A consumer that keeps what it gets, in order."""
-
-    def __init__(self) -> None:
-        self.deliveries: list[Delivery] = []
-        self.ended: list[str] = []
-        self.consumer: Consumer | None = None
-
-    @property
-    def bodies(self) -> list[bytes]:
-        return [delivery.message.body for delivery in self.deliveries]
-
-    async def consume(self, link: Link, queue: str, *, prefetch: int = 100, offset: int | str | None = None) -> Probe:
-        self.consumer = await link.consume(
-            queue, self.deliveries.append, self.ended.append, prefetch=prefetch, offset=offset
-        )
-        return self
-
-    async def get(self, count: int) -> list[Delivery]:
-        """The first `count` deliveries, as soon as they are there."""
-        await _until(lambda: len(self.deliveries) >= count, f"{count} deliveries; there are {self.bodies}")
-        return self.deliveries[:count]
-
-    async def close(self) -> None:
-        assert self.consumer is not None
-        await self.consumer.close()
-
-
-@asynccontextmanager
-async def _linked(broker: Broker) -> AsyncGenerator[Link]:
-    lost: list[BaseException] = []
-    link = await broker.connect(name="contract", on_lost=lost.append, on_blocked=lambda reason: None)
-    try:
-        yield link
-        assert not lost, f"the link was lost: {lost}"
-    finally:
-        await link.close()
-
-
-@asynccontextmanager
-async def _queue(broker: Broker, queue: Queue) -> AsyncGenerator[Link]:
-    """A link, and the queue declared over it; both go at the end."""
-    async with _linked(broker) as link:
-        await link.declare(queue)
-        try:
-            yield link
-        finally:
-            if link.lost is None:
-                await link.delete(queue.name)
-
-
-async def _publish(link: Link, queue: str, *bodies: bytes) -> list[Outcome]:
-    outcomes: list[Outcome] = []
-    for body in bodies:
-        link.publish(queue, Message(body), outcomes.append)
-    await _until(lambda: len(outcomes) == len(bodies), f"{len(bodies)} outcomes; there are {outcomes}")
-    return outcomes
-
-
-async def _broadcast(link: Link, exchange: str, *bodies: bytes) -> list[Outcome]:
-    outcomes: list[Outcome] = []
-    for body in bodies:
-        link.broadcast(exchange, Message(body), outcomes.append)
-    await _until(lambda: len(outcomes) == len(bodies), f"{len(bodies)} outcomes; there are {outcomes}")
-    return outcomes
-
-
-async def _until(condition: Callable[[], bool], what: str) -> None:
-    loop = asyncio.get_running_loop()
-    end = loop.time() + PATIENCE
-    while not condition():
-        if loop.time() > end:
-            raise AssertionError(f"not within {PATIENCE:.0f} s: {what}")
-        await asyncio.sleep(0.005)
-
-
-async def _waits(link: Link, queue: str, messages: int) -> None:
-    """Until the queue has that many messages ready."""
-    loop = asyncio.get_running_loop()
-    end = loop.time() + PATIENCE
-    while (state := await link.state(queue)) is None or state.messages != messages:
-        if loop.time() > end:
-            raise AssertionError(f"not within {PATIENCE:.0f} s: {messages} messages in {queue}; it is {state}")
-        await asyncio.sleep(0.01)
 
 
 # ---- publishing
@@ -121,7 +35,7 @@ async def a_message_comes_as_it_was_sent(broker: Broker, prefix: str) -> None:
         type="type",
         headers={"word": "w", "number": 7, "none": None},
     )
-    async with _queue(broker, Queue(f"{prefix}.sent")) as link:
+    async with declared(broker, Queue(f"{prefix}.sent")) as link:
         outcomes: list[Outcome] = []
         link.publish(f"{prefix}.sent", sent, outcomes.append)
         probe = await Probe().consume(link, f"{prefix}.sent")
@@ -132,69 +46,69 @@ async def a_message_comes_as_it_was_sent(broker: Broker, prefix: str) -> None:
         assert {name: (got.headers or {}).get(name) for name in sent.headers or {}} == sent.headers
         assert delivery.redelivered is False
         delivery.ack()
-        await _until(lambda: outcomes == [Outcome.STORED], f"one confirm; there are {outcomes}")
+        await until(lambda: outcomes == [Outcome.STORED], f"one confirm; there are {outcomes}")
 
 
 async def publishes_are_confirmed_once_each_and_keep_their_order(broker: Broker, prefix: str) -> None:
-    async with _queue(broker, Queue(f"{prefix}.order")) as link:
+    async with declared(broker, Queue(f"{prefix}.order")) as link:
         bodies = [b"%d" % number for number in range(2000)]
-        assert await _publish(link, f"{prefix}.order", *bodies) == [Outcome.STORED] * 2000
+        assert await publish(link, f"{prefix}.order", *bodies) == [Outcome.STORED] * 2000
         probe = await Probe().consume(link, f"{prefix}.order", prefetch=0)
         await probe.get(2000)
         assert probe.bodies == bodies
 
 
 async def a_message_for_no_queue_is_unroutable(broker: Broker, prefix: str) -> None:
-    async with _linked(broker) as link:
-        assert await _publish(link, f"{prefix}.nowhere", b"1", b"2") == [Outcome.UNROUTABLE] * 2
+    async with linked(broker) as link:
+        assert await publish(link, f"{prefix}.nowhere", b"1", b"2") == [Outcome.UNROUTABLE] * 2
 
 
 async def a_full_queue_refuses(broker: Broker, prefix: str) -> None:
-    async with _queue(broker, Queue(f"{prefix}.full", limit=2)) as link:
-        outcomes = [(await _publish(link, f"{prefix}.full", b"%d" % number))[0] for number in range(4)]
+    async with declared(broker, Queue(f"{prefix}.full", limit=2)) as link:
+        outcomes = [(await publish(link, f"{prefix}.full", b"%d" % number))[0] for number in range(4)]
         assert outcomes == [Outcome.STORED, Outcome.STORED, Outcome.REFUSED, Outcome.REFUSED], outcomes
 
 
 async def what_was_published_before_close_is_sent(broker: Broker, prefix: str) -> None:
-    async with _queue(broker, Queue(f"{prefix}.closing")) as reader:
+    async with declared(broker, Queue(f"{prefix}.closing")) as reader:
         outcomes: list[Outcome] = []
         writer = await broker.connect(name="writer", on_lost=lambda error: None, on_blocked=lambda reason: None)
         for number in range(100):
             writer.publish(f"{prefix}.closing", Message(b"%d" % number), outcomes.append)
         await writer.close()
         assert len(outcomes) == 100, "each publish has an outcome when its link has ended"
-        await _waits(reader, f"{prefix}.closing", 100)
+        await waits(reader, f"{prefix}.closing", 100)
         writer.publish(f"{prefix}.closing", Message(b"late"), outcomes.append)
-        await _until(lambda: outcomes[100:] == [Outcome.LOST], "a publish on a closed link is LOST")
+        await until(lambda: outcomes[100:] == [Outcome.LOST], "a publish on a closed link is LOST")
 
 
 async def a_broadcast_reaches_every_subscriber_once_and_in_order(broker: Broker, prefix: str) -> None:
     exchange, queues = f"{prefix}.all", [f"{prefix}.one", f"{prefix}.two"]
-    async with _queue(broker, Queue(queues[0])) as link, _queue(broker, Queue(queues[1])):
+    async with declared(broker, Queue(queues[0])) as link, declared(broker, Queue(queues[1])):
         for queue in (*queues, queues[0]):  # subscribing again changes nothing
             await link.subscribe(queue, exchange)
         bodies = [b"%d" % number for number in range(100)]
-        assert await _broadcast(link, exchange, *bodies) == [Outcome.STORED] * 100
+        assert await broadcast(link, exchange, *bodies) == [Outcome.STORED] * 100
         for queue in queues:
             probe = await Probe().consume(link, queue, prefetch=0)
             await probe.get(100)
             assert probe.bodies == bodies
-            await _waits(link, queue, 0)
+            await waits(link, queue, 0)
 
 
 async def a_broadcast_that_nobody_hears_is_stored_and_harms_nothing(broker: Broker, prefix: str) -> None:
-    async with _queue(broker, Queue(f"{prefix}.later")) as link:
-        assert await _broadcast(link, f"{prefix}.unheard", b"1", b"2") == [Outcome.STORED] * 2
-        assert await _publish(link, f"{prefix}.later", b"3") == [Outcome.STORED], "the link has not suffered"
+    async with declared(broker, Queue(f"{prefix}.later")) as link:
+        assert await broadcast(link, f"{prefix}.unheard", b"1", b"2") == [Outcome.STORED] * 2
+        assert await publish(link, f"{prefix}.later", b"3") == [Outcome.STORED], "the link has not suffered"
         await link.subscribe(f"{prefix}.later", f"{prefix}.unheard")
-        assert await _broadcast(link, f"{prefix}.unheard", b"4") == [Outcome.STORED]
+        assert await broadcast(link, f"{prefix}.unheard", b"4") == [Outcome.STORED]
         probe = await Probe().consume(link, f"{prefix}.later")
         await probe.get(2)
         assert probe.bodies == [b"3", b"4"], "from the subscription on, not from before"
 
 
 async def a_broadcast_before_close_is_sent_and_one_after_it_is_lost(broker: Broker, prefix: str) -> None:
-    async with _queue(broker, Queue(f"{prefix}.heard")) as reader:
+    async with declared(broker, Queue(f"{prefix}.heard")) as reader:
         await reader.subscribe(f"{prefix}.heard", f"{prefix}.closing")
         outcomes: list[Outcome] = []
         writer = await broker.connect(name="writer", on_lost=lambda error: None, on_blocked=lambda reason: None)
@@ -202,13 +116,13 @@ async def a_broadcast_before_close_is_sent_and_one_after_it_is_lost(broker: Brok
             writer.broadcast(f"{prefix}.closing", Message(b"%d" % number), outcomes.append)
         await writer.close()
         assert len(outcomes) == 10, "each broadcast has an outcome when its link has ended"
-        await _waits(reader, f"{prefix}.heard", 10)
+        await waits(reader, f"{prefix}.heard", 10)
         writer.broadcast(f"{prefix}.closing", Message(b"late"), outcomes.append)
-        await _until(lambda: outcomes[10:] == [Outcome.LOST], "a broadcast on a closed link is LOST")
+        await until(lambda: outcomes[10:] == [Outcome.LOST], "a broadcast on a closed link is LOST")
 
 
 async def only_a_queue_that_is_there_is_subscribed(broker: Broker, prefix: str) -> None:
-    async with _linked(broker) as link:
+    async with linked(broker) as link:
         try:
             await link.subscribe(f"{prefix}.nothing", f"{prefix}.all")
         except ActorNotFound:
@@ -220,8 +134,8 @@ async def only_a_queue_that_is_there_is_subscribed(broker: Broker, prefix: str) 
 
 
 async def what_is_not_acknowledged_comes_again_in_order(broker: Broker, prefix: str) -> None:
-    async with _queue(broker, Queue(f"{prefix}.again")) as link:
-        await _publish(link, f"{prefix}.again", b"1", b"2", b"3", b"4")
+    async with declared(broker, Queue(f"{prefix}.again")) as link:
+        await publish(link, f"{prefix}.again", b"1", b"2", b"3", b"4")
         first = await Probe().consume(link, f"{prefix}.again")
         deliveries = await first.get(4)
         deliveries[0].ack()
@@ -234,12 +148,12 @@ async def what_is_not_acknowledged_comes_again_in_order(broker: Broker, prefix: 
         deliveries[1].ack()  # of an ended consumer: nothing happens
         await second.close()
         assert first.ended == second.ended == [], "nobody but us ended them"
-        await _waits(link, f"{prefix}.again", 2)
+        await waits(link, f"{prefix}.again", 2)
 
 
 async def a_rejected_message_comes_again_or_goes(broker: Broker, prefix: str) -> None:
-    async with _queue(broker, Queue(f"{prefix}.rejected")) as link:
-        await _publish(link, f"{prefix}.rejected", b"back", b"away")
+    async with declared(broker, Queue(f"{prefix}.rejected")) as link:
+        await publish(link, f"{prefix}.rejected", b"back", b"away")
         probe = await Probe().consume(link, f"{prefix}.rejected")
         back, away = await probe.get(2)
         away.reject(requeue=False)
@@ -248,27 +162,27 @@ async def a_rejected_message_comes_again_or_goes(broker: Broker, prefix: str) ->
         assert deliveries[2].message.body == b"back"
         assert deliveries[2].redelivered
         deliveries[2].ack()
-        await _waits(link, f"{prefix}.rejected", 0)
+        await waits(link, f"{prefix}.rejected", 0)
 
 
 async def prefetch_bounds_what_is_in_hand(broker: Broker, prefix: str) -> None:
-    async with _queue(broker, Queue(f"{prefix}.prefetch")) as link:
-        await _publish(link, f"{prefix}.prefetch", *(b"%d" % number for number in range(10)))
+    async with declared(broker, Queue(f"{prefix}.prefetch")) as link:
+        await publish(link, f"{prefix}.prefetch", *(b"%d" % number for number in range(10)))
         probe = await Probe().consume(link, f"{prefix}.prefetch", prefetch=3)
         await probe.get(3)
-        await _waits(link, f"{prefix}.prefetch", 7)
+        await waits(link, f"{prefix}.prefetch", 7)
         assert len(probe.deliveries) == 3
         probe.deliveries[0].ack()
         await probe.get(4)
-        await _waits(link, f"{prefix}.prefetch", 6)
+        await waits(link, f"{prefix}.prefetch", 6)
 
 
 async def of_several_consumers_the_single_active_one_gets_everything(broker: Broker, prefix: str) -> None:
     queue = Queue(f"{prefix}.single", single_active=True)
-    async with _queue(broker, queue) as link, _linked(broker) as other:
+    async with declared(broker, queue) as link, linked(broker) as other:
         active = await Probe().consume(link, queue.name)
         standby = await Probe().consume(other, queue.name)
-        await _publish(link, queue.name, b"1", b"2", b"3")
+        await publish(link, queue.name, b"1", b"2", b"3")
         (await active.get(3))[0].ack()
         assert standby.bodies == []
         await active.close()
@@ -278,8 +192,8 @@ async def of_several_consumers_the_single_active_one_gets_everything(broker: Bro
 
 async def a_link_that_ends_gives_its_messages_to_the_standby(broker: Broker, prefix: str) -> None:
     queue = Queue(f"{prefix}.heir", single_active=True)
-    async with _queue(broker, queue) as link:
-        await _publish(link, queue.name, b"1", b"2")
+    async with declared(broker, queue) as link:
+        await publish(link, queue.name, b"1", b"2")
         first = await broker.connect(name="first", on_lost=lambda error: None, on_blocked=lambda reason: None)
         await (await Probe().consume(first, queue.name)).get(2)
         heir = await Probe().consume(link, queue.name)
@@ -289,7 +203,7 @@ async def a_link_that_ends_gives_its_messages_to_the_standby(broker: Broker, pre
 
 
 async def nothing_is_consumed_from_a_queue_that_is_not_there(broker: Broker, prefix: str) -> None:
-    async with _linked(broker) as link:
+    async with linked(broker) as link:
         try:
             await Probe().consume(link, f"{prefix}.nothing")
         except ActorNotFound:
@@ -301,10 +215,10 @@ async def nothing_is_consumed_from_a_queue_that_is_not_there(broker: Broker, pre
 
 
 async def the_consumer_of_a_deleted_queue_is_told(broker: Broker, prefix: str) -> None:
-    async with _queue(broker, Queue(f"{prefix}.deleted")) as link:
+    async with declared(broker, Queue(f"{prefix}.deleted")) as link:
         probe = await Probe().consume(link, f"{prefix}.deleted")
         await link.delete(f"{prefix}.deleted")
-        await _until(lambda: len(probe.ended) == 1, "the end of the consumer")
+        await until(lambda: len(probe.ended) == 1, "the end of the consumer")
         await probe.close()
         assert len(probe.ended) == 1
 
@@ -313,10 +227,10 @@ async def the_consumer_of_a_deleted_queue_is_told(broker: Broker, prefix: str) -
 
 
 async def declaring_again_changes_nothing_and_otherwise_is_refused(broker: Broker, prefix: str) -> None:
-    async with _queue(broker, Queue(f"{prefix}.declared")) as link:
-        await _publish(link, f"{prefix}.declared", b"1")
+    async with declared(broker, Queue(f"{prefix}.declared")) as link:
+        await publish(link, f"{prefix}.declared", b"1")
         await link.declare(Queue(f"{prefix}.declared"))
-        await _waits(link, f"{prefix}.declared", 1)
+        await waits(link, f"{prefix}.declared", 1)
         refused = ""
         try:
             await link.declare(Queue(f"{prefix}.declared", single_active=True))
@@ -326,9 +240,9 @@ async def declaring_again_changes_nothing_and_otherwise_is_refused(broker: Broke
 
 
 async def a_queue_tells_its_state(broker: Broker, prefix: str) -> None:
-    async with _queue(broker, Queue(f"{prefix}.state")) as link:
+    async with declared(broker, Queue(f"{prefix}.state")) as link:
         assert await link.state(f"{prefix}.none") is None
-        await _publish(link, f"{prefix}.state", b"1", b"2")
+        await publish(link, f"{prefix}.state", b"1", b"2")
         state = await link.state(f"{prefix}.state")
         assert state is not None
         assert (state.messages, state.consumers) == (2, 0)
@@ -340,41 +254,41 @@ async def a_queue_tells_its_state(broker: Broker, prefix: str) -> None:
 
 
 async def a_queue_is_deleted_only_if_empty_where_that_is_asked(broker: Broker, prefix: str) -> None:
-    async with _queue(broker, Queue(f"{prefix}.kept")) as link:
-        await _publish(link, f"{prefix}.kept", b"1")
+    async with declared(broker, Queue(f"{prefix}.kept")) as link:
+        await publish(link, f"{prefix}.kept", b"1")
         assert await link.delete(f"{prefix}.kept", only_if_empty=True) is False
-        await _waits(link, f"{prefix}.kept", 1)
+        await waits(link, f"{prefix}.kept", 1)
         assert await link.delete(f"{prefix}.kept") is True
         assert await link.state(f"{prefix}.kept") is None
         assert await link.delete(f"{prefix}.kept", only_if_empty=True) is True, "it is not there"
 
 
 async def an_unused_queue_expires(broker: Broker, prefix: str) -> None:
-    async with _queue(broker, Queue(f"{prefix}.expiring", expires=0.5)):
+    async with declared(broker, Queue(f"{prefix}.expiring", expires=0.5)):
         pass
-    async with _linked(broker) as link:
+    async with linked(broker) as link:
         await link.declare(Queue(f"{prefix}.expiring", expires=0.5))
-        await _publish(link, f"{prefix}.expiring", b"1")
+        await publish(link, f"{prefix}.expiring", b"1")
         await asyncio.sleep(1.5)  # asking for its state would be a use
         assert await link.state(f"{prefix}.expiring") is None
 
 
 async def an_expired_or_rejected_message_goes_to_the_dead_letter_queue(broker: Broker, prefix: str) -> None:
     dead, living = Queue(f"{prefix}.dead"), Queue(f"{prefix}.living", message_ttl=0.2, dead_letter_to=f"{prefix}.dead")
-    async with _queue(broker, dead) as link, _queue(broker, living):
-        await _publish(link, living.name, b"expires")
-        await _waits(link, dead.name, 1)
-        await _publish(link, living.name, b"rejected")
+    async with declared(broker, dead) as link, declared(broker, living):
+        await publish(link, living.name, b"expires")
+        await waits(link, dead.name, 1)
+        await publish(link, living.name, b"rejected")
         probe = await Probe().consume(link, living.name)
         for delivery in list(probe.deliveries):
             delivery.reject(requeue=False)
-        await _waits(link, dead.name, 2)
+        await waits(link, dead.name, 2)
 
 
 async def a_quorum_queue_keeps_the_same_promises(broker: Broker, prefix: str) -> None:
     queue = Queue(f"{prefix}.quorum", kind=QueueKind.QUORUM, single_active=True)
-    async with _queue(broker, queue) as link:
-        assert await _publish(link, queue.name, b"1", b"2", b"3") == [Outcome.STORED] * 3
+    async with declared(broker, queue) as link:
+        assert await publish(link, queue.name, b"1", b"2", b"3") == [Outcome.STORED] * 3
         for _ in range(25):  # RabbitMQ 4 would drop a message after 20 redeliveries, unless told otherwise
             probe = await Probe().consume(link, queue.name)
             await probe.get(3)
@@ -385,9 +299,9 @@ async def a_quorum_queue_keeps_the_same_promises(broker: Broker, prefix: str) ->
 async def what_dies_in_a_quorum_queue_is_all_in_the_dead_letter_queue(broker: Broker, prefix: str) -> None:
     dead = Queue(f"{prefix}.letters", kind=QueueKind.QUORUM)
     living = Queue(f"{prefix}.mortal", kind=QueueKind.QUORUM, message_ttl=0.1, dead_letter_to=dead.name)
-    async with _queue(broker, dead) as link, _queue(broker, living):
+    async with declared(broker, dead) as link, declared(broker, living):
         bodies = [b"%d" % number for number in range(300)]
-        assert await _publish(link, living.name, *bodies) == [Outcome.STORED] * 300
+        assert await publish(link, living.name, *bodies) == [Outcome.STORED] * 300
         probe = await Probe().consume(link, dead.name, prefetch=0)
         await probe.get(300)
         assert sorted(probe.bodies, key=int) == bodies
@@ -395,8 +309,8 @@ async def what_dies_in_a_quorum_queue_is_all_in_the_dead_letter_queue(broker: Br
 
 async def a_stream_is_read_from_where_one_asks_and_keeps_what_was_read(broker: Broker, prefix: str) -> None:
     queue = Queue(f"{prefix}.stream", kind=QueueKind.STREAM, retention=10_000_000)
-    async with _queue(broker, queue) as link:
-        await _publish(link, queue.name, *(b"%d" % number for number in range(10)))
+    async with declared(broker, queue) as link:
+        await publish(link, queue.name, *(b"%d" % number for number in range(10)))
         for _ in range(2):
             probe = await Probe().consume(link, queue.name, offset="first")
             deliveries = await probe.get(10)
@@ -415,10 +329,10 @@ async def a_stream_is_read_from_where_one_asks_and_keeps_what_was_read(broker: B
 
 
 async def purge_drops_what_waits(broker: Broker, prefix: str) -> None:
-    async with _queue(broker, Queue(f"{prefix}.purged")) as link:
-        await _publish(link, f"{prefix}.purged", b"1", b"2")
+    async with declared(broker, Queue(f"{prefix}.purged")) as link:
+        await publish(link, f"{prefix}.purged", b"1", b"2")
         assert await broker.purge(f"{prefix}.purged") == 2
-        await _waits(link, f"{prefix}.purged", 0)
+        await waits(link, f"{prefix}.purged", 0)
     try:
         await broker.purge(f"{prefix}.none")
     except ActorNotFound:
@@ -428,8 +342,8 @@ async def purge_drops_what_waits(broker: Broker, prefix: str) -> None:
 
 async def peek_shows_the_oldest_of_a_stream_and_leaves_them(broker: Broker, prefix: str) -> None:
     assert await broker.peek(f"{prefix}.none") == []
-    async with _queue(broker, Queue(f"{prefix}.peeked", kind=QueueKind.STREAM)) as link:
-        await _publish(link, f"{prefix}.peeked", b"1", b"2", b"3")
+    async with declared(broker, Queue(f"{prefix}.peeked", kind=QueueKind.STREAM)) as link:
+        await publish(link, f"{prefix}.peeked", b"1", b"2", b"3")
         for _ in range(2):
             assert [message.body for message in await broker.peek(f"{prefix}.peeked", limit=2)] == [b"1", b"2"]
 
@@ -461,4 +375,5 @@ CONTRACT: tuple[Check, ...] = (
     a_stream_is_read_from_where_one_asks_and_keeps_what_was_read,
     purge_drops_what_waits,
     peek_shows_the_oldest_of_a_stream_and_leaves_them,
+    *differences.CHECKS,
 )

@@ -13,6 +13,7 @@ from actorhub import Hub, actor, tell
 from actorhub.address import new_id
 from actorhub.broker import Outcome, open_broker
 from actorhub.testing import CONTRACT, Check
+from tests.test_broker_contract import check_default_delivery_limit
 from tests.test_delay import ladder
 from tests.waiting import until
 
@@ -45,6 +46,10 @@ def rabbitmq4() -> Iterator[str]:
 @pytest.mark.parametrize("check", CONTRACT, ids=lambda check: check.__name__)
 async def test_rabbitmq_4_keeps_the_contract(check: Check, rabbitmq4: str, prefix: str) -> None:
     await check(open_broker(rabbitmq4), prefix)
+
+
+async def test_rabbitmq_4_s_own_delivery_limit(rabbitmq4: str, prefix: str) -> None:
+    await asyncio.to_thread(check_default_delivery_limit, rabbitmq4, prefix)
 
 
 async def test_delayed_messages_come_on_rabbitmq_4(rabbitmq4: str, prefix: str) -> None:
