@@ -1,7 +1,7 @@
-"""Payloads that JSON cannot express: cloudpickle with out-of-band buffers, signed with the cluster's secret.
+"""What JSON cannot express: cloudpickle with out-of-band buffers; a payload of it is signed with the cluster's secret.
 
-Layout: a version byte, 32 bytes of keyed BLAKE2b over all that follows, the number of parts, their lengths (eight bytes each,
-big endian), the pickle, then the buffers. Nothing is unpickled before the signature has been verified.
+Layout: the number of parts, their lengths (eight bytes each, big endian), the pickle, then the buffers. In a payload a version
+byte and 32 bytes of keyed BLAKE2b over all this come first: nothing is unpickled before the signature has been verified.
 """
 
 from __future__ import annotations
@@ -22,7 +22,53 @@ from actorhub.errors import NotSerialisable, UntrustedPayload
 _VERSION = b"\x01"
 _DIGEST = 32
 _DEPTH = 6
+_ZEROS = memoryview(bytes(4096))
 _HOW = "set the same ACTORHUB_SECRET for every process of the cluster"
+
+
+class Pickled:
+    """A value as pieces of memory: most of the pickle is new, while buffers and large `bytes` are the value's own memory.
+
+    `what` names the value in errors.
+
+    Raises:
+        NotSerialisable: names the part that cannot be pickled.
+    """
+
+    def __init__(self, value: object, what: str) -> None:
+        buffers: list[pickle.PickleBuffer] = []
+        try:
+            head = _pickle(value, buffers.append)
+            self._parts = [head, *([buffer.raw()] for buffer in buffers)]
+        except Exception as exc:
+            path, culprit = _culprit(value, what)
+            raise NotSerialisable(
+                f"{path} cannot be sent: {type(culprit).__qualname__} is not picklable ({exc})"
+            ) from exc
+
+    def pieces(self, align: int = 1) -> list[memoryview]:
+        """To be written one after the other. Each part begins at a multiple of `align` bytes, of 4096 at most."""
+        sizes = [sum(piece.nbytes for piece in part) for part in self._parts]
+        table = struct.pack(f">I{len(sizes)}Q", len(sizes), *sizes)
+        pieces, end = [memoryview(table)], len(table)
+        for part, size in zip(self._parts, sizes, strict=True):
+            gap = -end % align
+            pieces += [_ZEROS[:gap], *part] if gap else part
+            end += gap + size
+        return pieces
+
+
+def unpickled(data: memoryview, what: str, align: int = 1) -> Any:
+    """The value of what `Pickled` wrote. Buffers are views of `data`: arrays are read without copying, and are read-only.
+
+    Raises:
+        NotSerialisable: its classes cannot be imported here, or fail; `what` names it.
+    """
+    try:
+        head, *buffers = _parts(data, align)
+        return pickle.loads(head, buffers=buffers)
+    except Exception as exc:
+        raise NotSerialisable(f"{what} cannot be unpickled here: {type(exc).__name__}: {exc}") from exc
 
 
 class Signer:
@@ -45,17 +91,7 @@ class Signer:
         """
         if self._key is None:
             raise UntrustedPayload(f"{what} does not fit JSON and would travel as a signed pickle; {_HOW}")
-        buffers: list[pickle.PickleBuffer] = []
-        try:
-            head = cloudpickle.dumps(value, protocol=5, buffer_callback=buffers.append)
-        except Exception as exc:
-            path, culprit = _culprit(value, what)
-            raise NotSerialisable(
-                f"{path} cannot be sent: {type(culprit).__qualname__} is not picklable ({exc})"
-            ) from exc
-        parts = [memoryview(head), *(buffer.raw() for buffer in buffers)]
-        sizes = struct.pack(f">I{len(parts)}Q", len(parts), *(part.nbytes for part in parts))
-        signed = b"".join((sizes, *parts))
+        signed = b"".join(Pickled(value, what).pieces())
         return _VERSION + self._sign(signed, self._key) + signed
 
     def loads(self, data: bytes) -> Any:
@@ -63,6 +99,7 @@ class Signer:
 
         Raises:
             UntrustedPayload: unsigned, wrongly signed, cut off, or there is no secret here.
+            NotSerialisable: its classes cannot be imported here, or fail.
         """
         if self._key is None:
             raise UntrustedPayload(f"a pickled payload came, and this process has no secret to verify it; {_HOW}")
@@ -71,24 +108,38 @@ class Signer:
             raise UntrustedPayload(
                 f"a pickled payload of {len(data)} bytes is not signed with this cluster's secret; {_HOW}"
             )
-        head, *buffers = _parts(signed)
-        try:
-            return pickle.loads(head, buffers=buffers)
-        except Exception as exc:
-            raise NotSerialisable(f"a signed payload cannot be unpickled here: {type(exc).__name__}: {exc}") from exc
+        return unpickled(signed, "a signed payload")
 
     @staticmethod
     def _sign(signed: bytes | memoryview, key: bytes) -> bytes:
         return blake2b(signed, key=key, digest_size=_DIGEST).digest()
 
 
-def _parts(signed: memoryview) -> Iterator[memoryview]:
-    (count,) = struct.unpack_from(">I", signed)
-    sizes = struct.unpack_from(f">{count}Q", signed, 4)
-    start = 4 + 8 * count
+class _Sink:
+    """A file for the pickler that keeps what it gets: large `bytes` come as they are, not copied."""
+
+    def __init__(self) -> None:
+        self.pieces: list[memoryview] = []
+
+    def write(self, data: bytes | bytearray) -> int:
+        self.pieces.append(memoryview(data))
+        return len(data)
+
+
+def _pickle(value: object, buffer_callback: Callable[[pickle.PickleBuffer], object]) -> list[memoryview]:
+    sink = _Sink()
+    cloudpickle.Pickler(sink, protocol=5, buffer_callback=buffer_callback).dump(value)
+    return sink.pieces
+
+
+def _parts(data: memoryview, align: int) -> Iterator[memoryview]:
+    (count,) = struct.unpack_from(">I", data)
+    sizes = struct.unpack_from(f">{count}Q", data, 4)
+    end = 4 + 8 * count
     for size in sizes:
-        yield signed[start : start + size]
-        start += size
+        start = end + -end % align
+        end = start + size
+        yield data[start:end]
 
 
 def by_value(thing: type | Callable[..., Any]) -> bool:
@@ -138,7 +189,7 @@ def _inside(value: object) -> Iterator[tuple[str, object]]:
 
 def _picklable(value: object) -> bool:
     try:
-        cloudpickle.dumps(value, protocol=5, buffer_callback=lambda _: None)
+        _pickle(value, lambda _: None)
     except Exception:
         return False
     return True

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actorhub import NotSerialisable, UntrustedPayload
-from actorhub.codec import Signer, by_value, is_json_native
+from actorhub.codec import Pickled, Signer, by_value, is_json_native, unpickled
 
 signer = Signer("a secret")
 loaded: list[str] = []
@@ -124,6 +124,29 @@ def test_large_buffers_travel_out_of_band_and_come_back_without_a_copy() -> None
     assert back.readonly
     assert back.obj is data, "a view of what came from the wire"
     assert back.cast("B").cast("d")[9_999] == 1.5
+
+
+@given(value=PICKLABLE, buffers=st.lists(st.binary(max_size=300), max_size=5), align=st.sampled_from([1, 8, 64, 4096]))
+def test_parts_begin_where_they_are_aligned_to(value: object, buffers: list[bytes], align: int) -> None:
+    pickled = Pickled([value, *map(pickle.PickleBuffer, buffers)], "it")
+    data = memoryview(b"".join(pickled.pieces(align)))
+    back, *views = unpickled(data, "it", align)
+    assert back == value
+    assert views == buffers
+    count = 1 + len(buffers)
+    first = 4 + 8 * count
+    assert data[first + -first % align :][:2] == b"\x80\x05", "a pickle begins so"
+
+
+def test_large_bytes_are_not_copied_into_the_pickle() -> None:
+    large = bytes(100_000)
+    assert any(piece.obj is large for piece in Pickled({"large": large}, "it").pieces())
+
+
+def test_a_buffer_that_does_not_lie_in_one_piece_is_named() -> None:
+    scattered = pickle.PickleBuffer(memoryview(bytes(10))[::2])
+    with pytest.raises(NotSerialisable, match=r"^it cannot be sent: PickleBuffer is not picklable"):
+        Pickled(scattered, "it")
 
 
 @pytest.mark.parametrize(
