@@ -21,6 +21,8 @@
     ├── NotSerialisable           a value that neither JSON nor pickle can carry; names the attribute
     ├── NameTaken                 another live actor has the name
     ├── PlacementInfeasible       no node can ever run it
+    ├── ObjectLost                the object is not, or no longer, in its store; names the node
+    ├── StoreFull                 a node's object store has no room for it, neither in memory nor on disk
     ├── HubClosed                 the hub was closed before, or while, it was used
     └── RemoteError               an exception whose own type cannot be imported here
 
@@ -119,6 +121,14 @@ class NameTaken(ActorHubError):
 
 class PlacementInfeasible(ActorHubError):
     """No node can ever run what was asked for; the message says what was asked and the best that there is."""
+
+
+class ObjectLost(ActorHubError):
+    """An object is not, or no longer, in the store that should have it; the message names the node and the object."""
+
+
+class StoreFull(ActorHubError):
+    """An object store has no room for an object, neither in memory nor on disk; the message says what is taken."""
 
 
 class HubClosed(ActorHubError):
