@@ -8,10 +8,11 @@ PYTHON ?= $(shell scripts/bootstrap.sh find-python 3.11 3.12 3.13 3.14)
 BROKER ?= embedded
 BIN := .venv/bin
 READY := .venv/.ready
+PEERS := $(foreach peer,ray celery dramatiq,.venv-peers/$(peer)/.ready)
 NODE_PACKAGES := $(if $(wildcard tests/node/package.json),tests/node/node_modules/.ready)
 
 .NOTPARALLEL:
-.PHONY: help demo test test-all check bench compose-test clean rabbitmq node
+.PHONY: help demo test test-all check bench bench-peers compose-test clean rabbitmq node
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s%s\n", $$1, $$2 }' Makefile
@@ -32,8 +33,10 @@ check: $(READY) node ## Lint, formatting, types (mypy and pyright), layers
 	@PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
 	@report=$$($(BIN)/lint-imports) || { echo "$$report" >&2; exit 1; }
 
-bench: $(READY) rabbitmq .venv-ray ## Measure calls, tells and starts against bare pika and Ray, on a private RabbitMQ
+bench: $(READY) rabbitmq bench-peers ## Measure calls, tells and starts against bare pika, Ray, Celery and Dramatiq, on a private RabbitMQ
 	@$(BIN)/python -m bench $(ARGS)
+
+bench-peers: $(PEERS) ## Install what `make bench` compares with: Ray, Celery and Dramatiq, each in an environment of its own
 
 compose-test: $(READY) ## Bring up a cluster of containers, kill one in the middle of the demo, check the result
 	@docker info >/dev/null 2>&1 || { echo "no Docker engine answers; start one, or set DOCKER_HOST" >&2; exit 1; }
@@ -46,8 +49,8 @@ clean: ## Remove the virtual environments, caches and builds
 $(READY): pyproject.toml
 	@scripts/bootstrap.sh venv .venv "$(PYTHON)"
 
-.venv-ray:
-	@scripts/bootstrap.sh ray .venv-ray "$(PYTHON)"
+.venv-peers/%/.ready: | $(READY)
+	@scripts/bootstrap.sh peer .venv-peers/$* "$(PYTHON)"
 
 rabbitmq:
 	@scripts/bootstrap.sh rabbitmq

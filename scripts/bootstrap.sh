@@ -4,7 +4,8 @@
 #   bootstrap.sh make                        make itself, for a machine that has nothing
 #   bootstrap.sh find-python 3.11 3.12 ...   print the first of these Pythons that is installed
 #   bootstrap.sh venv DIR PYTHON             the package and its tools in a virtual environment
-#   bootstrap.sh ray DIR PYTHON              Ray, which the benchmark compares with, in a virtual environment of its own
+#   bootstrap.sh peer DIR PYTHON             ray, celery or dramatiq, which the benchmark compares with, in a virtual
+#                                            environment of its own, of that name
 #   bootstrap.sh rabbitmq                    RabbitMQ 3.10 or newer; no system broker is started
 #   bootstrap.sh node                        Node.js and npm, which a test and pyright use; goes on without them
 set -euo pipefail
@@ -69,14 +70,22 @@ make_venv() {
   touch "$directory/.ready"
 }
 
-# Only for comparison: without it the benchmark leaves its lines out.
-make_ray() {
-  local directory=$1 python=$2
-  say "installing Ray into $directory, for comparison"
+# Only for comparison: the benchmark's table says which one is missing.
+make_peer() {
+  local directory=$1 python=$2 packages
+  case $(basename "$directory") in
+    ray) packages=(ray numpy) ;;
+    celery) packages=('celery>=5,<6') ;;
+    dramatiq) packages=('dramatiq[rabbitmq]>=2,<3') ;;
+    *) say "$directory is named after no peer; use ray, celery or dramatiq"; exit 2 ;;
+  esac
+  say "installing ${packages[*]} into $directory, for comparison"
   "$python" -m venv "$directory"
-  if ! "$directory/bin/python" -m pip install --quiet --disable-pip-version-check ray; then
+  if "$directory/bin/python" -m pip install --quiet --disable-pip-version-check "${packages[@]}"; then
+    touch "$directory/.ready"
+  else
     rm -rf "$directory"
-    say "Ray cannot be installed here; the benchmark goes on without it"
+    say "${packages[*]} cannot be installed here; the benchmark goes on without it"
   fi
 }
 
@@ -114,8 +123,8 @@ case ${1:-} in
   make) command -v make >/dev/null || apt_install make ;;
   find-python) shift; find_python "$@" ;;
   venv) make_venv "$2" "${3:-}" ;;
-  ray) make_ray "$2" "$3" ;;
+  peer) make_peer "$2" "$3" ;;
   rabbitmq) need_rabbitmq ;;
   node) need_node ;;
-  *) sed -n '2,10p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
+  *) sed -n '2,11p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
 esac
