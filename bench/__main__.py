@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import platform
 import statistics
@@ -12,7 +11,6 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 import uvloop
@@ -21,6 +19,9 @@ from actorhub import Hub
 from actorhub.benchmark import Echo, asks, tells
 from actorhub.broker import open_server
 from bench import bare_echo
+from bench.peers.comparison import Peer, table
+from bench.peers.runner import run_peers
+from bench.peers.works import Work
 
 
 @dataclass(frozen=True)
@@ -151,43 +152,37 @@ def _a_million_messages() -> float:
     return float(done.stdout)
 
 
-def against_ray(rows: list[Row], seconds: float) -> list[Row]:
-    """The same echo by Ray, and ours against it; nothing where Ray is not installed."""
-    python = Path(".venv-ray/bin/python")
-    if not python.exists():
-        return []
-    done = subprocess.run([python, "bench/ray_echo.py", str(seconds)], capture_output=True, text=True, check=True)
-    rates = {int(n): rate for n, rate in json.loads(done.stdout.splitlines()[-1]).items()}
-    ours = {row.work: row.rate for row in rows}
-    one, many = ours["ask, 1 outstanding"] / rates[1], ours["ask, 1,000 outstanding"] / rates[1000]
-    return [
-        Row("Ray, 1 outstanding", f"{rates[1]:,.0f} /s", f"ask: {one:.2f} x Ray", "", None),
-        Row("Ray, 1,000 outstanding", f"{rates[1000]:,.0f} /s", f"ask: {many:.2f} x Ray", "5 x", many >= 5),
-    ]
+async def ours(url: str, seconds: float, rounds: int) -> list[Row]:
+    rows = [imports(), await first_call(url)]
+    async with Hub.local(url=url, workers=1) as hub:
+        rows += await calls(hub, url, seconds, rounds)
+        rows += await starts(hub, 1000)
+    return rows
 
 
-async def main(seconds: float, rounds: int) -> list[Row]:
+def measure(seconds: float, rounds: int) -> tuple[list[Row], dict[Work, float], list[Peer]]:
+    """All rows of ours; those figures of ours that the peers have, too; and the peers', on the same RabbitMQ."""
     server = open_server("rabbitmq")
-    await asyncio.to_thread(server.start)
+    server.start()
     try:
-        rows = [imports(), await first_call(server.url)]
-        async with Hub.local(url=server.url, workers=1) as hub:
-            rows += await calls(hub, server.url, seconds, rounds)
-            rows += await starts(hub, 1000)
+        rows = uvloop.run(ours(server.url, seconds, rounds))
+        peers = run_peers(server.url, max(seconds, 3.0))
     finally:
-        await asyncio.to_thread(server.stop)
-    on_rabbitmq = next(row.rate for row in rows if row.work == "ask, 1,000 outstanding")
-    rows += await embedded(seconds, rounds, on_rabbitmq)
-    return rows + await asyncio.to_thread(against_ray, rows, seconds)
+        server.stop()
+    rates = {row.work: row.rate for row in rows}
+    comparable = {Work.CALL: rates["ask, 1 outstanding"], Work.CALLS: rates["ask, 1,000 outstanding"]}
+    rows += uvloop.run(embedded(seconds, rounds, comparable[Work.CALLS]))
+    return rows, comparable, peers
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="make bench")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement; the peers' take 3 or more")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     os.environ.setdefault("ACTORHUB_LOG_LEVEL", "WARNING")
-    table = uvloop.run(main(options.seconds, options.rounds))
+    own, comparable, peers = measure(options.seconds, options.rounds)
     print(f"{os.cpu_count()} cores, Python {platform.python_version()}, RabbitMQ on this machine\n")
     print("| work | figure | ratio | target | |\n|---|---|---|---|---|")
-    print("\n".join(str(row) for row in table))
+    print("\n".join(str(row) for row in own))
+    print(f"\n{table(comparable, peers)}")

@@ -1,14 +1,17 @@
 """The same echo by a Ray actor, for comparison. Runs in an environment of its own, which has Ray and nothing of ours:
-`python ray_echo.py SECONDS` prints {outstanding: calls a second} as JSON."""
+`python -m bench.ray_echo SECONDS` prints its figures."""
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from typing import Any
 
 import ray
+
+from bench.peers.ray_here import ray_here
+from bench.peers.script import report
+from bench.peers.works import Work
 
 PAYLOAD = "x" * 80
 
@@ -29,7 +32,12 @@ def measure(echo: Any, outstanding: int, seconds: float) -> float:
     return count / (time.perf_counter() - began)
 
 
+def main(seconds: float) -> None:
+    with ray_here(cpus=2):
+        actor = Echo.remote()
+        figures = {Work.CALL: measure(actor, 1, seconds), Work.CALLS: measure(actor, 1000, seconds)}
+    report("ray", "num_cpus=2 for actor calls", figures)
+
+
 if __name__ == "__main__":
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
-    actor = Echo.remote()
-    print(json.dumps({n: measure(actor, n, float(sys.argv[1])) for n in (1, 1000)}))
+    main(float(sys.argv[1]))

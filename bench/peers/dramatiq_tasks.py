@@ -1,0 +1,62 @@
+"""Dramatiq's tasks over RabbitMQ, without results: `python -m bench.peers.dramatiq_tasks SECONDS` prints its figures.
+
+The client and its worker both import this module, and find the broker in their environment; the worker also finds a file
+there, which grows by a byte with each task that is done.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+
+import dramatiq
+from dramatiq.brokers.rabbitmq import RabbitmqBroker
+
+from bench.peers.script import DONE, in_batches, report, worker
+from bench.peers.works import Work
+
+DONE_FILE = "PEERS_DONE_FILE"
+PREFETCH = 1000  # the default is two a thread, with which the worker often waits for the broker
+
+# The middleware is the default one. Also by default, publishing is not confirmed.
+dramatiq.set_broker(RabbitmqBroker(url=os.environ["PEERS_URL"]))
+done = os.open(os.environ.get(DONE_FILE, os.devnull), os.O_WRONLY | os.O_APPEND)
+
+
+@dramatiq.actor
+def noop() -> None:
+    os.write(done, b".")
+
+
+def batch(count: int, path: str) -> None:
+    """From the first send to the end of the last task."""
+    target = os.stat(path).st_size + count
+    for _ in range(count):
+        noop.send()
+    until = time.monotonic() + DONE
+    while os.stat(path).st_size < target:
+        if time.monotonic() > until:
+            raise TimeoutError(f"{target - os.stat(path).st_size} of {count} tasks were not done in {DONE} s")
+        time.sleep(0.001)
+
+
+def measure(threads: int, seconds: float) -> float:
+    arguments = ("bench.peers.dramatiq_tasks", "--processes", "1", "--threads", str(threads))
+    with tempfile.NamedTemporaryFile() as file:
+        environment = {DONE_FILE: file.name, "dramatiq_queue_prefetch": str(PREFETCH)}
+        with worker("dramatiq", *arguments, **environment):
+            batch(1, file.name)
+            return in_batches(lambda count: batch(count, file.name), seconds)
+
+
+def main(seconds: float) -> None:
+    rates = {threads: measure(threads, seconds) for threads in (1, 8)}
+    best = max(rates, key=lambda threads: rates[threads])
+    how = f"1 worker process, {best} thread{'s' * (best > 1)}, prefetch {PREFETCH}, neither results nor confirms"
+    report("dramatiq", how, {Work.TASKS_WITHOUT_RESULTS: rates[best]})
+
+
+if __name__ == "__main__":
+    main(float(sys.argv[1]))

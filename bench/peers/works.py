@@ -1,0 +1,40 @@
+"""What is compared, by the name that it has in the table. Only the standard library: the peers' scripts print these names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Work(StrEnum):
+    """One kind of work that we and at least one peer do."""
+
+    TASKS = "no-op tasks with results, 1 worker process"
+    TASKS_WITHOUT_RESULTS = "no-op tasks without results, 1 worker process"
+    ROUND_TRIPS = "one task submitted and awaited"
+    CALL = "actor call, 1 outstanding"
+    CALLS = "actor calls, 1,000 outstanding"
+    PUT = "put of an array of 100 MB, while all others are kept"
+    PUT_AGAIN = "put of an array of 100 MB, after another was let go"
+    GET = "get of such an array, by the process that put it"
+    GET_ELSEWHERE = "get of such an array, by another process"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """How a figure is written, and which of two is the better one."""
+
+    form: str
+    less_is_better: bool = False
+
+
+RATE = Unit("{:,.0f} /s")
+BANDWIDTH = Unit("{:.2f} GB/s")
+MILLISECONDS = Unit("{:.2f} ms", less_is_better=True)
+UNITS = {
+    **dict.fromkeys(Work, RATE),
+    Work.PUT: BANDWIDTH,
+    Work.PUT_AGAIN: BANDWIDTH,
+    Work.GET: MILLISECONDS,
+    Work.GET_ELSEWHERE: MILLISECONDS,
+}
