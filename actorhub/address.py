@@ -4,6 +4,7 @@ A queue's name is its address on the broker:
 
     {prefix}.{namespace}.actor.{id}      a plain actor
     {prefix}.{namespace}.task.{queue}    a task queue
+    {prefix}.{namespace}.gathering.{id}  results that wait for the others of their kind
     {prefix}.{namespace}.dead            what could not be processed
     {prefix}.reply.{session}             answers to one hub or worker
     {prefix}.worker.{id}                 commands for one worker
@@ -55,6 +56,13 @@ class Names:
 
     def task(self, namespace: str, queue: str) -> str:
         return f"{self.prefix}.{namespace}.task.{queue}"
+
+    def is_task(self, queue: str) -> bool:
+        """Whether it is the name of a task queue."""
+        return queue.startswith(f"{self.prefix}.{self.namespace_of(queue)}.task.")
+
+    def gathering(self, namespace: str, call_id: str) -> str:
+        return f"{self.prefix}.{namespace}.gathering.{call_id}"
 
     def namespace_of(self, queue: str) -> str:
         """Of an actor's or a task queue."""

@@ -65,6 +65,21 @@ class Step(BaseModel):
     code: bytes | None = None
 
 
+class Into(BaseModel):
+    """Where the result of one of `count` tasks goes: to a queue that gathers them for the task `step`, whose answer goes on as
+    that of the call `call`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    queue: str
+    index: int
+    count: int
+    step: Step
+    call: str
+    reply_to: str
+    sender: str
+
+
 class Envelope(BaseModel):
     """One message, without its payload.
 
@@ -72,7 +87,8 @@ class Envelope(BaseModel):
     not ask again about anything numbered lower. `deadline` is Unix time in seconds. `index` counts a stream's items.
 
     For tasks: `attempt` counts from 1, `since` is the Unix time at which the first attempt began, `code` the function by value,
-    signed, and `then` what goes on with the result. `took`: the seconds that the task ran whose answer this is.
+    signed; `then` goes on with the result, or it is gathered `into` a list. `alone`: the payload is the one argument itself.
+    `took`: the seconds that the task ran whose answer this is.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
@@ -98,6 +114,8 @@ class Envelope(BaseModel):
     since: float | None = None
     code: bytes | None = None
     then: tuple[Step, ...] = ()
+    into: Into | None = None
+    alone: bool = False
     took: float | None = None
 
 

@@ -17,9 +17,10 @@ class Future(Awaitable[R], Generic[R]):
     It may be awaited many times, and by `asyncio.gather`, `asyncio.wait_for` and `hub.get`. Not thread-safe.
     """
 
-    def __init__(self, label: str, call: Call[Any]) -> None:
+    def __init__(self, label: str, call: Call[Any], accepted: asyncio.Future[None]) -> None:
         self.label = label
         self._call = call
+        self._accepted = accepted
 
     def __await__(self) -> Generator[Any, Any, R]:
         return (yield from self._call.__await__())  # type: ignore[no-any-return]
@@ -41,6 +42,16 @@ class Future(Awaitable[R], Generic[R]):
         """Stands for the result among another task's arguments, also inside lists, tuples and dictionaries: that task is sent
         when this one is done. If this one fails, that one fails with the same exception, and does not run."""
         return cast(R, self)
+
+    async def accepted(self) -> None:
+        """Returns when the broker has the task: from then on it runs, whatever becomes of this process.
+
+        Raises:
+            the task's exception: it was not sent, for a task that it depends on failed, or the hub was closed.
+        """
+        await asyncio.wait([self._accepted, self._call], return_when=asyncio.FIRST_COMPLETED)
+        if not self._accepted.done() and not self._call.cancelled() and (error := self._call.exception()) is not None:
+            raise error
 
     def cancel(self) -> bool:
         """Nobody wants the result any more: a task that waits is not run, one that runs is ended. False where it is done."""

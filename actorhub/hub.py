@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
-from typing import Any, Literal, ParamSpec, Self, TypeVar, cast, overload
+from dataclasses import replace
+from typing import Any, Generic, Literal, ParamSpec, Self, TypeVar, cast, overload
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
@@ -29,7 +30,7 @@ from actorhub.session import Session
 from actorhub.settings import Settings
 from actorhub.signature import Untyped
 from actorhub.submit import Sending, Submitter
-from actorhub.task import HIGHEST_PRIORITY, task_of
+from actorhub.task import HIGHEST_PRIORITY, TaskSpec, task_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -398,6 +399,37 @@ class Hub:
             lambda row: self.submit(function, *row), zip(*arguments, strict=False), ordered, window, progress
         )
 
+    def chain(self, first: Callable[P, Any], /, *others: Callable[[Any], Any]) -> Chain[P]:
+        """Tasks of which each takes the result of the one before: `await hub.chain(load, parse, store).submit("a.csv")`.
+
+        The message of each carries those that follow: once it is accepted the chain goes on, whatever becomes of its caller,
+        and no result passes through the caller but the last one. It fails with the first task that fails for good.
+
+        Raises:
+            TypeError: one of them is not a function, or streams.
+        """
+        specs = [task_of(function) for function in (first, *others)]
+        for spec in specs:
+            if spec.signature.is_generator:
+                raise TypeError(f"{spec.signature.label} streams; a chain passes on single results")
+        return Chain(self, specs)
+
+    def gather_into(
+        self, collect: Callable[[list[Any]], R], function: Callable[..., Any], /, *arguments: Iterable[Any]
+    ) -> Future[R]:
+        """A task for each row of arguments, as `map` pairs them, and `collect` with the list of their results, in order.
+
+        The results wait at the broker; once all tasks are accepted, `collect` runs when the last of them is done, whatever
+        becomes of the caller. It fails with the first of them that failed, when all have ended.
+
+        Raises:
+            InvalidArguments, NotSerialisable, PayloadTooLarge, TooManyPending: nothing was sent.
+            ValueError: there is no row.
+        """
+        rows = zip(*arguments, strict=False)
+        submitter = Submitter.of(self._open_session())
+        return submitter.gather_into(task_of(collect), task_of(function), rows, self._sending())
+
     def _sending(self) -> Sending:
         options = self._options
         return Sending(options.namespace, options.priority, options.delay)
@@ -443,3 +475,18 @@ class Hub:
         if info is None or info.state != "dead":
             return ActorNotFound(f"there is no actor {who} in namespace {ticket.namespace!r}")
         return death(f"{who} is dead: {info.last_error}", at_birth=info.died_at_birth)
+
+
+class Chain(Generic[P]):
+    """Made by `Hub.chain`."""
+
+    def __init__(self, hub: Hub, specs: list[TaskSpec]) -> None:
+        self._hub = hub
+        self._specs = specs
+
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Future[Any]:
+        """Send the first task; the Future has the last one's result. Raises as `Hub.submit`."""
+        first, *others = self._specs
+        sending = replace(self._hub._sending(), then=tuple(others))
+        future: Future[Any] = Submitter.of(self._hub._open_session()).submit(first, args, kwargs, sending)
+        return future

@@ -19,11 +19,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from actorhub.actor import actor, registry, spec_of
 from actorhub.address import new_id
+from actorhub.broker import Message
 from actorhub.control.actor import Control
 from actorhub.control.desks import SYSTEM, NodeDesk, SlotDesk, TaskDesk, WorkerDesk, system_ticket
 from actorhub.control.messages import ANY_CLASS, NodeReport, Residency, Running, WorkerLost, WorkerReport, WorkerStopped
 from actorhub.control.standby import Standby
-from actorhub.dead import DeadLetters
+from actorhub.dead import DeadLetter, DeadLetters
+from actorhub.delay import Delays, Forwarder
 from actorhub.desk import Desk
 from actorhub.errors import ActorHubError
 from actorhub.handle import Handle, ask, tell
@@ -31,6 +33,7 @@ from actorhub.processes import Exit, Processes, WorkerProcess
 from actorhub.remembered import Remembered
 from actorhub.session import Session
 from actorhub.settings import Settings
+from actorhub.settle import publish
 from actorhub.task import tasks
 
 log = logging.getLogger(__name__)
@@ -79,6 +82,8 @@ class Node:
         self._standby = Standby(
             self.session, DeadLetters(self.session, SYSTEM.strip("$")), name=f"node {config.node_id}"
         )
+        self._delays = Delays(names)
+        self._forwarder = Forwarder(self.session, self._delays, self._unroutable)
         self._control = cast(Control, self._system(self.session.names.control, Control))
 
     # ---- life
@@ -115,12 +120,14 @@ class Node:
             log.warning("control does not hear that this node leaves; it will notice")
         await self._processes.stop(self.settings.drain_timeout + 5.0)
         await self._desk.close()
+        await self._forwarder.close()
         await self._standby.close()
         await self.session.close()
 
     async def _open(self) -> None:
         await self._desk.open()
         await self._standby.open()
+        await self._forwarder.open()
 
     def _system(self, queue: str, cls: type) -> Handle:
         return Handle(self.session, system_ticket(queue, cls), spec_of(cls))
@@ -218,6 +225,21 @@ class Node:
             await tell(cast(SlotDesk, self._system(queue, SlotDesk)).serve, queues)
         except ActorHubError:
             log.debug("slot %s ends; another one serves %s", slot.config.worker, queues, exc_info=True)
+
+    async def _unroutable(self, target: str | None, message: Message) -> None:
+        """A task that is due, and whose queue somebody has deleted; or a message that nobody can bring anywhere."""
+        if target is not None and self.session.names.is_task(target):
+            await publish(self.session, self._delays, target, message)
+        else:
+            queue = target or self.session.names.due
+            letter = DeadLetter(
+                reason="malformed",
+                queue=queue,
+                error=f"it was due for {queue}, which is not there",
+                body=message.body,
+                content_type=message.content_type,
+            )
+            await DeadLetters(self.session, self.settings.namespace).keep(letter)
 
     def cancel_task(self, call_id: str) -> None:
         self._cancelled[call_id] = True

@@ -9,7 +9,8 @@ from typing import Any
 
 from actorhub.broker import Message, Outcome
 from actorhub.dead import DeadLetter, DeadLetters, Reason
-from actorhub.envelope import Envelope, Kind, encode
+from actorhub.delay import Delays
+from actorhub.envelope import Envelope, Into, Kind, Parcel, Step, encode
 from actorhub.errors import (
     ActorHubError,
     CallCancelled,
@@ -24,6 +25,7 @@ from actorhub.errors import (
 )
 from actorhub.failure import Failure
 from actorhub.futures import once
+from actorhub.gathering import Gathering, together
 from actorhub.session import Session
 from actorhub.task import TaskSpec
 from actorhub.taskbox import task_queue
@@ -49,6 +51,7 @@ class Settling:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self._delays = Delays(session.names)
         self._dead: dict[str, DeadLetters] = {}
         self._open = 0
 
@@ -65,7 +68,9 @@ class Settling:
 
     def succeed(self, work: Work, answer: Answer, took: float) -> None:
         envelope = work.envelope
-        if envelope.then:
+        if envelope.into is not None:
+            self._in_background(self._gather(work, envelope.into, answer))
+        elif envelope.then:
             self._in_background(self._go_on(work, answer))
         else:
             self.answer(work, Answer({**answer.fields, "took": round(took, 6)}, answer.payload))
@@ -137,7 +142,10 @@ class Settling:
             content_type=content_type,
         )
         await self._dead_letters(work.queue).keep(letter)
-        self.answer(work, answer)
+        if envelope.into is not None:
+            await self._gather(work, envelope.into, answer)
+        else:
+            self.answer(work, answer)
 
     async def _keep(self, queue: str, letter: DeadLetter, receipt: Receipt) -> None:
         await self._dead_letters(queue).keep(letter)
@@ -151,23 +159,57 @@ class Settling:
 
     async def _go_on(self, work: Work, answer: Answer) -> None:
         """The next step takes the result; the answer goes to whom this one's would have gone."""
-        raise AssertionError("chains come next")
+        step, *later = work.envelope.then
+        changes = {"then": tuple(later), "attempt": 1, "since": None, "codec": answer.fields["codec"]}
+        await self._take_step(step, work.envelope.model_copy(update=changes), answer.payload)
+        work.done()
+
+    async def _take_step(self, step: Step, envelope: Envelope, payload: bytes) -> None:
+        to_step = {"method": step.method, "code": step.code, "priority": step.priority, "alone": True}
+        parcel = envelope.model_copy(update=to_step), payload
+        await publish(self._session, self._delays, step.queue, task_message([parcel]))
+
+    async def _gather(self, work: Work, into: Into, answer: Answer) -> None:
+        """Add it to the results that were there before; who brings the last one gives them all to the next task."""
+        gathering = Gathering(self._session, into)
+        results = await gathering.add(answer)
+        if results is not None:
+            failure = next((result for result in results if result[0].kind is Kind.FAILURE), None)
+            if failure is None:
+                payload, codec = together(results, self._session.signer)
+                fields: dict[str, Any] = {"id": into.call, "sender": into.sender, "reply_to": into.reply_to}
+                envelope = Envelope(**fields, codec=codec, attempt=1, deadline=work.envelope.deadline)
+                await self._take_step(into.step, envelope, payload)
+            elif into.reply_to:
+                await self._tell_failure(into, failure[1])
+            await gathering.end()
+        work.done()
+
+    async def _tell_failure(self, into: Into, payload: bytes) -> None:
+        told: asyncio.Future[Outcome] = self._session.loop.create_future()
+        fields = {"kind": Kind.FAILURE, "call": into.call}
+        self._session.respond(into.reply_to, fields, payload, once(told), persistent=True)
+        await told
 
     async def _publish(self, work: Work, envelope: Envelope, *, delay: float = 0.0) -> None:
-        body, content_type = encode([(envelope, work.payload)])
-        message = Message(body, content_type, priority=envelope.priority or None, correlation_id=work.foreign)
-        await publish(self._session, work.queue, message, delay)
+        message = task_message([(envelope, work.payload)], correlation_id=work.foreign)
+        await publish(self._session, self._delays, work.queue, message, delay)
         work.done()
 
 
-async def publish(session: Session, queue: str, message: Message, delay: float) -> None:
-    """To a task queue, until the broker has it."""
+def task_message(parcels: list[Parcel], *, correlation_id: str | None = None) -> Message:
+    """For a task queue; they have one priority."""
+    body, content_type = encode(parcels)
+    return Message(body, content_type, priority=parcels[0][0].priority or None, correlation_id=correlation_id)
+
+
+async def publish(session: Session, delays: Delays, queue: str, message: Message, delay: float = 0.0) -> None:
+    """To a task queue, `delay` seconds from now; returns when the broker has it."""
+    due = time.time() + delay
     while True:
         try:
             link = await session.live_link()
-            settled: asyncio.Future[Outcome] = session.loop.create_future()
-            link.publish(queue, message, once(settled))
-            outcome = await settled
+            outcome = await delays.put(link, queue, message, due)
             if outcome is Outcome.STORED:
                 return
             if outcome is Outcome.UNROUTABLE:

@@ -101,8 +101,10 @@ class Signature:
                 f"an argument of {self.label} cannot be sent as JSON: {exc}; set ACTORHUB_SECRET"
             ) from exc
 
-    def unpack(self, payload: bytes, codec: Codec, signer: Signer) -> tuple[list[Any], dict[str, Any]]:
-        """Positional and keyword arguments for the call.
+    def unpack(
+        self, payload: bytes, codec: Codec, signer: Signer, *, alone: bool = False
+    ) -> tuple[list[Any], dict[str, Any]]:
+        """Positional and keyword arguments for the call. `alone`: the payload is the value of the first parameter.
 
         Raises:
             InvalidArguments: what came does not fit the parameters.
@@ -111,9 +113,10 @@ class Signature:
         validator = self._arguments[0].validator
         try:
             if codec is Codec.JSON:
-                known: dict[str, Any] = validator.validate_json(payload)
+                known: dict[str, Any] = validator.validate_json(self._named(payload) if alone else payload)
             else:
-                known = validator.validate_python(signer.loads(payload))
+                given = signer.loads(payload)
+                known = validator.validate_python(self._bind((given,), {}) if alone else given)
         except ValidationError as exc:
             raise self._invalid(exc) from exc
         args: list[Any] = []
@@ -127,6 +130,14 @@ class Signature:
         if self._others is not None:
             known.update(known.pop(self._others, {}))
         return args, known
+
+    def _named(self, payload: bytes) -> bytes:
+        """The JSON object of arguments whose first one is this."""
+        if self._positional:
+            return b"{%b:%b}" % (pydantic_core.to_json(self._positional[0]), payload)
+        if self._rest is not None:
+            return b"{%b:[%b]}" % (pydantic_core.to_json(self._rest), payload)
+        raise InvalidArguments(f"{self.label} takes no argument, and the result of another task was given to it")
 
     def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """As Python binds them, defaults left out."""

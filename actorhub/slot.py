@@ -215,9 +215,10 @@ class Slot:
         slot = self._blackbox.enter("task", envelope.id, envelope.method)
         self._enter(work)
         try:
-            args, kwargs = spec.signature.unpack(work.payload, envelope.codec, self._session.signer)
+            signer = self._session.signer
+            args, kwargs = spec.signature.unpack(work.payload, envelope.codec, signer, alone=envelope.alone)
             value = spec.function(*args, **kwargs)
-            payload, codec = spec.signature.pack_result(value, self._session.signer)
+            payload, codec = spec.signature.pack_result(value, signer)
         finally:
             self._blackbox.leave(slot)
         return Answer({"kind": Kind.REPLY, "call": envelope.id, "codec": codec}, payload)
@@ -365,7 +366,7 @@ class Slot:
 
     async def _answer(self, work: Work, spec: TaskSpec) -> Answer:
         envelope, signer = work.envelope, self._session.signer
-        args, kwargs = spec.signature.unpack(work.payload, envelope.codec, signer)
+        args, kwargs = spec.signature.unpack(work.payload, envelope.codec, signer, alone=envelope.alone)
         if spec.signature.is_generator:
             if envelope.kind is not Kind.STREAM:
                 raise InvalidArguments(f"{envelope.method} streams; submit it as `async for item in hub.submit(...)`")

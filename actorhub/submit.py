@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 from actorhub.actor import spec_of
-from actorhub.broker import Link
+from actorhub.broker import Link, Outcome
 from actorhub.call import Call, Inflow, Stream
 from actorhub.chunks import Means
 from actorhub.codec import by_value
 from actorhub.control.actor import Control
 from actorhub.control.desks import TaskDesk, system_ticket
-from actorhub.envelope import Step
-from actorhub.errors import ActorHubError, CallCancelled
+from actorhub.delay import Delays
+from actorhub.envelope import Envelope, Into, Kind, Step
+from actorhub.errors import ActorHubError, BrokerUnavailable, CallCancelled
 from actorhub.future import Future, futures_in, with_results
+from actorhub.futures import once
+from actorhub.gathering import gathering_queue
 from actorhub.handle import Handle
 from actorhub.outbox import Outgoing
 from actorhub.replies import Pending
 from actorhub.session import Session
+from actorhub.settle import publish, task_message
 from actorhub.task import TaskSpec, is_registered
 from actorhub.taskbox import TaskBox
 
@@ -34,12 +38,12 @@ ANNOUNCE_AGAIN = 1.0  # seconds
 
 @dataclass(frozen=True)
 class Sending:
-    """Where and how a task goes. `delay` is seconds, `then` what goes on with its result."""
+    """Where and how a task goes. `delay` is seconds; `then` are the tasks that go on with its result."""
 
     namespace: str
     priority: int | None = None
     delay: float = 0.0
-    then: tuple[Step, ...] = ()
+    then: tuple[TaskSpec, ...] = ()
 
 
 class Submitter:
@@ -49,6 +53,7 @@ class Submitter:
         self._session = session
         self._boxes: dict[str, TaskBox] = {}
         self._means = Means()
+        self._delays = Delays(session.names)
         self._codes: WeakKeyDictionary[Any, bytes] = WeakKeyDictionary()
 
     @classmethod
@@ -81,19 +86,22 @@ class Submitter:
         """
         before = futures_in([*args, *kwargs.values()])
         label = spec.signature.label
+        accepted: asyncio.Future[None] = self._session.loop.create_future()
         if all(future.done() and not future.cancelled() and future.exception() is None for future in before):
             if before:
                 args, kwargs = with_results(list(args)), with_results(kwargs)
-            answer = self._send(spec, args, kwargs, sending).answer
-            return Stream(answer, self._session.loop) if isinstance(answer, Inflow) else Future(label, answer)
+            answer = self._send(spec, args, kwargs, sending, once(accepted)).answer
+            if isinstance(answer, Inflow):
+                return Stream(answer, self._session.loop)
+            return Future(label, answer, accepted)
         if spec.signature.is_generator:
             raise TypeError(f"{label} streams, and waits for no futures; await them first")
         call: Call[Any] = Call(loop=self._session.loop)
         waiting = self._session.spawn_task(
-            self._send_when_done(before, call, spec, args, kwargs, sending), f"actorhub-wait-{label}"
+            self._send_when_done(before, call, spec, args, kwargs, sending, once(accepted)), f"actorhub-wait-{label}"
         )
         call.on_cancel = lambda: _cancel(waiting)
-        return Future(label, call)
+        return Future(label, call, accepted)
 
     async def _send_when_done(
         self,
@@ -103,6 +111,7 @@ class Submitter:
         args: Sequence[Any],
         kwargs: dict[str, Any],
         sending: Sending,
+        accepted: Callable[[None], None],
     ) -> None:
         await asyncio.wait([future.settled for future in before], return_when=asyncio.FIRST_EXCEPTION)
         for future in before:
@@ -111,7 +120,7 @@ class Submitter:
                 call.fail(error)
                 return
         try:
-            pending = self._send(spec, with_results(list(args)), with_results(kwargs), sending)
+            pending = self._send(spec, with_results(list(args)), with_results(kwargs), sending, accepted)
         except Exception as exc:
             call.fail(exc)
             return
@@ -119,29 +128,119 @@ class Submitter:
         call.on_cancel = lambda: _cancel(answer)
         answer.add_done_callback(lambda _: _pass_on(answer, call))
 
-    def _send(self, spec: TaskSpec, args: Sequence[Any], kwargs: dict[str, Any], sending: Sending) -> Pending:
-        session, options = self._session, spec.options
+    def _send(
+        self,
+        spec: TaskSpec,
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+        sending: Sending,
+        accepted: Callable[[None], None],
+    ) -> Pending:
+        session = self._session
         payload, codec = spec.signature.pack(tuple(args), kwargs, session.signer)
         session.check_sendable(payload)
-        code = self.code_of(spec)
-        queue = session.names.task(sending.namespace, options.queue)
-        box = self._box(queue)
-        fields: dict[str, Any] = {"method": spec.name, "codec": codec, "attempt": 1}
-        optional = {
-            "priority": options.priority if sending.priority is None else sending.priority,
-            "code": code,
-            "then": sending.then,
-        }
-        fields |= {name: value for name, value in optional.items() if value}
+        box = self._box(self._queue(spec, sending))
+        fields = self._fields(spec, sending) | {"codec": codec}
+        last = sending.then[-1] if sending.then else spec
         pending = session.expect(
-            spec.signature, box, fields, on_took=lambda seconds: self._means.record(spec.name, seconds)
+            last.signature, box, fields, on_took=lambda seconds: self._means.record(last.name, seconds)
         )
-        outgoing = Outgoing(fields, payload, lambda outcome: None)
+        outgoing = Outgoing(fields, payload, lambda outcome: accepted(None))
         pending.outgoing = outgoing
-        box.put(outgoing)
+        if sending.delay:
+            self._send_later(box.queue, outgoing, sending.delay)
+        else:
+            box.put(outgoing)
         return pending
 
-    def code_of(self, spec: TaskSpec) -> bytes | None:
+    def _fields(self, spec: TaskSpec, sending: Sending) -> dict[str, Any]:
+        """What every envelope of a task says."""
+        steps = tuple(self._step(after, sending) for after in sending.then)
+        step = self._step(spec, sending)
+        fields: dict[str, Any] = {"method": step.method, "attempt": 1}
+        optional = {"priority": step.priority, "code": step.code, "then": steps}
+        return fields | {name: value for name, value in optional.items() if value}
+
+    def _step(self, spec: TaskSpec, sending: Sending) -> Step:
+        queue = self._queue(spec, sending)
+        self._box(queue)  # it is there before anything can come to it
+        priority = spec.options.priority if sending.priority is None else sending.priority
+        return Step(method=spec.name, queue=queue, priority=priority, code=self._code_of(spec))
+
+    def _queue(self, spec: TaskSpec, sending: Sending) -> str:
+        return self._session.names.task(sending.namespace, spec.options.queue)
+
+    def _send_later(self, queue: str, outgoing: Outgoing, delay: float) -> None:
+        envelope = outgoing.envelope = Envelope(**outgoing.fields)
+        message = task_message([(envelope, outgoing.payload)])
+
+        async def send() -> None:
+            await publish(self._session, self._delays, queue, message, delay)
+            outgoing.settled(Outcome.STORED)
+
+        self._session.spawn_task(send(), f"actorhub-later-{queue}")
+
+    # ---- many tasks into one
+
+    def gather_into(
+        self, collect: TaskSpec, spec: TaskSpec, rows: Iterable[tuple[Any, ...]], sending: Sending
+    ) -> Future[Any]:
+        """One task for each row of arguments, and one that takes the list of their results."""
+        session = self._session
+        packed = [spec.signature.pack(row, {}, session.signer) for row in rows]
+        if not packed:
+            raise ValueError(
+                f"{spec.signature.label} has no rows of arguments, so {collect.signature.label} would never run"
+            )
+        for payload, _ in packed:
+            session.check_sendable(payload)
+        accepted: asyncio.Future[None] = session.loop.create_future()
+        box = self._box(self._queue(spec, sending))
+        parts = [session.next_id() for _ in packed]
+        way = _Parts(parts, self._cancelled)
+        fields: dict[str, Any] = {}
+        pending = session.expect(collect.signature, way, fields)
+        queue = session.names.gathering(sending.namespace, pending.id)
+        common = self._fields(spec, sending)
+        if pending.deadline is not None:
+            common["deadline"] = pending.deadline
+        step = self._step(collect, sending)
+
+        async def send() -> None:
+            await self._declare(queue)
+            left = len(packed)
+
+            def one_more(outcome: Outcome) -> None:
+                nonlocal left
+                left -= 1
+                if not left:
+                    once(accepted)(None)
+
+            for index, (part, (payload, codec)) in enumerate(zip(parts, packed, strict=True)):
+                into = Into(
+                    queue=queue,
+                    index=index,
+                    count=len(packed),
+                    step=step,
+                    call=pending.id,
+                    reply_to=session.reply_queue,
+                    sender=session.id,
+                )
+                own = {"id": part, "sender": session.id, "kind": Kind.CALL, "codec": codec, "into": into}
+                box.put(Outgoing(common | own, payload, one_more))
+
+        session.spawn_task(send(), f"actorhub-gather-{collect.name}")
+        return Future(collect.signature.label, cast("Call[Any]", pending.answer), accepted)
+
+    async def _declare(self, queue: str) -> None:
+        while True:
+            try:
+                await (await self._session.live_link()).declare(gathering_queue(queue))
+                return
+            except BrokerUnavailable:
+                await asyncio.sleep(ANNOUNCE_AGAIN)
+
+    def _code_of(self, spec: TaskSpec) -> bytes | None:
         """A function that nodes cannot know by name travels by value.
 
         Raises:
@@ -180,7 +279,26 @@ class Submitter:
             await asyncio.sleep(ANNOUNCE_AGAIN)
 
     def _cancelled(self, call_id: str) -> None:
+        """Told to every slot."""
         self._session.broadcast(TaskDesk.cancel_task.__name__, {"call_id": call_id})
+
+
+class _Parts:
+    """The way of a call whose parts are tasks of their own: they are cancelled with it."""
+
+    def __init__(self, parts: Sequence[str], cancelled: Callable[[str], None]) -> None:
+        self._parts = parts
+        self._cancelled = cancelled
+
+    def withdraw(self, outgoing: Outgoing) -> bool:
+        return False
+
+    def answered(self, outgoing: Outgoing) -> None:
+        """Nothing is kept."""
+
+    def cancel(self, call_id: str, sender: str) -> None:
+        for part in (*self._parts, call_id):
+            self._cancelled(part)
 
 
 def _cancel(waited: asyncio.Future[Any]) -> None:

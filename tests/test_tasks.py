@@ -252,6 +252,86 @@ async def test_a_task_is_tried_again_as_its_policy_says(hub: Hub, tmp_path: Path
     assert [letter.method.rpartition(":")[2] for letter in letters] == ["never_again", "twice"]
 
 
+# ---- later
+
+
+@task
+def note_time(path: str, word: str) -> str:
+    note(path, word)
+    return word
+
+
+async def test_delayed_tasks_come_in_the_order_of_their_times_and_hold_no_worker(hub: Hub, tmp_path: Path) -> None:
+    """Invariant: what waits is at the broker, and unacknowledged by nobody."""
+    path = tmp_path / "order"
+    delays = {"third": 0.9, "first": 0.2, "second": 0.5}
+    futures = [hub.options(delay=delay).submit(note_time, str(path), word) for word, delay in delays.items()]
+    for future in futures:
+        await future.accepted()
+    assert await hub.submit(note_time, str(path), "now") == "now"
+    assert await hub.get(futures) == ["third", "first", "second"]
+    assert notes(path) == ["now", "first", "second", "third"]
+    cancelled = hub.options(delay=0.3).submit(note_time, str(path), "never")
+    await cancelled.accepted()
+    cancelled.cancel()
+    assert await hub.options(delay=0.6).submit(note_time, str(path), "last") == "last"
+    assert "never" not in notes(path)
+
+
+# ---- pipelines
+
+
+@task(queue="left", retry=Retry(attempts=3))
+def halve(number: int) -> float:
+    if number % 2:
+        raise Unlucky("odd", number)
+    return number / 2
+
+
+@task
+async def describe(number: float) -> str:
+    return f"it is {number}"
+
+
+@task
+def total(*numbers: Any) -> int:
+    return sum(numbers[0])
+
+
+@task
+def nothing() -> None: ...
+
+
+async def test_a_chain_passes_each_result_on(hub: Hub) -> None:
+    assert await hub.chain(double, halve, describe).submit(21) == "it is 21.0"
+    assert await hub.chain(add_later, double).submit(1, second=2) == 6
+    assert await hub.chain(double).submit(2) == 4
+    with pytest.raises(Unlucky, match="odd"):
+        await hub.chain(add_later, halve, describe).submit(1, 2)
+    with pytest.raises(InvalidArguments, match=r"takes 0 positional|takes no argument"):
+        await hub.chain(double, nothing).submit(1)
+    with pytest.raises(TypeError, match="streams"):
+        hub.chain(double, count_to)
+    future = hub.chain(double, double).submit(hub.submit(double, 1).as_argument())
+    assert await future == 8
+    factor = 3
+    assert await hub.chain(double, lambda number: factor * number).submit(2) == 12
+
+
+async def test_many_results_are_gathered_into_one_task(hub: Hub, tmp_path: Path) -> None:
+    path = tmp_path / "ran"
+    assert await hub.gather_into(total, double, range(200)) == 2 * sum(range(200))
+    assert await hub.gather_into(len, letter, range(5)) == 5
+    with pytest.raises(Unlucky, match="odd"):
+        await hub.gather_into(total, halve, [2, 3, 4])
+    with pytest.raises(ValueError, match="no rows"):
+        hub.gather_into(total, double, [])
+    future = hub.gather_into(total, remember, [str(path)] * 3, range(3))
+    await future.accepted()
+    assert await future == 3
+    assert sorted(notes(path)) == ["0", "1", "2"]
+
+
 # ---- limits
 
 

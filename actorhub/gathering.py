@@ -1,0 +1,120 @@
+"""The results of many tasks, gathered at the broker until the last one is there.
+
+Each task puts its result into one queue, and looks how many are there; whoever finds them all reads them, and gives them to the
+next task. A task whose slot dies in between comes again, puts its result a second time, and looks again: so they are found at
+least once, and a result that is there twice counts once. Several may look at the same moment: the queue lets one of them read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+
+import pydantic_core
+
+from actorhub.broker import Delivery, Link, Message, Outcome, Queue, QueueKind
+from actorhub.codec import Signer
+from actorhub.envelope import Codec, Envelope, Into, Parcel, decode, encode
+from actorhub.errors import ActorNotFound, BrokerUnavailable, InvalidEnvelope
+from actorhub.futures import once
+from actorhub.session import Session
+from actorhub.work import Answer
+
+log = logging.getLogger(__name__)
+
+PAUSE = 0.1  # seconds before what the broker could not do is tried again
+
+
+def gathering_queue(name: str) -> Queue:
+    return Queue(name, QueueKind.QUORUM, single_active=True)
+
+
+class Gathering:
+    """One task's view of it."""
+
+    def __init__(self, session: Session, into: Into) -> None:
+        self._session = session
+        self._into = into
+
+    async def add(self, answer: Answer) -> list[Parcel] | None:
+        """All results in order, to the one task that finds them complete; None to the others, and when it is over."""
+        envelope = Envelope(**{**answer.fields, "index": self._into.index})
+        body, content_type = encode([(envelope, answer.payload)])
+        added = False
+        while True:
+            try:
+                link = await self._session.live_link()
+                if not added:
+                    outcome = await _publish(link, self._into.queue, Message(body, content_type))
+                    if outcome is Outcome.UNROUTABLE:
+                        return None
+                    added = outcome is Outcome.STORED
+                if added:
+                    state = await link.state(self._into.queue)
+                    if state is None or state.messages < self._into.count:
+                        return None
+                    return await self._read(link, state.messages)
+            except (BrokerUnavailable, ActorNotFound):
+                log.debug("%s waits for the broker", self._into.queue, exc_info=True)
+            await asyncio.sleep(PAUSE)
+
+    async def end(self) -> None:
+        """The next task has them."""
+        while True:
+            try:
+                await (await self._session.live_link()).delete(self._into.queue)
+                return
+            except BrokerUnavailable:
+                await asyncio.sleep(PAUSE)
+
+    async def _read(self, link: Link, there: int) -> list[Parcel] | None:
+        """Raises:
+        BrokerUnavailable: the link was lost.
+        """
+        deliveries: list[Delivery] = []
+        complete: asyncio.Future[str | None] = self._session.loop.create_future()
+        resolve = once(complete)
+
+        def take(delivery: Delivery) -> None:
+            deliveries.append(delivery)
+            if len(deliveries) >= there:
+                resolve(None)
+
+        consumer = await link.consume(self._into.queue, take, resolve, prefetch=0)
+        try:
+            await complete
+            if link.lost is not None:
+                raise BrokerUnavailable(str(link.lost))
+            found = dict(self._results(deliveries))
+            if len(found) < self._into.count:
+                return None
+            return [found[index] for index in range(self._into.count)]
+        finally:
+            await consumer.close()
+
+    def _results(self, deliveries: Iterable[Delivery]) -> Iterable[tuple[int, Parcel]]:
+        for delivery in deliveries:
+            try:
+                parcels = decode(delivery.message.body, delivery.message.content_type)
+            except InvalidEnvelope:
+                log.warning("a message in %s is no result and is passed over", self._into.queue)
+                continue
+            yield from ((parcel[0].index, parcel) for parcel in parcels)
+
+
+def together(results: list[Parcel], signer: Signer) -> tuple[bytes, Codec]:
+    """One payload for all: a list."""
+    if all(envelope.codec is Codec.JSON for envelope, _ in results):
+        return b"[%b]" % b",".join(payload for _, payload in results), Codec.JSON
+    values = [
+        signer.loads(payload) if envelope.codec is Codec.PICKLE else pydantic_core.from_json(payload)
+        for envelope, payload in results
+    ]
+    return signer.dumps(values, "a list of results"), Codec.PICKLE
+
+
+async def _publish(link: Link, queue: str, message: Message) -> Outcome:
+    settled: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+    link.publish(queue, message, once(settled))
+    return await settled
