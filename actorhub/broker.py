@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 from importlib.metadata import entry_points
+from typing import Any
 from urllib.parse import urlsplit
 
 from actorhub.errors import BrokerUnavailable
@@ -69,7 +70,7 @@ class Message:
     type: str | None = None
     priority: int | None = None
     expiration: float | None = None
-    headers: dict[str, str | int | bool | None] | None = None
+    headers: dict[str, Any] | None = None
 
 
 class Outcome(Enum):
@@ -219,8 +220,13 @@ class Broker(ABC):
         """
 
     @abstractmethod
-    async def peek(self, queue: str, *, limit: int = 100) -> list[Message]:
-        """The oldest messages of a stream, which stay where they are. Empty where there is no such queue."""
+    async def peek(self, queue: str, *, limit: int = 100, offset: int = 0) -> list[tuple[int, Message]]:
+        """The oldest messages of a stream that have this offset or a later one, each with its offset. They stay where they
+        are. What comes while one looks may be missing. Empty where there is no such queue.
+
+        Raises:
+            BrokerUnavailable: it cannot be reached, or the connection was lost.
+        """
 
 
 def open_broker(url: str) -> Broker:

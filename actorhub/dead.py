@@ -79,4 +79,4 @@ class DeadLetters:
     async def read(self, limit: int = 100) -> list[DeadLetter]:
         """The oldest letters, which stay where they are."""
         messages = await self._session.broker.peek(self.queue, limit=limit)
-        return [DeadLetter.model_validate_json(message.body) for message in messages]
+        return [DeadLetter.model_validate_json(message.body) for _, message in messages]

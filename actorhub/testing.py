@@ -345,7 +345,14 @@ async def peek_shows_the_oldest_of_a_stream_and_leaves_them(broker: Broker, pref
     async with declared(broker, Queue(f"{prefix}.peeked", kind=QueueKind.STREAM)) as link:
         await publish(link, f"{prefix}.peeked", b"1", b"2", b"3")
         for _ in range(2):
-            assert [message.body for message in await broker.peek(f"{prefix}.peeked", limit=2)] == [b"1", b"2"]
+            peeked = await broker.peek(f"{prefix}.peeked", limit=2)
+            assert [(offset, message.body) for offset, message in peeked] == [(0, b"1"), (1, b"2")]
+        peeked = await broker.peek(f"{prefix}.peeked", offset=1)
+        assert [(offset, message.body) for offset, message in peeked] == [(1, b"2"), (2, b"3")]
+        assert await broker.peek(f"{prefix}.peeked", offset=3) == []
+        assert await broker.peek(f"{prefix}.peeked", offset=1000) == []
+    async with _queue(broker, Queue(f"{prefix}.empty", kind=QueueKind.STREAM)):
+        assert await broker.peek(f"{prefix}.empty") == []
 
 
 CONTRACT: tuple[Check, ...] = (

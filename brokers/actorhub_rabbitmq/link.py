@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import pika
 from pika import exceptions
@@ -173,7 +173,7 @@ class RabbitLink(Link):
             type=message.type,
             priority=message.priority,
             expiration=None if message.expiration is None else str(max(0, round(message.expiration * 1000))),
-            headers=cast("dict[str, Any] | None", message.headers),
+            headers=message.headers,
             app_id=str(tag),  # by which a returned message is told
         )
         self._publisher.basic_publish(exchange, key, message.body, properties, mandatory=not exchange)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from actorhub.broker import Broker, Link, Message
+from actorhub.broker import Broker, Delivery, Link, Message
 from actorhub.errors import ActorNotFound
+from actorhub.futures import once
 from actorhub_rabbitmq.connecting import unavailable
 from actorhub_rabbitmq.link import RabbitLink
 
-QUIET = 0.5  # seconds without a message after which a stream is read to its end
+QUIET = 0.5  # seconds within which the last messages of a stream come to a reader that asks for them
+PREFETCH = 100
 
 
 class RabbitMQ(Broker):
@@ -41,29 +43,60 @@ class RabbitMQ(Broker):
             purged = await found.purge()
             return purged.message_count or 0
 
-    async def peek(self, queue: str, *, limit: int = 100) -> list[Message]:
-        import aio_pika
-
+    async def peek(self, queue: str, *, limit: int = 100, offset: int = 0) -> list[tuple[int, Message]]:
+        link = await self.connect(name="actorhub peek", on_lost=lambda error: None, on_blocked=lambda reason: None)
+        look = _Look(limit, offset)
         try:
-            connection = await aio_pika.connect(self.url)
-        except (OSError, aio_pika.exceptions.AMQPError) as exc:
-            raise unavailable(self.url, exc) from exc
-        async with connection:
-            channel = await connection.channel()
-            await channel.set_qos(prefetch_count=min(limit, 100))
-            try:
-                found = await channel.declare_queue(queue, passive=True)
-            except aio_pika.exceptions.ChannelNotFoundEntity:
-                return []
-            messages: list[Message] = []
-            arrived: asyncio.Queue[aio_pika.abc.AbstractIncomingMessage] = asyncio.Queue()
-            await found.consume(arrived.put, arguments={"x-stream-offset": "first"})
-            while len(messages) < limit:
-                try:
-                    async with asyncio.timeout(QUIET):
-                        message = await arrived.get()
-                except TimeoutError:
-                    break
-                messages.append(Message(message.body, message.content_type, type=message.type))
-                await message.ack()
-            return messages
+            await link.consume(queue, look.at_the_end, look.cut_off, prefetch=PREFETCH, offset="last")
+            await link.consume(queue, look.take, look.cut_off, prefetch=PREFETCH, offset=offset or "first")
+            asyncio.get_running_loop().call_later(QUIET, look.end_is_known)
+            await look.finished
+            if link.lost is not None:
+                raise link.lost
+            return look.found
+        except ActorNotFound:
+            return []
+        finally:
+            await link.close()
+
+
+class _Look:
+    """One look into a stream, up to the message that is the last one at its beginning.
+
+    Nothing tells the offset of that message, but a reader that starts at `last` gets the last chunk of messages at once: the
+    highest offset within QUIET seconds is the end, however fast the stream grows.
+    """
+
+    def __init__(self, limit: int, offset: int) -> None:
+        self.found: list[tuple[int, Message]] = []
+        self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._limit = limit
+        self._first = offset
+        self._reached = offset - 1
+        self._highest = -1
+        self._end: int | None = None
+        self._resolve = once(self.finished)
+
+    def at_the_end(self, delivery: Delivery) -> None:
+        self._highest = max(self._highest, int(delivery.offset or 0))
+        delivery.ack()
+
+    def take(self, delivery: Delivery) -> None:
+        at = int(delivery.offset or 0)
+        if at >= self._first and len(self.found) < self._limit:
+            self.found.append((at, delivery.message))
+            self._reached = at
+        delivery.ack()
+        self._check()
+
+    def cut_off(self, reason: str) -> None:
+        """The queue was deleted, or the link is lost."""
+        self._resolve(None)
+
+    def end_is_known(self) -> None:
+        self._end = self._highest
+        self._check()
+
+    def _check(self) -> None:
+        if len(self.found) >= self._limit or (self._end is not None and self._reached >= self._end):
+            self._resolve(None)
