@@ -45,6 +45,11 @@ def check_word(what: str, value: str) -> str:
     return value
 
 
+def actor_of(queue: str) -> str:
+    """The id of the actor whose mailbox this queue is; empty where it is none."""
+    return queue.rpartition(".actor.")[2] if ".actor." in queue else ""
+
+
 @dataclass(frozen=True, slots=True)
 class Names:
     """The names that one cluster uses on its broker; `prefix` keeps clusters apart that share a virtual host."""

@@ -28,6 +28,7 @@ from actorhub.control.messages import ActorInfo, NodeInfo
 from actorhub.errors import ActorHubError, HubClosed
 from actorhub.future import Future
 from actorhub.handle import RemoteMethod, ask, tell
+from actorhub.letter import DeadLetter
 from actorhub.ref import residence
 
 P = ParamSpec("P")
@@ -301,6 +302,26 @@ class Hub:
         """See `actorhub.Hub.nodes`."""
         hub, loop = self._ready()
         return loop.run(hub.nodes())
+
+    def dead(self, limit: int = 100, *, after: int | None = None) -> list[DeadLetter]:
+        """See `actorhub.Hub.dead`."""
+        hub, loop = self._ready()
+        return loop.run(hub.dead(limit, after=after))
+
+    def dead_letter(self, id: int) -> DeadLetter:
+        """See `actorhub.Hub.dead_letter`."""
+        hub, loop = self._ready()
+        return loop.run(hub.dead_letter(id))
+
+    def replay(self, letter: DeadLetter | int) -> DeadLetter:
+        """See `actorhub.Hub.replay`."""
+        hub, loop = self._ready()
+        return loop.run(hub.replay(letter))
+
+    def purge_dead(self) -> int:
+        """See `actorhub.Hub.purge_dead`."""
+        hub, loop = self._ready()
+        return loop.run(hub.purge_dead())
 
     def _ready(self) -> tuple[asynchronous.Hub, _Loop]:
         root = self._root

@@ -16,9 +16,18 @@ from actorhub.actor import ActorSpec, binder
 from actorhub.blackbox import BlackBox
 from actorhub.context import Handling, Surroundings, surroundings
 from actorhub.envelope import Envelope, Hop, Kind
-from actorhub.errors import ActorInitFailed, CallCancelled, CallTimeout, DeadlockDetected, MethodNotFound
+from actorhub.errors import (
+    ActorInitFailed,
+    CallCancelled,
+    CallTimeout,
+    DeadlockDetected,
+    InvalidArguments,
+    InvalidResult,
+    MethodNotFound,
+)
 from actorhub.failure import Failure
 from actorhub.handle import Handle
+from actorhub.letter import Reason
 from actorhub.outflow import Outflow
 from actorhub.ref import Residence, residence
 from actorhub.session import Session
@@ -35,6 +44,7 @@ class _Running:
     task: asyncio.Task[Any]
     handling: Handling
     cancelled: bool = False
+    inside: bool = False  # the method itself runs: what it raises is its own, whatever the type
 
 
 class Cell:
@@ -193,7 +203,7 @@ class Cell:
             answer = self._failure(envelope, CallCancelled(f"{self._label(envelope)} was cancelled"))
         except (Exception, SystemExit, KeyboardInterrupt) as exc:
             failed = exc
-            answer = self._failure(envelope, exc)
+            answer = self._failure(envelope, exc, _reason(exc, running))
         finally:
             surroundings.reset(token)
             self._running.pop(envelope.id, None)
@@ -216,12 +226,14 @@ class Cell:
             )
         args, kwargs = method.unpack(work.payload, envelope.codec, self._session.signer)
         function = getattr(self.instance, envelope.method)
+        running.inside = True
         if method.is_generator:
             return await self._stream(work, method, function(*args, **kwargs))
         if method.kind == "async":
             value = await function(*args, **kwargs)
         else:
             value = await self._call_in_thread(running, functools.partial(function, *args, **kwargs))
+        running.inside = False
         payload, codec = method.pack_result(value, self._session.signer)
         return Answer({"kind": Kind.REPLY, "call": envelope.id, "codec": codec}, payload)
 
@@ -248,9 +260,9 @@ class Cell:
         count = await outflow.send_all(generator)
         return Answer({"kind": Kind.REPLY, "call": work.envelope.id, "index": count}, b"null")
 
-    def _failure(self, envelope: Envelope, error: BaseException) -> Answer:
+    def _failure(self, envelope: Envelope, error: BaseException, reason: Reason = "exception") -> Answer:
         failure = Failure.of(error, self._session.signer)
-        return Answer({"kind": Kind.FAILURE, "call": envelope.id}, failure.encode(), failure)
+        return Answer({"kind": Kind.FAILURE, "call": envelope.id}, failure.encode(), failure, reason)
 
     def _label(self, envelope: Envelope) -> str:
         return f"{self.spec.cls.__qualname__}.{envelope.method}"
@@ -294,6 +306,15 @@ class Cell:
                 ),
             )
         )
+
+
+def _reason(error: BaseException, running: _Running) -> Reason:
+    """Why a tell that failed so is kept as dead."""
+    if running.inside:
+        return "exception"
+    if isinstance(error, InvalidArguments | InvalidResult):
+        return "invalid"
+    return "expired" if isinstance(error, CallTimeout) else "exception"
 
 
 def _calls_after(envelope: Envelope) -> list[str]:

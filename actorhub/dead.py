@@ -1,40 +1,26 @@
-"""What could not be processed, kept with the reason in a stream that is read without destroying it."""
+"""What could not be processed, kept with the reason in a stream that is read without destroying it.
+
+A letter holds the whole message, so that it can be sent again. That leaves the letter where it is: a mark, which follows it in
+the stream, says when it was done.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from typing import Literal
-
-from pydantic import BaseModel, ConfigDict, Field
+from collections.abc import AsyncIterator
 
 from actorhub.broker import Message, Outcome, Queue, QueueKind
-from actorhub.errors import BrokerUnavailable
+from actorhub.errors import ActorHubError, ActorNotFound, BrokerUnavailable, LetterNotFound, MailboxFull
 from actorhub.futures import once
+from actorhub.letter import DeadLetter, Replayed
 from actorhub.session import Session
 
 log = logging.getLogger(__name__)
 
 RETENTION = 1024**3  # bytes of dead letters that a namespace keeps; the oldest go first
-
-Reason = Literal["malformed", "invalid", "exception", "poison", "expired", "actor died"]
-
-
-class DeadLetter(BaseModel):
-    """One message that nobody could process. `body` is the original message's, or one envelope of its batch."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
-
-    reason: Reason
-    queue: str
-    actor: str = ""
-    method: str = ""
-    call: str = ""
-    error: str = ""
-    body: bytes = b""
-    content_type: str | None = None
-    time: float = Field(default_factory=time.time, description="Unix time in seconds")
+PAGE = 1000  # messages of the stream that are read at once
+PAUSE = 0.1  # seconds before what the broker did not take is tried again
 
 
 class DeadLetters:
@@ -42,6 +28,7 @@ class DeadLetters:
 
     def __init__(self, session: Session, namespace: str) -> None:
         self._session = session
+        self._namespace = namespace
         self._declaring = asyncio.Lock()
         self.queue = session.names.dead(namespace)
 
@@ -55,28 +42,135 @@ class DeadLetters:
         link = await self._session.live_link()
         await link.declare(Queue(self.queue, QueueKind.STREAM, retention=RETENTION))
 
+    # ---- writing
+
     async def keep(self, letter: DeadLetter) -> None:
-        body = letter.model_dump_json().encode()
+        """A letter that the broker would refuse for its size is kept without its body."""
+        message = letter.message()
+        if len(message.body) > (await self._session.live_link()).max_message:
+            letter = letter.without_body()
+            log.error("%s of %s is kept without its arguments: %s", letter.method, letter.queue, letter.error)
+            message = letter.message()
+        await self._store(message)
+
+    async def _store(self, message: Message) -> None:
+        """Where the stream is missing, somebody purges it and declares it again in this moment; if not, that is done here."""
+        missing = False
         while True:
             try:
-                outcome = await self._publish(Message(body, "application/json", type=letter.reason))
+                outcome = await self._publish(self.queue, message)
                 if outcome is Outcome.STORED:
                     return
-                if outcome is Outcome.UNROUTABLE:
+                if outcome is Outcome.UNROUTABLE and missing:
                     async with self._declaring:
                         await self.declare()
-                    continue
+                missing = outcome is Outcome.UNROUTABLE
             except BrokerUnavailable:
                 log.debug("a dead letter waits for the broker", exc_info=True)
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(PAUSE)
 
-    async def _publish(self, message: Message) -> Outcome:
+    async def _publish(self, queue: str, message: Message) -> Outcome:
         link = await self._session.live_link()
         settled: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        link.publish(self.queue, message, once(settled))
+        link.publish(queue, message, once(settled))
         return await settled
 
-    async def read(self, limit: int = 100) -> list[DeadLetter]:
-        """The oldest letters, which stay where they are."""
-        messages = await self._session.broker.peek(self.queue, limit=limit)
-        return [DeadLetter.model_validate_json(message.body) for _, message in messages]
+    # ---- reading
+
+    async def read(self, limit: int = 100, after: int | None = None) -> list[DeadLetter]:
+        """The oldest letters, or the oldest of those behind the one with the id `after`. They stay where they are."""
+        letters: dict[int, DeadLetter] = {}
+        async for offset, message in self._messages(0 if after is None else max(0, after + 1)):
+            mark = Replayed.found(message)
+            if mark is None:
+                if len(letters) < limit:
+                    letters[offset] = DeadLetter.found(offset, message)
+            elif (marked := letters.get(mark.letter)) is not None and marked.time == mark.kept:
+                letters[mark.letter] = marked.model_copy(update={"replayed": mark.time})
+        return list(letters.values())
+
+    async def get(self, id: int) -> DeadLetter:
+        """Raises:
+        LetterNotFound: there is none of that id.
+        """
+        letters = await self.read(1, after=id - 1)
+        if not letters or letters[0].id != id:
+            raise self._not_found(id)
+        return letters[0]
+
+    async def _at(self, id: int) -> DeadLetter:
+        """As `get`, without looking for marks: so nothing else is read."""
+        for offset, message in await self._session.broker.peek(self.queue, limit=1, offset=max(0, id)):
+            if offset == id and Replayed.found(message) is None:
+                return DeadLetter.found(offset, message)
+        raise self._not_found(id)
+
+    def _not_found(self, id: int) -> LetterNotFound:
+        return LetterNotFound(
+            f"there is no dead letter {id} in namespace {self._namespace!r}; see `actorhub dead list` for those that there are"
+        )
+
+    async def _messages(self, offset: int) -> AsyncIterator[tuple[int, Message]]:
+        """From this offset to the end, marks among them."""
+        while True:
+            page = await self._session.broker.peek(self.queue, limit=PAGE, offset=offset)
+            for found in page:
+                yield found
+            if len(page) < PAGE:
+                return
+            offset = page[-1][0] + 1
+
+    # ---- sending again, dropping
+
+    async def replay(self, letter: DeadLetter | int) -> DeadLetter:
+        """Send the message of a letter, or of the one with this id, to its queue again, as a new one; it is handled after what
+        waits there. The letter stays, marked as replayed. Returns it so.
+
+        Raises:
+            LetterNotFound: there is none of that id.
+            ActorNotFound: its queue is gone.
+            MailboxFull: its actor's mailbox is at its limit.
+            BrokerUnavailable: the connection was lost before the broker confirmed: it may or may not be sent.
+        """
+        if isinstance(letter, int):
+            letter = await self._at(letter)
+        which = f"dead letter {letter.id} ({letter.method or letter.reason})"
+        if not letter.queue:
+            raise ActorHubError(f"{which} does not say which queue it was in; publish its body by hand")
+        outcome = await self._publish(letter.queue, letter.again())
+        if outcome is Outcome.UNROUTABLE:
+            whose = f"its actor {letter.actor} is dead" if letter.actor else "nobody serves it"
+            raise ActorNotFound(
+                f"{which} cannot be sent again: its queue {letter.queue} is gone, {whose}; "
+                "call a living actor with the letter's arguments instead"
+            )
+        if outcome is Outcome.REFUSED:
+            raise MailboxFull(
+                f"{which} was not sent again: {letter.queue} is at its limit; try again when it is less busy"
+            )
+        if outcome is Outcome.LOST:
+            raise BrokerUnavailable(
+                f"the connection was lost before the broker confirmed {which}; look whether it took effect, then try again"
+            )
+        if letter.id is None:
+            return letter
+        mark = Replayed(letter=letter.id, kept=letter.time)
+        await self._store(mark.message())
+        return letter.model_copy(update={"replayed": mark.time})
+
+    async def purge(self) -> int:
+        """Drop all letters; returns how many there were. None that is being kept meanwhile is lost: it is either dropped
+        with the others, or in the new stream.
+
+        Raises:
+            BrokerUnavailable: the connection was lost; look what is left.
+        """
+        link = await self._session.live_link()
+        if await link.state(self.queue) is None:
+            return 0
+        count = 0
+        async for _, message in self._messages(0):
+            count += Replayed.found(message) is None
+        await link.delete(self.queue)
+        await self.declare()
+        return count

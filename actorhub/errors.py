@@ -23,6 +23,7 @@
     ├── PlacementInfeasible       no node can ever run it
     ├── ObjectLost                the object is not, or no longer, in its store; names the node
     ├── StoreFull                 a node's object store has no room for it, neither in memory nor on disk
+    ├── LetterNotFound            no dead letter has the id
     ├── HubClosed                 the hub was closed before, or while, it was used
     └── RemoteError               an exception whose own type cannot be imported here
 
@@ -129,6 +130,10 @@ class ObjectLost(ActorHubError):
 
 class StoreFull(ActorHubError):
     """An object store has no room for an object, neither in memory nor on disk; the message says what is taken."""
+
+
+class LetterNotFound(ActorHubError, LookupError):
+    """No dead letter of the namespace has the id: it was purged, or so many came later that it made room for them."""
 
 
 class HubClosed(ActorHubError):

@@ -26,7 +26,8 @@ class Grave:
 
     def offer(self, work: Work) -> None:
         failure = Failure.of(self._error, self._session.signer)
-        work.finish(Answer({"kind": Kind.FAILURE, "call": work.envelope.id}, failure.encode(), failure))
+        fields = {"kind": Kind.FAILURE, "call": work.envelope.id}
+        work.finish(Answer(fields, failure.encode(), failure, "actor died"))
 
     def cancel(self, call_id: str) -> None:
         """Every call is answered as soon as it comes: there is nothing to cancel."""
@@ -40,7 +41,7 @@ def death(cause: str, *, at_birth: bool) -> ActorDied:
 async def bury(session: Session, queue: str, dead: DeadLetters, error: ActorHubError) -> None:
     """Returns when the queue is gone. Whoever sends later finds no queue, and is told by control."""
     while True:
-        mailbox = Mailbox(session, queue, Grave(session, error), dead, on_gone=lambda: None, failed_tells="actor died")
+        mailbox = Mailbox(session, queue, Grave(session, error), dead, on_gone=lambda: None)
         await mailbox.open()
         try:
             while not await _emptied(await session.live_link(), queue, mailbox):

@@ -18,13 +18,14 @@ from actorhub.connection import OnRetry
 from actorhub.control.actor import Control
 from actorhub.control.desks import system_ticket
 from actorhub.control.messages import ActorInfo, ActorPlan, NodeInfo, SpawnAsked
-from actorhub.dead import DeadLetter, DeadLetters
+from actorhub.dead import DeadLetters
 from actorhub.errors import ActorHubError, ActorNotFound, HubClosed
 from actorhub.future import Future
 from actorhub.gather import Mapping, get_all, wait_for
 from actorhub.grave import death
 from actorhub.handle import Handle, handle_ticket
 from actorhub.inside import InsideCluster
+from actorhub.letter import DeadLetter
 from actorhub.ref import residence
 from actorhub.session import Session
 from actorhub.settings import Settings
@@ -444,9 +445,39 @@ class Hub:
         """The nodes of the cluster with their workers."""
         return await self._control_of(self._open_session()).nodes()
 
-    async def dead(self, limit: int = 100) -> list[DeadLetter]:
-        """The oldest dead letters of the namespace; reading them does not remove them."""
-        return await DeadLetters(self._open_session(), self._options.namespace).read(limit)
+    # ---- dead letters
+
+    async def dead(self, limit: int = 100, *, after: int | None = None) -> list[DeadLetter]:
+        """The oldest dead letters of the namespace, or the oldest behind the one with the id `after`. Reading removes none."""
+        return await self._dead_letters().read(limit, after)
+
+    async def dead_letter(self, id: int) -> DeadLetter:
+        """Raises:
+        LetterNotFound: the namespace has no dead letter of that id.
+        """
+        return await self._dead_letters().get(id)
+
+    async def replay(self, letter: DeadLetter | int) -> DeadLetter:
+        """Send the message of a dead letter, or of the one with this id, again: as a new one without a deadline, whose answer
+        nobody waits for. The letter stays, and `replayed` says when. Returns it so.
+
+        Raises:
+            LetterNotFound: the namespace has no dead letter of that id.
+            ActorNotFound: the actor is dead, and its mailbox gone.
+            MailboxFull: the actor's mailbox is at its limit.
+            BrokerUnavailable: the connection was lost before the broker confirmed: it may or may not be sent.
+        """
+        return await self._dead_letters().replay(letter)
+
+    async def purge_dead(self) -> int:
+        """Drop all dead letters of the namespace; returns how many there were. Ids begin anew.
+
+        Raises:
+            BrokerUnavailable: the connection was lost; look what is left.
+        """
+        return await self._dead_letters().purge()
+
+    # ---- handles
 
     def adopt(self, handle: T) -> T:
         """The same actor's handle, for use through this hub: for handles that came from another hub or another process."""
@@ -459,6 +490,9 @@ class Hub:
         if self._session is None:
             raise HubClosed("the hub is not open; use it inside `async with Hub() as hub:`")
         return self._session
+
+    def _dead_letters(self) -> DeadLetters:
+        return DeadLetters(self._open_session(), self._options.namespace)
 
     @staticmethod
     def _control_of(session: Session) -> Control:

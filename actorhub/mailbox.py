@@ -12,10 +12,11 @@ from collections.abc import Callable, Collection
 from typing import Protocol
 
 from actorhub.broker import Consumer, Delivery, Link, Message
-from actorhub.dead import DeadLetter, DeadLetters, Reason
+from actorhub.dead import DeadLetters
 from actorhub.envelope import Envelope, Kind, decode
 from actorhub.errors import ActorDied, ActorHubError, ActorNotFound, BrokerUnavailable, InvalidEnvelope, RemoteError
 from actorhub.failure import Failure
+from actorhub.letter import DeadLetter, Reason
 from actorhub.session import Session
 from actorhub.windows import Verdict, Window, Windows
 from actorhub.work import Answer, Receipt, Work, from_stranger
@@ -38,8 +39,7 @@ class Mailbox:
 
     `poison` holds ids of calls that must not run again: they killed their workers. `on_gone` is called when the queue does
     not exist any more; `on_first` when the first delivery comes, which for a standby means that it is its turn; `on_ended`
-    when the broker ends the consumer and leaves the link, instead of consuming again. Tells that fail are kept as dead letters
-    with the reason `failed_tells`.
+    when the broker ends the consumer and leaves the link, instead of consuming again.
     """
 
     def __init__(
@@ -54,7 +54,6 @@ class Mailbox:
         on_gone: Callable[[], None] | None = None,
         on_first: Callable[[], None] | None = None,
         on_ended: Callable[[str], None] | None = None,
-        failed_tells: Reason = "exception",
     ) -> None:
         self.queue = queue
         self._session = session
@@ -65,7 +64,6 @@ class Mailbox:
         self._on_gone = on_gone
         self._on_first = on_first
         self._on_ended = on_ended
-        self._failed_tells: Reason = failed_tells
         self._consumer: Consumer | None = None
         self._windows: Windows[Work, Answer] = Windows()
         self._in_hand: dict[tuple[str, int], Work] = {}
@@ -140,13 +138,7 @@ class Mailbox:
             parcels = decode(message.body, message.content_type)
         except InvalidEnvelope as exc:
             log.warning("a message in %s is no envelope and goes to %s: %s", self.queue, self._dead.queue, exc)
-            letter = DeadLetter(
-                reason="malformed",
-                queue=self.queue,
-                error=str(exc),
-                body=message.body,
-                content_type=message.content_type,
-            )
+            letter = DeadLetter.malformed(self.queue, message, exc)
             self._session.spawn_task(self._keep(letter, Receipt(delivery, 1, self._acked)), "actorhub-dead")
             return
         receipt = Receipt(delivery, len(parcels), self._acked)
@@ -191,7 +183,7 @@ class Mailbox:
             error = ActorDied(
                 f"{envelope.method} (call {envelope.id}) killed its worker too often and is not run again"
             )
-            work.finish(self._failure(envelope, error))
+            work.finish(self._failure(envelope, error, "poison"))
         else:
             self._taker.offer(work)
 
@@ -212,9 +204,9 @@ class Mailbox:
         error = RemoteError(f"{envelope.method} ran, and its answer is no longer kept; ask for the state instead")
         return self._failure(envelope, error)
 
-    def _failure(self, envelope: Envelope, error: ActorHubError) -> Answer:
+    def _failure(self, envelope: Envelope, error: ActorHubError, reason: Reason = "exception") -> Answer:
         failure = Failure.of(error, self._session.signer)
-        return Answer({"kind": Kind.FAILURE, "call": envelope.id}, failure.encode(), failure)
+        return Answer({"kind": Kind.FAILURE, "call": envelope.id}, failure.encode(), failure, reason)
 
     # ---- holding back
 
@@ -246,18 +238,9 @@ class Mailbox:
         if envelope.seq:
             self._in_hand.pop((envelope.sender, envelope.seq), None)
         failure = answer.failure
-        poisonous = envelope.id in self._poison
-        if failure is not None and (poisonous or envelope.kind is Kind.TELL):
-            reason: Reason = "poison" if poisonous else self._failed_tells
+        if failure is not None and (answer.reason == "poison" or envelope.kind is Kind.TELL):
             log.error("%s of %s failed: %s", envelope.method, self.queue, failure.message, extra={"call": envelope.id})
-            letter = DeadLetter(
-                reason=reason,
-                queue=self.queue,
-                method=envelope.method,
-                call=envelope.id,
-                error=failure.traceback,
-                body=work.payload,
-            )
+            letter = DeadLetter.of(answer.reason, self.queue, envelope, work.payload, failure)
             self._session.spawn_task(self._keep_and_answer(letter, work, answer), "actorhub-dead")
             return
         self._answer(work, answer)

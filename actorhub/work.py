@@ -10,15 +10,17 @@ from actorhub.address import new_id
 from actorhub.broker import Delivery, Message
 from actorhub.envelope import Envelope, Kind
 from actorhub.failure import Failure
+from actorhub.letter import Reason
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A reply or a failure: the envelope's fields and its payload."""
+    """A reply or a failure: the envelope's fields and its payload. `reason`: why a message that failed so is kept as dead."""
 
     fields: dict[str, Any]
     payload: bytes
     failure: Failure | None = None
+    reason: Reason = "exception"
 
 
 def from_stranger(envelope: Envelope, message: Message) -> tuple[Envelope, str]:

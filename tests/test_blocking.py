@@ -45,6 +45,9 @@ class Counter:
     async def sleep(self) -> None:
         await asyncio.sleep(60)
 
+    async def fail(self) -> None:
+        raise RuntimeError("as told")
+
 
 @actor
 class Teller:
@@ -71,6 +74,19 @@ def hub(broker: LocalServer) -> Iterator[Hub]:
     finally:
         for name in settings.to_environment():
             del os.environ[name]
+
+
+def test_dead_letters_are_read_sent_again_and_dropped(hub: Hub) -> None:
+    counter = hub.spawn(Counter, 10)
+    hub.tell(counter.fail)
+    while not (letters := hub.dead()):
+        pass
+    assert hub.dead_letter(0) == letters[0]
+    assert hub.replay(letters[0]).replayed == hub.dead_letter(0).replayed
+    while len(hub.dead()) < 2:
+        pass
+    assert hub.purge_dead() == 2
+    assert hub.dead(limit=1, after=0) == []
 
 
 def test_asks_tells_streams_and_calls_on_their_way(hub: Hub) -> None:
