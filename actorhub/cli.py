@@ -7,6 +7,7 @@ import json
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -21,6 +22,7 @@ from actorhub.cluster import BrokerChoice
 from actorhub.control.messages import NodeInfo
 from actorhub.errors import ActorHubError
 from actorhub.hub import Hub
+from actorhub.letter import DeadLetter
 from actorhub.node import NodeConfig, run
 from actorhub.settings import Settings
 
@@ -30,7 +32,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Typed, fault-tolerant actors on RabbitMQ.",
 )
+dead_app = typer.Typer(
+    no_args_is_help=True, help="What could not be processed: look at it, send it again, drop it. It needs no node."
+)
+app.add_typer(dead_app, name="dead")
 console = Console()
+
+LETTER = typer.Argument(min=0, max=2**63 - 1, help="As `actorhub dead list` shows it.")
+NO_CONTROL = "control does not answer; is a node running? start one with `actorhub node MODULE`"
+READING = 300.0  # seconds that a look at the dead letters may take
+SHOWN = 2000  # bytes of a body that is no envelope
 
 Url = Annotated[str | None, typer.Option(help="The broker; by default ACTORHUB_URL.")]
 Namespace = Annotated[str | None, typer.Option(help="By default ACTORHUB_NAMESPACE, or 'default'.")]
@@ -127,7 +138,9 @@ def dev(
     asyncio.run(run_it())
 
 
-def _look(settings: Settings, look: Callable[[Hub], Awaitable[Any]], timeout: float = 10.0) -> Any:
+def _look(
+    settings: Settings, look: Callable[[Hub], Awaitable[Any]], timeout: float = 10.0, late: str = NO_CONTROL
+) -> Any:
     if settings.url is None:
         fail("no broker is configured; set ACTORHUB_URL, or give --url")
 
@@ -139,7 +152,7 @@ def _look(settings: Settings, look: Callable[[Hub], Awaitable[Any]], timeout: fl
     try:
         return asyncio.run(within())
     except TimeoutError:
-        fail("control does not answer; is a node running? start one with `actorhub node MODULE`")
+        fail(late)
 
 
 def _print_json(value: Any) -> None:
@@ -232,6 +245,114 @@ def call(
     except Exception as exc:  # the actor's own
         fail("\n".join([f"{type(exc).__name__}: {exc}", *getattr(exc, "__notes__", ())]))
     _print_json(answer)
+
+
+@dead_app.command("list")
+def dead_list(
+    url: Url = None,
+    namespace: Namespace = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many.")] = 100,
+    after: Annotated[
+        int | None, typer.Option(min=0, max=2**62, help="Only those behind the letter of this id.")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """The oldest dead letters, one a line."""
+    letters: list[DeadLetter] = _dead(url, namespace, lambda hub: hub.dead(limit, after=after))
+    if json_:
+        _print_json(letters)
+        return
+    table = Table("id", "time", "reason", "actor or queue", "method", "error", "attempts", "replayed")
+    for letter in letters:
+        table.add_row(
+            str(letter.id),
+            _moment(letter.time),
+            letter.reason,
+            escape(letter.actor or letter.queue),
+            escape(letter.method),
+            escape(letter.error),
+            str(letter.attempts or ""),
+            _moment(letter.replayed),
+        )
+    console.print(table)
+
+
+@dead_app.command("show")
+def dead_show(id: Annotated[int, LETTER], url: Url = None, namespace: Namespace = None, json_: Json = False) -> None:
+    """One dead letter with its arguments and its traceback."""
+    letter: DeadLetter = _dead(url, namespace, lambda hub: hub.dead_letter(id))
+    if json_:
+        _print_json(letter.model_dump(mode="json"))
+        return
+    fields = {
+        "id": letter.id,
+        "time": _moment(letter.time),
+        "reason": letter.reason,
+        "queue": letter.queue,
+        "actor": letter.actor,
+        "method": letter.method,
+        "call": letter.call,
+        "error": letter.error,
+        "exception": letter.exception,
+        "attempts": letter.attempts or "",
+        "replayed": _moment(letter.replayed),
+        "arguments": "" if letter.arguments is None else json.dumps(letter.arguments, indent=2, ensure_ascii=False),
+        "body": repr(letter.body[:SHOWN]) if letter.arguments is None else f"{len(letter.body)} bytes",
+    }
+    lines = [f"{name:<10} {value}".rstrip() for name, value in fields.items()]
+    console.print("\n".join([*lines, letter.traceback]), highlight=False, markup=False, soft_wrap=True)
+
+
+@dead_app.command("replay")
+def dead_replay(
+    ids: Annotated[list[int], LETTER],
+    url: Url = None,
+    namespace: Namespace = None,
+) -> None:
+    """Send the messages of dead letters again. Ends with code 1 where one could not be sent."""
+
+    async def replay(hub: Hub) -> list[DeadLetter | ActorHubError]:
+        return [await _replayed(hub, id) for id in ids]
+
+    done: list[DeadLetter | ActorHubError] = _dead(url, namespace, replay)
+    for one in done:
+        if isinstance(one, DeadLetter):
+            what = f"{one.id}: {one.method or one.reason} was sent again to {one.queue}"
+            console.print(what, highlight=False, markup=False, soft_wrap=True)
+    errors = [f"{type(one).__name__}: {one}" for one in done if isinstance(one, ActorHubError)]
+    if errors:
+        fail("\n".join(errors))
+
+
+async def _replayed(hub: Hub, id: int) -> DeadLetter | ActorHubError:
+    try:
+        return await hub.replay(id)
+    except ActorHubError as exc:
+        return exc
+
+
+@dead_app.command("purge")
+def dead_purge(
+    url: Url = None,
+    namespace: Namespace = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Drop all dead letters of the namespace."""
+    where = _settings(url, namespace).namespace
+    if not yes:
+        typer.confirm(f"Drop all dead letters of namespace {where!r}?", abort=True)
+    count: int = _dead(url, namespace, lambda hub: hub.purge_dead())
+    console.print(f"{count} dead letters of namespace {where!r} were dropped", highlight=False, markup=False)
+
+
+def _dead(url: str | None, namespace: str | None, look: Callable[[Hub], Awaitable[Any]]) -> Any:
+    late = f"the broker did not answer in {READING:.0f} s; does it have an alarm? see `rabbitmqctl status`"
+    return _look(_settings(url, namespace), look, READING, late)
+
+
+def _moment(when: float | None) -> str:
+    """Local time; nothing where it is not known."""
+    return datetime.fromtimestamp(when).astimezone().isoformat(" ", "seconds") if when else ""
 
 
 @app.command()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,9 @@ from actorhub import Settings, actor
 from actorhub.address import new_id
 from actorhub.blocking import Hub
 from actorhub.broker import LocalServer
+from actorhub.letter import DeadLetter
 from tests.conftest import QUICK
+from tests.waiting import until
 
 ACTORHUB = str(Path(sys.executable).parent / "actorhub")
 
@@ -25,6 +29,7 @@ ACTORHUB = str(Path(sys.executable).parent / "actorhub")
 class Counter:
     def __init__(self, start: int = 0) -> None:
         self.value = start
+        self.is_open = False
 
     async def add(self, amount: int) -> int:
         self.value += amount
@@ -32,6 +37,14 @@ class Counter:
 
     async def fail(self) -> None:
         raise RuntimeError("as [told] [/b]")
+
+    async def add_if_open(self, amount: int) -> None:
+        if not self.is_open:
+            raise RuntimeError("closed")
+        self.value += amount
+
+    async def open(self) -> None:
+        self.is_open = True
 
 
 @actor
@@ -120,7 +133,10 @@ def test_call_prints_the_answer_as_json(env: dict[str, str]) -> None:
         (["visits", "add", "{amount"], "the arguments '{amount' are not JSON"),
         (["visits", "add", "5"], "are not a JSON object; write them as '{\"amount\": 5}'"),
         (["visits", "add", '{"amount": "x"}'], "InvalidArguments: Counter.add: amount:"),
-        (["visits", "none"], "MethodNotFound: Counter has no public method 'none'; it has: add, fail"),
+        (
+            ["visits", "none"],
+            "MethodNotFound: Counter has no public method 'none'; it has: add, add_if_open, fail, open",
+        ),
         (["visits", "fail"], "RuntimeError: as [told] [/b]\nremote traceback:"),
         (["nobody", "add"], "ActorNotFound"),
     ],
@@ -132,6 +148,88 @@ def test_a_call_that_fails_says_why_and_ends_with_code_1(
     assert (done.returncode, done.stdout) == (1, "")
     assert message in done.stderr
     assert "Traceback" not in done.stderr.split("remote traceback")[0]
+
+
+async def _letters(hub: Hub, count: int) -> list[DeadLetter]:
+    letters = hub.dead()
+    return letters if len(letters) == count else []
+
+
+@pytest.fixture
+def dead(visits: Hub) -> Iterator[tuple[Counter, Hub]]:
+    """A counter that failed twice, and the hub of its namespace, which is this test's own."""
+    hub = visits.options(namespace=new_id(8))
+    counter = hub.spawn(Counter, 10)
+    hub.tell(counter.fail)
+    hub.tell(counter.add_if_open, 5)
+    asyncio.run(until(lambda: _letters(hub, 2)))
+    yield counter, hub
+    hub.kill(counter)
+
+
+def _in(hub: Hub) -> list[str]:
+    return ["--namespace", hub._views["namespace"]]
+
+
+def test_dead_list_shows_what_failed(env: dict[str, str], dead: tuple[Counter, Hub]) -> None:
+    counter, hub = dead
+    shown = run("dead", "list", *_in(hub), env=env)
+    assert shown.returncode == 0, shown.stderr
+    for word in ("id", "attempts", "replayed", "exception", "add_if_open", counter._ticket.actor_id):  # type: ignore[attr-defined]
+        assert word in shown.stdout
+    assert "RuntimeError: as [told] [/b]" in shown.stdout
+    rows = json.loads(run("dead", "list", "--json", *_in(hub), env=env).stdout)
+    assert [(row["id"], row["method"], row["replayed"]) for row in rows] == [
+        (0, "fail", None),
+        (1, "add_if_open", None),
+    ]
+    assert rows[1]["arguments"] == {"amount": 5}
+    limited = json.loads(run("dead", "list", "--json", "--limit", "1", "--after", "0", *_in(hub), env=env).stdout)
+    assert [row["id"] for row in limited] == [1]
+    assert json.loads(run("dead", "list", "--json", "--namespace", "empty", env=env).stdout) == []
+
+
+def test_dead_show_has_the_arguments_and_the_traceback(env: dict[str, str], dead: tuple[Counter, Hub]) -> None:
+    _, hub = dead
+    shown = run("dead", "show", "1", *_in(hub), env=env).stdout
+    for line in ("reason     exception", "method     add_if_open", 'arguments  {\n  "amount": 5\n}', "attempts   1"):
+        assert line in shown
+    assert "error      RuntimeError: closed" in shown
+    assert 'raise RuntimeError("closed")' in shown
+    letter = json.loads(run("dead", "show", "1", "--json", *_in(hub), env=env).stdout)
+    assert letter["exception"] == "builtins:RuntimeError"
+    missing = run("dead", "show", "7", *_in(hub), env=env)
+    assert (missing.returncode, missing.stdout) == (1, "")
+    assert "LetterNotFound: there is no dead letter 7 in namespace" in missing.stderr
+
+
+def test_dead_replay_sends_again_and_says_what_it_could_not_send(
+    env: dict[str, str], dead: tuple[Counter, Hub]
+) -> None:
+    counter, hub = dead
+    hub.ask(counter.open)
+    done = run("dead", "replay", "7", "1", *_in(hub), env=env)
+    assert done.returncode == 1
+    assert "1: add_if_open was sent again to " in done.stdout
+    assert "LetterNotFound: there is no dead letter 7" in done.stderr
+    assert hub.ask(counter.add, 0) == 15
+    first, second = json.loads(run("dead", "list", "--json", *_in(hub), env=env).stdout)
+    assert (first["replayed"], second["replayed"]) == (None, hub.dead_letter(1).replayed)
+    assert f"replayed   {time.strftime('%Y-')}" in run("dead", "show", "1", *_in(hub), env=env).stdout
+    assert run("dead", "replay", "1", *_in(hub), env=env).returncode == 0
+    assert hub.ask(counter.add, 0) == 20
+
+
+def test_dead_purge_asks_first_and_counts(env: dict[str, str], dead: tuple[Counter, Hub]) -> None:
+    _, hub = dead
+    refused = run("dead", "purge", *_in(hub), env=env)
+    assert refused.returncode == 1
+    assert "Drop all dead letters of namespace" in refused.stdout
+    assert len(hub.dead()) == 2
+    purged = run("dead", "purge", "--yes", *_in(hub), env=env)
+    assert purged.returncode == 0, purged.stderr
+    assert purged.stdout.startswith("2 dead letters of namespace ")
+    assert hub.dead() == []
 
 
 def test_bench_measures_this_cluster(env: dict[str, str]) -> None:
