@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
+from typing import Any
 
 import pydantic_core
 
@@ -39,7 +40,8 @@ class Gathering:
 
     async def add(self, answer: Answer) -> list[Parcel] | None:
         """All results in order, to the one task that finds them complete; None to the others, and when it is over."""
-        envelope = Envelope(**{**answer.fields, "index": self._into.index})
+        fields: dict[str, Any] = {**answer.fields, "index": self._into.index}
+        envelope = Envelope(**fields)
         body, content_type = encode([(envelope, answer.payload)])
         added = False
         while True:

@@ -24,11 +24,12 @@ from actorhub.control.actor import Control
 from actorhub.control.desks import SYSTEM, NodeDesk, SlotDesk, TaskDesk, WorkerDesk, system_ticket
 from actorhub.control.messages import ANY_CLASS, NodeReport, Residency, Running, WorkerLost, WorkerReport, WorkerStopped
 from actorhub.control.standby import Standby
-from actorhub.dead import DeadLetter, DeadLetters
+from actorhub.dead import DeadLetters
 from actorhub.delay import Delays, Forwarder
 from actorhub.desk import Desk
-from actorhub.errors import ActorHubError
+from actorhub.errors import ActorHubError, InvalidEnvelope
 from actorhub.handle import Handle, ask, tell
+from actorhub.letter import DeadLetter
 from actorhub.processes import Exit, Processes, WorkerProcess
 from actorhub.remembered import Remembered
 from actorhub.session import Session
@@ -232,13 +233,8 @@ class Node:
             await publish(self.session, self._delays, target, message)
         else:
             queue = target or self.session.names.due
-            letter = DeadLetter(
-                reason="malformed",
-                queue=queue,
-                error=f"it was due for {queue}, which is not there",
-                body=message.body,
-                content_type=message.content_type,
-            )
+            error = InvalidEnvelope(f"it was due for {queue}, which is not there")
+            letter = DeadLetter.malformed(queue, message, error)
             await DeadLetters(self.session, self.settings.namespace).keep(letter)
 
     def cancel_task(self, call_id: str) -> None:

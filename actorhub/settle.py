@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from actorhub.broker import Message, Outcome
-from actorhub.dead import DeadLetter, DeadLetters, Reason
+from actorhub.dead import DeadLetters
 from actorhub.delay import Delays
 from actorhub.envelope import Envelope, Into, Kind, Parcel, Step, encode
 from actorhub.errors import (
@@ -26,6 +26,7 @@ from actorhub.errors import (
 from actorhub.failure import Failure
 from actorhub.futures import once
 from actorhub.gathering import Gathering, together
+from actorhub.letter import DeadLetter, Reason
 from actorhub.session import Session
 from actorhub.task import TaskSpec
 from actorhub.taskbox import task_queue
@@ -97,10 +98,7 @@ class Settling:
             self._in_background(self._bury(work, answer, failure, "expired" if late else _reason(error)))
 
     def malformed(self, queue: str, message: Message, error: InvalidEnvelope, receipt: Receipt) -> None:
-        letter = DeadLetter(
-            reason="malformed", queue=queue, error=str(error), body=message.body, content_type=message.content_type
-        )
-        self._in_background(self._keep(queue, letter, receipt))
+        self._in_background(self._keep(queue, DeadLetter.malformed(queue, message, error), receipt))
 
     def send_back(self, work: Work) -> None:
         """It was not begun here: another may take it."""
@@ -131,16 +129,7 @@ class Settling:
 
     async def _bury(self, work: Work, answer: Answer, failure: Failure, reason: Reason) -> None:
         envelope = work.envelope
-        body, content_type = encode([(envelope, work.payload)])
-        letter = DeadLetter(
-            reason=reason,
-            queue=work.queue,
-            method=envelope.method,
-            call=envelope.id,
-            error=failure.traceback,
-            body=body,
-            content_type=content_type,
-        )
+        letter = DeadLetter.of(reason, work.queue, envelope, work.payload, failure, attempts=envelope.attempt)
         await self._dead_letters(work.queue).keep(letter)
         if envelope.into is not None:
             await self._gather(work, envelope.into, answer)

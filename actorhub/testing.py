@@ -351,7 +351,7 @@ async def peek_shows_the_oldest_of_a_stream_and_leaves_them(broker: Broker, pref
         assert [(offset, message.body) for offset, message in peeked] == [(1, b"2"), (2, b"3")]
         assert await broker.peek(f"{prefix}.peeked", offset=3) == []
         assert await broker.peek(f"{prefix}.peeked", offset=1000) == []
-    async with _queue(broker, Queue(f"{prefix}.empty", kind=QueueKind.STREAM)):
+    async with declared(broker, Queue(f"{prefix}.empty", kind=QueueKind.STREAM)):
         assert await broker.peek(f"{prefix}.empty") == []
 
 
