@@ -24,6 +24,8 @@ from actorhub.errors import (
     InvalidArguments,
     InvalidResult,
     MethodNotFound,
+    NotSerialisable,
+    UntrustedPayload,
 )
 from actorhub.failure import Failure
 from actorhub.handle import Handle
@@ -312,7 +314,7 @@ def _reason(error: BaseException, running: _Running) -> Reason:
     """Why a tell that failed so is kept as dead."""
     if running.inside:
         return "exception"
-    if isinstance(error, InvalidArguments | InvalidResult):
+    if isinstance(error, MethodNotFound | InvalidArguments | InvalidResult | NotSerialisable | UntrustedPayload):
         return "invalid"
     return "expired" if isinstance(error, CallTimeout) else "exception"
 

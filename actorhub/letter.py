@@ -26,8 +26,8 @@ _OF_THE_BROKER: dict[str, Reason] = {"expired": "expired", "delivery_limit": "po
 class DeadLetter(BaseModel):
     """One message that nobody could process.
 
-    - `reason`: "malformed" (no envelope), "invalid" (arguments or a result that do not fit), "exception" (it raised, and is not
-      tried again), "poison" (it kills its worker), "expired" (its deadline passed before it ran), "actor died".
+    - `reason`: "malformed" (no envelope), "invalid" (method, arguments or result do not fit), "exception" (it raised, and is
+      not tried again), "poison" (it kills its worker), "expired" (its deadline passed before it ran), "actor died".
     - `error` is one line; `exception` its type as `module:QualName`.
     - `attempts`: how often it was run, as far as is known; 0 where it was not, or nobody counted.
     - `body` and `content_type` are a whole message of one envelope and its payload; of a malformed one, what came.

@@ -114,12 +114,17 @@ async def test_a_tell_that_raised_is_kept_with_all_that_an_operator_needs(hub: H
     assert await hub.dead_letter(0) == letter
 
 
-async def test_arguments_and_results_that_do_not_fit_are_invalid(hub: Hub) -> None:
+async def test_methods_arguments_and_results_that_do_not_fit_are_invalid(hub: Hub) -> None:
     till = await hub.spawn(Till)
     await _publish(hub, _queue(till), Message(b'{"method": "pay", "payload": {"amount": "x"}}', "application/json"))
     await tell(till.count)
-    letters = await until(lambda: _when(hub, 2))
-    assert [(letter.reason, letter.method) for letter in letters] == [("invalid", "pay"), ("invalid", "count")]
+    await _publish(hub, _queue(till), Message(b'{"method": "nothing"}', "application/json"))
+    await _publish(hub, _queue(till), _message(Envelope(method="pay", codec=Codec.PICKLE), b"not signed"))
+    letters = await until(lambda: _when(hub, 4))
+    assert [(letter.reason, letter.method) for letter in letters] == [
+        ("invalid", method) for method in ("pay", "count", "nothing", "pay")
+    ]
+    assert letters[3].arguments == "<pickle of 10 bytes>"
     assert letters[0].error.startswith("InvalidArguments: Till.pay: amount: ")
     assert letters[1].exception == "actorhub.errors:InvalidResult"
 
