@@ -179,6 +179,8 @@ def decode(body: bytes, content_type: str | None) -> list[Parcel]:
 def _decode_batch(body: bytes) -> list[Parcel]:
     (length,) = _LENGTH.unpack_from(body)
     header = _header.validate_json(body[4 : 4 + length])
+    if not header.envelopes:
+        raise ValueError("it is a batch of nothing")
     parcels: list[Parcel] = []
     start = 4 + length
     for envelope in header.envelopes:

@@ -156,6 +156,7 @@ class DeadLetter(BaseModel):
             "deadline": None,
             "reply_to": "",
             "attempt": 0,
+            "since": None,
             "chain": (),
             "size": None,
         }

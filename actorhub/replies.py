@@ -149,6 +149,8 @@ class Replies:
         pending, self._pending = self._pending, {}
         for call in pending.values():
             call.answer.fail(error)
+            if isinstance(call.answer, Call):
+                call.answer.exception()  # whoever has dropped it needs no word of it
         if self._timer is not None:
             self._timer.cancel()
 

@@ -18,7 +18,7 @@ import uvloop
 from actorhub import Hub
 from actorhub.benchmark import Echo, asks, tells
 from actorhub.broker import open_server
-from bench import bare_echo
+from bench import bare_echo, objects, tasks
 from bench.peers.comparison import Peer, table
 from bench.peers.runner import run_peers
 from bench.peers.works import Work
@@ -160,17 +160,47 @@ async def ours(url: str, seconds: float, rounds: int) -> list[Row]:
     return rows
 
 
+def task_rows(found: tasks.Measured) -> list[Row]:
+    waiting = f"{tasks.WAITING:,} tasks that wait for an hour"
+    return [
+        Row("no-op tasks with results, 1 slot", f"{found.many:,.0f} /s", "", "", None),
+        Row("one task submitted and awaited", f"{found.one_by_one:,.0f} /s", "", "", None),
+        Row("10 ms tasks on 2 slots: time in tasks", f"{found.busy:.1%}", "", "95 %", found.busy >= 0.95),
+        Row(f"{waiting}: unacknowledged messages", f"{found.held}", "", "0", found.held == 0),
+        Row(f"{waiting}: growth of the slot", f"{found.grown / 1024:,.0f} KB", "", "none", found.grown < 1024 * 1024),
+    ]
+
+
+def object_rows(found: objects.Measured) -> list[Row]:
+    return [
+        Row("copy of 100 MB into fresh shared memory", f"{found.copy:.2f} GB/s", "", "", None),
+        Row("put of 100 MB", f"{found.put:.2f} GB/s", f"{found.put / found.copy:.2f} x copy", "", None),
+        Row("get of 100 MB, without a copy", f"{found.get:.2f} ms", "", "2 ms", found.get < 2),
+    ]
+
+
 def measure(seconds: float, rounds: int) -> tuple[list[Row], dict[Work, float], list[Peer]]:
     """All rows of ours; those figures of ours that the peers have, too; and the peers', on the same RabbitMQ."""
     server = open_server("rabbitmq")
     server.start()
     try:
         rows = uvloop.run(ours(server.url, seconds, rounds))
+        found = uvloop.run(tasks.measure(server.url, seconds, rounds))
         peers = run_peers(server.url, max(seconds, 3.0))
     finally:
         server.stop()
     rates = {row.work: row.rate for row in rows}
-    comparable = {Work.CALL: rates["ask, 1 outstanding"], Work.CALLS: rates["ask, 1,000 outstanding"]}
+    stored = objects.measure()
+    rows += task_rows(found) + object_rows(stored)
+    comparable = {
+        Work.CALL: rates["ask, 1 outstanding"],
+        Work.CALLS: rates["ask, 1,000 outstanding"],
+        Work.TASKS: found.many,
+        Work.TASKS_WITHOUT_RESULTS: found.many,  # ours have results all the same
+        Work.ROUND_TRIPS: found.one_by_one,
+        Work.PUT: stored.put,
+        Work.GET_ELSEWHERE: stored.get,
+    }
     rows += uvloop.run(embedded(seconds, rounds, comparable[Work.CALLS]))
     return rows, comparable, peers
 

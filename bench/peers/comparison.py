@@ -9,7 +9,14 @@ from dataclasses import dataclass, field, replace
 from bench.peers.works import UNITS, Work
 
 # How many times the peer's figure ours has to be.
-TARGETS = {(Work.CALLS, "Ray"): 5.0}
+TARGETS = {
+    (Work.CALLS, "Ray"): 5.0,
+    (Work.TASKS, "Ray"): 4.0,
+    (Work.TASKS, "Celery"): 10.0,
+    (Work.TASKS_WITHOUT_RESULTS, "Dramatiq"): 1.5,
+    (Work.ROUND_TRIPS, "Ray"): 1.5,
+    (Work.PUT, "Ray"): 1.0,
+}
 
 
 @dataclass(frozen=True)
