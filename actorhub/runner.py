@@ -70,10 +70,10 @@ class Runner:
                     work = batch.popleft()
                 except IndexError:  # the last one was taken away in this moment
                     break
-                self._run_one(work)
-            self._tell(None)
+                self._run_one(work, last=not batch)
+            self._call(self._finished)
 
-    def _run_one(self, work: Work) -> None:
+    def _run_one(self, work: Work, *, last: bool) -> None:
         began = time.monotonic()
         self.current = Current(work, began)
         outcome: Answer | BaseException
@@ -82,17 +82,10 @@ class Runner:
         except BaseException as exc:
             outcome = exc
         self.current = None
-        self._tell((work, outcome, time.monotonic() - began))
-
-    def _tell(self, result: Result | None) -> None:
-        if result is not None:
-            self._results.append(result)
-            if self._told:
-                return
+        self._results.append((work, outcome, time.monotonic() - began))
+        if not last and not self._told:  # of the last one, the event loop hears together with the batch's end
             self._told = True
             self._call(self._hear)
-        else:
-            self._call(self._finished)
 
     def _call(self, callback: Callable[[], None]) -> None:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 from typing import cast
 
 import psutil
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 
 LEFT = 75  # the exit code of a slot that has ended itself on purpose: another takes its place
 RECYCLE_CHECK = 0.5  # seconds
+SWITCH = 0.0005  # seconds that a task which holds the interpreter may keep the event loop waiting
 
 
 class TaskWorker:
@@ -100,4 +102,5 @@ def _leave() -> None:
 
 def main(config: WorkerConfig, settings: Settings) -> None:
     """The process of a slot."""
+    sys.setswitchinterval(SWITCH)
     serve(lambda: TaskWorker(config, settings), config, settings)

@@ -31,7 +31,7 @@ EXAMPLES = [
     node.name
     for block in code("docs/tutorial.md")
     for node in ast.parse(block).body
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and [arg.arg for arg in node.args.args] == ["hub"]
 ]
 
 
