@@ -63,3 +63,11 @@ def test_the_example_project_s_own_tests_pass_by_the_plugin() -> None:
     options = ["-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function", "-W", "error"]
     done = run("-m", "pytest", "-q", "--noconftest", "-c", os.devnull, *options, "--rootdir=.", "examples/shop", env={})
     assert "4 passed" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("broker", ["embedded", "rabbitmq"])
+def test_the_search_of_the_language_reference_is_that_of_one_process(broker: str) -> None:
+    done = run("-m", "examples.search_topics", "how do I catch an exception", "--broker", broker, env={})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "raise" in done.stdout
+    assert "the same as in one process" in done.stdout
