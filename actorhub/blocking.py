@@ -24,7 +24,7 @@ from actorhub.call import Call
 from actorhub.cluster import BrokerChoice
 from actorhub.connection import OnRetry
 from actorhub.context import surroundings
-from actorhub.control.messages import ActorInfo, NodeInfo
+from actorhub.control.messages import ActorInfo, NodeInfo, QueueInfo
 from actorhub.errors import ActorHubError, HubClosed
 from actorhub.future import Future
 from actorhub.handle import RemoteMethod, ask, tell
@@ -297,6 +297,11 @@ class Hub:
         """See `actorhub.Hub.actors`."""
         hub, loop = self._ready()
         return loop.run(hub.actors(all_namespaces=all_namespaces))
+
+    def tasks(self, *, all_namespaces: bool = False) -> list[QueueInfo]:
+        """See `actorhub.Hub.tasks`."""
+        hub, loop = self._ready()
+        return loop.run(hub.tasks(all_namespaces=all_namespaces))
 
     def nodes(self) -> list[NodeInfo]:
         """See `actorhub.Hub.nodes`."""

@@ -222,6 +222,24 @@ def actors(
 
 
 @app.command()
+def tasks(
+    url: Url = None,
+    namespace: Namespace = None,
+    all_namespaces: Annotated[bool, typer.Option("--all", help="Of every namespace.")] = False,
+    json_: Json = False,
+) -> None:
+    """The task queues, what waits in them, and how many slots take from them."""
+    rows = _look(_settings(url, namespace), lambda hub: hub.tasks(all_namespaces=all_namespaces))
+    if json_:
+        _print_json(rows)
+        return
+    table = Table("namespace", "queue", "waiting messages", "slots")
+    for row in rows:
+        table.add_row(row.namespace, row.queue, str(row.waiting), str(row.slots))
+    console.print(table)
+
+
+@app.command()
 def call(
     name: Annotated[str, typer.Argument(help="The actor's name.")],
     method: str,

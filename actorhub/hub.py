@@ -17,7 +17,7 @@ from actorhub.codec import by_value
 from actorhub.connection import OnRetry
 from actorhub.control.actor import Control
 from actorhub.control.desks import system_ticket
-from actorhub.control.messages import ActorInfo, ActorPlan, NodeInfo, SpawnAsked
+from actorhub.control.messages import ActorInfo, ActorPlan, NodeInfo, QueueInfo, SpawnAsked
 from actorhub.dead import DeadLetters
 from actorhub.errors import ActorHubError, ActorNotFound, HubClosed
 from actorhub.future import Future
@@ -440,6 +440,12 @@ class Hub:
     async def actors(self, *, all_namespaces: bool = False) -> list[ActorInfo]:
         """The actors of the namespace, living and lately dead."""
         return await self._control_of(self._open_session()).actors(None if all_namespaces else self._options.namespace)
+
+    async def tasks(self, *, all_namespaces: bool = False) -> list[QueueInfo]:
+        """The task queues of the namespace that anybody has used, with what waits in them."""
+        return await self._control_of(self._open_session()).task_queues(
+            None if all_namespaces else self._options.namespace
+        )
 
     async def nodes(self) -> list[NodeInfo]:
         """The nodes of the cluster with their workers."""

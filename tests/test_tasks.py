@@ -501,6 +501,9 @@ async def test_a_long_task_of_one_queue_does_not_hold_up_another_queue(hub: Hub,
     assert await hub.get([hub.submit(on_the_right, number) for number in range(50)]) == list(range(50))
     assert await hub.get([hub.submit(double, number) for number in range(50)]) == [2 * n for n in range(50)]
     assert not blocked.done()
+    queues = {info.queue: info for info in await hub.tasks()}
+    assert set(queues) == {"left", "right", "default"}
+    assert all(info.slots >= 1 and info.waiting == 0 for info in queues.values())
     (tmp_path / "go").touch()
     assert await blocked == str(tmp_path / "go")
 

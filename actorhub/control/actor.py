@@ -35,6 +35,7 @@ from actorhub.control.messages import (
     NodeReport,
     Notice,
     Order,
+    QueueInfo,
     QueueUsed,
     ServeQueues,
     SessionEnded,
@@ -171,6 +172,18 @@ class Control:
         except BrokerUnavailable:
             await self._last_moment()
         self._handle(QueueUsed(queue=queue))
+
+    async def task_queues(self, namespace: str | None = None) -> list[QueueInfo]:
+        """Those of the namespace; of all namespaces where none is named."""
+        names, found = self._session.names, list[QueueInfo]()
+        for name in self._state.queues():
+            of = names.namespace_of(name)
+            if namespace is None or of == namespace:
+                state = await self._link.state(name)
+                waiting, slots = (state.messages, state.consumers) if state is not None else (0, 0)
+                word = name.removeprefix(names.task(of, ""))
+                found.append(QueueInfo(queue=word, namespace=of, waiting=waiting, slots=slots))
+        return found
 
     async def end_session(self, session_id: str) -> None:
         """Its actors end with it."""

@@ -95,6 +95,15 @@ class NodeInfo(_Model):
     workers: list[WorkerInfo]
 
 
+class QueueInfo(_Model):
+    """A task queue. `waiting`: tasks' messages that no slot has taken; `slots`: how many take from it."""
+
+    queue: str
+    namespace: str
+    waiting: int
+    slots: int
+
+
 # ---- events
 
 

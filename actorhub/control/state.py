@@ -140,6 +140,10 @@ class ControlState:
             for node in self._nodes.values()
         ]
 
+    def queues(self) -> list[str]:
+        """The task queues that anybody has used."""
+        return list(self._queues)
+
     def sessions(self) -> set[str]:
         """The sessions that own living actors."""
         return {owner for owner in self._directory.owners() if not owner.startswith("actor:")}
