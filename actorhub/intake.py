@@ -23,7 +23,8 @@ class Shift:
         self.in_hand = 0
         self.over = False  # nothing more comes
         self.lost = False  # the broker has taken back what was in hand
-        self.on_empty: Callable[[], None] | None = None
+        self.on_empty: Callable[[], object] | None = None
+        self.closing: asyncio.Task[None] | None = None
 
     def acked(self) -> None:
         self.in_hand -= 1
@@ -32,16 +33,25 @@ class Shift:
 
 
 class Intake:
-    """Attached to a session. `on_delivery` gets each delivery with the shift that it belongs to, which must hear of its end."""
+    """Attached to a session. `on_delivery` gets each delivery with the shift that it belongs to, which must hear of its end;
+    `on_lost` is called when shifts are lost."""
 
-    def __init__(self, session: Session, queue: str, on_delivery: Callable[[Intake, Delivery, Shift], None]) -> None:
+    def __init__(
+        self,
+        session: Session,
+        queue: str,
+        on_delivery: Callable[[Intake, Delivery, Shift], None],
+        on_lost: Callable[[], None],
+    ) -> None:
         self.queue = queue
         self._session = session
         self._on_delivery = on_delivery
+        self._on_lost = on_lost
         self._means = Means()
         self._least = SMALLEST_PREFETCH
         self._prefetch = prefetch(None)
         self._shift: Shift | None = None
+        self._ending: set[Shift] = set()
         self._wanted = True
         self._changing = asyncio.Lock()
         self._closed = False
@@ -50,23 +60,32 @@ class Intake:
         await self._session.add(self)
 
     async def attach(self, link: Link) -> None:
-        await link.declare(task_queue(self.queue))
-        self._shift = None
-        if self._wanted:
-            await self._begin(link)
+        async with self._changing:
+            await link.declare(task_queue(self.queue))
+            if self._shift is None and self._wanted:
+                await self._begin(link)
 
     def detach(self) -> None:
         """What was in hand is the broker's again."""
-        if self._shift is not None:
-            self._shift.over = self._shift.lost = True
+        self._lose(*self._ending, *([self._shift] if self._shift is not None else []))
         self._shift = None
 
+    def _lose(self, *shifts: Shift) -> None:
+        for shift in shifts:
+            shift.over = shift.lost = True
+            self._ending.discard(shift)
+        self._on_lost()
+
     async def close(self) -> None:
-        """For good. What is in hand can still be acknowledged until the session ends."""
+        """Take nothing more, for good. What is in hand can still be acknowledged until `end`."""
         self._closed = True
         self._session.remove(self)
         self._wanted = False
         await self._follow(anew=False)
+
+    async def end(self) -> None:
+        """After `close`. When it returns the broker has every acknowledgement, and has taken back what has none."""
+        await asyncio.gather(*(self._close_shift(shift) for shift in list(self._ending)))
 
     # ---- opening and closing
 
@@ -99,9 +118,10 @@ class Intake:
 
     def _want(self, wanted: int) -> None:
         wanted = max(self._least, wanted)
-        if is_far(self._prefetch, wanted) and self._shift is not None:
+        if is_far(self._prefetch, wanted):
             self._prefetch = wanted
-            self._adjust(anew=True)
+            if self._shift is not None:
+                self._adjust(anew=True)
 
     def _adjust(self, *, anew: bool = False) -> None:
         self._session.spawn_task(self._follow(anew), f"actorhub-intake-{self.queue}")
@@ -116,7 +136,9 @@ class Intake:
                     await self._end()
                 if self._shift is None and self._wanted and link is self._session.link:
                     await self._begin(link)
-            except (BrokerUnavailable, ActorNotFound):
+            except ActorNotFound:
+                self._session.spawn_task(self._attach_again(link), "actorhub-intake")
+            except BrokerUnavailable:
                 log.debug("%s is set up again on the next link", self.queue, exc_info=True)
 
     async def _begin(self, link: Link) -> None:
@@ -126,9 +148,14 @@ class Intake:
             shift.in_hand += 1
             self._on_delivery(self, delivery, shift)
 
-        shift.consumer = await link.consume(
-            self.queue, deliver, lambda reason: self._on_end(shift, link, reason), prefetch=self._prefetch
-        )
+        try:
+            shift.consumer = await link.consume(
+                self.queue, deliver, lambda reason: self._on_end(shift, link, reason), prefetch=self._prefetch
+            )
+        except ActorHubError:
+            if self._shift is shift:
+                self._shift = None
+            raise
 
     async def _end(self) -> None:
         """The consumer goes when the last of what it has in hand is acknowledged."""
@@ -136,26 +163,36 @@ class Intake:
         if shift is None or shift.consumer is None:
             return
         shift.over = True
+        self._ending.add(shift)
         await shift.consumer.stop()
         if shift.in_hand == 0:
-            await shift.consumer.close()
+            await self._close_shift(shift)
         else:
-            shift.on_empty = lambda: self._close_consumer(shift)
+            shift.on_empty = lambda: self._close_shift(shift)
 
-    def _close_consumer(self, shift: Shift) -> None:
+    def _close_shift(self, shift: Shift) -> asyncio.Task[None]:
+        if shift.closing is None:
+            shift.closing = self._session.spawn_task(self._close_consumer(shift), "actorhub-shift-end")
+        return shift.closing
+
+    async def _close_consumer(self, shift: Shift) -> None:
         if shift.consumer is not None:
-            self._session.spawn_task(shift.consumer.close(), "actorhub-shift-end")
+            await shift.consumer.close()
+        self._ending.discard(shift)
 
     def _on_end(self, shift: Shift, link: Link, reason: str) -> None:
-        """The broker ended it."""
-        if shift.over or self._closed or link.lost is not None or link is not self._session.link:
+        """The broker ended it, and has taken back what was in hand."""
+        if shift.lost or link.lost is not None or link is not self._session.link:
             return
-        log.warning("the broker ended the consumer of %s (%s); consuming again", self.queue, reason)
-        self._shift = None
-        self._session.spawn_task(self._attach_again(link), "actorhub-intake")
+        self._lose(shift)
+        if shift is self._shift:
+            log.warning("the broker ended the consumer of %s (%s); consuming again", self.queue, reason)
+            self._shift = None
+            self._session.spawn_task(self._attach_again(link), "actorhub-intake")
 
     async def _attach_again(self, link: Link) -> None:
         try:
-            await self.attach(link)
+            if not self._closed:
+                await self.attach(link)
         except ActorHubError:
             log.debug("%s is not consumed again over this link", self.queue, exc_info=True)

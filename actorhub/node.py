@@ -180,6 +180,9 @@ class Node:
             self._changed.set()
 
     def _worker_ended(self, end: Exit) -> None:
+        if end.worker.config.kind == "task" and not end.meant:
+            for running in end.in_hand:  # now: a slot that has got the task already may ask in the next moment
+                self.task_died(running.call, self._deaths.get(running.call, 0) + 1)
         self.session.spawn_task(self._replace(end), "actorhub-replace")
 
     async def _replace(self, end: Exit) -> None:
@@ -207,7 +210,8 @@ class Node:
         if not end.meant:
             log.error("%s", end.cause, extra={"in_hand": [call.method for call in end.in_hand]})
             for running in end.in_hand:
-                self.session.broadcast(TaskDesk.task_died.__name__, {"call_id": running.call})
+                times = self._deaths.get(running.call, 1)
+                self.session.broadcast(TaskDesk.task_died.__name__, {"call_id": running.call, "times": times})
             if end.worker.age < YOUNG and not end.worker.ready:
                 await asyncio.sleep(PAUSE)
         await self._start_slot()
@@ -240,8 +244,11 @@ class Node:
     def cancel_task(self, call_id: str) -> None:
         self._cancelled[call_id] = True
 
-    def task_died(self, call_id: str) -> None:
-        self._deaths[call_id] = self._deaths.get(call_id, 0) + 1
+    def task_died(self, call_id: str, times: int) -> None:
+        self._deaths[call_id] = max(times, self._deaths.get(call_id, 0))
+
+    def deaths(self, call_ids: list[str]) -> dict[str, int]:
+        return {call_id: self._deaths[call_id] for call_id in call_ids if call_id in self._deaths}
 
     # ---- reports
 
@@ -325,8 +332,11 @@ class _Desk(NodeDesk):
     async def cancel_task(self, call_id: str) -> None:
         self._node.cancel_task(call_id)
 
-    async def task_died(self, call_id: str) -> None:
-        self._node.task_died(call_id)
+    async def task_died(self, call_id: str, times: int) -> None:
+        self._node.task_died(call_id, times)
+
+    async def deaths(self, call_ids: list[str]) -> dict[str, int]:
+        return self._node.deaths(call_ids)
 
     async def report(self) -> None:
         await self._node.report_all()

@@ -41,7 +41,8 @@ class Runner:
         self._batches: queue.SimpleQueue[deque[Work] | None] = queue.SimpleQueue()
         self._results: deque[Result] = deque()
         self._told = False
-        self._abandoned = False
+        self._left = False
+        self._turning = threading.Lock()  # while a task begins or ends
         context = contextvars.copy_context()
         threading.Thread(target=context.run, args=(self._serve,), name="actorhub-tasks", daemon=True).start()
 
@@ -50,39 +51,52 @@ class Runner:
         self.busy = True
         self._batches.put(batch)
 
-    def stop(self) -> None:
-        """After what it runs."""
+    def leave(self) -> None:
+        """Nothing more is heard of it. The thread ends after what it runs."""
+        with self._turning:
+            self._left = True
         self._batches.put(None)
 
-    def abandon(self) -> list[Result]:
-        """Nobody waits for what it runs, which cannot be ended; nothing more is heard of it. Returns what has ended already."""
-        self._abandoned = True
-        self.stop()
-        ended, self._results = list(self._results), deque()
-        return ended
+    def abandon(self, current: Current) -> list[Result] | None:
+        """Leave it while it runs this, which cannot be ended. Returns what has ended before and was not heard yet; None where
+        `current` has ended meanwhile: then nothing was done."""
+        with self._turning:
+            if self.current is not current:
+                return None
+            self._left = True
+        self._batches.put(None)
+        return list(self._results)
 
     # ---- in the thread
 
     def _serve(self) -> None:
         while (batch := self._batches.get()) is not None:
-            while batch and not self._abandoned:
-                try:
-                    work = batch.popleft()
-                except IndexError:  # the last one was taken away in this moment
-                    break
-                self._run_one(work, last=not batch)
+            while (current := self._begin(batch)) is not None:
+                self._run_one(current, last=not batch)
             self._call(self._finished)
 
-    def _run_one(self, work: Work, *, last: bool) -> None:
-        began = time.monotonic()
-        self.current = Current(work, began)
+    def _begin(self, batch: deque[Work]) -> Current | None:
+        with self._turning:
+            if self._left:
+                return None
+            try:
+                work = batch.popleft()
+            except IndexError:
+                return None
+            self.current = Current(work, time.monotonic())
+            return self.current
+
+    def _run_one(self, current: Current, *, last: bool) -> None:
         outcome: Answer | BaseException
         try:
-            outcome = self._run(work)
+            outcome = self._run(current.work)
         except BaseException as exc:
             outcome = exc
-        self.current = None
-        self._results.append((work, outcome, time.monotonic() - began))
+        with self._turning:
+            self.current = None
+            if self._left:
+                return
+            self._results.append((current.work, outcome, time.monotonic() - current.began))
         if not last and not self._told:  # of the last one, the event loop hears together with the batch's end
             self._told = True
             self._call(self._hear)
@@ -91,17 +105,17 @@ class Runner:
         try:
             self._loop.call_soon_threadsafe(callback)
         except RuntimeError:  # the loop is closed: the process ends
-            self._abandoned = True
+            self._left = True
 
     # ---- on the event loop
 
     def _hear(self) -> None:
         self._told = False
-        while self._results and not self._abandoned:
+        while self._results and not self._left:
             self._on_ended(*self._results.popleft())
 
     def _finished(self) -> None:
         self._hear()
         self.busy = False
-        if not self._abandoned:
+        if not self._left:
             self._on_idle()

@@ -11,35 +11,38 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from actorhub.actor import binder
+from actorhub.admission import Admission
 from actorhub.blackbox import BlackBox
-from actorhub.broker import Delivery
+from actorhub.broker import Delivery, Message
 from actorhub.chunks import CONCURRENT, SPLIT_AFTER
 from actorhub.context import Handling, Surroundings, surroundings
-from actorhub.envelope import Envelope, Hop, Kind, decode
+from actorhub.envelope import Hop, Kind, Parcel, decode
 from actorhub.errors import (
     ActorHubError,
     CallCancelled,
     CallTimeout,
     InvalidArguments,
     InvalidEnvelope,
-    TaskNotFound,
-    WorkerDied,
 )
 from actorhub.intake import Intake, Shift
 from actorhub.outflow import Outflow
 from actorhub.ref import Residence, residence
-from actorhub.remembered import Remembered
-from actorhub.runner import Runner
+from actorhub.runner import Current, Runner
 from actorhub.session import Session
 from actorhub.settle import Settling
-from actorhub.task import TaskSpec, tasks
-from actorhub.work import Answer, Receipt, Work, from_stranger
+from actorhub.task import TaskSpec
+from actorhub.work import Answer, Receipt, Work, from_stranger, key_of_stranger
 
 log = logging.getLogger(__name__)
+
+HEARING = 1.0  # seconds for which the agent is waited for
+SETTLING = 2.0  # seconds that a slot which ends gives the broker to confirm what became of its tasks
+LEAVING = 5.0  # seconds after which a slot that is to leave does so, whatever the broker says
 
 
 @dataclass(eq=False)
@@ -53,24 +56,28 @@ class Batch:
     whole: bool  # no task of the message has been begun or settled
 
 
+Deaths = Callable[[list[str]], Awaitable[dict[str, int]]]
+"""Which of these tasks, by their keys, have killed workers of this node, and how often."""
+
+
 class Slot:
     """`leave` ends the process, the only way to end a `def` task; where there is none, it runs on, and nobody hears of it."""
 
-    def __init__(self, session: Session, blackbox: BlackBox, node: str, *, leave: Callable[[], None] | None) -> None:
+    def __init__(
+        self, session: Session, blackbox: BlackBox, node: str, *, deaths: Deaths, leave: Callable[[], None] | None
+    ) -> None:
         self.done = 0
         self._session = session
         self._blackbox = blackbox
-        self._node = node
+        self._admission = Admission(session.signer, node)
+        self._deaths = deaths
         self._leave = leave
         self._settling = Settling(session)
         self._intakes: dict[str, Intake] = {}
         self._batches: deque[Batch] = deque()
         self._running: Batch | None = None
         self._runner: Runner | None = None
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._cancelled: Remembered[str, bool] = Remembered()
-        self._deaths: Remembered[str, int] = Remembered()
-        self._specs: Remembered[bytes, TaskSpec] = Remembered()  # of functions that came by value
+        self._tasks: dict[Work, asyncio.Task[None]] = {}
         self._watch: asyncio.TimerHandle | None = None
         self._stopping = False
         self._batch_began = 0.0
@@ -84,7 +91,7 @@ class Slot:
         """Take tasks of these queues, too."""
         for queue in queues:
             if queue not in self._intakes and not self._stopping:
-                intake = self._intakes[queue] = Intake(self._session, queue, self._on_delivery)
+                intake = self._intakes[queue] = Intake(self._session, queue, self._on_delivery, self._on_lost)
                 await intake.open()
 
     async def stop(self, patience: float) -> None:
@@ -95,11 +102,14 @@ class Slot:
         until = self._session.loop.time() + patience
         while self.busy and self._session.loop.time() < until:
             await asyncio.sleep(0.01)
-        await self._settling.settled(2.0)
+        await self._settling.settled(SETTLING)
         if self._runner is not None:
-            self._runner.abandon()
+            self._runner.leave()
         if self._watch is not None:
             self._watch.cancel()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SETTLING):
+                await asyncio.gather(*(intake.end() for intake in self._intakes.values()))
 
     @property
     def busy(self) -> bool:
@@ -109,16 +119,17 @@ class Slot:
 
     def cancel(self, call_id: str) -> None:
         """Nobody waits for the task any more: it is not run, and is ended where it runs."""
-        self._cancelled[call_id] = True
+        self._admission.cancel(call_id)
         current = self._runner.current if self._runner is not None else None
-        if current is not None and current.work.envelope.id == call_id:
-            self._abandon(CallCancelled(f"{current.work.envelope.method} was cancelled while it ran"))
-        elif call_id in self._tasks:
-            self._tasks[call_id].cancel()
+        if current is not None and current.work.key == call_id:
+            self._abandon(current, CallCancelled(f"{current.work.envelope.method} was cancelled while it ran"))
+        for work, task in self._tasks.items():
+            if work.key == call_id:
+                task.cancel()
 
-    def died(self, call_id: str, times: int = 1) -> None:
-        """Workers died while they ran the task."""
-        self._deaths[call_id] = self._deaths.get(call_id, 0) + times
+    def died(self, call_id: str, times: int) -> None:
+        """So many workers have died while they ran the task."""
+        self._admission.died(call_id, times)
 
     # ---- taking
 
@@ -131,24 +142,55 @@ class Slot:
             self._settling.malformed(intake.queue, message, exc, Receipt(delivery, 1, shift.acked))
             return
         receipt = Receipt(delivery, len(parcels), shift.acked)
+        works = [self._work(parcel, message, receipt, intake.queue) for parcel in parcels]
+        if delivery.redelivered:
+            self._session.spawn_task(self._hear_first(works, intake, delivery, shift), "actorhub-deaths")
+        else:
+            self._take(works, intake, delivery, shift)
+
+    def _work(self, parcel: Parcel, message: Message, receipt: Receipt, queue: str) -> Work:
+        envelope, payload = parcel
+        foreign, key = None, envelope.id
+        if not envelope.sender:
+            key = key_of_stranger(envelope, message)
+            envelope, foreign = from_stranger(envelope, message)
+        return Work(envelope, payload, receipt, self._settling.answer, foreign, queue=queue, key=key)
+
+    async def _hear_first(self, works: list[Work], intake: Intake, delivery: Delivery, shift: Shift) -> None:
+        """Others had it in hand. The agent knows whether they died of it, a moment before everybody hears."""
+        try:
+            async with asyncio.timeout(HEARING):
+                for key, times in (await self._deaths([work.key for work in works])).items():
+                    self.died(key, times)
+        except (TimeoutError, ActorHubError):
+            log.debug("the agent does not say of what its slots died", exc_info=True)
+        if self._stopping and not shift.lost:
+            delivery.reject(requeue=True)
+            shift.acked()
+        elif not shift.lost:
+            self._take(works, intake, delivery, shift)
+
+    def _take(self, works: list[Work], intake: Intake, delivery: Delivery, shift: Shift) -> None:
         batch = Batch(deque(), intake, delivery, shift, whole=True)
-        for envelope, payload in parcels:
-            foreign = None
-            if not envelope.sender:
-                envelope, foreign = from_stranger(envelope, message)
-            work = Work(envelope, payload, receipt, self._settling.answer, foreign, queue=intake.queue)
+        for work in works:
             self._sort(work, batch)
-        if len(batch.works) < len(parcels):
+        if len(batch.works) < len(works):
             batch.whole = False
         if batch.works:
             self._batches.append(batch)
             self._next()
 
+    def _on_lost(self) -> None:
+        """The broker gives to others what was not begun."""
+        self._batches = deque(batch for batch in self._batches if not batch.shift.lost)
+        if self._running is not None and self._running.shift.lost:
+            self._running.works.clear()
+
     def _sort(self, work: Work, batch: Batch) -> None:
         """To the thread, to the event loop, or away."""
         try:
-            spec = self._admit(work.envelope)
-        except (ActorHubError, ValueError) as exc:
+            spec = self._admission.admit(work)
+        except Exception as exc:
             self._settling.fail(work, None, exc, 0.0)
             return
         if spec.signature.kind == "sync":
@@ -156,40 +198,8 @@ class Slot:
         else:
             batch.intake.widen()
             task = self._session.loop.create_task(self._run_async(work, spec))
-            self._tasks[work.envelope.id] = task
-            task.add_done_callback(lambda _: self._tasks.pop(work.envelope.id, None))
-
-    def _admit(self, envelope: Envelope) -> TaskSpec:
-        """Raises:
-        CallCancelled, CallTimeout, WorkerDied, TaskNotFound, UntrustedPayload: it is not run.
-        """
-        if envelope.deadline is not None and envelope.deadline <= time.time():
-            raise CallTimeout(f"{envelope.method} came after its deadline and was not run")
-        if envelope.id in self._cancelled:
-            raise CallCancelled(f"{envelope.method} was cancelled before it began")
-        spec = self._spec(envelope)
-        deaths = self._deaths.get(envelope.id, 0)
-        if deaths > spec.options.max_redeliveries:
-            raise WorkerDied(
-                f"{envelope.method} (task {envelope.id}) killed its worker {deaths} times and is not run again"
-            )
-        return spec
-
-    def _spec(self, envelope: Envelope) -> TaskSpec:
-        if envelope.code is None:
-            spec = tasks.get(envelope.method)
-            if spec is None:
-                module = envelope.method.partition(":")[0]
-                raise TaskNotFound(
-                    f"no task {envelope.method!r} is registered on node {self._node}; start it with `actorhub node {module}`"
-                )
-            return spec
-        found = self._specs.get(envelope.code)
-        if found is None:
-            found = self._specs[envelope.code] = self._session.signer.loads(envelope.code)
-        if not isinstance(found, TaskSpec):
-            raise InvalidArguments(f"{envelope.method}: its code holds a {type(found).__name__}, and no task")
-        return found
+            self._tasks[work] = task
+            task.add_done_callback(lambda _: self._tasks.pop(work, None))
 
     # ---- running in the thread
 
@@ -198,21 +208,17 @@ class Slot:
         runner = self._runner
         if runner is None or runner.busy or self._stopping:
             return
-        while self._batches:
-            batch = self._batches.popleft()
-            if batch.shift.lost:
-                continue
-            self._running = batch
+        if self._batches:
+            batch = self._running = self._batches.popleft()
             self._batch_began = time.monotonic()
             self._watch = self._session.loop.call_later(self._soonest(batch), self._look)
             runner.put(batch.works)
-            return
 
     def _run(self, work: Work) -> Answer:
         """In the thread: decode, call, pack."""
         envelope = work.envelope
-        spec = self._admit(envelope)
-        slot = self._blackbox.enter("task", envelope.id, envelope.method)
+        spec = self._admission.admit(work)
+        slot = self._blackbox.enter("task", work.key, envelope.method)
         self._enter(work)
         try:
             signer = self._session.signer
@@ -228,7 +234,7 @@ class Slot:
         if isinstance(outcome, Answer):
             self._settling.succeed(work, outcome, took)
         else:
-            self._settling.fail(work, self._known(work), outcome, took)
+            self._settling.fail(work, self._admission.known(work), outcome, took)
 
     def _idle(self) -> None:
         batch, self._running = self._running, None
@@ -244,17 +250,15 @@ class Slot:
                 intake.resume()
         self._next()
 
-    def _known(self, work: Work) -> TaskSpec | None:
-        try:
-            return self._spec(work.envelope)
-        except ActorHubError:
-            return None
-
     # ---- watching what runs in the thread
 
     def _soonest(self, batch: Batch) -> float:
         """Seconds until somebody should look whether it is late."""
-        limits = [spec.options.timeout for work in batch.works if (spec := self._known(work)) and spec.options.timeout]
+        limits = [
+            spec.options.timeout
+            for work in batch.works
+            if (spec := self._admission.known(work)) and spec.options.timeout
+        ]
         return min([SPLIT_AFTER, *limits])
 
     def _look(self) -> None:
@@ -268,13 +272,14 @@ class Slot:
             until = self._until(current.work, current.began)
             if until is not None and until <= time.monotonic():
                 limit = time.monotonic() - current.began
-                self._abandon(CallTimeout(f"{current.work.envelope.method} was ended: it had run for {limit:.2f} s"))
-                return
+                late = CallTimeout(f"{current.work.envelope.method} was ended: it had run for {limit:.2f} s")
+                if self._abandon(current, late):
+                    return
         self._watch = self._session.loop.call_later(SPLIT_AFTER, self._look)
 
     def _until(self, work: Work, began: float) -> float | None:
         """Monotonic time at which an attempt that began then is late."""
-        spec = self._known(work)
+        spec = self._admission.known(work)
         limits = [began + spec.options.timeout] if spec is not None and spec.options.timeout is not None else []
         if work.envelope.deadline is not None:
             limits.append(time.monotonic() + work.envelope.deadline - time.time())
@@ -309,22 +314,21 @@ class Slot:
                 return
             self._settling.send_back(work)
 
-    def _abandon(self, error: ActorHubError | None) -> None:
-        """The task in the thread shall end: settle it for it, and leave the process, or the thread."""
+    def _abandon(self, current: Current, error: ActorHubError) -> bool:
+        """The task in the thread shall end: settle it for it, and leave the process or the thread. False where it has ended."""
         runner, batch = self._runner, self._running
-        current = runner.current if runner is not None else None
-        if runner is None or batch is None or current is None:
-            return
+        assert runner is not None
+        ended = runner.abandon(current)
+        if ended is None:
+            return False
         self._running = None
-        for work, outcome, took in runner.abandon():
+        for work, outcome, took in ended:
             self._ended(work, outcome, took)
-            if work is current.work:  # it was quicker
-                error = None
         if self._watch is not None:
             self._watch.cancel()
-        self._send_back(batch)
-        if error is not None:
-            self._settling.fail(current.work, self._known(current.work), error, time.monotonic() - current.began)
+        if batch is not None:
+            self._send_back(batch)
+        self._settling.fail(current.work, self._admission.known(current.work), error, time.monotonic() - current.began)
         if self._leave is None:
             log.warning("%s; it runs on in a thread; use Hub.local() or a node for tasks that can be ended", error)
             self._runner = Runner(self._run, self._ended, self._idle)
@@ -333,9 +337,12 @@ class Slot:
             self._stopping = True
             log.warning("%s; its worker ends, and another takes its place", error)
             self._session.spawn_task(self._leave_soon(self._leave), "actorhub-leave")
+        return True
 
     async def _leave_soon(self, leave: Callable[[], None]) -> None:
-        await self.stop(0.0)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LEAVING):
+                await self.stop(0.0)
         leave()
 
     # ---- running on the event loop
@@ -343,17 +350,19 @@ class Slot:
     async def _run_async(self, work: Work, spec: TaskSpec) -> None:
         envelope = work.envelope
         self._enter(work)
-        slot = self._blackbox.enter("task", envelope.id, envelope.method)
+        slot = self._blackbox.enter("task", work.key, envelope.method)
         began = time.monotonic()
         limit = self._until(work, began)
         scope = asyncio.timeout(None if limit is None else max(0.0, limit - began))
         try:
             async with scope:
                 answer = await self._answer(work, spec)
-        except asyncio.CancelledError:
-            if envelope.id not in self._cancelled:
-                return  # the slot ends: the message goes back
-            self._settling.fail(work, spec, CallCancelled(f"{envelope.method} was cancelled while it ran"), 0.0)
+        except asyncio.CancelledError as exc:
+            if self._admission.is_cancelled(work):
+                self._settling.fail(work, spec, CallCancelled(f"{envelope.method} was cancelled while it ran"), 0.0)
+            elif not _is_being_cancelled():
+                self._settling.fail(work, spec, exc, time.monotonic() - began)  # its own: of something that it awaited
+            # else the slot ends: the message goes back
         except (Exception, SystemExit, KeyboardInterrupt) as exc:
             ran = time.monotonic() - began
             late = CallTimeout(f"{envelope.method} was ended: it had run for {ran:.2f} s")
@@ -384,3 +393,8 @@ class Slot:
         hop = Hop(actor=f"task {envelope.method}", call=envelope.id)
         handling = Handling(hop.actor, envelope.id)
         surroundings.set(Surroundings(envelope.deadline, (*envelope.chain, hop), False, handling))
+
+
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

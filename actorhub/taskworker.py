@@ -35,15 +35,18 @@ class TaskWorker:
         self.settings = settings
         self.session = Session(settings, name=f"slot {config.worker}")
         self.blackbox = BlackBox(config.blackbox)
-        self.slot = Slot(self.session, self.blackbox, config.node, leave=_leave if is_process else None)
         names = self.session.names
+        self._node = cast(
+            NodeDesk, Handle(self.session, system_ticket(names.node(config.node), NodeDesk), spec_of(NodeDesk))
+        )
+        leave = _leave if is_process else None
+        self.slot = Slot(self.session, self.blackbox, config.node, deaths=self._node.deaths, leave=leave)
         queue = names.worker(config.worker)
         self._desk = Desk(self.session, queue, SlotDesk, lambda: _Desk(self.slot), exchange=names.tasks)
         self._is_process = is_process
 
     async def start(self) -> None:
         await self.session.open()
-        names = self.session.names
         for call_id, deaths in self.config.deaths.items():
             self.slot.died(call_id, deaths)
         for call_id in self.config.cancelled:
@@ -53,10 +56,7 @@ class TaskWorker:
         await self.slot.serve(self.config.queues)
         if self._is_process and (self.settings.recycle_tasks or self.settings.recycle_memory):
             self.session.spawn_task(self._recycle(), "actorhub-recycle")
-        node = cast(
-            NodeDesk, Handle(self.session, system_ticket(names.node(self.config.node), NodeDesk), spec_of(NodeDesk))
-        )
-        await tell(node.worker_ready, self.config.worker, os.getpid())
+        await tell(self._node.worker_ready, self.config.worker, os.getpid())
 
     async def stop(self) -> None:
         """Let running tasks end (`drain_timeout`), and give everything else back to the broker."""
@@ -91,8 +91,8 @@ class _Desk(SlotDesk):
     async def cancel_task(self, call_id: str) -> None:
         self._slot.cancel(call_id)
 
-    async def task_died(self, call_id: str) -> None:
-        self._slot.died(call_id)
+    async def task_died(self, call_id: str, times: int) -> None:
+        self._slot.died(call_id, times)
 
 
 def _leave() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 from actorhub.address import new_id
@@ -38,6 +39,12 @@ def from_stranger(envelope: Envelope, message: Message) -> tuple[Envelope, str]:
     return known, correlation
 
 
+def key_of_stranger(envelope: Envelope, message: Message) -> str:
+    """Two strangers may have chosen the same id, or none. A message that comes again has the same key."""
+    said = (envelope.id, envelope.reply_to, message.message_id, message.correlation_id, message.reply_to)
+    return blake2b(message.body + repr(said).encode(), digest_size=12).hexdigest()
+
+
 class Receipt:
     """One delivery, acknowledged when the last of its envelopes is done."""
 
@@ -60,9 +67,10 @@ class Work:
     while it was in hand.
 
     `foreign` is the correlation id of a caller that is not a session: it gets its answer as plain JSON, with that id.
+    `key` tells it from every other: its id, unless a stranger chose that.
     """
 
-    __slots__ = ("_on_finished", "_receipts", "envelope", "foreign", "payload", "queue")
+    __slots__ = ("_on_finished", "_receipts", "envelope", "foreign", "key", "payload", "queue")
 
     def __init__(
         self,
@@ -72,8 +80,10 @@ class Work:
         on_finished: Callable[[Work, Answer], None],
         foreign: str | None = None,
         queue: str = "",
+        key: str = "",
     ) -> None:
         self.envelope = envelope
+        self.key = key or envelope.id
         self.payload = payload
         self.foreign = foreign
         self.queue = queue

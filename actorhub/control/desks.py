@@ -39,8 +39,8 @@ class TaskDesk(ABC):
         """Nobody waits for the task any more."""
 
     @abstractmethod
-    async def task_died(self, call_id: str) -> None:
-        """A worker died while it ran the task."""
+    async def task_died(self, call_id: str, times: int) -> None:
+        """A worker died while it ran the task; `times`: the deaths that the one who says so knows of, this one included."""
 
 
 @actor(concurrency=1000)
@@ -71,6 +71,10 @@ class NodeDesk(TaskDesk):
     @abstractmethod
     async def serve(self, queues: list[str]) -> None:
         """These task queues are there, and wait for slots."""
+
+    @abstractmethod
+    async def deaths(self, call_ids: list[str]) -> dict[str, int]:
+        """Which of these tasks have killed workers, as far as this node knows, and how often."""
 
     @abstractmethod
     async def report(self) -> None:
