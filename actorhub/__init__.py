@@ -34,6 +34,7 @@ from actorhub.errors import (
 from actorhub.future import Future
 from actorhub.handle import ask, tell
 from actorhub.hub import Hub
+from actorhub.object_ref import ObjectRef
 from actorhub.ref import ref
 from actorhub.settings import Settings
 from actorhub.task import Retry, task
@@ -60,6 +61,7 @@ __all__ = [
     "NameTaken",
     "NotSerialisable",
     "ObjectLost",
+    "ObjectRef",
     "PayloadTooLarge",
     "PlacementInfeasible",
     "RemoteError",

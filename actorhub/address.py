@@ -9,6 +9,7 @@ A queue's name is its address on the broker:
     {prefix}.reply.{session}             answers to one hub or worker
     {prefix}.worker.{id}                 commands for one worker
     {prefix}.node.{id}                   commands for one node's agent
+    {prefix}.objects.{owner}             questions for the objects of one node, or of one client
     {prefix}.control                     the control actor
     {prefix}.control.journal             what its successor must know
     {prefix}.delay.{k}                   messages that wait for 2**k seconds
@@ -84,6 +85,9 @@ class Names:
 
     def node(self, node_id: str) -> str:
         return f"{self.prefix}.node.{node_id}"
+
+    def objects(self, owner: str) -> str:
+        return f"{self.prefix}.objects.{owner}"
 
     @property
     def tasks(self) -> str:

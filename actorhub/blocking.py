@@ -29,6 +29,7 @@ from actorhub.errors import ActorHubError, HubClosed
 from actorhub.future import Future
 from actorhub.handle import RemoteMethod, ask, tell
 from actorhub.letter import DeadLetter
+from actorhub.object_ref import ObjectRef
 from actorhub.ref import residence
 
 P = ParamSpec("P")
@@ -263,15 +264,23 @@ class Hub:
         return loop.run(begin())
 
     @overload
-    def get(self, futures: Future[R], *, timeout: float | None = None) -> R: ...
+    def get(self, what: ObjectRef[R] | Future[R], /, *, timeout: float | None = None) -> R: ...
     @overload
-    def get(self, futures: Iterable[Future[R]], *, timeout: float | None = None) -> list[R]: ...
-    def get(self, futures: Any, *, timeout: float | None = None) -> Any:
-        """The result of a future, or the list of results of many. See `actorhub.Hub.get`."""
+    def get(self, what: Iterable[ObjectRef[R] | Future[R]], /, *, timeout: float | None = None) -> list[R]: ...
+    def get(self, what: Any, /, *, timeout: float | None = None) -> Any:
+        """See `actorhub.Hub.get`."""
         hub, loop = self._ready()
-        one = isinstance(futures, Future)
-        results = loop.run(hub.get([futures] if one else futures, timeout=timeout))
-        return results[0] if one else results
+        return loop.run(hub.get(what, timeout=timeout))
+
+    def put(self, value: T) -> ObjectRef[T]:
+        """See `actorhub.Hub.put`."""
+        hub, loop = self._ready()
+        return loop.run(hub.put(value))
+
+    def free(self, ref: ObjectRef[Any]) -> None:
+        """See `actorhub.Hub.free`."""
+        hub, loop = self._ready()
+        loop.run(hub.free(ref))
 
     def wait(
         self, futures: Iterable[Future[R]], *, count: int | None = None, timeout: float | None = None

@@ -46,6 +46,11 @@ class Pickled:
                 f"{path} cannot be sent: {type(culprit).__qualname__} is not picklable ({exc})"
             ) from exc
 
+    @property
+    def size(self) -> int:
+        """Bytes of all parts, about what `pieces` makes of them."""
+        return sum(piece.nbytes for part in self._parts for piece in part)
+
     def pieces(self, align: int = 1) -> list[memoryview]:
         """To be written one after the other. Each part begins at a multiple of `align` bytes, of 4096 at most."""
         sizes = [sum(piece.nbytes for piece in part) for part in self._parts]
@@ -89,9 +94,22 @@ class Signer:
             UntrustedPayload: there is no secret.
             NotSerialisable: names the part that cannot be pickled.
         """
+        return self.seal(self.pickled(value, what))
+
+    def pickled(self, value: object, what: str) -> Pickled:
+        """What `seal` takes: to see its size first.
+
+        Raises:
+            UntrustedPayload: there is no secret.
+            NotSerialisable: names the part that cannot be pickled.
+        """
         if self._key is None:
             raise UntrustedPayload(f"{what} does not fit JSON and would travel as a signed pickle; {_HOW}")
-        signed = b"".join(Pickled(value, what).pieces())
+        return Pickled(value, what)
+
+    def seal(self, pickled: Pickled) -> bytes:
+        assert self._key is not None, "`pickled` has seen the secret"
+        signed = b"".join(pickled.pieces())
         return _VERSION + self._sign(signed, self._key) + signed
 
     def loads(self, data: bytes) -> Any:

@@ -43,6 +43,7 @@ class Kind(StrEnum):
 class Codec(StrEnum):
     JSON = "json"
     PICKLE = "pickle"  # signed; see codec.py
+    STORED = "stored"  # the same, and stand-ins in it for values that are kept in a store; see object_ref.py
 
 
 class Hop(BaseModel):

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Generator, Iterator
 from typing import Any, Generic, TypeVar, cast
 
 from actorhub.call import Call
+from actorhub.object_ref import ObjectRef, StandIn
 
 R = TypeVar("R")
 
@@ -17,13 +18,24 @@ class Future(Awaitable[R], Generic[R]):
     It may be awaited many times, and by `asyncio.gather`, `asyncio.wait_for` and `hub.get`. Not thread-safe.
     """
 
-    def __init__(self, label: str, call: Call[Any], accepted: asyncio.Future[None]) -> None:
+    def __init__(
+        self,
+        label: str,
+        call: Call[Any],
+        accepted: asyncio.Future[None],
+        fetch: Callable[[ObjectRef[Any]], Awaitable[Any]],
+    ) -> None:
+        """`fetch` gets the value of a result that is kept in a store, as soon as somebody wants it."""
         self.label = label
         self._call = call
         self._accepted = accepted
+        self._fetch = fetch
 
     def __await__(self) -> Generator[Any, Any, R]:
-        return (yield from self._call.__await__())  # type: ignore[no-any-return]
+        result = yield from self._call.__await__()
+        if isinstance(result, StandIn):
+            result = yield from self._fetch(result.ref).__await__()
+        return result  # type: ignore[no-any-return]
 
     def __repr__(self) -> str:
         call = self._call
@@ -40,7 +52,8 @@ class Future(Awaitable[R], Generic[R]):
 
     def as_argument(self) -> R:
         """Stands for the result among another task's arguments, also inside lists, tuples and dictionaries: that task is sent
-        when this one is done. If this one fails, that one fails with the same exception, and does not run."""
+        when this one is done. A large result goes from node to node, and never passes through here. If this task fails, that
+        one fails with the same exception, and does not run."""
         return cast(R, self)
 
     async def accepted(self) -> None:
@@ -77,17 +90,17 @@ class Future(Awaitable[R], Generic[R]):
         return self._call
 
 
-def futures_in(value: object) -> list[Future[Any]]:
-    """The futures among arguments, also inside lists, tuples and dictionaries.
+def placeholders_in(value: object) -> list[Any]:
+    """The futures, stand-ins and references among arguments, also inside lists, tuples and dictionaries.
 
     Raises:
         ValueError: a container contains itself.
     """
-    return list(_futures_in(value, ()))
+    return list(_placeholders_in(value, ()))
 
 
-def _futures_in(value: object, around: tuple[int, ...]) -> Iterator[Future[Any]]:
-    if isinstance(value, Future):
+def _placeholders_in(value: object, around: tuple[int, ...]) -> Iterator[Any]:
+    if isinstance(value, Future | StandIn | ObjectRef):
         yield value
     elif type(value) in (list, tuple, dict):
         if id(value) in around:
@@ -96,17 +109,21 @@ def _futures_in(value: object, around: tuple[int, ...]) -> Iterator[Future[Any]]
             )
         parts = value.values() if isinstance(value, dict) else cast("list[Any]", value)
         for part in parts:
-            yield from _futures_in(part, (*around, id(value)))
+            yield from _placeholders_in(part, (*around, id(value)))
 
 
 def with_results(value: Any) -> Any:
-    """The same arguments with the futures' results in their places. All futures are done and have results."""
-    if isinstance(value, Future):
-        return value.settled.result()
+    """The same arguments with the futures' results, or the stand-ins of those, in their places. All futures are done and have
+    results."""
+    return replaced(value, lambda part: part.settled.result() if isinstance(part, Future) else part)
+
+
+def replaced(value: Any, place: Callable[[Any], Any]) -> Any:
+    """The same arguments, with what `place` makes of each of their parts that is no list, tuple or dictionary."""
     if type(value) is list:
-        return [with_results(part) for part in value]
+        return [replaced(part, place) for part in value]
     if type(value) is tuple:
-        return tuple(with_results(part) for part in value)
+        return tuple(replaced(part, place) for part in value)
     if type(value) is dict:
-        return {key: with_results(part) for key, part in value.items()}
-    return value
+        return {key: replaced(part, place) for key, part in value.items()}
+    return place(value)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from actorhub.errors import CallCancelled
 from actorhub.future import Future
 from actorhub.futures import once
+from actorhub.object_ref import ObjectRef
 
 if TYPE_CHECKING:
     from actorhub.progress import Bar
@@ -17,14 +18,19 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 
-async def get_all(futures: list[Future[R]], timeout: float | None) -> list[R]:
-    """The results in order, or the first failure."""
+async def get_all(
+    wanted: Sequence[Future[Any] | ObjectRef[Any]],
+    fetch: Callable[[ObjectRef[Any]], Awaitable[Any]],
+    timeout: float | None,
+) -> list[Any]:
+    """The results and values in order, or the first failure."""
+    futures = [one for one in wanted if isinstance(one, Future)]
     async with asyncio.timeout(timeout):
         left = len(futures)
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         resolve = once(ended)
 
-        def one_more(future: Future[R]) -> None:
+        def one_more(future: Future[Any]) -> None:
             nonlocal left
             left -= 1
             if left == 0 or future.cancelled() or future.exception() is not None:
@@ -39,7 +45,7 @@ async def get_all(futures: list[Future[R]], timeout: float | None) -> list[R]:
                 raise CallCancelled(f"{future.label} was cancelled")
             if future.done() and (error := future.exception()) is not None:
                 raise error
-        return [await future for future in futures]
+        return [await (one if isinstance(one, Future) else fetch(one)) for one in wanted]
 
 
 async def wait_for(

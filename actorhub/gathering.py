@@ -110,10 +110,11 @@ def together(results: list[Parcel], signer: Signer) -> tuple[bytes, Codec]:
     if all(envelope.codec is Codec.JSON for envelope, _ in results):
         return b"[%b]" % b",".join(payload for _, payload in results), Codec.JSON
     values = [
-        signer.loads(payload) if envelope.codec is Codec.PICKLE else pydantic_core.from_json(payload)
+        pydantic_core.from_json(payload) if envelope.codec is Codec.JSON else signer.loads(payload)
         for envelope, payload in results
     ]
-    return signer.dumps(values, "a list of results"), Codec.PICKLE
+    stored = any(envelope.codec is Codec.STORED for envelope, _ in results)
+    return signer.dumps(values, "a list of results"), Codec.STORED if stored else Codec.PICKLE
 
 
 async def _publish(link: Link, queue: str, message: Message) -> Outcome:

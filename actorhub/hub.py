@@ -19,6 +19,7 @@ from actorhub.control.actor import Control
 from actorhub.control.desks import system_ticket
 from actorhub.control.messages import ActorInfo, ActorPlan, NodeInfo, QueueInfo, SpawnAsked
 from actorhub.dead import DeadLetters
+from actorhub.depot import Depot
 from actorhub.errors import ActorHubError, ActorNotFound, HubClosed
 from actorhub.future import Future
 from actorhub.gather import Mapping, get_all, wait_for
@@ -26,6 +27,7 @@ from actorhub.grave import death
 from actorhub.handle import Handle, handle_ticket
 from actorhub.inside import InsideCluster
 from actorhub.letter import DeadLetter
+from actorhub.object_ref import ObjectRef
 from actorhub.ref import residence
 from actorhub.session import Session
 from actorhub.settings import Settings
@@ -156,6 +158,7 @@ class Hub:
             self._session = Session(self._settings, on_retry=self._on_retry)
             self._session.why_gone = self._why_gone
             await self._session.open()
+            Depot.of(self._session).open()
             if self._cluster is not None:
                 await self._until_ready(self._cluster)
         except BaseException:
@@ -172,6 +175,8 @@ class Hub:
                         await self._control_of(session).end_session(session.id)
                 except (TimeoutError, ActorHubError):
                     pass  # control notices by itself that the session is gone
+            if session.depot is not None:
+                await session.depot.close()
             await session.close()
         if self._cluster is not None and not self._is_view:
             await self._cluster.stop()
@@ -343,14 +348,25 @@ class Hub:
         """
         return Submitter.of(self._open_session()).submit(task_of(function), args, kwargs, self._sending())
 
-    async def get(self, futures: Iterable[Future[R]], *, timeout: float | None = None) -> list[R]:
-        """The results, in order.
+    @overload
+    async def get(self, what: ObjectRef[R] | Future[R], /, *, timeout: float | None = None) -> R: ...
+    @overload
+    async def get(self, what: Iterable[ObjectRef[R] | Future[R]], /, *, timeout: float | None = None) -> list[R]: ...
+    async def get(self, what: Any, /, *, timeout: float | None = None) -> Any:
+        """The value of a reference, the result of a task, or a list of them, in order.
+
+        The arrays of an object are read-only views of memory that all processes of the machine share; copy one to change it.
 
         Raises:
             the first failed task's exception, as soon as it fails; the others go on.
+            ObjectLost: an object was freed, or its node is gone; names both.
+            StoreFull: an object is on another machine, and there is no room for a copy on this one.
             TimeoutError: they are not all done in `timeout` seconds.
         """
-        return await get_all(list(futures), timeout)
+        one = isinstance(what, ObjectRef | Future)
+        depot = Depot.of(self._open_session())
+        values = await get_all([what] if one else list(what), depot.get, timeout)
+        return values[0] if one else values
 
     async def wait(
         self, futures: Iterable[Future[R]], *, count: int | None = None, timeout: float | None = None
@@ -430,6 +446,25 @@ class Hub:
         rows = zip(*arguments, strict=False)
         submitter = Submitter.of(self._open_session())
         return submitter.gather_into(task_of(collect), task_of(function), rows, self._sending())
+
+    # ---- objects
+
+    async def put(self, value: T) -> ObjectRef[T]:
+        """Put a value into the store of a node of this machine, once; returns the reference to it, which travels instead.
+
+        Arrays, and all else that offers its buffers to pickle protocol 5, are copied once, into memory that every process of
+        the machine reads without copying. Other nodes copy it when they need it, once for all their processes. The object is
+        freed when no process has referred to it for `object_lease` seconds, or by `free`.
+
+        Raises:
+            NotSerialisable: names the part that cannot be pickled.
+            StoreFull: there is no room in memory nor on disk.
+        """
+        return await Depot.of(self._open_session()).put(value)
+
+    async def free(self, ref: ObjectRef[Any]) -> None:
+        """Remove an object now, wherever it is. Whoever reads it goes on; whoever asks for it from now on gets ObjectLost."""
+        await Depot.of(self._open_session()).free(ref)
 
     def _sending(self) -> Sending:
         options = self._options

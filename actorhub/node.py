@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import sys
+from contextlib import suppress
 from importlib.metadata import version
 from typing import Any, Literal, cast
 
@@ -27,9 +28,12 @@ from actorhub.control.standby import Standby
 from actorhub.dead import DeadLetters
 from actorhub.delay import Delays, Forwarder
 from actorhub.desk import Desk
-from actorhub.errors import ActorHubError, InvalidEnvelope
+from actorhub.errors import ActorHubError, InvalidEnvelope, ObjectLost
 from actorhub.handle import Handle, ask, tell
+from actorhub.keeper import Keeper
 from actorhub.letter import DeadLetter
+from actorhub.objects.site import sweep
+from actorhub.objects.store import Store
 from actorhub.processes import Exit, Processes, WorkerProcess
 from actorhub.remembered import Remembered
 from actorhub.session import Session
@@ -73,6 +77,8 @@ class Node:
         )
         self._deaths: Remembered[str, int] = Remembered()  # of tasks in slots, by id
         self._cancelled: Remembered[str, bool] = Remembered()
+        self._store: Store | None = None
+        self._keeper: Keeper | None = None
         self._known = False
         self._leaving = False
         self._stop = asyncio.Event()
@@ -94,9 +100,12 @@ class Node:
 
         Raises:
             BrokerUnavailable: no broker within `connect_timeout`.
+            ActorHubError: a node of this id lives on this machine.
         """
         await self.session.open()
-        await asyncio.gather(self._start_workers(), self._open())
+        self._store = await asyncio.to_thread(self._make_store)
+        self._keeper = Keeper(self.session, self._store, self.config.node_id)
+        await asyncio.gather(self._start_workers(), self._open(), self._keeper.open())
         self.session.spawn_task(self._keep_reporting(), "actorhub-heartbeat")
         await self._until(lambda: self._known and all(worker.ready for worker in self._living("actors")))
         self.session.spawn_task(self._start_slots(), "actorhub-slots")
@@ -123,7 +132,22 @@ class Node:
         await self._desk.close()
         await self._forwarder.close()
         await self._standby.close()
+        if self._keeper is not None:
+            await self._keeper.close()
         await self.session.close()
+        if self._store is not None:
+            await asyncio.to_thread(self._store.close)
+
+    def _make_store(self) -> Store:
+        """Also frees what agents left behind that were killed."""
+        sweep()
+        settings = self.settings
+        return Store.create(
+            self.session.names.prefix,
+            self.config.node_id,
+            capacity=settings.store_capacity,
+            spill_capacity=settings.store_spill_capacity,
+        )
 
     async def _open(self) -> None:
         await self._desk.open()
@@ -151,7 +175,8 @@ class Node:
 
     async def _start_worker(self, worker_id: str | None = None, **more: Any) -> None:
         if not self._leaving:
-            await self._processes.start(worker_id or new_id(8), **more)
+            store = self._store.path if self._store is not None else None
+            await self._processes.start(worker_id or new_id(8), store=store, **more)
 
     async def _start_slot(self) -> None:
         await self._start_worker(
@@ -187,6 +212,9 @@ class Node:
 
     async def _replace(self, end: Exit) -> None:
         """Tell control what died and what it had in hand; start another where it was a shared worker."""
+        if self._store is not None:
+            with suppress(ObjectLost):
+                await asyncio.to_thread(self._store.collect)
         config = end.worker.config
         if config.kind == "task":
             await self._replace_slot(end)
@@ -299,6 +327,7 @@ class Node:
                 queues=list(self._queues),
                 known=self._known,
                 leaving=self._leaving,
+                store=str(self._store.path) if self._store is not None else None,
             ),
         )
 

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from actorhub import logs
 from actorhub.blackbox import BlackBox
 from actorhub.loopwatch import LoopWatch
+from actorhub.objects.site import remove_if_owner_is_gone
 from actorhub.settings import Settings
 
 THREADS = 256  # for `def` methods; made when they are needed
@@ -35,6 +36,8 @@ class WorkerConfig(BaseModel):
     node: str
     modules: list[str]
     blackbox: Path
+    store: Path | None = None
+    """Of the node's objects."""
     kind: Literal["actors", "task"] = "actors"
     actor_id: str | None = None
     """The only actor it is for, where that one is isolated."""
@@ -59,10 +62,10 @@ def serve(make: Callable[[], Served], config: WorkerConfig, settings: Settings) 
     for module in config.modules:
         importlib.import_module(module)
     gc.freeze()  # what was imported stays: the collector need not look at it again and again
-    uvloop.run(_serve(make))
+    uvloop.run(_serve(make, config))
 
 
-async def _serve(make: Callable[[], Served]) -> None:
+async def _serve(make: Callable[[], Served], config: WorkerConfig) -> None:
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="actorhub"))
     stop = asyncio.Event()
@@ -76,5 +79,7 @@ async def _serve(make: Callable[[], Served]) -> None:
     await stop.wait()
     await served.stop()
     watch.stop()
+    if config.store is not None:
+        remove_if_owner_is_gone(config.store)  # nobody else would, if this was the last of a killed agent's workers
     logging.shutdown()
     os._exit(0)  # a `def` method that never returns must not keep the process: its message goes back to the queue

@@ -30,7 +30,18 @@ class Way(Protocol):
 class Pending:
     """A call that waits for its answer: what is needed to read it, and to cancel or repeat the call."""
 
-    __slots__ = ("answer", "credit_to", "deadline", "handling", "id", "on_took", "outbox", "outgoing", "signature")
+    __slots__ = (
+        "answer",
+        "credit_to",
+        "deadline",
+        "handling",
+        "id",
+        "needs",
+        "on_took",
+        "outbox",
+        "outgoing",
+        "signature",
+    )
 
     def __init__(
         self,
@@ -48,6 +59,7 @@ class Pending:
         self.outgoing: Outgoing | None = None
         self.deadline: float | None = None
         self.handling: Handling | None = None
+        self.needs: object = None  # references among its arguments, whose objects must live until it is done
         self.credit_to = ""  # the queue of the process that sends this stream
 
 

@@ -73,6 +73,7 @@ class Session:
         """Streams that this process sends, by the id of their call: where their readers' credit goes."""
         self.owns_actors = False
         self.submitter: Any = None  # of tasks; see submit.py
+        self.depot: Any = None  # of objects; see depot.py
         self.why_gone: Callable[[Ticket], Awaitable[ActorHubError]] | None = None
         self._connection = Connection(
             broker,

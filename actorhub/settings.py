@@ -40,6 +40,22 @@ class Settings(BaseSettings):
     recycle_memory: int | None = Field(
         default=None, gt=0, description="bytes of resident memory past which a slot's process is replaced"
     )
+    store_capacity: int | None = Field(
+        default=None, gt=0, description="bytes of memory for a node's objects; by default 30 % of the machine's"
+    )
+    store_spill_capacity: int | None = Field(
+        default=None,
+        ge=0,
+        description="bytes of disk for objects that memory has no room for; by default 30 % of what is free",
+    )
+    inline_limit: int = Field(
+        default=256 * 1024, ge=0, description="bytes up to which a task's result travels in the answer itself"
+    )
+    object_lease: float = Field(default=60.0, gt=0, description="an object that nobody refers to for longer is freed")
+    objects_url: str | None = Field(
+        default=None,
+        description="where objects are kept beside their node, so that they outlive it: s3://bucket/folder",
+    )
     max_pending: int = Field(default=100_000, gt=0, description="answers that a hub may wait for at once")
     log_format: Literal["text", "json"] = "text"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

@@ -22,7 +22,7 @@ from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import CoreConfig, PydanticSerializationError, SchemaSerializer, SchemaValidator
 from typing_extensions import TypedDict
 
-from actorhub.codec import Signer, is_json_native
+from actorhub.codec import Pickled, Signer, is_json_native
 from actorhub.envelope import Codec
 from actorhub.errors import InvalidArguments, InvalidResult, NotSerialisable
 
@@ -63,6 +63,7 @@ class Signature:
         self._positional = [p.name for p in parameters if p.kind in _POSITIONAL]
         self._names = {p.name for p in parameters if p.kind is not p.VAR_POSITIONAL and p.kind is not p.VAR_KEYWORD}
         self._positional_only = [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY]
+        self._required = {p.name for p in parameters if p.default is p.empty and p.name in self._names}
         self._rest = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
         self._others = next((p.name for p in parameters if p.kind is p.VAR_KEYWORD), None)
 
@@ -101,6 +102,19 @@ class Signature:
                 f"an argument of {self.label} cannot be sent as JSON: {exc}; set ACTORHUB_SECRET"
             ) from exc
 
+    def pack_unseen(self, args: tuple[Any, ...], kwargs: dict[str, Any], signer: Signer) -> tuple[bytes, Codec]:
+        """For arguments with stand-ins among them, whose values are validated only where they are known.
+
+        Raises:
+            InvalidArguments: there are too many, or some are missing.
+            NotSerialisable, UntrustedPayload: they cannot be sent.
+        """
+        given = self._bind(args, kwargs)
+        missing = [p.name for p in self._parameters if p.name in self._required and p.name not in given]
+        if missing:
+            raise InvalidArguments(f"{self.label}: {', '.join(missing)}: missing")
+        return signer.dumps(given, self.label), Codec.STORED
+
     def unpack(
         self, payload: bytes, codec: Codec, signer: Signer, *, alone: bool = False
     ) -> tuple[list[Any], dict[str, Any]]:
@@ -110,15 +124,31 @@ class Signature:
             InvalidArguments: what came does not fit the parameters.
             UntrustedPayload: a pickle without the cluster's signature.
         """
-        validator = self._arguments[0].validator
+        if codec is Codec.STORED:
+            raise InvalidArguments(f"{self.label}: only tasks take the values of references; pass the reference itself")
+        if codec is Codec.PICKLE:
+            return self.accept(signer.loads(payload), alone=alone)
         try:
-            if codec is Codec.JSON:
-                known: dict[str, Any] = validator.validate_json(self._named(payload) if alone else payload)
-            else:
-                given = signer.loads(payload)
-                known = validator.validate_python(self._bind((given,), {}) if alone else given)
+            return self._arranged(
+                self._arguments[0].validator.validate_json(self._named(payload) if alone else payload)
+            )
         except ValidationError as exc:
             raise self._invalid(exc) from exc
+
+    def accept(self, given: Any, *, alone: bool = False) -> tuple[list[Any], dict[str, Any]]:
+        """The same for what was unpickled, and whose stand-ins have given way to values.
+
+        Raises:
+            InvalidArguments: they do not fit the parameters.
+        """
+        try:
+            known = self._bind((given,), {}) if alone else given
+            return self._arranged(self._arguments[0].validator.validate_python(known))
+        except ValidationError as exc:
+            raise self._invalid(exc) from exc
+
+    def _arranged(self, known: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """As the call takes them."""
         args: list[Any] = []
         if self._positional_only or (self._rest is not None and self._rest in known):
             names = self._positional if self._rest is not None and self._rest in known else self._positional_only
@@ -181,32 +211,63 @@ class Signature:
             InvalidResult: it does not fit the return annotation.
             NotSerialisable, UntrustedPayload: it fits, and cannot be sent.
         """
+        packed = self.pack_small_result(value, signer, None)
+        assert isinstance(packed, tuple), "without a limit nothing is too large"
+        return packed
+
+    def pack_small_result(self, value: Any, signer: Signer, limit: int | None) -> tuple[bytes, Codec] | Pickled:
+        """The same, for a result of up to `limit` bytes. A larger one is only pickled, for a store, where the cluster has a
+        secret: its bytes have not been put together yet.
+
+        Raises:
+            InvalidResult, NotSerialisable, UntrustedPayload.
+        """
         shape, test = self._result
-        try:
-            known = shape.validator.validate_python(value)
-        except ValidationError as exc:
-            raise InvalidResult(_report(f"the result of {self.label}", exc)) from exc
+        what = f"the result of {self.label}"
+        known = self.accept_result(value)
+        limit = limit if signer.trusts else None
+        if limit is not None and isinstance(known, bytes | str) and len(known) > limit:
+            return signer.pickled(known, what)
         if test is not None and not _fits_json(known, test):
-            return signer.dumps(known, f"the result of {self.label}"), Codec.PICKLE
+            return self._pickle_result(known, what, signer, limit)
         try:
-            return shape.serializer.to_json(known, warnings="error"), Codec.JSON
+            payload = shape.serializer.to_json(known, warnings="error")
         except PydanticSerializationError as exc:
             if signer.trusts:
-                return signer.dumps(known, f"the result of {self.label}"), Codec.PICKLE
-            raise NotSerialisable(
-                f"the result of {self.label} cannot be sent as JSON: {exc}; set ACTORHUB_SECRET"
-            ) from exc
+                return self._pickle_result(known, what, signer, limit)
+            raise NotSerialisable(f"{what} cannot be sent as JSON: {exc}; set ACTORHUB_SECRET") from exc
+        if limit is not None and len(payload) > limit:
+            return signer.pickled(known, what)
+        return payload, Codec.JSON
+
+    @staticmethod
+    def _pickle_result(known: Any, what: str, signer: Signer, limit: int | None) -> tuple[bytes, Codec] | Pickled:
+        pickled = signer.pickled(known, what)
+        return pickled if limit is not None and pickled.size > limit else (signer.seal(pickled), Codec.PICKLE)
 
     def unpack_result(self, payload: bytes, codec: Codec, signer: Signer) -> Any:
-        """Raises:
-        InvalidResult: what came does not fit the return annotation.
-        UntrustedPayload: a pickle without the cluster's signature.
+        """The result; for one that is kept in a store, the stand-in of it.
+
+        Raises:
+            InvalidResult: what came does not fit the return annotation.
+            UntrustedPayload: a pickle without the cluster's signature.
         """
-        validator = self._result[0].validator
+        if codec is not Codec.JSON:
+            value = signer.loads(payload)
+            return value if codec is Codec.STORED else self.accept_result(value)
         try:
-            if codec is Codec.JSON:
-                return validator.validate_json(payload)
-            return validator.validate_python(signer.loads(payload))
+            return self._result[0].validator.validate_json(payload)
+        except ValidationError as exc:
+            raise InvalidResult(_report(f"the result of {self.label}", exc)) from exc
+
+    def accept_result(self, value: Any) -> Any:
+        """A value as the return annotation has it.
+
+        Raises:
+            InvalidResult: it does not fit.
+        """
+        try:
+            return self._result[0].validator.validate_python(value)
         except ValidationError as exc:
             raise InvalidResult(_report(f"the result of {self.label}", exc)) from exc
 

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from actorhub.actor import binder
 from actorhub.admission import Admission
@@ -21,7 +22,8 @@ from actorhub.blackbox import BlackBox
 from actorhub.broker import Delivery, Message
 from actorhub.chunks import CONCURRENT, SPLIT_AFTER
 from actorhub.context import Handling, Surroundings, surroundings
-from actorhub.envelope import Hop, Kind, Parcel, decode
+from actorhub.depot import Depot
+from actorhub.envelope import Codec, Envelope, Hop, Kind, Parcel, decode
 from actorhub.errors import (
     ActorHubError,
     CallCancelled,
@@ -33,7 +35,7 @@ from actorhub.intake import Intake, Shift
 from actorhub.outflow import Outflow
 from actorhub.ref import Residence, residence
 from actorhub.runner import Current, Runner
-from actorhub.session import Session
+from actorhub.session import HEADER_ROOM, Session
 from actorhub.settle import Settling
 from actorhub.task import TaskSpec
 from actorhub.work import Answer, Receipt, Work, from_stranger, key_of_stranger
@@ -72,6 +74,7 @@ class Slot:
         self._admission = Admission(session.signer, node)
         self._deaths = deaths
         self._leave = leave
+        self._depot = Depot.of(session)
         self._settling = Settling(session)
         self._intakes: dict[str, Intake] = {}
         self._batches: deque[Batch] = deque()
@@ -221,13 +224,27 @@ class Slot:
         slot = self._blackbox.enter("task", work.key, envelope.method)
         self._enter(work)
         try:
-            signer = self._session.signer
-            args, kwargs = spec.signature.unpack(work.payload, envelope.codec, signer, alone=envelope.alone)
+            args, kwargs = self._arguments(work, spec)
             value = spec.function(*args, **kwargs)
-            payload, codec = spec.signature.pack_result(value, signer)
+            packed = spec.signature.pack_small_result(value, self._session.signer, self._limit(envelope))
+            payload, codec = packed if isinstance(packed, tuple) else self._depot.keep_result(packed)
         finally:
             self._blackbox.leave(slot)
         return Answer({"kind": Kind.REPLY, "call": envelope.id, "codec": codec}, payload)
+
+    def _arguments(self, work: Work, spec: TaskSpec) -> tuple[list[Any], dict[str, Any]]:
+        envelope, signer = work.envelope, self._session.signer
+        if envelope.codec is not Codec.STORED:
+            return spec.signature.unpack(work.payload, envelope.codec, signer, alone=envelope.alone)
+        return spec.signature.accept(self._depot.fill_in_thread(signer.loads(work.payload)), alone=envelope.alone)
+
+    def _limit(self, envelope: Envelope) -> int:
+        """Bytes up to which a result travels. What another task goes on with stays with the broker, if it can: it must survive
+        this node."""
+        link = self._session.link
+        if link is not None and (envelope.then or envelope.into is not None):
+            return link.max_message - HEADER_ROOM
+        return self._session.settings.inline_limit
 
     def _ended(self, work: Work, outcome: Answer | BaseException, took: float) -> None:
         self.done += 1
@@ -375,14 +392,21 @@ class Slot:
 
     async def _answer(self, work: Work, spec: TaskSpec) -> Answer:
         envelope, signer = work.envelope, self._session.signer
-        args, kwargs = spec.signature.unpack(work.payload, envelope.codec, signer, alone=envelope.alone)
+        if envelope.codec is Codec.STORED:
+            given = await self._depot.fill(signer.loads(work.payload))
+            args, kwargs = spec.signature.accept(given, alone=envelope.alone)
+        else:
+            args, kwargs = spec.signature.unpack(work.payload, envelope.codec, signer, alone=envelope.alone)
         if spec.signature.is_generator:
             if envelope.kind is not Kind.STREAM:
                 raise InvalidArguments(f"{envelope.method} streams; submit it as `async for item in hub.submit(...)`")
             count = await Outflow(self._session, envelope, spec.signature).send_all(spec.function(*args, **kwargs))
             return Answer({"kind": Kind.REPLY, "call": envelope.id, "index": count}, b"null")
         value = await spec.function(*args, **kwargs)
-        payload, codec = spec.signature.pack_result(value, signer)
+        packed = spec.signature.pack_small_result(value, signer, self._limit(envelope))
+        if not isinstance(packed, tuple):
+            packed = await asyncio.to_thread(self._depot.keep_result, packed)
+        payload, codec = packed
         return Answer({"kind": Kind.REPLY, "call": envelope.id, "codec": codec}, payload)
 
     def _enter(self, work: Work) -> None:

@@ -18,12 +18,14 @@ from actorhub.codec import by_value
 from actorhub.control.actor import Control
 from actorhub.control.desks import TaskDesk, system_ticket
 from actorhub.delay import Delays
-from actorhub.envelope import Envelope, Into, Kind, Step
+from actorhub.depot import Depot
+from actorhub.envelope import Codec, Envelope, Into, Kind, Step
 from actorhub.errors import ActorHubError, BrokerUnavailable, CallCancelled
-from actorhub.future import Future, futures_in, with_results
+from actorhub.future import Future, placeholders_in, with_results
 from actorhub.futures import once
 from actorhub.gathering import gathering_queue
 from actorhub.handle import Handle
+from actorhub.object_ref import StandIn
 from actorhub.outbox import Outgoing
 from actorhub.replies import Pending
 from actorhub.session import Session
@@ -84,7 +86,7 @@ class Submitter:
             InvalidArguments, NotSerialisable, PayloadTooLarge, TooManyPending, HubClosed: nothing was sent.
             ValueError: an argument contains itself.
         """
-        before = futures_in([*args, *kwargs.values()])
+        before = [part for part in placeholders_in([*args, *kwargs.values()]) if isinstance(part, Future)]
         label = spec.signature.label
         accepted: asyncio.Future[None] = self._session.loop.create_future()
         if all(future.done() and not future.cancelled() and future.exception() is None for future in before):
@@ -93,7 +95,7 @@ class Submitter:
             answer = self._send(spec, args, kwargs, sending, once(accepted)).answer
             if isinstance(answer, Inflow):
                 return Stream(answer, self._session.loop)
-            return Future(label, answer, accepted)
+            return self._future(spec, answer, accepted, sending)
         if spec.signature.is_generator:
             raise TypeError(f"{label} streams, and waits for no futures; await them first")
         call: Call[Any] = Call(loop=self._session.loop)
@@ -101,7 +103,11 @@ class Submitter:
             self._send_when_done(before, call, spec, args, kwargs, sending, once(accepted)), f"actorhub-wait-{label}"
         )
         call.on_cancel = lambda: _cancel(waiting)
-        return Future(label, call, accepted)
+        return self._future(spec, call, accepted, sending)
+
+    def _future(self, spec: TaskSpec, call: Call[Any], accepted: asyncio.Future[None], sending: Sending) -> Future[Any]:
+        depot, last = Depot.of(self._session), sending.then[-1] if sending.then else spec
+        return Future(spec.signature.label, call, accepted, lambda ref: depot.get_result(ref, last.signature))
 
     async def _send_when_done(
         self,
@@ -137,8 +143,8 @@ class Submitter:
         accepted: Callable[[None], None],
     ) -> Pending:
         session = self._session
-        payload, codec = spec.signature.pack(tuple(args), kwargs, session.signer)
-        session.check_sendable(payload)
+        places = placeholders_in([*args, *kwargs.values()])
+        payload, codec = self._pack(spec, tuple(args), kwargs, places)
         box = self._box(self._queue(spec, sending))
         fields = self._fields(spec, sending) | {"codec": codec}
         last = sending.then[-1] if sending.then else spec
@@ -147,11 +153,21 @@ class Submitter:
         )
         outgoing = Outgoing(fields, payload, lambda outcome: accepted(None))
         pending.outgoing = outgoing
+        pending.needs = places
         if sending.delay:
             self._send_later(box.queue, outgoing, sending.delay)
         else:
             box.put(outgoing)
         return pending
+
+    def _pack(
+        self, spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any], places: list[Any]
+    ) -> tuple[bytes, Codec]:
+        stands_in = any(isinstance(place, StandIn) for place in places)
+        pack = spec.signature.pack_unseen if stands_in else spec.signature.pack
+        payload, codec = pack(args, kwargs, self._session.signer)
+        self._session.check_sendable(payload)
+        return payload, codec
 
     def _fields(self, spec: TaskSpec, sending: Sending) -> dict[str, Any]:
         """What every envelope of a task says."""
@@ -187,19 +203,22 @@ class Submitter:
     ) -> Future[Any]:
         """One task for each row of arguments, and one that takes the list of their results."""
         session = self._session
-        packed = [spec.signature.pack(row, {}, session.signer) for row in rows]
+        places: list[list[Any]] = []
+        packed: list[tuple[bytes, Codec]] = []
+        for row in rows:
+            places.append(placeholders_in(row))
+            packed.append(self._pack(spec, row, {}, places[-1]))
         if not packed:
             raise ValueError(
                 f"{spec.signature.label} has no rows of arguments, so {collect.signature.label} would never run"
             )
-        for payload, _ in packed:
-            session.check_sendable(payload)
         accepted: asyncio.Future[None] = session.loop.create_future()
         box = self._box(self._queue(spec, sending))
         parts = [session.next_id() for _ in packed]
         way = _Parts(parts, self._cancelled)
         fields: dict[str, Any] = {}
         pending = session.expect(collect.signature, way, fields)
+        pending.needs = places
         queue = session.names.gathering(sending.namespace, pending.id)
         common = self._fields(spec, sending)
         if pending.deadline is not None:
@@ -230,7 +249,7 @@ class Submitter:
                 box.put(Outgoing(common | own, payload, one_more))
 
         session.spawn_task(send(), f"actorhub-gather-{collect.name}")
-        return Future(collect.signature.label, cast("Call[Any]", pending.answer), accepted)
+        return self._future(collect, cast("Call[Any]", pending.answer), accepted, Sending(sending.namespace))
 
     async def _declare(self, queue: str) -> None:
         while True:

@@ -13,6 +13,7 @@ import psutil
 from actorhub.actor import actor, spec_of
 from actorhub.blackbox import BlackBox
 from actorhub.control.desks import NodeDesk, SlotDesk, system_ticket
+from actorhub.depot import Depot
 from actorhub.desk import Desk
 from actorhub.handle import Handle, tell
 from actorhub.process import WorkerConfig, serve
@@ -47,6 +48,7 @@ class TaskWorker:
 
     async def start(self) -> None:
         await self.session.open()
+        Depot.of(self.session).open(self.config.store, self.config.node)
         for call_id, deaths in self.config.deaths.items():
             self.slot.died(call_id, deaths)
         for call_id in self.config.cancelled:

@@ -27,6 +27,7 @@ from actorhub.control.messages import (
     StartActor,
 )
 from actorhub.dead import DeadLetters
+from actorhub.depot import Depot
 from actorhub.desk import Desk
 from actorhub.errors import ActorDied, ActorHubError, ActorInitFailed
 from actorhub.grave import bury, death
@@ -86,6 +87,7 @@ class Worker:
 
     async def start(self) -> None:
         await self.session.open()
+        Depot.of(self.session).open(self.config.store, self.config.node)
         await self._desk.open()
         await tell(self._node.worker_ready, self.config.worker, os.getpid())
 

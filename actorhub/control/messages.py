@@ -93,6 +93,8 @@ class NodeInfo(_Model):
     resources_free: dict[str, float]
     leaving: bool
     workers: list[WorkerInfo]
+    store: str | None = None
+    """Where the node's objects are, for the processes of its machine."""
 
 
 class QueueInfo(_Model):
@@ -143,6 +145,7 @@ class NodeReport(_Model):
     queues: list[str] = Field(default_factory=list)
     known: bool = False
     leaving: bool = False
+    store: str | None = None
 
 
 class Running(_Model):

@@ -32,6 +32,7 @@ class Node:
     classes: frozenset[str]
     seen: float
     leaving: bool = False
+    store: str | None = None
     reserved: dict[str, float] = field(default_factory=dict)
     workers: dict[str, Worker] = field(default_factory=dict)
     slots: dict[str, int] = field(default_factory=dict)  # pids by id
@@ -60,6 +61,7 @@ class Node:
                 for worker in self.workers.values()
             ]
             + [WorkerInfo(id=slot, pid=pid, kind="task", actors=[]) for slot, pid in self.slots.items()],
+            store=self.store,
         )
 
     def reserve(self, resources: Mapping[str, float], sign: int = 1) -> None:

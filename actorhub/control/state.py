@@ -336,6 +336,7 @@ class ControlState:
                 total=report.resources,
                 classes=frozenset(report.classes),
                 seen=now,
+                store=report.store,
             )
             if self._queues:
                 self._commands.append(ServeQueues(node=node.id, queues=list(self._queues)))

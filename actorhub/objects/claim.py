@@ -46,6 +46,27 @@ def try_lock(file: int) -> bool:
     return True
 
 
+@contextmanager
+def errand(path: Path) -> Generator[bool, None, None]:
+    """True for whoever is first, until the block ends, and the file with it, or the process dies; False for all others."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        mine = try_lock(file) and _is_at(file, path)
+        try:
+            yield mine
+        finally:
+            if mine:
+                path.unlink(missing_ok=True)
+                fcntl.flock(file, fcntl.LOCK_UN)
+    finally:
+        os.close(file)
+
+
+def path_of(base: Path, name: str) -> Path:
+    """Of the directory that `Claim.make` makes."""
+    return base / f"{_PREFIX}{name}"
+
+
 class Claim:
     """A directory of mode 0700 that is this process's until `remove`, or until the process ends, with all that it forked."""
 
@@ -61,7 +82,7 @@ class Claim:
         Raises:
             ActorHubError: a living process has it.
         """
-        path = base / f"{_PREFIX}{name}"
+        path = path_of(base, name)
         hidden = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=base))
         owner = os.open(hidden / _OWNER, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
-from actorhub.objects.claim import locked
+from actorhub.objects.claim import errand, locked
 from actorhub.objects.ledger import Ledger
 from actorhub.objects.shelf import Draft, Shelf, is_full, occupied
 
@@ -21,16 +21,22 @@ class Room:
         self.disk = disk
         self._ledger = Ledger(directory / "ledger", (memory, disk))
         self._spilling = directory / "spilling"
+        self._errands = directory / "errands"
 
     def make(self) -> None:
         self.memory.make()
         self.disk.make()
         self._ledger.make()
         self._spilling.touch(0o600)
+        self._errands.mkdir(0o700)
 
     def paths(self, object_id: str) -> tuple[str, str]:
         """Where an object can be. Memory first: objects move from there to disk and never back, so none slips through."""
         return self.memory.path_of(object_id), self.disk.path_of(object_id)
+
+    def errand(self, object_id: str) -> AbstractContextManager[bool]:
+        """True for one at a time, who brings the object from elsewhere."""
+        return errand(self._errands / object_id)
 
     def taken(self, *, recount: bool = False) -> dict[Shelf, int]:
         """Bytes on each shelf."""

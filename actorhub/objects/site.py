@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 from pydantic import BaseModel, ConfigDict
 
-from actorhub.objects.claim import Claim, check_private, remove_all_abandoned, remove_if_abandoned
+from actorhub.objects.claim import Claim, check_private, path_of, remove_all_abandoned, remove_if_abandoned
 from actorhub.objects.room import Room
 from actorhub.objects.shelf import Shelf
 
@@ -84,6 +84,11 @@ def remove_if_owner_is_gone(path: Path) -> bool:
     except FileNotFoundError:
         pass  # killed before it had written that file, or removed by another worker
     return remove_if_abandoned(path)
+
+
+def default_path(name: str) -> Path:
+    """Where `make` puts a store in memory, unless told otherwise."""
+    return path_of(memory_base(), name)
 
 
 def memory_base() -> Path:

@@ -12,7 +12,7 @@ import os
 import secrets
 import sys
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -77,8 +77,7 @@ class Store:
         Raises:
             ActorHubError: a living process has the store of that node.
         """
-        name = f"{check_word('the prefix', prefix)}-{check_word('the node', node)}"
-        return cls(*site.make(name, node, base, capacity, spill, spill_capacity))
+        return cls(*site.make(_name(prefix, node), node, base, capacity, spill, spill_capacity))
 
     @classmethod
     def open(cls, path: Path) -> Store:
@@ -91,6 +90,16 @@ class Store:
         with _there(path):
             return cls(site.find(path))
 
+    @classmethod
+    def find(cls, prefix: str, node: str) -> Store:
+        """The store that `create` made on this machine with the default `base`.
+
+        Raises:
+            ValueError: there cannot be one of that name.
+            ObjectLost, UntrustedPayload: as `open`.
+        """
+        return cls.open(site.default_path(_name(prefix, node)))
+
     def put(self, value: object, what: str = "the object") -> Stored:
         """Writes a value under a new id. `what` names the value in errors.
 
@@ -102,7 +111,15 @@ class Store:
             StoreFull: there is no room in memory nor on disk; nothing is left behind.
             ObjectLost: the store is gone.
         """
-        pieces = Pickled(value, what).pieces(ALIGN)
+        return self.put_pickled(Pickled(value, what))
+
+    def put_pickled(self, pickled: Pickled) -> Stored:
+        """The same, where the value is pickled already.
+
+        Raises:
+            StoreFull, ObjectLost.
+        """
+        pieces = pickled.pieces(ALIGN)
         stored = Stored(secrets.token_hex(10), sum(piece.nbytes for piece in pieces))
         with self.begin(*stored) as writer:
             writer.write(0, *pieces)
@@ -210,6 +227,18 @@ class Store:
         with _there(self.path):
             self._room.taken(recount=True)
 
+    @contextmanager
+    def pulling(self, object_id: str) -> Generator[bool, None, None]:
+        """True for one process at a time, which may bring the object from elsewhere; False for all others. Does not wait.
+
+        Raises:
+            ObjectLost: the store is gone.
+        """
+        with ExitStack() as closing:
+            with _there(self.path):
+                mine = closing.enter_context(self._room.errand(check_word("the object id", object_id)))
+            yield mine
+
     def close(self) -> None:
         """Removes the store if this process has made it. What is in use stays readable."""
         for claim in self._claims:
@@ -303,6 +332,10 @@ class Writer:
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.abort()
+
+
+def _name(prefix: str, node: str) -> str:
+    return f"{check_word('the prefix', prefix)}-{check_word('the node', node)}"
 
 
 @contextmanager

@@ -1,0 +1,108 @@
+"""References to objects: what a program holds of a value that is kept in a store.
+
+A process has one reference to each object at most, however often it comes; `held` are those that live, whose leases the
+process renews. A `StandIn` among a task's arguments stands for the value.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, NoReturn, TypeVar, cast
+from weakref import WeakValueDictionary
+
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter
+from pydantic_core import PydanticCustomError, core_schema
+
+T = TypeVar("T")
+
+
+class Card(BaseModel):
+    """A reference as JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    size: int = Field(gt=0)
+    node: str
+    queue: str
+
+
+class ObjectRef(Generic[T]):
+    """Refers to a value that `hub.put` or a task has put into the store of a node. `await hub.get(ref)` gives the value.
+
+    It is small, equal to every other reference to the same object, picklable, and JSON through pydantic: it may be an argument,
+    a result, an attribute. The object lives while any process holds a reference to it, or until `hub.free`.
+
+    `size` is in bytes; `node` is the node, or the client, that made the object and owns it.
+    """
+
+    __slots__ = ("__weakref__", "id", "node", "queue", "size")
+
+    id: str
+    size: int
+    node: str
+    queue: str
+
+    def __new__(cls, id: str, size: int, node: str, queue: str) -> ObjectRef[T]:
+        with _lock:
+            known = _held.get(id)
+            if known is None:
+                known = super().__new__(cls)
+                for name, value in (("id", id), ("size", size), ("node", node), ("queue", queue)):
+                    object.__setattr__(known, name, value)
+                _held[id] = known
+        return known
+
+    def as_argument(self) -> T:
+        """Stands for the value among a task's arguments, also inside lists, tuples and dictionaries: the task gets the value,
+        read on its own node. The reference itself as an argument stays a reference."""
+        return cast(T, StandIn(self))
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"a reference does not change, so {name!r} cannot be set; put another object")
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return ObjectRef, (self.id, self.size, self.node, self.queue)
+
+    def __repr__(self) -> str:
+        return f"<object {self.id} of {self.size:,} bytes on {self.node}>"
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            _validate,
+            serialization=core_schema.plain_serializer_function_ser_schema(_to_card, return_schema=_card.core_schema),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StandIn:
+    """Stands for the value of an object, where it is not known or not wanted yet."""
+
+    ref: ObjectRef[Any]
+
+
+_card = TypeAdapter(Card)
+_held: WeakValueDictionary[str, ObjectRef[Any]] = WeakValueDictionary()
+_lock = threading.RLock()  # a collection inside may run code that makes references
+
+
+def held(queue_prefix: str) -> list[ObjectRef[Any]]:
+    """The references that live in this process, to objects whose owners' queues begin so."""
+    with _lock:
+        return [ref for ref in _held.values() if ref.queue.startswith(queue_prefix)]
+
+
+def _validate(value: Any) -> ObjectRef[Any]:
+    if isinstance(value, ObjectRef):
+        return value
+    if not isinstance(value, dict):
+        raise PydanticCustomError("object_ref", "not a reference to an object; pass what hub.put gave")
+    card = _card.validate_python(value)
+    return ObjectRef(card.id, card.size, card.node, card.queue)
+
+
+def _to_card(ref: ObjectRef[Any]) -> Card:
+    return Card(id=ref.id, size=ref.size, node=ref.node, queue=ref.queue)
