@@ -71,3 +71,10 @@ def test_the_search_of_the_language_reference_is_that_of_one_process(broker: str
     assert done.returncode == 0, done.stdout + done.stderr
     assert "raise" in done.stdout
     assert "the same as in one process" in done.stdout
+
+
+@pytest.mark.parametrize("broker", ["embedded", "rabbitmq"])
+def test_linear_regression_learns_what_least_squares_finds(broker: str) -> None:
+    done = run("-m", "examples.linear_regression", "--broker", broker, env={})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the largest difference to the exact solution" in done.stdout
