@@ -302,6 +302,21 @@ class Hub:
         hub, loop = self._ready()
         return _items(loop, hub.map(function, *arguments, ordered=ordered, window=window, progress=progress))
 
+    def chain(self, first: Callable[..., Any], /, *others: Callable[[Any], Any]) -> Chain:
+        """See `actorhub.Hub.chain`."""
+        return Chain(self, first, *others)
+
+    def gather_into(
+        self, collect: Callable[[list[Any]], R], function: Callable[..., Any], /, *arguments: Iterable[Any]
+    ) -> Future[R]:
+        """See `actorhub.Hub.gather_into`."""
+        hub, loop = self._ready()
+
+        async def begin() -> Future[R]:
+            return hub.gather_into(collect, function, *arguments)
+
+        return loop.run(begin())
+
     def actors(self, *, all_namespaces: bool = False) -> list[ActorInfo]:
         """See `actorhub.Hub.actors`."""
         hub, loop = self._ready()
@@ -347,6 +362,23 @@ class Hub:
             return self._ready()
         hub = root._hub.options(**self._views) if self._views else root._hub
         return hub, root._loop
+
+
+class Chain:
+    """Made by `Hub.chain`."""
+
+    def __init__(self, hub: Hub, *functions: Callable[..., Any]) -> None:
+        self._hub = hub
+        self._functions = functions
+
+    def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Send the first task; the Future has the last one's result."""
+        hub, loop = self._hub._ready()
+
+        async def begin() -> Future[Any]:
+            return hub.chain(*self._functions).submit(*args, **kwargs)
+
+        return loop.run(begin())
 
 
 class SentCall(Generic[R]):

@@ -542,6 +542,8 @@ def test_tasks_without_an_event_loop() -> None:
         assert hub.get(hub.submit(double, 4)) == 8
         assert hub.get([hub.submit(double, n) for n in range(5)]) == [0, 2, 4, 6, 8]
         assert sorted(hub.map(double, range(5), ordered=False)) == [0, 2, 4, 6, 8]
+        assert hub.get(hub.chain(double, double).submit(1)) == 4
+        assert hub.get(hub.gather_into(total, double, range(4))) == 12
         done, pending = hub.wait([hub.submit(double, 1)])
         assert (len(done), pending) == (1, [])
         with pytest.raises(Unlucky):
