@@ -32,7 +32,7 @@ from actorhub.errors import (
 from actorhub.future import placeholders_in, replaced
 from actorhub.handle import Handle, tell
 from actorhub.keeper import Keeper, desk_at
-from actorhub.object_ref import ObjectRef, StandIn, held
+from actorhub.object_ref import ObjectRef, StandIn, held, stand_ins_travel
 from actorhub.objects.remote import Remote
 from actorhub.objects.store import Store, Writer
 from actorhub.session import HEADER_ROOM, Session
@@ -129,7 +129,9 @@ class Depot:
         signer, link = self._session.signer, self._session.link
         try:
             assert self._home is not None, "slots know their node's store"
-            return signer.dumps(StandIn(self._put(self._home, pickled)), "a reference"), Codec.STORED
+            stand_in = StandIn(self._put(self._home, pickled))
+            with stand_ins_travel():
+                return signer.dumps(stand_in, "a reference"), Codec.STORED
         except (StoreFull, ObjectLost) as exc:
             if link is not None and pickled.size > link.max_message - HEADER_ROOM:
                 raise
@@ -252,7 +254,8 @@ class Depot:
         control = cast(Control, Handle(session, system_ticket(session.names.control, Control), spec_of(Control)))
         try:
             async with asyncio.timeout(session.settings.node_timeout):
-                nodes = await control.nodes()
+                while not (nodes := await control.nodes()):  # it has just begun, and nobody has reported yet
+                    await asyncio.sleep(5 * POLL)
         except (TimeoutError, ActorHubError):
             return None
         for node in nodes:

@@ -19,6 +19,7 @@ from actorhub.codec import Signer
 from actorhub.envelope import Codec, Envelope, Into, Parcel, decode, encode
 from actorhub.errors import ActorNotFound, BrokerUnavailable, InvalidEnvelope
 from actorhub.futures import once
+from actorhub.object_ref import stand_ins_travel
 from actorhub.session import Session
 from actorhub.work import Answer
 
@@ -114,7 +115,8 @@ def together(results: list[Parcel], signer: Signer) -> tuple[bytes, Codec]:
         for envelope, payload in results
     ]
     stored = any(envelope.codec is Codec.STORED for envelope, _ in results)
-    return signer.dumps(values, "a list of results"), Codec.STORED if stored else Codec.PICKLE
+    with stand_ins_travel():
+        return signer.dumps(values, "a list of results"), Codec.STORED if stored else Codec.PICKLE
 
 
 async def _publish(link: Link, queue: str, message: Message) -> Outcome:

@@ -7,9 +7,11 @@ process renews. A `StandIn` among a task's arguments stands for the value.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Generic, NoReturn, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 from weakref import WeakValueDictionary
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter
@@ -34,34 +36,44 @@ class ObjectRef(Generic[T]):
 
     It is small, equal to every other reference to the same object, picklable, and JSON through pydantic: it may be an argument,
     a result, an attribute. The object lives while any process holds a reference to it, or until `hub.free`.
-
-    `size` is in bytes; `node` is the node, or the client, that made the object and owns it.
     """
 
-    __slots__ = ("__weakref__", "id", "node", "queue", "size")
+    __slots__ = ("__weakref__", "_card")
 
-    id: str
-    size: int
-    node: str
-    queue: str
+    _card: Card
 
     def __new__(cls, id: str, size: int, node: str, queue: str) -> ObjectRef[T]:
         with _lock:
             known = _held.get(id)
             if known is None:
                 known = super().__new__(cls)
-                for name, value in (("id", id), ("size", size), ("node", node), ("queue", queue)):
-                    object.__setattr__(known, name, value)
+                known._card = Card(id=id, size=size, node=node, queue=queue)
                 _held[id] = known
         return known
+
+    @property
+    def id(self) -> str:
+        return self._card.id
+
+    @property
+    def size(self) -> int:
+        """Bytes of the object as it is stored."""
+        return self._card.size
+
+    @property
+    def node(self) -> str:
+        """The node, or the client, that made the object and owns it."""
+        return self._card.node
+
+    @property
+    def queue(self) -> str:
+        """Where its owner is asked for it."""
+        return self._card.queue
 
     def as_argument(self) -> T:
         """Stands for the value among a task's arguments, also inside lists, tuples and dictionaries: the task gets the value,
         read on its own node. The reference itself as an argument stays a reference."""
         return cast(T, StandIn(self))
-
-    def __setattr__(self, name: str, value: object) -> NoReturn:
-        raise AttributeError(f"a reference does not change, so {name!r} cannot be set; put another object")
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return ObjectRef, (self.id, self.size, self.node, self.queue)
@@ -73,18 +85,38 @@ class ObjectRef(Generic[T]):
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         return core_schema.no_info_plain_validator_function(
             _validate,
-            serialization=core_schema.plain_serializer_function_ser_schema(_to_card, return_schema=_card.core_schema),
+            serialization=core_schema.plain_serializer_function_ser_schema(_to_card, return_schema=_cards.core_schema),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class StandIn:
-    """Stands for the value of an object, where it is not known or not wanted yet."""
+    """Stands for the value of an object among arguments, or as a result. It travels only to where it gives way to the value."""
 
     ref: ObjectRef[Any]
 
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        if not _travel.get():
+            raise TypeError(
+                "only tasks take values by as_argument(); pass the reference itself, and `await hub.get(ref)`"
+            )
+        return StandIn, (self.ref,)
 
-_card = TypeAdapter(Card)
+
+_travel: ContextVar[bool] = ContextVar("actorhub_stand_ins_travel", default=False)
+
+
+@contextmanager
+def stand_ins_travel() -> Generator[None]:
+    """Whoever reads what is pickled inside knows of stand-ins."""
+    token = _travel.set(True)
+    try:
+        yield
+    finally:
+        _travel.reset(token)
+
+
+_cards = TypeAdapter(Card)
 _held: WeakValueDictionary[str, ObjectRef[Any]] = WeakValueDictionary()
 _lock = threading.RLock()  # a collection inside may run code that makes references
 
@@ -100,9 +132,9 @@ def _validate(value: Any) -> ObjectRef[Any]:
         return value
     if not isinstance(value, dict):
         raise PydanticCustomError("object_ref", "not a reference to an object; pass what hub.put gave")
-    card = _card.validate_python(value)
+    card = _cards.validate_python(value)
     return ObjectRef(card.id, card.size, card.node, card.queue)
 
 
 def _to_card(ref: ObjectRef[Any]) -> Card:
-    return Card(id=ref.id, size=ref.size, node=ref.node, queue=ref.queue)
+    return ref._card

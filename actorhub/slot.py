@@ -226,7 +226,7 @@ class Slot:
         try:
             args, kwargs = self._arguments(work, spec)
             value = spec.function(*args, **kwargs)
-            packed = spec.signature.pack_small_result(value, self._session.signer, self._limit(envelope))
+            packed = spec.signature.pack_small_result(value, self._session.signer, self._limit(work))
             payload, codec = packed if isinstance(packed, tuple) else self._depot.keep_result(packed)
         finally:
             self._blackbox.leave(slot)
@@ -238,10 +238,12 @@ class Slot:
             return spec.signature.unpack(work.payload, envelope.codec, signer, alone=envelope.alone)
         return spec.signature.accept(self._depot.fill_in_thread(signer.loads(work.payload)), alone=envelope.alone)
 
-    def _limit(self, envelope: Envelope) -> int:
-        """Bytes up to which a result travels. What another task goes on with stays with the broker, if it can: it must survive
-        this node."""
-        link = self._session.link
+    def _limit(self, work: Work) -> int | None:
+        """Bytes up to which a result travels; None where it always does. What another task goes on with stays with the broker,
+        if that can take it, for it must survive this node. Other languages cannot read what is in a store."""
+        if work.foreign is not None:
+            return None
+        envelope, link = work.envelope, self._session.link
         if link is not None and (envelope.then or envelope.into is not None):
             return link.max_message - HEADER_ROOM
         return self._session.settings.inline_limit
@@ -403,7 +405,7 @@ class Slot:
             count = await Outflow(self._session, envelope, spec.signature).send_all(spec.function(*args, **kwargs))
             return Answer({"kind": Kind.REPLY, "call": envelope.id, "index": count}, b"null")
         value = await spec.function(*args, **kwargs)
-        packed = spec.signature.pack_small_result(value, signer, self._limit(envelope))
+        packed = spec.signature.pack_small_result(value, signer, self._limit(work))
         if not isinstance(packed, tuple):
             packed = await asyncio.to_thread(self._depot.keep_result, packed)
         payload, codec = packed

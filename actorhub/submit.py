@@ -25,7 +25,7 @@ from actorhub.future import Future, placeholders_in, with_results
 from actorhub.futures import once
 from actorhub.gathering import gathering_queue
 from actorhub.handle import Handle
-from actorhub.object_ref import StandIn
+from actorhub.object_ref import StandIn, stand_ins_travel
 from actorhub.outbox import Outgoing
 from actorhub.replies import Pending
 from actorhub.session import Session
@@ -163,9 +163,12 @@ class Submitter:
     def _pack(
         self, spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any], places: list[Any]
     ) -> tuple[bytes, Codec]:
-        stands_in = any(isinstance(place, StandIn) for place in places)
-        pack = spec.signature.pack_unseen if stands_in else spec.signature.pack
-        payload, codec = pack(args, kwargs, self._session.signer)
+        signer = self._session.signer
+        if any(isinstance(place, StandIn) for place in places):
+            with stand_ins_travel():
+                payload, codec = spec.signature.pack_unseen(args, kwargs, signer)
+        else:
+            payload, codec = spec.signature.pack(args, kwargs, signer)
         self._session.check_sendable(payload)
         return payload, codec
 

@@ -7,7 +7,7 @@ from typing import assert_type
 
 from tenacity import wait_exponential_jitter
 
-from actorhub import Call, Future, Hub, Retry, Stream, actor, ask, ref, task, tell
+from actorhub import Call, Future, Hub, ObjectRef, Retry, Stream, actor, ask, ref, task, tell
 from actorhub.blocking import Hub as BlockingHub
 from actorhub.delay import Delays, Forwarder, OnUnroutable
 from actorhub.session import Session
@@ -87,6 +87,24 @@ async def right_tasks(hub: Hub) -> None:
     assert_type(resize("a", 1), bytes)
 
 
+async def right_objects(hub: Hub) -> None:
+    matrix = await hub.put([1.0, 2.0])
+    assert_type(matrix, ObjectRef[list[float]])
+    assert_type(await hub.get(matrix), list[float])
+    assert_type(await hub.get([matrix, matrix]), list[list[float]])
+    assert_type(await hub.get(hub.submit(fetch, "x")), str)
+    assert_type(matrix.as_argument(), list[float])
+    assert_type(await hub.submit(resize, (await hub.put("a")).as_argument(), 1), bytes)
+    await hub.free(matrix)
+
+
+async def wrong_objects(hub: Hub) -> None:
+    ref = await hub.put(b"")
+    hub.submit(resize, ref, 1)  # type: ignore[call-overload]
+    hub.submit(resize, ref.as_argument(), 1)  # type: ignore[call-overload]
+    ref.size = 3  # type: ignore[misc]
+
+
 async def wrong_tasks(hub: Hub) -> None:
     hub.submit(resize, 1, 1)  # type: ignore[call-overload]
     hub.submit(resize, "a")  # type: ignore[call-overload]
@@ -105,6 +123,10 @@ def blocking(hub: BlockingHub) -> None:
     assert_type(hub.ask(counter.add, 1), int)
     assert_type(hub.ask(counter.describe), str)
     hub.tell(counter.add, 1)
+    ref = hub.put("a")
+    assert_type(ref, ObjectRef[str])
+    assert_type(hub.get(ref), str)
+    assert_type(hub.get([ref]), list[str])
 
 
 def inside(session: Session, delays: Delays, on_unroutable: OnUnroutable) -> None:
