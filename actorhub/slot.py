@@ -23,7 +23,7 @@ from actorhub.broker import Delivery, Message
 from actorhub.chunks import CONCURRENT, SPLIT_AFTER
 from actorhub.context import Handling, Surroundings, surroundings
 from actorhub.depot import Depot
-from actorhub.envelope import Codec, Envelope, Hop, Kind, Parcel, decode
+from actorhub.envelope import Codec, Hop, Kind, Parcel, decode
 from actorhub.errors import (
     ActorHubError,
     CallCancelled,
