@@ -49,6 +49,7 @@ class Outflow:
 
     def _send(self, item: Any) -> None:
         payload, codec = self._method.pack_result(item, self._session.signer)
+        self._session.check_size(payload)
         fields = {
             "kind": Kind.ITEM,
             "call": self._call.id,

@@ -342,6 +342,14 @@ class Session:
         """
         if self._closed is not None:
             raise self._closed
+        self.check_size(payload)
+
+    def check_size(self, payload: bytes) -> None:
+        """The broker would close the connection of whoever sends more.
+
+        Raises:
+            PayloadTooLarge.
+        """
         link = self._connection.link
         if link is not None and len(payload) > link.max_message - HEADER_ROOM:
             raise PayloadTooLarge(

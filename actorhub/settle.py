@@ -216,6 +216,8 @@ def _said(envelope: Envelope) -> tuple[str, int]:
 def _reason(error: BaseException) -> Reason:
     if isinstance(error, WorkerDied):
         return "poison"
-    if isinstance(error, InvalidArguments | InvalidResult | NotSerialisable | TaskNotFound | UntrustedPayload):
+    if isinstance(
+        error, InvalidArguments | InvalidResult | NotSerialisable | PayloadTooLarge | TaskNotFound | UntrustedPayload
+    ):
         return "invalid"
     return "exception"

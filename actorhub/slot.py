@@ -228,6 +228,7 @@ class Slot:
             value = spec.function(*args, **kwargs)
             packed = spec.signature.pack_small_result(value, self._session.signer, self._limit(work))
             payload, codec = packed if isinstance(packed, tuple) else self._depot.keep_result(packed)
+            self._session.check_size(payload)
         finally:
             self._blackbox.leave(slot)
         return Answer({"kind": Kind.REPLY, "call": envelope.id, "codec": codec}, payload)
@@ -409,6 +410,7 @@ class Slot:
         if not isinstance(packed, tuple):
             packed = await asyncio.to_thread(self._depot.keep_result, packed)
         payload, codec = packed
+        self._session.check_size(payload)
         return Answer({"kind": Kind.REPLY, "call": envelope.id, "codec": codec}, payload)
 
     def _enter(self, work: Work) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import sys
 from typing import cast
@@ -77,7 +78,7 @@ class TaskWorker:
                 log.info(
                     "slot %s is recycled after %d tasks, with %d bytes", self.config.worker, self.slot.done, resident
                 )
-                await self.slot.stop(self.settings.drain_timeout)
+                await self.slot.stop(math.inf)  # nobody is in a hurry: what it has begun ends here
                 await self.session.flush(timeout=2.0)
                 _leave()
 

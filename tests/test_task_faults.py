@@ -4,26 +4,39 @@ have written into files, by the dead letters, and by the processes that there ar
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import pickle
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pika
 import pytest
 from tenacity import wait_fixed
 
 from actorhub import (
+    CallTimeout,
     Hub,
+    PayloadTooLarge,
+    RemoteError,
     Retry,
     Settings,
     WorkerDied,
+    actor,
+    deadline,
     task,
 )
 from actorhub.address import new_id
-from actorhub.broker import Message, Outcome
+from actorhub.broker import Message, Outcome, Queue
+from actorhub.codec import Signer
+from actorhub.envelope import Envelope, Kind, encode
 from actorhub.futures import once
 from actorhub_embedded import EmbeddedServer
 from actorhub_rabbitmq import PrivateNode
@@ -285,3 +298,331 @@ async def test_a_broker_killed_and_restarted_under_load_loses_no_task(
             assert await hub.get(retried) == list(range(20))
         assert set(runs(path)) == set(range(1500))
         assert all(count >= 2 for count in runs(again).values())
+
+
+# ---- callers
+
+
+async def test_tasks_of_a_killed_caller_still_run_and_hold_up_nobody(hub: Hub, tmp_path: Path) -> None:
+    """Invariant: what the broker has accepted runs though nobody waits for it; its answers wait in a queue that expires."""
+    path, gate = tmp_path / "ran", tmp_path / "gate"
+    blockers = [hub.submit(until_there, str(tmp_path / "blocked"), number, str(gate)) for number in range(2)]
+    await until(lambda: len(noted(tmp_path / "blocked")) == 2)
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import asyncio, sys\n"
+        "from actorhub import Hub\n"
+        "from tests.test_task_faults import work\n"
+        "async def main():\n"
+        "    async with Hub() as hub:\n"
+        "        futures = [hub.submit(work, sys.argv[1], number) for number in range(100)]\n"
+        "        await asyncio.gather(*(future.accepted() for future in futures))\n"
+        "        print(hub._open_session().reply_queue, flush=True)\n"
+        "        await asyncio.sleep(60)\n"
+        "asyncio.run(main())\n"
+    )
+    environment = {**os.environ, **hub.settings.to_environment(), "PYTHONPATH": os.getcwd()}
+    caller = await asyncio.create_subprocess_exec(
+        sys.executable, str(script), str(path), stdout=subprocess.PIPE, env=environment
+    )
+    assert caller.stdout is not None
+    reply_queue = (await caller.stdout.readline()).decode().strip()
+    caller.kill()
+    await caller.wait()
+    gate.touch()
+    assert await hub.get(blockers) == [0, 1]
+    await until(lambda: len(runs(path)) == 100)
+    assert await hub.get([hub.submit(plain, number) for number in range(100)]) == list(range(100))
+    link = hub._open_session().link
+    assert link is not None
+    with pytest.raises(ValueError, match="x-expires"):
+        await link.declare(Queue(reply_queue))  # it has that argument, and was not made again
+    assert await link.delete(reply_queue)
+    assert await hub.get([hub.submit(plain, number) for number in range(100)]) == list(range(100))
+
+
+async def test_answers_that_have_no_queue_any_more_hold_up_no_slot(hub: Hub, tmp_path: Path) -> None:
+    """Invariant: the tasks run, once each, and so do all that come after."""
+    path, gate = tmp_path / "ran", tmp_path / "gate"
+    blockers = [hub.submit(until_there, str(tmp_path / "blocked"), number, str(gate)) for number in range(2)]
+    await until(lambda: len(noted(tmp_path / "blocked")) == 2)
+    async with Hub(settings=hub.settings) as leaving:
+        futures = [leaving.submit(work, str(path), number) for number in range(100)]
+        await asyncio.gather(*(future.accepted() for future in futures))
+    gate.touch()
+    assert await hub.get(blockers) == [0, 1]
+    await until(lambda: len(runs(path)) == 100)
+    assert await hub.get([hub.submit(plain, number) for number in range(100)]) == list(range(100))
+    assert set(runs(path).values()) == {1}
+
+
+# ---- limits
+
+
+@task(timeout=0.3)
+def too_long(path: str, number: int) -> int:
+    note(path, number)
+    time.sleep(60)
+    return number
+
+
+async def test_a_late_task_under_load_is_the_only_one_to_end(hub: Hub, tmp_path: Path) -> None:
+    """Invariant: it runs once, its caller is told, and its process is gone; all others give their results."""
+    path, late = tmp_path / "ran", tmp_path / "late"
+    await hub.get([hub.submit(work, str(tmp_path / "warm"), number) for number in range(200)])  # now chunks are long
+    futures = [hub.submit(work, str(path), number, 0.0005) for number in range(400)]
+    hit = [hub.submit(too_long, str(late), number) for number in range(3)]
+    futures += [hub.submit(work, str(path), number, 0.0005) for number in range(400, 1000)]
+    for future in hit:
+        with pytest.raises(CallTimeout, match="too_long was ended"):
+            await future
+    assert await hub.get(futures) == list(range(1000))
+    assert set(runs(path)) == set(range(1000))
+    assert runs(late) == {0: 1, 1: 1, 2: 1}
+    await until(lambda: not any(exists(pid) for _, pid in noted(late)))
+    found = await until(lambda: letters(hub, 3))
+    assert len(found) == 3
+
+
+async def test_cancelled_tasks_under_load_are_the_only_ones_to_end(hub: Hub, tmp_path: Path) -> None:
+    """Invariant: what is cancelled while it runs runs once, and its process is gone; all others give their results."""
+    path, hit = tmp_path / "ran", tmp_path / "hit"
+    cancelled = [hub.submit(until_there, str(hit), number, str(tmp_path / "never")) for number in range(2)]
+    futures = [hub.submit(work, str(path), number, 0.0005) for number in range(1000)]
+    others = [hub.submit(work, str(tmp_path / "others"), number) for number in range(500)]
+    await until(lambda: len(noted(hit)) == 2)
+    for future in (*others, *cancelled):
+        assert future.cancel()
+    assert await hub.get(futures) == list(range(1000))
+    assert set(runs(path)) == set(range(1000))
+    assert runs(hit) == {0: 1, 1: 1}
+    await until(lambda: not any(exists(pid) for _, pid in noted(hit)))
+    assert await hub.dead() == []
+
+
+@task
+async def cancels_what_it_awaits(number: int) -> None:
+    waited = asyncio.get_running_loop().create_future()
+    waited.cancel()
+    await waited
+
+
+async def test_a_task_that_raises_cancelled_error_itself_has_failed(hub: Hub) -> None:
+    """Invariant: nobody waits for ever for a task that nobody has cancelled."""
+    with pytest.raises(RemoteError, match="CancelledError"):
+        await hub.submit(cancels_what_it_awaits, 1)
+    assert await hub.submit(plain, 1) == 1
+
+
+@task
+def as_slow_as_said(path: str, number: int, gate: str) -> int:
+    note(path, number)
+    time.sleep(0.2 if Path(gate).exists() else 0.0)
+    return number
+
+
+async def test_a_message_of_tasks_that_turn_out_slow_is_split(settings: Settings, tmp_path: Path) -> None:
+    """Invariant: tasks that travel in one message because they were fast are done by two slots when they are slow."""
+    path, gate = tmp_path / "ran", tmp_path / "gate"
+    async with Hub.local(workers=1, slots=2, modules=[__name__], settings=settings) as hub:
+        await until(lambda: slots_of(hub, "node-1", 2))
+        await hub.get([hub.submit(as_slow_as_said, str(tmp_path / "fast"), number, str(gate)) for number in range(300)])
+        gate.touch()
+        futures = [hub.submit(as_slow_as_said, str(path), number, str(gate)) for number in range(8)]
+        assert await hub.get(futures) == list(range(8))
+    assert runs(path) == dict.fromkeys(range(8), 1)
+    assert len({pid for _, pid in noted(path)}) == 2
+
+
+# ---- messages that should not be there
+
+
+async def test_malformed_and_foreign_messages_are_kept_as_dead_and_work_goes_on(hub: Hub) -> None:
+    """Invariant: each is kept as it came, and none stays in hand."""
+    assert await hub.submit(plain, 1) == 1
+    queue = queue_of(hub)
+    bodies = [b"", b"\x00\xffnot json", b"[1, 2]", json.dumps({"task": "celery"}).encode()]
+    for body in bodies:
+        await publish(hub, queue, body)
+    empty = b'{"envelopes":[]}'
+    batches = [b"\x00\x00", len(empty).to_bytes(4, "big") + empty]
+    for body in batches:
+        await publish(hub, queue, body, "application/x-actorhub-batch")
+    for kind in ("cancel", "reply", "credit"):
+        await publish(hub, queue, json.dumps({"kind": kind, "method": "nowhere:nothing"}).encode())
+    assert await hub.get([hub.submit(plain, number) for number in range(500)]) == list(range(500))
+    found = await until(lambda: letters(hub, 9))
+    assert sorted(letter.body for letter in found if letter.reason == "malformed") == sorted([*bodies, *batches])
+    assert [letter.reason for letter in found if letter.method] == ["invalid"] * 3
+    assert len(found) == 9
+
+
+def ask_by_pika(url: str, queue: str, bodies: list[dict[str, Any]]) -> list[Any]:
+    with pika.BlockingConnection(pika.URLParameters(url)) as connection:
+        channel = connection.channel()
+        reply_to = channel.queue_declare("", exclusive=True).method.queue
+        for number, body in enumerate(bodies):
+            properties = pika.BasicProperties(reply_to=reply_to, correlation_id=str(number), delivery_mode=2)
+            channel.basic_publish("", queue, json.dumps(body).encode(), properties)
+        answers = {}
+        for _, properties, body in channel.consume(reply_to, auto_ack=True):
+            answer = json.loads(body)
+            assert answer["call"] == properties.correlation_id
+            answers[properties.correlation_id] = answer
+            if len(answers) == len(bodies):
+                return [answers[str(number)] for number in range(len(bodies))]
+    raise AssertionError("unreachable")
+
+
+async def test_a_client_without_actorhub_submits_tasks_and_reads_their_answers(
+    hub: Hub, broker_url: str, tmp_path: Path
+) -> None:
+    """Invariant: each answer comes as plain JSON with the correlation id of its task; also after attempts that failed."""
+    assert await hub.submit(plain, 1) == 1
+    name, path = f"{__name__}:plain", str(tmp_path / "again")
+    bodies: list[dict[str, Any]] = [{"method": name, "payload": {"number": number}} for number in range(50)]
+    bodies.append({"method": f"{__name__}:second_time", "payload": {"path": path, "number": 50}})
+    bodies.append({"method": name, "payload": {"number": "many"}})
+    *answers, wrong = await asyncio.to_thread(ask_by_pika, broker_url, queue_of(hub), bodies)
+    assert [(answer["kind"], answer["payload"]) for answer in answers] == [("reply", number) for number in range(51)]
+    assert (wrong["kind"], wrong["payload"]["type"]) == ("failure", "actorhub.errors:InvalidArguments")
+
+
+async def test_a_stranger_s_task_that_kills_its_worker_is_withheld_and_another_of_the_same_id_is_not(
+    hub: Hub, broker_url: str, tmp_path: Path
+) -> None:
+    """Invariant: it kills max_redeliveries + 1 workers; ids that strangers choose are no reason to withhold anything."""
+    assert await hub.submit(plain, 1) == 1
+    path = tmp_path / "deaths"
+    deadly = {"method": f"{__name__}:die", "payload": {"path": str(path), "number": 0}}
+    [answer] = await asyncio.to_thread(ask_by_pika, broker_url, queue_of(hub), [deadly])
+    assert answer["payload"]["type"] == "actorhub.errors:WorkerDied"
+    assert runs(path) == {0: 3}
+    harmless = {"method": f"{__name__}:plain", "payload": {"number": 3}}
+    [answer] = await asyncio.to_thread(ask_by_pika, broker_url, queue_of(hub), [harmless])
+    assert answer["payload"] == 3
+    without_id = {"method": f"{__name__}:die", "payload": {"path": str(path), "number": 1}}
+    await publish(hub, queue_of(hub), json.dumps(without_id).encode())
+    found = await until(lambda: letters(hub, 2))
+    assert [letter.reason for letter in found] == ["poison", "poison"]
+    assert runs(path) == {0: 3, 1: 3}
+
+
+class Bomb:
+    """Runs when it is loaded."""
+
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return os.system, (f"touch {self.proof}",)
+
+
+async def test_code_that_is_not_signed_by_the_cluster_is_refused_and_never_loaded(hub: Hub, tmp_path: Path) -> None:
+    """Invariant: the task fails, is kept, and nothing of its code runs; tasks go on."""
+    assert await hub.submit(plain, 1) == 1
+    proof = tmp_path / "proof"
+    by_another = Signer("another secret").dumps(Bomb(proof), "a bomb")
+    signed = bytearray(Signer("a secret of the tests").dumps(Bomb(proof), "a bomb"))
+    signed[-1] ^= 1
+    for code in (by_another, bytes(signed), pickle.dumps(Bomb(proof)), b""):
+        envelope = Envelope(id=new_id(), kind=Kind.TELL, method=f"{__name__}:plain", sender="x", code=code)
+        body, content_type = encode([(envelope, b'{"number": 1}')])
+        await publish(hub, queue_of(hub), body, content_type)
+    found = await until(lambda: letters(hub, 4))
+    assert {(letter.reason, letter.exception) for letter in found} == {("invalid", "actorhub.errors:UntrustedPayload")}
+    assert await hub.submit(plain, 2) == 2
+    assert not proof.exists()
+
+
+class Unloadable:
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return int, ("no number",)
+
+
+async def test_code_that_cannot_be_loaded_fails_and_does_not_stay_in_hand(hub: Hub) -> None:
+    """Invariant: its caller is told, and its neighbours in the same message are done."""
+    session = hub._open_session()
+    code = session.signer.dumps(Unloadable(), "what cannot be loaded")
+    envelopes = [
+        Envelope(id=new_id(), kind=Kind.TELL, method=f"{__name__}:plain", sender="x", code=each)
+        for each in (None, code)
+    ]
+    assert await hub.submit(plain, 1) == 1
+    body, content_type = encode([(envelope, b'{"number": 1}') for envelope in envelopes])
+    await publish(hub, queue_of(hub), body, content_type)
+    [letter] = await until(lambda: letters(hub, 1))
+    assert letter.call == envelopes[1].id
+    link = session.link
+    assert link is not None
+    assert await hub.get([hub.submit(plain, number) for number in range(100)]) == list(range(100))
+
+
+@actor
+class Large:
+    async def large(self, size: int) -> str:
+        return size * "x"
+
+    async def stream(self, size: int) -> AsyncIterator[str]:
+        yield size * "x"
+
+
+@task
+async def large_items(size: int) -> AsyncIterator[str]:
+    yield size * "x"
+
+
+async def test_a_result_that_the_broker_would_refuse_fails_and_its_connection_lives(hub: Hub) -> None:
+    """Invariant: the caller is told that it is too large; who sent it goes on, in the same process and over the same link."""
+    link = hub._open_session().link
+    assert link is not None
+    size = link.max_message
+    large = await hub.spawn(Large)
+    with pytest.raises(PayloadTooLarge, match="a payload of"):
+        await large.large(size)
+    for stream in (large.stream(size), hub.submit(large_items, size)):
+        with pytest.raises(PayloadTooLarge, match="a payload of"):
+            await anext(stream)
+    assert await hub.get([hub.submit(plain, number) for number in range(100)]) == list(range(100))
+
+
+# ---- inside the process
+
+
+async def test_inside_the_process_a_blocked_task_that_is_cancelled_holds_up_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Invariant: it runs on in its thread, unheard, and every other task is done meanwhile."""
+    monkeypatch.delenv("ACTORHUB_URL", raising=False)
+    path, gate = tmp_path / "ran", tmp_path / "gate"
+    async with Hub() as hub:
+        for number in range(3):
+            blocked = hub.submit(until_there, str(path), number, str(gate))
+            behind = [hub.submit(plain, each) for each in range(20)]
+            await until(lambda at=number + 1: len(noted(path)) == at)  # type: ignore[misc]
+            assert blocked.cancel()
+            assert await hub.get(behind) == list(range(20))
+        with pytest.raises(CallTimeout), deadline(0.3):
+            await hub.submit(until_there, str(path), 3, str(gate))
+        assert await hub.submit(plain, 1) == 1
+        gate.touch()
+    assert runs(path) == dict.fromkeys(range(4), 1)
+
+
+# ---- slots that are replaced
+
+
+async def test_recycled_slots_lose_nothing_and_end_what_they_have_begun(settings: Settings, tmp_path: Path) -> None:
+    """Invariant: after `recycle_tasks` tasks another process takes a slot's place, and each task runs once, however long."""
+    path = tmp_path / "ran"
+    recycling = settings.model_copy(update={"recycle_tasks": 100, "drain_timeout": 0.5})
+    async with Hub.local(workers=1, slots=2, modules=[__name__], settings=recycling) as hub:
+        slots = await until(lambda: slots_of(hub, "node-1", 2))
+        futures = [hub.submit(work, str(path), number, 0.001) for number in range(400)]
+        futures += [hub.submit(work, str(path), number, 2.5) for number in range(400, 402)]
+        futures += [hub.submit(work, str(path), number, 0.001) for number in range(402, 1000)]
+        assert await hub.get(futures) == list(range(1000))
+        await until(lambda: not any(exists(pid) for pid in slots))
+        assert await hub.submit(plain, 1) == 1
+    assert runs(path) == dict.fromkeys(range(1000), 1)
+    assert len({pid for _, pid in noted(path)}) > 2
