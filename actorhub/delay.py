@@ -32,6 +32,7 @@ LOWEST, HIGHEST = -4, 25  # rungs
 TOLERANCE = 2.0**LOWEST / 2  # seconds that a message may be early, and that the ladder itself makes it late
 AGAIN = 0  # the rung of what could not be brought to its target for now
 PREFETCH = 256
+CLOSING = 2.0  # seconds
 PAUSE, SLOWEST = 0.1, 5.0  # seconds until what the broker is not ready for is tried again, at first and at most
 
 _TARGET, _DUE, _PRIORITY, _EXPIRATION = "x-target", "x-due", "x-priority", "x-expiration"
@@ -198,6 +199,7 @@ class Forwarder:
         self._delays = delays
         self._on_unroutable = on_unroutable
         self._consumer: Consumer | None = None
+        self._forwarding: set[asyncio.Task[None]] = set()
         self._closed = False
 
     # ---- life
@@ -206,9 +208,11 @@ class Forwarder:
         await self._session.add(self)
 
     async def close(self) -> None:
-        """What is not acknowledged goes back to the queue, for the next forwarder."""
+        """What is on its way ends, for CLOSING seconds; what is not acknowledged then goes back, for the next forwarder."""
         self._closed = True
         self._session.remove(self)
+        if self._forwarding:
+            await asyncio.wait(self._forwarding, timeout=CLOSING)
         if self._consumer is not None:
             await self._consumer.close()
 
@@ -252,7 +256,9 @@ class Forwarder:
 
     def _on_delivery(self, link: Link, delivery: Delivery) -> None:
         if not self._closed:
-            self._session.spawn_task(self._forward(link, delivery), "actorhub-forward")
+            task = self._session.spawn_task(self._forward(link, delivery), "actorhub-forward")
+            self._forwarding.add(task)
+            task.add_done_callback(self._forwarding.discard)
 
     async def _forward(self, link: Link, delivery: Delivery) -> None:
         try:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from bench.peers import runner
+from bench.peers import comparison, runner
 from bench.peers.comparison import Line, Peer, compare, table
 from bench.peers.works import UNITS, Work
 
@@ -27,7 +27,8 @@ def test_a_script_that_prints_no_report_is_an_error(output: str) -> None:
         Peer("Ray").with_output(output)
 
 
-def test_a_ratio_above_one_is_in_our_favour() -> None:
+def test_a_ratio_above_one_is_in_our_favour(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparison, "TARGETS", {(Work.CALLS, "Ray"): 5.0})
     peer = Peer("Ray", "2.60.0", figures={Work.CALLS: 2000.0, Work.GET: 0.5, Work.PUT: 2.0})
     ours = {Work.CALLS: 30_000.0, Work.GET: 0.25, Work.PUT: 1.0}
     assert compare(ours, [peer]) == [
@@ -42,7 +43,8 @@ def test_a_target_that_is_missed_says_so() -> None:
     assert str(line) == f"| {Work.CALLS} | 2,000 /s | Ray 2.60.0: 2,000 /s | 1.00 x | 5 x | **missed** |"
 
 
-def test_what_is_not_measured_or_not_installed_stands_in_the_table() -> None:
+def test_what_is_not_measured_or_not_installed_stands_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparison, "TARGETS", {})
     peers = [Peer("Celery", "5.7.0", "1 worker", {Work.TASKS: 400.0}), Peer("Ray", problem="not installed")]
     assert table({}, peers).splitlines()[2:] == [
         f"| {Work.TASKS} | not measured | Celery 5.7.0: 400 /s |  |  |  |",

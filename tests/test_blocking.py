@@ -141,7 +141,7 @@ def test_def_methods_call_by_their_worker_s_hub(hub: Hub) -> None:
     assert hub.ask(teller.child) == 31
     with pytest.raises(ActorHubError, match="must not block its event loop"):
         hub.ask(teller.wrongly)
-    with pytest.raises(ActorHubError, match="inside the `def` methods of actors"):
+    with pytest.raises(ActorHubError, match="inside `def` methods of actors"):
         Hub.current()
 
 
