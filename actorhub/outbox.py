@@ -12,6 +12,7 @@ never waits for a number that nobody sends.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -26,7 +27,8 @@ REFUSED_PAUSE = 0.02  # seconds before a refused envelope that may wait is tried
 
 
 class Outgoing:
-    """One envelope on its way. `settled` is called once: with STORED, UNROUTABLE, or REFUSED where it may not wait.
+    """One envelope on its way. `settled` is called once: with STORED, UNROUTABLE, or REFUSED where it may not wait; and once
+    more, with UNROUTABLE, if the queue vanished with a call that it had stored.
 
     `fields` are the envelope's, without `seq` and `acked_below`. `alone`: never part of a batch, for receivers that only
     read plain JSON; then `correlation_id` goes into the message's properties.
@@ -40,6 +42,7 @@ class Outgoing:
         "fields",
         "payload",
         "persistent",
+        "sent",
         "settled",
         "waits_when_full",
     )
@@ -64,6 +67,7 @@ class Outgoing:
         self.correlation_id = correlation_id
         self.envelope: Envelope | None = None
         self.answered = False
+        self.sent = 0.0  # by the loop's clock
 
 
 class Outbox:
@@ -120,6 +124,22 @@ class Outbox:
         outgoing.answered = True
         if outgoing.envelope is not None:
             self._unanswered.pop(outgoing.envelope.seq, None)
+
+    @property
+    def waiting_since(self) -> float:
+        """When the oldest call without an answer was sent, by the loop's clock; infinity where there is none."""
+        oldest = next(iter(self._unanswered.values()), None)
+        return oldest.sent if oldest is not None else math.inf
+
+    def vanished(self) -> None:
+        """The queue is not there any more: nobody will answer what it had."""
+        gone = [outgoing for outgoing in self._unanswered.values() if not self._is_in_flight(outgoing)]
+        for outgoing in gone:
+            self.answered(outgoing)
+            outgoing.settled(Outcome.UNROUTABLE)
+
+    def _is_in_flight(self, outgoing: Outgoing) -> bool:
+        return any(outgoing in batch for batch in self._in_flight) or outgoing in self._waiting
 
     def attach(self, link: Link) -> None:
         """Go on over a new link: first again, in order and under the same numbers, all that was not confirmed and all
@@ -184,6 +204,7 @@ class Outbox:
         envelope = Envelope(seq=self._next_seq, acked_below=acked_below, **outgoing.fields)
         self._next_seq += 1
         if envelope.reply_to:
+            outgoing.sent = self._loop.time()
             self._unanswered[envelope.seq] = outgoing
         return envelope
 

@@ -7,6 +7,7 @@ confirmed and whatever call has no answer yet. Receivers handle the second copy 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import logging
@@ -44,6 +45,7 @@ log = logging.getLogger(__name__)
 
 HEADER_ROOM = 64 * 1024  # bytes of a message that are left for its header
 REPLY_PREFETCH = 200
+SILENCE = 5.0  # seconds after which the broker is asked whether a call's queue is still there
 
 
 class Attachment(Protocol):
@@ -102,6 +104,7 @@ class Session:
         self.loop = asyncio.get_running_loop()
         self.thread_id = threading.get_ident()
         await self._connection.open(self.settings.connect_timeout)
+        self.spawn_task(self._look_for_vanished(), "actorhub-vanished")
 
     async def close(self) -> None:
         """What was not answered fails with HubClosed. Waits until what was published is confirmed, for a second at most."""
@@ -205,6 +208,20 @@ class Session:
     def _on_given_up(self, error: BrokerUnavailable) -> None:
         self._closed = error
         self._replies.fail_all(error)
+
+    async def _look_for_vanished(self) -> None:
+        """A queue that is deleted in the moment of a publish takes the message along, and the broker confirms it all the same.
+        So the broker is asked whether the queues are there of which answers have been long in coming."""
+        while True:
+            await asyncio.sleep(SILENCE)
+            link = self._connection.link
+            late = [box for box in self._outboxes.values() if box.waiting_since < self.loop.time() - SILENCE]
+            for outbox in late:
+                if link is None or link is not self._connection.link:
+                    break  # over the next link they are sent again
+                with contextlib.suppress(BrokerUnavailable):
+                    if await link.state(outbox.queue) is None:
+                        outbox.vanished()
 
     # ---- sending
 

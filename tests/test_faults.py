@@ -22,6 +22,7 @@ from actorhub import (
     actor,
     ask,
     deadline,
+    session,
     tell,
 )
 from actorhub.broker import LocalServer, Message, Outcome
@@ -151,6 +152,32 @@ async def test_an_isolated_actor_has_a_worker_of_its_own_that_ends_with_it(hub: 
     await hub.kill(first)
     await hub.kill(second)
     await until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+
+
+@actor
+class Sleeper:
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+
+    async def sleep(self) -> None:
+        await asyncio.to_thread(self.path.touch)
+        await asyncio.sleep(60)
+
+
+async def test_whoever_waits_for_an_actor_whose_queue_vanishes_is_told(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Invariant: a call that the broker has confirmed and that is gone with its queue fails, and does not wait for ever."""
+    monkeypatch.setattr(session, "SILENCE", 0.2)
+    async with Hub(settings=hub.settings) as own:
+        sleeper = await own.spawn(Sleeper, str(tmp_path / "begun"))
+        call = sleeper.sleep()
+        await until((tmp_path / "begun").exists)
+        link = own._open_session().link
+        assert link is not None
+        await link.delete(sleeper._ticket.queue)  # type: ignore[attr-defined]
+        with pytest.raises(ActorDied, match=r"the queue of .*Sleeper was deleted"):
+            await call
 
 
 # ---- bad messages
