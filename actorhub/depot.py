@@ -111,10 +111,8 @@ class Depot:
         except ObjectLost:
             if not self._is_guest:
                 raise
-            self._home = None
-            new = await self._find_home()
+            home = new = await self._find_home()  # another one
             ref = await self._quick(pickled.size, lambda: self._put(new, pickled))
-            home = new
         if self._remote is not None:
             await asyncio.to_thread(self._remote.write, ref.id, [home.store.view(ref.id)])
         return ref
@@ -245,7 +243,7 @@ class Depot:
 
     async def _find_home(self) -> Home:
         async with self._finding:
-            if self._home is None:
+            if self._home is None or (self._is_guest and not self._home.store.path.exists()):
                 self._home = await self._of_a_node_here() or await self._of_its_own()
             return self._home
 

@@ -242,12 +242,13 @@ class Slot:
     def _limit(self, work: Work) -> int | None:
         """Bytes up to which a result travels; None where it always does. What another task goes on with stays with the broker,
         if that can take it, for it must survive this node. Other languages cannot read what is in a store."""
+        envelope, link = work.envelope, self._session.link
         if work.foreign is not None:
             return None
-        envelope, link = work.envelope, self._session.link
-        if link is not None and (envelope.then or envelope.into is not None):
-            return link.max_message - HEADER_ROOM
-        return self._session.settings.inline_limit
+        if link is None or not (envelope.then or envelope.into):
+            return self._session.settings.inline_limit
+        together = 1 if envelope.into is None else 2 * envelope.into.count  # in one message, and encoded anew
+        return (link.max_message - HEADER_ROOM) // together
 
     def _ended(self, work: Work, outcome: Answer | BaseException, took: float) -> None:
         self.done += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -25,9 +26,10 @@ from actorhub import (
     blocking,
     task,
 )
-from actorhub.address import new_id
+from actorhub.address import Names, new_id
+from actorhub.broker import Message, Queue
 from actorhub.control.messages import NodeInfo
-from actorhub.depot import Depot
+from actorhub.depot import Depot, Home
 from actorhub.envelope import Envelope
 from actorhub.keeper import Keeper, Leases
 from actorhub.objects.store import Store
@@ -233,6 +235,22 @@ def test_objects_without_an_event_loop() -> None:
     assert not path.exists()
 
 
+async def test_a_client_in_another_language_gets_a_large_result_as_json(hub: Hub) -> None:
+    link = await hub._open_session().live_link()
+    await hub.submit(text_of, 1)  # which makes the queue
+    answers, answered = f"answers-{new_id()}", asyncio.get_running_loop().create_future()
+    await link.declare(Queue(answers))
+    consumer = await link.consume(answers, answered.set_result, lambda reason: None, prefetch=1)
+    call = {"method": f"{__name__}:text_of", "payload": {"length": 300_000}}
+    message = Message(json.dumps(call).encode(), "application/json", reply_to=answers, correlation_id="1")
+    link.publish(Names(hub.settings.prefix).task(hub.settings.namespace, "default"), message, lambda outcome: None)
+    delivery = await answered
+    assert json.loads(delivery.message.body)["payload"] == "x" * 300_000
+    delivery.ack()
+    await consumer.close()
+    await link.delete(answers)
+
+
 # ---- several stores, in this process
 
 
@@ -352,6 +370,28 @@ async def test_an_object_is_lost_with_its_node_and_nobody_waits_for_it(sites: Ca
         await reader.get(silent)
     assert not two.store.ids()
     assert two.store.usage() == (0, 0), "nothing is left of transfers that failed"
+
+
+async def test_a_client_whose_node_is_gone_still_gets_what_is_elsewhere(
+    sites: Callable[..., Awaitable[Site]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = await sites(), await sites()
+    ref = await (await one.member()).put(np.arange(MANY))
+    session = Session(two.session.settings)
+    await session.open()
+    client = Depot.of(session)
+    client.open()
+    client._home = Home(Store.open(two.store.path), two.keeper.queue)
+    await two.close()
+    monkeypatch.setattr(Store, "find", _not_here)
+    assert np.array_equal(await client.get(ref), np.arange(MANY))
+    assert (await client.put(1)).node == f"client-{session.id}"
+    await client.close()
+    await session.close()
+
+
+def _not_here(prefix: str, node: str) -> Store:
+    raise ObjectLost(f"the store of {node} is on another machine")
 
 
 async def test_a_full_store_says_so_and_keeps_nothing_of_what_did_not_fit(
@@ -512,14 +552,11 @@ async def test_a_client_on_a_machine_without_a_node_keeps_its_own_store(
     """Invariant: both ways an object is transferred, and the client's store is gone with it."""
     monkeypatch.setattr("actorhub.depot.socket.gethostname", lambda: "elsewhere")
 
-    def not_here(prefix: str, node: str) -> Store:
-        raise ObjectLost("this is another machine")
-
     async with Hub(settings=hub.settings) as far:
         ref = await far.put(np.arange(MANY))
         assert ref.node.startswith("client-")
         path = store_of(hub, ref.node).path
-        monkeypatch.setattr(Store, "find", not_here)
+        monkeypatch.setattr(Store, "find", _not_here)
         future = far.submit(doubled, ref.as_argument())
         found = await future
         assert is_mapped(found)
