@@ -19,6 +19,10 @@ Channel = Any
 
 
 ACK_DELAY = 0.01  # seconds for which acknowledgements gather
+MANY = 16  # messages given back, after which a channel is not closed at once
+# While many commands of one channel are on their way to a quorum queue (32), RabbitMQ keeps back further ones, acknowledgements
+# among them, and forgets these when the channel closes: `unsent_commands` in its rabbit_fifo_client.erl
+APPLIED = 0.5  # seconds in which the queue has surely taken them
 
 
 class Delivery(PortDelivery):
@@ -62,6 +66,7 @@ class Acknowledgements:
         self._done: dict[int, bool] = {}  # by tag, in the order of delivery
         self._count = 0
         self._timer: asyncio.TimerHandle | None = None
+        self.on_reject: Callable[[], None] = lambda: None
 
     def expect(self, tag: int) -> None:
         self._done[tag] = False
@@ -77,6 +82,7 @@ class Acknowledgements:
     def reject(self, tag: int, requeue: bool) -> None:
         self._done.pop(tag, None)
         if self._channel.is_open:
+            self.on_reject()
             self._channel.basic_reject(tag, requeue=requeue)
 
     def flush(self) -> None:
@@ -110,8 +116,11 @@ class Consumer(PortConsumer):
         self._acks = Acknowledgements(channel, prefetch, asyncio.get_running_loop())
         self._on_delivery = on_delivery
         self._on_end = on_end
+        self._given_back = 0
+        self._last_given_back = 0.0
         self._ended = False
         self.started = False
+        self._acks.on_reject = self._count_given_back
 
     def on_message(self, channel: Channel, method: Any, properties: Any, body: bytes) -> None:
         if self._ended:
@@ -144,9 +153,21 @@ class Consumer(PortConsumer):
         stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         resolve = once(stopped)
         channel.add_on_close_callback(lambda *_: resolve(None))
-        # what arrives before the broker has heard of it, pika gives back
+        # what arrives before the broker has heard of it, pika gives back, by this method of the channel
+        reject = channel.basic_reject
+
+        def give_back(tag: int) -> None:
+            self._count_given_back()
+            reject(tag)
+
+        channel.basic_reject = give_back
         channel.basic_cancel(tags[0], callback=lambda _: resolve(None))
         await stopped
+        channel.basic_reject = reject
+
+    def _count_given_back(self) -> None:
+        self._given_back += 1
+        self._last_given_back = asyncio.get_running_loop().time()
 
     async def close(self) -> None:
         self._ended = True
@@ -154,6 +175,10 @@ class Consumer(PortConsumer):
         if not channel.is_open:
             return
         self._acks.flush()
+        if self._given_back >= MANY:
+            await asyncio.sleep(max(0.0, self._last_given_back + APPLIED - asyncio.get_running_loop().time()))
+            if not channel.is_open:
+                return
         closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         resolve = once(closed)
         channel.add_on_close_callback(lambda *_: resolve(None))
