@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, ParamSpec, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
@@ -21,7 +21,6 @@ from actorhub.depot import Depot
 from actorhub.errors import ActorHubError, ActorNotFound, HubClosed
 from actorhub.grave import death
 from actorhub.handle import Handle, handle_ticket
-from actorhub.inside import InsideCluster
 from actorhub.letter import DeadLetter
 from actorhub.ref import residence
 from actorhub.session import Session
@@ -30,6 +29,9 @@ from actorhub.signature import Untyped
 from actorhub.submit import Sending
 from actorhub.task import HIGHEST_PRIORITY
 from actorhub.tasks import Tasks
+
+if TYPE_CHECKING:
+    from actorhub.inside import InsideCluster
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -146,6 +148,10 @@ class Hub(Tasks):
         BrokerUnavailable: there is no broker, or it refused the credentials or the virtual host.
         """
         if self._cluster is None and self._settings.url is None:
+            from actorhub.inside import (
+                InsideCluster,  # brings the node and the workers along, which clients do not need
+            )
+
             self._cluster = InsideCluster(self._settings)
         if self._cluster is not None:
             self._settings = await self._cluster.start()
