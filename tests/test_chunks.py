@@ -1,0 +1,417 @@
+"""The parts that send and run tasks, without a broker: chunks, retry policies, the way to a queue, the thread of a slot."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tenacity import (
+    retry_if_exception,
+    retry_if_exception_type,
+    retry_if_not_exception_type,
+    stop_after_attempt,
+    stop_after_delay,
+    wait_chain,
+    wait_exponential_jitter,
+    wait_fixed,
+)
+
+from actorhub import Retry
+from actorhub.broker import Link, Message, Outcome, Queue, QueueKind
+from actorhub.chunks import (
+    CHUNK_BYTES,
+    CHUNK_WORK,
+    LARGEST_CHUNK,
+    LARGEST_PREFETCH,
+    SMALLEST_PREFETCH,
+    Load,
+    Means,
+    is_far,
+    prefetch,
+)
+from actorhub.envelope import Envelope, decode
+from actorhub.errors import BrokerUnavailable
+from actorhub.outbox import Outgoing
+from actorhub.runner import Runner
+from actorhub.taskbox import IN_FLIGHT, TaskBox
+from actorhub.work import Answer, Work
+from tests.waiting import until
+
+# ---- chunks
+
+seconds = st.floats(0.0, 10.0, allow_nan=False)
+
+
+@given(st.lists(st.tuples(st.none() | seconds, st.integers(0, CHUNK_BYTES))))
+def test_a_chunk_is_bounded_and_what_is_unknown_travels_alone(tasks: list[tuple[float | None, int]]) -> None:
+    load = Load()
+    taken: list[tuple[float | None, int]] = []
+    for mean, size in tasks:
+        if not load.takes(mean, size):
+            break
+        taken.append((mean, size))
+    assert taken[:1] == tasks[:1], "the first one always fits"
+    if len(taken) > 1:
+        assert None not in [mean for mean, _ in taken]
+        assert sum(mean or 0.0 for mean, _ in taken) <= CHUNK_WORK + 1e-9
+        assert sum(size for _, size in taken) <= CHUNK_BYTES
+        assert len(taken) <= LARGEST_CHUNK
+
+
+@given(st.lists(seconds, min_size=1))
+def test_a_mean_lies_between_what_was_measured(measured: list[float]) -> None:
+    means = Means()
+    assert means.of("x") is None
+    for each in measured:
+        means.record("x", each)
+    mean = means.of("x")
+    assert mean is not None
+    assert min(measured) - 1e-9 <= mean <= max(measured) + 1e-9
+
+
+def test_means_forget_the_oldest_names() -> None:
+    means = Means()
+    for number in range(10_001):
+        means.record(str(number), 1.0)
+    assert means.of("0") is None
+    assert means.of("10000") == 1.0
+
+
+@given(seconds, seconds)
+def test_a_prefetch_is_bounded_and_smaller_for_longer_tasks(one: float, other: float) -> None:
+    shorter, longer = sorted((one, other))
+    assert SMALLEST_PREFETCH <= prefetch(longer) <= prefetch(shorter) <= LARGEST_PREFETCH
+    assert prefetch(None) == SMALLEST_PREFETCH
+    assert not is_far(prefetch(one), prefetch(one))
+    assert is_far(2, 4)
+    assert is_far(4, 2)
+    assert not is_far(4, 3)
+
+
+# ---- retry policies
+
+
+def pauses(retry: Retry, error: BaseException, count: int = 5, age: float = 0.0) -> list[float | None]:
+    return [retry.pause(attempt, error, age) for attempt in range(1, count + 1)]
+
+
+def test_attempts_bound_a_policy() -> None:
+    assert pauses(Retry(attempts=1), ValueError()) == [None] * 5
+    assert pauses(Retry(), ValueError()) == [0.0, 0.0, None, None, None]
+    assert pauses(Retry(attempts=9, stop=stop_after_attempt(2)), ValueError()) == [0.0, None, None, None, None]
+
+
+def test_waits_grow_and_follow_each_other_as_tenacity_says() -> None:
+    growing = pauses(Retry(attempts=9, wait=wait_exponential_jitter(initial=1, max=5, jitter=0.5)), ValueError())
+    for pause, least in zip(growing, [1, 2, 4, 5, 5], strict=True):
+        assert pause is not None
+        assert least <= pause <= min(5.0, least + 0.5)
+    chain = wait_chain(wait_fixed(1), wait_fixed(2), wait_fixed(7))
+    assert pauses(Retry(attempts=9, wait=chain), ValueError()) == [1, 2, 7, 7, 7]
+
+
+def test_a_policy_stops_when_so_much_time_has_passed_since_the_first_attempt() -> None:
+    retry = Retry(attempts=9, stop=stop_after_delay(10))
+    assert retry.pause(1, ValueError(), 9.0) == 0.0
+    assert retry.pause(1, ValueError(), 10.5) is None
+
+
+def test_only_what_the_policy_names_is_tried_again() -> None:
+    only, never = (
+        Retry(retry=retry_if_exception_type(OSError)),
+        Retry(retry=retry_if_not_exception_type((ValueError, KeyError))),
+    )
+    assert only.pause(1, ConnectionError(), 0.0) == 0.0
+    assert only.pause(1, ValueError(), 0.0) is None
+    assert never.pause(1, OSError(), 0.0) == 0.0
+    assert never.pause(1, KeyError(), 0.0) is None
+    by_text = Retry(retry=retry_if_exception(lambda error: "busy" in str(error)))
+    assert by_text.pause(1, ValueError("is busy"), 0.0) == 0.0
+    assert by_text.pause(1, ValueError("is gone"), 0.0) is None
+
+
+@pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt(), asyncio.CancelledError()])
+def test_what_is_no_exception_is_not_tried_again_by_default(error: BaseException) -> None:
+    assert Retry().pause(1, error, 0.0) is None
+
+
+# ---- the way to a task queue
+
+
+class FakeLink:
+    """Records what is published, and settles it when the test says so."""
+
+    def __init__(self) -> None:
+        self.declared: list[Queue] = []
+        self.published: list[tuple[Message, Callable[[Outcome], None]]] = []
+        self.lost: BaseException | None = None
+
+    async def declare(self, queue: Queue) -> None:
+        if self.lost is not None:
+            raise BrokerUnavailable("lost")
+        self.declared.append(queue)
+
+    def publish(self, queue: str, message: Message, settled: Callable[[Outcome], None]) -> None:
+        self.published.append((message, settled))
+
+    def settle(self, outcome: Outcome) -> None:
+        """All that waits for its confirm."""
+        published, self.published = self.published, []
+        for _, settled in published:
+            settled(outcome)
+
+    @property
+    def waiting(self) -> list[list[str]]:
+        """The ids in each message without a confirm."""
+        return [
+            [envelope.id for envelope, _ in decode(message.body, message.content_type)] for message, _ in self.published
+        ]
+
+
+class Box:
+    """A task box on a fake link, and what became of its tasks."""
+
+    def __init__(self) -> None:
+        self.means = Means()
+        self.cancelled: list[str] = []
+        self.settled: list[str] = []
+        self.box = TaskBox("tasks", asyncio.get_running_loop(), self.means, self.cancelled.append)
+
+    def put(self, *ids: str, method: str = "quick", priority: int = 0, payload: bytes = b"1") -> list[Outgoing]:
+        outgoing = [self._outgoing(each, method, priority, payload) for each in ids]
+        for each in outgoing:
+            self.box.put(each)
+        return outgoing
+
+    def _outgoing(self, id: str, method: str, priority: int, payload: bytes) -> Outgoing:
+        fields: dict[str, Any] = {"id": id, "method": method, "sender": "me"}
+        if priority:
+            fields["priority"] = priority
+        return Outgoing(fields, payload, lambda outcome: self.settled.append(id))
+
+    async def attach(self, link: FakeLink | None = None) -> FakeLink:
+        link = link or FakeLink()
+        self.box.attach(cast(Link, link))
+        await turns()
+        return link
+
+
+async def turns() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_nothing_is_published_before_the_queue_is_there_and_then_in_order() -> None:
+    box = Box()
+    box.put("1", "2", "3")
+    link = await box.attach()
+    assert [(queue.name, queue.kind) for queue in link.declared] == [("tasks", QueueKind.QUORUM)]
+    assert link.waiting == [["1"], ["2"], ["3"]], "nobody knows how long they take, so each travels alone"
+    assert box.box.unconfirmed == 3
+    link.settle(Outcome.STORED)
+    assert box.settled == ["1", "2", "3"]
+    assert box.box.unconfirmed == 0
+
+
+async def test_known_short_tasks_share_a_message_by_priority_and_by_their_mean() -> None:
+    box = Box()
+    box.means.record("quick", CHUNK_WORK / 4)
+    box.means.record("slow", 1.0)
+    box.put("1", "2", "3", "4", "5")
+    box.put("6", priority=5)
+    box.put("7", "8", method="slow")
+    box.put("9", method="unknown")
+    box.put("10")
+    link = await box.attach()
+    assert link.waiting == [["1", "2", "3", "4"], ["5"], ["6"], ["7"], ["8"], ["9"], ["10"]]
+    assert [message.priority for message, _ in link.published] == [None, None, 5, None, None, None, None]
+
+
+async def test_so_many_publishes_are_under_way_and_no_more() -> None:
+    box = Box()
+    link = await box.attach()
+    box.put(*(str(number) for number in range(IN_FLIGHT + 10)))
+    await turns()
+    assert len(link.published) == IN_FLIGHT
+    link.settle(Outcome.STORED)
+    await turns()
+    assert [ids for [ids] in link.waiting] == [str(number) for number in range(IN_FLIGHT, IN_FLIGHT + 10)]
+
+
+async def test_what_a_lost_link_had_not_confirmed_is_sent_again_in_order_and_settled_once() -> None:
+    box = Box()
+    first = await box.attach()
+    box.put("1", "2")
+    await turns()
+    box.box.detach()
+    first.settle(Outcome.LOST)
+    box.put("3")
+    assert box.settled == []
+    second = await box.attach()
+    assert second.waiting == [["1"], ["2"], ["3"]]
+    second.settle(Outcome.STORED)
+    assert box.settled == ["1", "2", "3"]
+
+
+async def test_a_confirm_that_comes_after_its_link_changes_nothing() -> None:
+    box = Box()
+    first = await box.attach()
+    box.put("1")
+    await turns()
+    late = list(first.published)
+    second = await box.attach()
+    for _, settled in late:
+        settled(Outcome.STORED)
+    assert box.settled == []
+    second.settle(Outcome.STORED)
+    assert box.settled == ["1"]
+
+
+async def test_a_queue_that_was_deleted_is_made_again_and_one_that_refuses_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("actorhub.taskbox.PAUSE", 0.0)
+    box = Box()
+    link = await box.attach()
+    box.put("1", "2")
+    await turns()
+    link.settle(Outcome.UNROUTABLE)
+    await turns()
+    assert len(link.declared) > 1
+    assert sorted(link.waiting) == [["1"], ["2"]]
+    link.settle(Outcome.REFUSED)
+    await until(lambda: len(link.published) == 2)
+    assert box.settled == []
+    link.settle(Outcome.STORED)
+    assert sorted(box.settled) == ["1", "2"]
+
+
+async def test_what_was_not_published_can_be_taken_back_and_of_the_rest_the_slots_are_told() -> None:
+    box = Box()
+    [first, second] = box.put("1", "2")
+    assert box.box.withdraw(first)
+    assert not box.box.withdraw(first)
+    link = await box.attach()
+    assert link.waiting == [["2"]]
+    assert not box.box.withdraw(second)
+    box.box.cancel("2", "me")
+    assert box.cancelled == ["2"]
+
+
+async def test_a_link_that_is_lost_while_the_queue_is_declared_is_followed_by_the_next() -> None:
+    box = Box()
+    box.put("1")
+    lost = FakeLink()
+    lost.lost = BrokerUnavailable("lost")
+    await box.attach(lost)
+    assert lost.published == []
+    link = await box.attach()
+    assert link.waiting == [["1"]]
+
+
+# ---- the thread of a slot
+
+
+def works(count: int) -> deque[Work]:
+    return deque(
+        Work(Envelope(id=str(number)), b"", cast(Any, None), lambda work, answer: None) for number in range(count)
+    )
+
+
+class Thread:
+    """A runner, and what is heard of it. Tasks named in `gates` wait for their gate."""
+
+    def __init__(self, gates: dict[str, threading.Event] | None = None) -> None:
+        self.gates = gates or {}
+        self.begun: list[str] = []
+        self.heard: list[tuple[str, Answer | BaseException]] = []
+        self.idle = 0
+        self.runner = Runner(self._run, self._ended, self._idle)
+
+    def _run(self, work: Work) -> Answer:
+        self.begun.append(work.key)
+        if work.key in self.gates:
+            self.gates[work.key].wait(30)
+        if work.key.endswith("7"):
+            raise ValueError(work.key)
+        return Answer({"call": work.key}, b"")
+
+    def _ended(self, work: Work, outcome: Answer | BaseException, took: float) -> None:
+        assert took >= 0.0
+        self.heard.append((work.key, outcome))
+
+    def _idle(self) -> None:
+        self.idle += 1
+
+    @property
+    def ids(self) -> list[str]:
+        return [key for key, _ in self.heard]
+
+
+async def test_outcomes_are_heard_in_order_and_then_that_it_is_idle() -> None:
+    thread = Thread()
+    thread.runner.put(works(100))
+    await until(lambda: thread.idle == 1)
+    assert thread.ids == [str(number) for number in range(100)]
+    assert {key for key, outcome in thread.heard if isinstance(outcome, ValueError)} == {
+        f"{n}7" for n in range(1, 10)
+    } | {"7"}
+    assert not thread.runner.busy
+    thread.runner.leave()
+
+
+async def test_what_is_taken_away_at_the_other_end_meanwhile_runs_nowhere_twice() -> None:
+    """Each is either begun by the thread or taken, however the two meet."""
+    for _ in range(50):
+        thread, batch, taken = Thread(), works(200), []
+        thread.runner.put(batch)
+        while batch:
+            try:
+                taken.append(batch.pop().key)
+            except IndexError:
+                break
+        await until(lambda of=thread: of.idle == 1)  # type: ignore[misc]
+        assert sorted([*thread.ids, *taken], key=int) == [str(number) for number in range(200)]
+        thread.runner.leave()
+
+
+async def test_a_runner_that_is_left_in_the_middle_gives_what_has_ended_and_is_not_heard_again() -> None:
+    gate = threading.Event()
+    thread, batch = Thread({"5": gate}), works(10)
+    thread.runner.put(batch)
+    while len(thread.begun) < 6:
+        time.sleep(0.001)  # noqa: ASYNC251 - the event loop shall hear nothing meanwhile
+    current = thread.runner.current
+    assert current is not None
+    assert current.work.key == "5"
+    ended = thread.runner.abandon(current)
+    assert ended is not None
+    assert [work.key for work, _, _ in ended] == ["0", "1", "2", "3", "4"]
+    gate.set()
+    names = {each.name for each in threading.enumerate()}
+    assert "actorhub-tasks" in names
+    await turns()
+    assert thread.heard == []
+    assert thread.idle == 0
+    assert [work.key for work in batch] == ["6", "7", "8", "9"], "nothing more was begun"
+
+
+async def test_a_task_that_ends_before_it_is_abandoned_was_quicker_and_all_goes_on() -> None:
+    gate = threading.Event()
+    thread = Thread({"0": gate})
+    thread.runner.put(works(3))
+    await until(lambda: thread.runner.current is not None and thread.begun == ["0"])
+    current = thread.runner.current
+    assert current is not None
+    gate.set()
+    await until(lambda: thread.idle == 1)
+    assert thread.runner.abandon(current) is None
+    assert thread.ids == ["0", "1", "2"]
+    thread.runner.leave()
