@@ -206,7 +206,8 @@ async def slots_of(hub: Hub, node_id: str, count: int) -> set[int]:
 async def test_a_node_that_drains_loses_nothing_and_repeats_nothing(settings: Settings, tmp_path: Path) -> None:
     """Invariant: what was begun ends there, and what was not begun runs elsewhere: each task runs once."""
     path, gate = tmp_path / "ran", tmp_path / "gate"
-    hub = Hub.local(nodes=2, workers=1, slots=2, modules=[__name__], settings=settings)
+    patient = settings.model_copy(update={"drain_timeout": 30.0})
+    hub = Hub.local(nodes=2, workers=1, slots=2, modules=[__name__], settings=patient)
     async with hub:
         assert hub._cluster is not None
         slots = await until(lambda: slots_of(hub, "node-1", 2))
@@ -392,7 +393,8 @@ async def test_cancelled_tasks_under_load_are_the_only_ones_to_end(hub: Hub, tmp
     others = [hub.submit(work, str(tmp_path / "others"), number) for number in range(500)]
     await until(lambda: len(noted(hit)) == 2)
     for future in (*others, *cancelled):
-        assert future.cancel()
+        future.cancel()
+    assert all(future.cancelled() for future in cancelled)
     assert await hub.get(futures) == list(range(1000))
     assert set(runs(path)) == set(range(1000))
     assert runs(hit) == {0: 1, 1: 1}
