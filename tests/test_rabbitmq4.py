@@ -8,8 +8,9 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from tenacity import wait_fixed
 
-from actorhub import Hub, actor, tell
+from actorhub import Hub, Retry, actor, task, tell
 from actorhub.address import new_id
 from actorhub.broker import Outcome, open_broker
 from actorhub.testing import CONTRACT, Check
@@ -80,3 +81,27 @@ async def test_a_cluster_runs_on_rabbitmq_4(rabbitmq4: str) -> None:
         await tell(counter.fail)
         [letter] = await until(hub.dead)
         assert letter.method == "fail"
+
+
+@task
+def double(number: int) -> int:
+    return 2 * number
+
+
+@task(retry=Retry(attempts=2, wait=wait_fixed(0.2)))
+def fail() -> None:
+    raise RuntimeError("as told")
+
+
+async def test_tasks_run_on_rabbitmq_4(rabbitmq4: str) -> None:
+    async with Hub.local(workers=1, slots=2, modules=[__name__], url=rabbitmq4) as hub:
+        assert await hub.get([hub.submit(double, n) for n in range(1000)]) == [2 * n for n in range(1000)]
+        assert await hub.chain(double, double).submit(3) == 12
+        assert await hub.gather_into(sum, double, range(50)) == 2 * sum(range(50))
+        assert await hub.options(delay=0.3, priority=9).submit(double, 4) == 8
+        ref = await hub.put(b"x" * 1_000_000)
+        assert await hub.submit(len, ref.as_argument()) == 1_000_000
+        with pytest.raises(RuntimeError, match="as told"):
+            await hub.submit(fail)
+        [letter] = await until(hub.dead)
+        assert (letter.attempts, letter.reason) == (2, "exception")
