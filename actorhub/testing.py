@@ -165,6 +165,31 @@ async def a_rejected_message_comes_again_or_goes(broker: Broker, prefix: str) ->
         await waits(link, f"{prefix}.rejected", 0)
 
 
+async def a_consumer_that_stops_may_give_back_and_acknowledge_what_it_has(broker: Broker, prefix: str) -> None:
+    """Also while the broker has not heard of it yet, and though it closes right after."""
+    queue = Queue(f"{prefix}.stopped", kind=QueueKind.QUORUM)
+    async with declared(broker, queue) as link:
+        bodies = [b"%d" % number for number in range(100)]
+        await publish(link, queue.name, *bodies)
+        first = await Probe().consume(link, queue.name, prefetch=100)
+        deliveries = await first.get(100)
+        assert first.consumer is not None
+        stopping = asyncio.create_task(first.consumer.stop())
+        await asyncio.sleep(0)
+        for delivery in deliveries[2:]:
+            delivery.reject(requeue=True)
+        await stopping
+        for delivery in deliveries[:2]:
+            delivery.ack()
+        await first.close()
+        second = await Probe().consume(link, queue.name, prefetch=200)
+        await second.get(98)
+        assert sorted(second.bodies) == sorted(bodies[2:])
+        await waits(link, queue.name, 0)
+        await second.close()
+        await waits(link, queue.name, 98)
+
+
 async def prefetch_bounds_what_is_in_hand(broker: Broker, prefix: str) -> None:
     async with declared(broker, Queue(f"{prefix}.prefetch")) as link:
         await publish(link, f"{prefix}.prefetch", *(b"%d" % number for number in range(10)))
@@ -367,6 +392,7 @@ CONTRACT: tuple[Check, ...] = (
     only_a_queue_that_is_there_is_subscribed,
     what_is_not_acknowledged_comes_again_in_order,
     a_rejected_message_comes_again_or_goes,
+    a_consumer_that_stops_may_give_back_and_acknowledge_what_it_has,
     prefetch_bounds_what_is_in_hand,
     of_several_consumers_the_single_active_one_gets_everything,
     a_link_that_ends_gives_its_messages_to_the_standby,

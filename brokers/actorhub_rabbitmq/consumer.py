@@ -66,7 +66,6 @@ class Acknowledgements:
         self._done: dict[int, bool] = {}  # by tag, in the order of delivery
         self._count = 0
         self._timer: asyncio.TimerHandle | None = None
-        self.on_reject: Callable[[], None] = lambda: None
 
     def expect(self, tag: int) -> None:
         self._done[tag] = False
@@ -82,7 +81,6 @@ class Acknowledgements:
     def reject(self, tag: int, requeue: bool) -> None:
         self._done.pop(tag, None)
         if self._channel.is_open:
-            self.on_reject()
             self._channel.basic_reject(tag, requeue=requeue)
 
     def flush(self) -> None:
@@ -120,7 +118,8 @@ class Consumer(PortConsumer):
         self._last_given_back = 0.0
         self._ended = False
         self.started = False
-        self._acks.on_reject = self._count_given_back
+        self._reject = channel.basic_reject
+        channel.basic_reject = self._give_back  # pika calls it, too
 
     def on_message(self, channel: Channel, method: Any, properties: Any, body: bytes) -> None:
         if self._ended:
@@ -153,21 +152,14 @@ class Consumer(PortConsumer):
         stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         resolve = once(stopped)
         channel.add_on_close_callback(lambda *_: resolve(None))
-        # what arrives before the broker has heard of it, pika gives back, by this method of the channel
-        reject = channel.basic_reject
-
-        def give_back(tag: int) -> None:
-            self._count_given_back()
-            reject(tag)
-
-        channel.basic_reject = give_back
+        # what arrives before the broker has heard of it, pika gives back
         channel.basic_cancel(tags[0], callback=lambda _: resolve(None))
         await stopped
-        channel.basic_reject = reject
 
-    def _count_given_back(self) -> None:
+    def _give_back(self, tag: int = 0, requeue: bool = True) -> None:
         self._given_back += 1
         self._last_given_back = asyncio.get_running_loop().time()
+        self._reject(tag, requeue)
 
     async def close(self) -> None:
         self._ended = True
