@@ -1,0 +1,261 @@
+"""The owner of a durable mailbox: what it handles, commits, releases and acknowledges, and when. Pure: no clock, no broker, no
+await.
+
+What comes is taken in each sender's order, each number once. What has been handled is gathered into one commit, which is
+appended to the journal; more is handled meanwhile, on a state that nothing vouches for yet. Only a commit that has been read
+back, and counts, lets its postings go, and only when those are confirmed the messages that it is about are acknowledged. Who
+reads a higher epoch is the owner no longer: it drops all that was not read back, sends nothing, and acknowledges nothing.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Generic, TypeVar
+
+from actorhub.errors import ActorHubError
+from actorhub.journal.numbers import Applied
+from actorhub.journal.past import SENDERS, Past
+from actorhub.journal.records import Commit, Posting, Record, State
+
+W = TypeVar("W")
+
+IN_FLIGHT = 8  # commits that wait to be read back; more work gathers in the next one meanwhile
+BATCH = 256  # handled messages that are worth another commit while some are in flight
+DESTINATIONS = 10_000  # that are numbered under one name; then all numbers begin anew, under another
+
+
+class Deposed(ActorHubError):
+    """Another owner has begun."""
+
+
+class Verdict(Enum):
+    RUN = "run"  # its turn
+    HELD = "held"  # an earlier number is missing
+    IN_HAND = "in hand"  # it was taken before, and is not acknowledged yet
+    DONE = "done"  # it was applied, and what followed from it is confirmed
+
+
+@dataclass(eq=False)
+class _Sender(Generic[W]):
+    """`taken`: whether they have been handled or not."""
+
+    taken: Applied
+    held: dict[int, W] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class _Batch(Generic[W]):
+    """What one commit is about."""
+
+    works: list[tuple[str, int, W]] = field(default_factory=list)
+    acked: dict[str, int] = field(default_factory=dict)
+    methods: list[str] = field(default_factory=list)
+    sent: dict[str, int] = field(default_factory=dict)
+
+
+class Owner(Generic[W]):
+    """One life of an owner, from the moment at which its epoch counts. `W` is whatever stands for a message here.
+
+    `name` is the mailbox's, the same in all its lives; `me` is this owner's. `past` is what the journal says up to this owner's
+    epoch; it is read on here. An image is due after `image_after` commits, or `image_bytes` of them.
+    """
+
+    def __init__(
+        self, name: str, me: str, past: Past, *, image_after: int = 1000, image_bytes: int = 8 * 1024 * 1024
+    ) -> None:
+        self.me = me
+        self.past = past
+        self.epoch = past.validity.epoch
+        self.inherited = list(past.unflushed.items())
+        """What former owners released, and nobody knows to be confirmed: it is posted again, before all else."""
+        self._name = name
+        self._image_after = image_after
+        self._image_bytes = image_bytes
+        self._seq = past.last
+        self._senders: OrderedDict[str, _Sender[W]] = OrderedDict()
+        self._in_hand: dict[tuple[str, int], W] = {}
+        self._batch: _Batch[W] = _Batch()
+        self._appended: OrderedDict[int, tuple[Commit, _Batch[W]]] = OrderedDict()
+        self._counted: dict[int, _Batch[W]] = {}
+        self._unconfirmed = set(past.unflushed)
+        self._commits_since_image = 0
+        self._bytes_since_image = 0
+        self._lineage = past.lineage
+        self._sent = dict(past.sent)
+
+    # ---- taking
+
+    def take(self, sender: str, seq: int, acked_below: int, work: W) -> tuple[Verdict, W | None]:
+        """Decide on one message. IN_HAND comes with the work that was taken before: its end is that of this one, too. What has
+        neither sender nor number runs as often as it comes."""
+        if not sender:
+            return Verdict.RUN, None
+        if acked_below:
+            self._batch.acked[sender] = max(acked_below, self._batch.acked.get(sender, 0))
+        who = self._of(sender)
+        known = self._in_hand.get((sender, seq), who.held.get(seq))
+        if known is not None:
+            return Verdict.IN_HAND, known
+        if who.taken.has(seq):
+            return Verdict.DONE, None
+        if seq > who.taken.next:
+            who.held[seq] = work
+            return Verdict.HELD, None
+        self._admit(who, sender, seq, work)
+        return Verdict.RUN, None
+
+    def _admit(self, who: _Sender[W], sender: str, seq: int, work: W) -> None:
+        who.taken.add(seq, seq)
+        self._in_hand[sender, seq] = work
+
+    def released(self, sender: str) -> Iterator[W]:
+        """What was held back and has its turn now, in order."""
+        who = self._senders.get(sender)
+        while who is not None and who.taken.next in who.held:
+            seq = who.taken.next
+            work = who.held.pop(seq)
+            self._admit(who, sender, seq, work)
+            yield work
+
+    def skip_gaps(self) -> list[tuple[str, range]]:
+        """Wait no longer for what does not come: it is handled whenever it comes. What was held comes out of `released`."""
+        return [(sender, who.taken.skip_to(min(who.held))) for sender, who in self._senders.items() if who.held]
+
+    @property
+    def holds_back(self) -> bool:
+        return any(who.held for who in self._senders.values())
+
+    def _of(self, sender: str) -> _Sender[W]:
+        who = self._senders.get(sender)
+        if who is None:
+            window = self.past.windows.get(sender)
+            who = self._senders[sender] = _Sender(Applied(window.numbers if window is not None else (1, ())))
+            if len(self._senders) > 2 * SENDERS:
+                self._forget_oldest()
+        else:
+            self._senders.move_to_end(sender)
+        return who
+
+    def _forget_oldest(self) -> None:
+        """One that the journal knows as well as this."""
+        for sender, who in self._senders.items():
+            window = self.past.windows.get(sender)
+            if not who.held and (window is None or window.numbers == who.taken.numbers):
+                del self._senders[sender]
+                return
+
+    # ---- handling
+
+    def number(self, queue: str) -> tuple[str, int]:
+        """The name and the number under which the next message to this queue is sent, in this life or in another."""
+        if len(self._sent) >= DESTINATIONS and queue not in self._sent and not self._batch.sent:
+            self._lineage, self._sent = self._lineage + 1, {}
+        seq = self._sent[queue] = self._sent.get(queue, 0) + 1
+        self._batch.sent[queue] = seq
+        return f"{self._name}.{self._lineage}", seq
+
+    def handled(self, sender: str, seq: int, work: W, method: str) -> None:
+        self._batch.works.append((sender, seq, work))
+        self._batch.methods.append(method)
+
+    # ---- committing
+
+    @property
+    def may_seal(self) -> bool:
+        """Whether what has been handled shall be committed now."""
+        if not self._batch.works:
+            return False
+        if self.wants_image:
+            return not self._appended and not self._unconfirmed
+        return not self._appended or (len(self._batch.works) >= BATCH and len(self._appended) < IN_FLIGHT)
+
+    @property
+    def wants_image(self) -> bool:
+        """The next commit shall carry one, and the whole state."""
+        return self._commits_since_image >= self._image_after or self._bytes_since_image >= self._image_bytes
+
+    def seal(self, state: State | None, outbox: Sequence[Posting], *, time: float = 0.0) -> Commit:
+        """The commit of all that has been handled since the last one, to be appended. `state`: where that changed it, and with
+        an image always, and whole; `outbox`: what it releases."""
+        batch, self._batch = self._batch, _Batch()
+        self._seq += 1
+        commit = Commit(
+            epoch=self.epoch,
+            owner=self.me,
+            seq=self._seq,
+            low=self.past.low,
+            flushed=min(self._unconfirmed, default=self._seq) - 1,
+            time=time,
+            applied=_runs(batch.works),
+            acked=batch.acked,
+            methods=tuple(batch.methods),
+            sent=batch.sent,
+            lineage=self._lineage,
+            state=state,
+            outbox=tuple(outbox),
+            image=self.past.image() if self.wants_image else None,
+        )
+        self._appended[self._seq] = commit, batch
+        self._unconfirmed.add(self._seq)
+        self._commits_since_image = 0 if commit.image is not None else self._commits_since_image + 1
+        if commit.image is not None:
+            self._bytes_since_image = 0
+        return commit
+
+    def weigh(self, size: int) -> None:
+        """So many bytes have been appended."""
+        self._bytes_since_image += size
+
+    def own(self, key: str) -> Commit | None:
+        """The commit with this key that has been appended and not read back."""
+        found = next((commit for commit, _ in self._appended.values()), None)
+        return found if found is not None and found.key == key else None
+
+    def read(self, offset: int, record: Record) -> Commit | None:
+        """The journal goes on with this. Returns the commit that it is, where that is one of this owner and counts: now what it
+        releases may be posted.
+
+        Raises:
+            Deposed: another has taken over.
+        """
+        counts = self.past.read(offset, record)
+        validity = self.past.validity
+        if (validity.epoch, validity.owner) != (self.epoch, self.me):
+            raise Deposed(f"{validity.owner} has taken over with epoch {validity.epoch}")
+        if not counts or not isinstance(record, Commit):
+            return None
+        commit, batch = self._appended.pop(record.seq)
+        self._counted[record.seq] = batch
+        return commit
+
+    def posted(self, seq: int) -> list[W]:
+        """All that this commit releases is confirmed, or it was inherited. Returns what may be acknowledged now."""
+        self._unconfirmed.discard(seq)
+        batch = self._counted.pop(seq, None)
+        if batch is None:
+            return []
+        for sender, number, _ in batch.works:
+            self._in_hand.pop((sender, number), None)
+        return [work for _, _, work in batch.works]
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is in hand, and everything is confirmed."""
+        return not (self._in_hand or self._batch.works or self._appended or self._counted or self._unconfirmed)
+
+
+def _runs(works: Sequence[tuple[str, int, object]]) -> tuple[tuple[str, int, int], ...]:
+    """Numbers that follow each other, as one."""
+    runs: dict[str, list[list[int]]] = {}
+    for sender, seq, _ in works:
+        if not sender:
+            continue
+        of = runs.setdefault(sender, [])
+        if of and of[-1][1] == seq - 1:
+            of[-1][1] = seq
+        else:
+            of.append([seq, seq])
+    return tuple((sender, first, last) for sender, of in runs.items() for first, last in of)

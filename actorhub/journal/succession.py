@@ -1,0 +1,107 @@
+"""How an owner begins: it reads the journal to its end, and then writes an epoch. Pure: what was read comes in, what to do next
+goes out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from actorhub.errors import ActorHubError
+from actorhub.journal.past import Past, lowest
+from actorhub.journal.records import Epoch, Mark, Record
+
+
+class Contested(ActorHubError):
+    """Another has become the owner meanwhile: leave it the mailbox, and try again later if it is still this one's turn."""
+
+
+class JournalLost(ActorHubError):
+    """Records are missing from which the state follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadFrom:
+    """Read the journal anew from this offset; `last`: from the last records that there are. What an earlier reading still
+    brings is not to be given to `read` any more."""
+
+    offset: int | str
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    record: Record
+
+
+class _Phase(Enum):
+    TAIL = "tail"
+    READ = "read"
+    EPOCH = "epoch"
+    OVER = "over"
+
+
+class Succession:
+    """Carry out `start`, then what each `read` returns, until `past` has this owner's epoch as the current one (`over`).
+
+    `mark` is unique among all marks, `me` among all owners.
+    """
+
+    def __init__(self, me: str, mark: str, past: Past) -> None:
+        self.past = past
+        self._me = me
+        self._mark = Mark(id=mark)
+        self._tail: list[Record] = []
+        self._phase = _Phase.TAIL
+        self._first: int | None = None
+
+    @property
+    def over(self) -> bool:
+        return self._phase is _Phase.OVER
+
+    @property
+    def caught_up(self) -> bool:
+        """All that was in the journal at the beginning has been read. Who cannot go on from there ends here, and has changed
+        nothing."""
+        return self._phase in (_Phase.EPOCH, _Phase.OVER)
+
+    def start(self) -> list[ReadFrom | Append]:
+        return [ReadFrom("last"), Append(self._mark)]
+
+    def read(self, offset: int, record: Record | None) -> list[ReadFrom | Append]:
+        """The journal's next record; None for a message that is none.
+
+        Raises:
+            JournalLost: records are missing.
+            Contested: another has begun meanwhile.
+        """
+        if self._phase is _Phase.TAIL:
+            return self._read_tail(record)
+        if self._first is None:
+            self._first = offset
+            self._check_beginning(offset)
+        counts = record is not None and self.past.read(offset, record)
+        if self._phase is _Phase.READ and record == self._mark:
+            self._phase = _Phase.EPOCH
+            return [Append(Epoch(epoch=self.past.validity.epoch + 1, owner=self._me, low=self.past.low))]
+        if self._phase is _Phase.EPOCH and isinstance(record, Epoch):
+            if counts and record.owner == self._me:
+                self._phase = _Phase.OVER
+            elif counts:
+                raise Contested(f"{record.owner} has taken over with epoch {record.epoch}")
+        return []
+
+    def _read_tail(self, record: Record | None) -> list[ReadFrom | Append]:
+        """Only to find out from where to read. What says it may be far back: then everything is read."""
+        if record is not None:
+            self._tail.append(record)
+        if record != self._mark:
+            return []
+        self.past.low = lowest(self._tail)
+        self._phase = _Phase.READ
+        return [ReadFrom(self.past.low)]
+
+    def _check_beginning(self, offset: int) -> None:
+        if offset > self.past.low:
+            raise JournalLost(
+                f"the journal begins at {offset}, and its state follows from {self.past.low} on: what is between is lost; "
+                "give journals more room by `journal_retention`"
+            )
