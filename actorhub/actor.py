@@ -12,14 +12,14 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar, overload
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter, model_validator
 from pydantic_core import PydanticCustomError, core_schema
 
 from actorhub.signature import Signature
 
 T = TypeVar("T")
 SPEC = "__actorhub_spec__"
-LIFE = ("started", "stopping")  # called by the worker, never from outside
+LIFE = ("started", "stopping", "migrate")  # called by the worker, never from outside
 
 
 class ActorOptions(BaseModel):
@@ -27,6 +27,7 @@ class ActorOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    durable: bool = False
     concurrency: int = Field(1, ge=1)
     reentrant: bool = False
     isolation: Literal["shared", "process"] = "shared"
@@ -35,6 +36,15 @@ class ActorOptions(BaseModel):
     resources: dict[str, float] = Field(default_factory=dict)
     mailbox_limit: int | None = Field(None, ge=1)
     on_error: Literal["keep", "restart"] = "keep"
+
+    @model_validator(mode="after")
+    def _one_after_the_other(self) -> ActorOptions:
+        if self.durable and (self.concurrency > 1 or self.reentrant or self.on_error == "restart"):
+            raise ValueError(
+                "a durable actor handles one message after the other, and forgets what one did that failed: "
+                "leave out concurrency, reentrant and on_error"
+            )
+        return self
 
 
 class Ticket(BaseModel):
@@ -69,6 +79,11 @@ class ActorSpec:
     init: Signature
     methods: dict[str, Signature] = field(default_factory=dict)
 
+    @property
+    def state_version(self) -> int:
+        """Of a durable actor's state, as its class says."""
+        return int(getattr(self.cls, "state_version", 1))
+
 
 registry: dict[str, ActorSpec] = {}
 """Every actor class that this process has imported, by `module:QualName`: what a node may run by name."""
@@ -79,6 +94,7 @@ def actor(cls: type[T], /) -> type[T]: ...
 @overload
 def actor(
     *,
+    durable: bool = False,
     concurrency: int = 1,
     reentrant: bool = False,
     isolation: Literal["shared", "process"] = "shared",
@@ -94,6 +110,9 @@ def actor(cls: type | None = None, /, **options: Any) -> Any:
     Public methods are messages; names with a leading underscore cannot be called from outside. `async def` methods run on
     the worker's event loop, `def` methods in a thread, generators stream their items.
 
+    - `durable`: each message changes the state once, and its answer and its tells go out once, whatever crashes. The state is
+      the instance's attributes, or the fields of a pydantic model; a method that raises leaves it as it was. It lives until it
+      is killed. `state_version` and `migrate(cls, state, from_version)` of the class read the state of former versions.
     - `concurrency`: how many calls one instance handles at once; 1 means one after the other, in order.
     - `reentrant`: a call that comes back to the actor in the chain of one that waits runs instead of failing.
     - `isolation`: "process" gives the instance a worker process of its own.
@@ -139,10 +158,11 @@ def class_name_of(cls: type) -> str:
 def _specify(cls: object, options: ActorOptions) -> ActorSpec:
     if not isinstance(cls, type):
         raise TypeError(f"@actor decorates classes, and {cls!r} is none; functions take @task")
+    inherited = vars(BaseModel) if issubclass(cls, BaseModel) else {}
     methods = {
         name: Signature.of(function, owner=cls.__qualname__, bound=True)
         for name, function in inspect.getmembers(cls, inspect.isfunction)
-        if not name.startswith("_") and name not in LIFE
+        if not name.startswith("_") and name not in LIFE and name not in inherited
     }
     if not methods:
         raise TypeError(f"{cls.__qualname__} has no public method, so nobody could call it; add one")

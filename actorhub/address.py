@@ -3,6 +3,8 @@
 A queue's name is its address on the broker:
 
     {prefix}.{namespace}.actor.{id}      a plain actor
+    {prefix}.{namespace}.durable.{id}    a durable actor
+    {prefix}.{namespace}.journal.{id}    what a durable actor has done
     {prefix}.{namespace}.task.{queue}    a task queue
     {prefix}.{namespace}.gathering.{id}  results that wait for the others of their kind
     {prefix}.{namespace}.dead            what could not be processed
@@ -27,6 +29,7 @@ import secrets
 from dataclasses import dataclass
 
 _WORD = re.compile(r"[A-Za-z0-9_\-]{1,100}")
+_MAILBOX = re.compile(r"\.(?:actor|durable)\.([^.]+)$")
 _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
@@ -48,7 +51,8 @@ def check_word(what: str, value: str) -> str:
 
 def actor_of(queue: str) -> str:
     """The id of the actor whose mailbox this queue is; empty where it is none."""
-    return queue.rpartition(".actor.")[2] if ".actor." in queue else ""
+    found = _MAILBOX.search(queue)
+    return found[1] if found is not None else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,12 @@ class Names:
 
     def actor(self, namespace: str, actor_id: str) -> str:
         return f"{self.prefix}.{namespace}.actor.{actor_id}"
+
+    def durable(self, namespace: str, actor_id: str) -> str:
+        return f"{self.prefix}.{namespace}.durable.{actor_id}"
+
+    def journal(self, namespace: str, actor_id: str) -> str:
+        return f"{self.prefix}.{namespace}.journal.{actor_id}"
 
     def task(self, namespace: str, queue: str) -> str:
         return f"{self.prefix}.{namespace}.task.{queue}"
@@ -105,5 +115,5 @@ class Names:
         return f"{self.prefix}.delay.due"
 
     @property
-    def journal(self) -> str:
+    def control_journal(self) -> str:
         return f"{self.prefix}.control.journal"

@@ -157,7 +157,8 @@ class Link(ABC):
 
     @abstractmethod
     async def delete(self, queue: str, *, only_if_empty: bool = False) -> bool:
-        """True once the queue is not there. False where it was to be deleted only if empty, and is not."""
+        """True once the queue is not there. False where it was to be deleted only if empty, and is not; that is for classic
+        queues: RabbitMQ closes the connection of who asks it of another."""
 
     @abstractmethod
     async def state(self, queue: str) -> QueueState | None:

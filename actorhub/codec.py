@@ -64,7 +64,8 @@ class Pickled:
 
 
 def unpickled(data: memoryview, what: str, align: int = 1) -> Any:
-    """The value of what `Pickled` wrote. Buffers are views of `data`: arrays are read without copying, and are read-only.
+    """The value of what `Pickled` wrote. Buffers are views of `data`: arrays are read without copying, and are read-only where
+    that is.
 
     Raises:
         NotSerialisable: its classes cannot be imported here, or fail; `what` names it.
@@ -108,12 +109,15 @@ class Signer:
         return Pickled(value, what)
 
     def seal(self, pickled: Pickled) -> bytes:
-        assert self._key is not None, "`pickled` has seen the secret"
-        signed = b"".join(pickled.pieces())
-        return _VERSION + self._sign(signed, self._key) + signed
+        return self.sign(b"".join(pickled.pieces()))
 
-    def loads(self, data: bytes) -> Any:
-        """Buffers are views of `data`: arrays are read without copying, and are read-only.
+    def sign(self, pieces: bytes) -> bytes:
+        """What `loads` takes, of the pieces of a `Pickled` in one."""
+        assert self._key is not None, "`pickled` has seen the secret"
+        return _VERSION + self._digest(pieces, self._key) + pieces
+
+    def loads(self, data: bytes | bytearray) -> Any:
+        """Buffers are views of `data`: arrays are read without copying, and are read-only where that is.
 
         Raises:
             UntrustedPayload: unsigned, wrongly signed, cut off, or there is no secret here.
@@ -122,14 +126,14 @@ class Signer:
         if self._key is None:
             raise UntrustedPayload(f"a pickled payload came, and this process has no secret to verify it; {_HOW}")
         signed = memoryview(data)[1 + _DIGEST :]
-        if data[:1] != _VERSION or not hmac.compare_digest(data[1 : 1 + _DIGEST], self._sign(signed, self._key)):
+        if data[:1] != _VERSION or not hmac.compare_digest(data[1 : 1 + _DIGEST], self._digest(signed, self._key)):
             raise UntrustedPayload(
                 f"a pickled payload of {len(data)} bytes is not signed with this cluster's secret; {_HOW}"
             )
         return unpickled(signed, "a signed payload")
 
     @staticmethod
-    def _sign(signed: bytes | memoryview, key: bytes) -> bytes:
+    def _digest(signed: bytes | memoryview, key: bytes) -> bytes:
         return blake2b(signed, key=key, digest_size=_DIGEST).digest()
 
 

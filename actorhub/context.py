@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from actorhub.envelope import Hop
 
@@ -23,15 +23,26 @@ class Asked(Protocol):
     on_awaited: Callable[[], None] | None
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A tell that leaves with a commit: its envelope's fields, but for the sender, and its payload."""
+
+    queue: str
+    fields: dict[str, Any]
+    payload: bytes
+
+
 class Handling:
-    """A call that an actor handles now, with the calls it has made meanwhile that have no answer yet."""
+    """A call that an actor handles now, with the calls it has made meanwhile that have no answer yet. `told`: in a durable
+    actor, the tells that it has made; None in another, and once it has been handled: then tells leave at once."""
 
-    __slots__ = ("actor_id", "asked", "call_id")
+    __slots__ = ("actor_id", "asked", "call_id", "told")
 
-    def __init__(self, actor_id: str, call_id: str) -> None:
+    def __init__(self, actor_id: str, call_id: str, told: list[Told] | None = None) -> None:
         self.actor_id = actor_id
         self.call_id = call_id
         self.asked: dict[str, Asked] = {}
+        self.told = told
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,8 +38,11 @@ def death(cause: str, *, at_birth: bool) -> ActorDied:
     return ActorInitFailed(cause) if at_birth else ActorDied(cause)
 
 
-async def bury(session: Session, queue: str, dead: DeadLetters, error: ActorHubError) -> None:
-    """Returns when the queue is gone. Whoever sends later finds no queue, and is told by control."""
+async def bury(
+    session: Session, queue: str, dead: DeadLetters, error: ActorHubError, *, journal: str | None = None
+) -> None:
+    """Returns when the queue is gone, and with it the journal where it had one. Whoever sends later finds no queue, and is
+    told by control."""
     while True:
         mailbox = Mailbox(session, queue, Grave(session, error), dead, on_gone=lambda: None)
         await mailbox.open()
@@ -49,7 +52,11 @@ async def bury(session: Session, queue: str, dead: DeadLetters, error: ActorHubE
         finally:
             await mailbox.close()
         try:
-            if await (await session.live_link()).delete(queue, only_if_empty=True):
+            link = await session.live_link()
+            # the broker deletes no quorum queue on condition: a call that comes in between is told by its session's own look
+            if await link.delete(queue, only_if_empty=journal is None):
+                if journal is not None:
+                    await link.delete(journal)
                 return
         except BrokerUnavailable:
             log.debug("the connection was lost while %s was buried", queue, exc_info=True)

@@ -279,7 +279,7 @@ class Hub(Tasks):
             name=options.name,
             class_name=spec.class_name,
             options=chosen,
-            lifetime=options.lifetime,
+            lifetime="detached" if chosen.durable else options.lifetime,
             owner=self._owner or session.id,
             arguments=arguments,
             codec=codec,

@@ -22,7 +22,7 @@ from actorhub.broker import Broker, Delivery, Link, Message, Outcome, Queue, ope
 from actorhub.call import STREAM_CREDIT, Call, Inflow, Stream
 from actorhub.codec import Signer
 from actorhub.connection import Connection, OnRetry
-from actorhub.context import surroundings
+from actorhub.context import Told, surroundings
 from actorhub.envelope import Envelope, Kind, decode, encode
 from actorhub.errors import (
     ActorHubError,
@@ -287,7 +287,8 @@ class Session:
     async def tell(
         self, ticket: Ticket, signature: Signature, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        """Send, and return when the broker has it.
+        """Send, and return when the broker has it. In a method of a durable actor: send it with the commit of what the method
+        has done, if it does not fail.
 
         Raises:
             InvalidArguments, NotSerialisable, PayloadTooLarge, HubClosed: nothing was sent.
@@ -304,9 +305,13 @@ class Session:
             "codec": codec,
             "sender": self.id,
         }
+        around = surroundings.get()
+        deadline = around.deadline
+        if around.handling is not None and around.handling.told is not None:
+            around.handling.told.append(Told(ticket.queue, fields, payload))
+            return
         settled: asyncio.Future[Outcome] = self.loop.create_future()
         outgoing = self._outgoing(fields, payload, once(settled))
-        deadline = surroundings.get().deadline
         if deadline is not None:
             fields["deadline"] = deadline
         outbox = self._outbox(ticket)

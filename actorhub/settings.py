@@ -56,6 +56,14 @@ class Settings(BaseSettings):
         default=None,
         description="where objects are kept beside their node, so that they outlive it: s3://bucket/folder",
     )
+    journal_retention: int = Field(
+        default=64 * 1024 * 1024, ge=1024 * 1024, description="bytes that the broker keeps of a durable actor's journal"
+    )
+    ack_lag: float = Field(
+        default=0.0,
+        ge=0,
+        description="seconds for which a durable actor's inbox keeps what is done, so that the broker has it on its disk",
+    )
     max_pending: int = Field(default=100_000, gt=0, description="answers that a hub may wait for at once")
     log_format: Literal["text", "json"] = "text"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

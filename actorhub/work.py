@@ -9,6 +9,7 @@ from typing import Any
 
 from actorhub.address import new_id
 from actorhub.broker import Delivery, Message
+from actorhub.context import Told
 from actorhub.envelope import Envelope, Kind
 from actorhub.failure import Failure
 from actorhub.letter import Reason
@@ -67,10 +68,11 @@ class Work:
     while it was in hand.
 
     `foreign` is the correlation id of a caller that is not a session: it gets its answer as plain JSON, with that id.
-    `key` tells it from every other: its id, unless a stranger chose that.
+    `key` tells it from every other: its id, unless a stranger chose that. For a durable mailbox: `origin` is the sender and the
+    number by which the journal knows it, `told` where tells gather that follow from it.
     """
 
-    __slots__ = ("_on_finished", "_receipts", "envelope", "foreign", "key", "payload", "queue")
+    __slots__ = ("_on_finished", "_receipts", "envelope", "foreign", "key", "origin", "payload", "queue", "told")
 
     def __init__(
         self,
@@ -87,12 +89,18 @@ class Work:
         self.payload = payload
         self.foreign = foreign
         self.queue = queue
+        self.origin = ("", 0)
+        self.told: list[Told] | None = None
         self._receipts = [receipt]
         self._on_finished = on_finished
 
     def also(self, receipt: Receipt) -> None:
         """The broker delivered it again: acknowledge that delivery too."""
         self._receipts.append(receipt)
+
+    def join(self, other: Work) -> None:
+        """The other is the same message: acknowledge what brought it, too."""
+        self._receipts += other._receipts
 
     def finish(self, answer: Answer) -> None:
         """The method has ended: send the answer where one is wanted, then acknowledge."""

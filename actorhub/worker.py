@@ -7,8 +7,9 @@ import functools
 import logging
 import os
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from actorhub.actor import ActorSpec, actor, registry, spec_of
 from actorhub.blackbox import BlackBox
@@ -29,6 +30,7 @@ from actorhub.control.messages import (
 from actorhub.dead import DeadLetters
 from actorhub.depot import Depot
 from actorhub.desk import Desk
+from actorhub.durable import DurableMailbox
 from actorhub.errors import ActorDied, ActorHubError, ActorInitFailed
 from actorhub.grave import bury, death
 from actorhub.handle import Handle, tell
@@ -48,8 +50,8 @@ class Hosted:
     """One actor that lives here."""
 
     residency: Residency
-    mailbox: Mailbox
-    cell: Cell
+    mailbox: Mailbox | DurableMailbox
+    cell: Cell | DurableMailbox
 
     @property
     def incarnation(self) -> int:
@@ -193,14 +195,30 @@ class Worker:
         plan, session = order.residency.plan, self.session
         ticket = plan.ticket(session.names)
         args, kwargs = spec.init.unpack(plan.arguments, plan.codec, session.signer)
-        cell = Cell(
-            session,
-            Handle(session, ticket, spec),
-            spec,
-            functools.partial(spec.cls, *args, **kwargs),
-            blackbox=self.blackbox,
-            on_failed=lambda error: self._failed(order, error),
-        )
+        create = functools.partial(spec.cls, *args, **kwargs)
+
+        def make_cell(create: Callable[[], Any]) -> Cell:
+            handle = Handle(session, ticket, spec)
+            on_failed = functools.partial(self._failed, order)
+            return Cell(session, handle, spec, create, blackbox=self.blackbox, on_failed=on_failed)
+
+        if plan.options.durable:
+            durable = DurableMailbox(
+                session,
+                spec,
+                actor_id=plan.actor_id,
+                inbox=ticket.queue,
+                journal=session.names.journal(plan.namespace, plan.actor_id),
+                dead=session.names.dead(plan.namespace),
+                make_cell=make_cell,
+                create=create,
+                limited=ticket.limited,
+                poison=order.poison,
+                on_born_dead=functools.partial(self._born_dead, order),
+                on_gone=lambda: self._gone(order),
+            )
+            return Hosted(order.residency, durable, durable)
+        cell = make_cell(create)
         # a limit counts what waits at the broker, so little may wait here
         prefetch = plan.options.concurrency if ticket.limited else PREFETCH
         mailbox = Mailbox(
@@ -218,11 +236,14 @@ class Worker:
         """An actor with on_error="restart" raised: end this instance, and let control start another."""
         self.session.spawn_task(self._fail(order, error, "life"), "actorhub-failed")
 
+    def _born_dead(self, order: StartActor, error: BaseException) -> None:
+        self.session.spawn_task(self._fail(order, error, "birth"), "actorhub-failed")
+
     def _gone(self, order: StartActor) -> None:
         error = ActorDied(f"the queue of {order.residency.plan.class_name} was deleted")
         self.session.spawn_task(self._fail(order, error, "gone"), "actorhub-gone")
 
-    async def _fail(self, order: StartActor, error: BaseException, phase: Literal["life", "gone"]) -> None:
+    async def _fail(self, order: StartActor, error: BaseException, phase: Literal["birth", "life", "gone"]) -> None:
         await self._end_up_to(order.residency.plan.actor_id, order.residency.incarnation)
         await self._report_failed(order, error, phase)
 
@@ -255,8 +276,10 @@ class Worker:
     async def bury(self, order: BuryActor) -> None:
         plan = order.plan
         error = death(order.cause, at_birth=order.at_birth)
-        queue = self.session.names.actor(plan.namespace, plan.actor_id)
-        await bury(self.session, queue, DeadLetters(self.session, plan.namespace), error)
+        names = self.session.names
+        journal = names.journal(plan.namespace, plan.actor_id) if plan.options.durable else None
+        dead = DeadLetters(self.session, plan.namespace)
+        await bury(self.session, plan.queue(names), dead, error, journal=journal)
         await self._tell_control(Buried(actor=plan.actor_id))
 
     def inventory(self) -> list[Residency]:

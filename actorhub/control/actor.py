@@ -14,7 +14,7 @@ import time
 from typing import Any, cast
 
 from actorhub.actor import actor, spec_of
-from actorhub.broker import Link, Queue
+from actorhub.broker import Link
 from actorhub.control.desks import NodeDesk, WorkerDesk, system_ticket
 from actorhub.control.journal import Journal
 from actorhub.control.messages import (
@@ -90,7 +90,7 @@ class Control:
         self._session: Session = here.session
         self._me = cast(Control, here.handle)
         self._journal = Journal(
-            self._link, self._session.names.journal, lambda reason: self._session.renew(self._link, reason)
+            self._link, self._session.names.control_journal, lambda reason: self._session.renew(self._link, reason)
         )
         past = await self._journal.open()
         self._state = ControlState(node_timeout=self._settings.node_timeout, epoch=past.epoch)
@@ -122,14 +122,13 @@ class Control:
             NameTaken, PlacementInfeasible, ActorDied: nothing was made. ActorDied: the actor that spawns it is dead.
         """
         plan = asked.plan
-        queue = self._session.names.actor(plan.namespace, plan.actor_id)
         taken = plan.name is not None and self._state.find(plan.namespace, plan.name) is not None
         if not taken:
-            await self._make_mailbox(plan, queue)
+            await self._make_mailbox(plan)
         answer = self._handle(asked)
         assert answer is not None
         if not answer.created and not taken:
-            await self._withdraw(queue)
+            await self._withdraw(plan)
         if answer.plan is None:
             assert answer.error is not None
             raise _REFUSALS[answer.error](answer.message)
@@ -279,10 +278,11 @@ class Control:
         ticket = system_ticket(self._session.names.node(node), NodeDesk)
         return cast(NodeDesk, Handle(self._session, ticket, spec_of(NodeDesk)))
 
-    async def _make_mailbox(self, plan: ActorPlan, queue: str) -> None:
+    async def _make_mailbox(self, plan: ActorPlan) -> None:
         try:
             await self._prepare(plan.namespace)
-            await self._link.declare(Queue(queue, single_active=True, limit=plan.options.mailbox_limit))
+            for each in plan.queues(self._session.names, self._settings.journal_retention):
+                await self._link.declare(each)
         except BrokerUnavailable:
             await self._last_moment()
 
@@ -298,11 +298,13 @@ class Control:
         """The link is lost, and this control with it. It says nothing more: the next one has its messages."""
         await asyncio.get_running_loop().create_future()
 
-    async def _withdraw(self, queue: str) -> None:
-        try:
-            await self._link.delete(queue, only_if_empty=True)
-        except BrokerUnavailable:
-            log.debug("the queue %s of a refused spawn stays", queue, exc_info=True)
+    async def _withdraw(self, plan: ActorPlan) -> None:
+        """Nobody has a handle of it."""
+        for queue in plan.queues(self._session.names, self._settings.journal_retention):
+            try:
+                await self._link.delete(queue.name)
+            except BrokerUnavailable:
+                log.debug("the queue %s of a refused spawn stays", queue.name, exc_info=True)
 
     # ---- time
 

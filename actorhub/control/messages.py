@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from actorhub.actor import ActorOptions, Ticket
 from actorhub.address import Names
+from actorhub.broker import Queue, QueueKind
 from actorhub.envelope import Codec
 
 Lifetime = Literal["session", "detached"]
@@ -37,10 +38,23 @@ class ActorPlan(_Model):
     node: str | None = None
     labels: dict[str, str] = Field(default_factory=dict)
 
+    def queue(self, names: Names) -> str:
+        """Where its messages wait."""
+        name = names.durable if self.options.durable else names.actor
+        return name(self.namespace, self.actor_id)
+
+    def queues(self, names: Names, retention: int) -> list[Queue]:
+        """What there must be at the broker before anybody sends to it."""
+        limit, queue = self.options.mailbox_limit, self.queue(names)
+        if not self.options.durable:
+            return [Queue(queue, single_active=True, limit=limit)]
+        journal = Queue(names.journal(self.namespace, self.actor_id), QueueKind.STREAM, retention=retention)
+        return [journal, Queue(queue, QueueKind.QUORUM, single_active=True, limit=limit)]
+
     def ticket(self, names: Names) -> Ticket:
         """What a handle of it needs."""
         return Ticket(
-            queue=names.actor(self.namespace, self.actor_id),
+            queue=self.queue(names),
             actor_id=self.actor_id,
             namespace=self.namespace,
             class_name=self.class_name,

@@ -267,7 +267,7 @@ class ControlState:
             self._move(actor)
 
     def _restart(self, actor: Actor, cause: str) -> None:
-        if actor.restarts >= actor.plan.options.max_restarts:
+        if actor.restarts >= actor.plan.options.max_restarts and not actor.plan.options.durable:
             self._die(actor, f"{cause}; it was restarted {actor.restarts} times before")
             return
         actor.restarts += 1

@@ -242,9 +242,14 @@ class Owner(Generic[W]):
         return [work for _, _, work in batch.works]
 
     @property
-    def idle(self) -> bool:
-        """Nothing is in hand, and everything is confirmed."""
-        return not (self._in_hand or self._batch.works or self._appended or self._counted or self._unconfirmed)
+    def settled(self) -> bool:
+        """All that has been handled is committed and posted."""
+        return not (self._batch.works or self._appended or self._counted or self._unconfirmed)
+
+    @property
+    def waiting_since(self) -> float | None:
+        """The time of the oldest commit that has not been read back; None where there is none."""
+        return next((commit.time for commit, _ in self._appended.values()), None)
 
 
 def _runs(works: Sequence[tuple[str, int, object]]) -> tuple[tuple[str, int, int], ...]:

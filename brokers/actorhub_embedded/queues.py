@@ -30,6 +30,9 @@ class QueueArguments(BaseModel):
     message_ttl: int | None = Field(None, alias="x-message-ttl", ge=0)
     max_length: int | None = Field(None, alias="x-max-length", ge=0)
     max_length_bytes: int | None = Field(None, alias="x-max-length-bytes", ge=0)
+    max_segment_size: int | None = Field(
+        None, alias="x-stream-max-segment-size-bytes", gt=0
+    )  # there are no segments here
     overflow: Overflow = Field("drop-head", alias="x-overflow")
     dead_letter_exchange: str | None = Field(None, alias="x-dead-letter-exchange")
     dead_letter_routing_key: str | None = Field(None, alias="x-dead-letter-routing-key")

@@ -246,6 +246,8 @@ class VirtualHost:
         if name not in self._queues:
             return 0
         queue = self.queue(name, connection)
+        if method.if_empty and queue.arguments.kind != "classic":  # nor does RabbitMQ
+            raise not_supported(f"queue.delete with if-empty of a {queue.arguments.kind} queue")
         self._deliver(queue, now)
         if method.if_unused and queue.consumers:
             raise ChannelError(Code.PRECONDITION_FAILED, f"queue '{name}' in vhost '/' in use")

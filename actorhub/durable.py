@@ -1,0 +1,188 @@
+"""A durable actor's mailbox: consumes its inbox, and has an owner while the broker gives it messages.
+
+The inbox is a queue with a single active consumer, so most of the time only one mailbox has messages; what keeps two of them
+apart when both do is the journal. See `tenure.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Collection
+from typing import Any
+
+from actorhub.actor import ActorSpec
+from actorhub.broker import Consumer, Delivery, Link
+from actorhub.cell import Cell
+from actorhub.errors import ActorHubError, ActorInitFailed, ActorNotFound, BrokerUnavailable
+from actorhub.journal.owner import Deposed
+from actorhub.journal.succession import Contested
+from actorhub.mailbox import PREFETCH
+from actorhub.session import HEADER_ROOM, Session
+from actorhub.snapshot import Snapshots
+from actorhub.tenure import Tenure
+
+log = logging.getLogger(__name__)
+
+LIMITED_PREFETCH = 16  # where a limit counts what waits at the broker
+STATE_SHARE = 2  # an image has the state and the answers that are kept, so that much of a message is the state at most
+SOON = 0.2  # seconds before one that was contested asks for messages again
+LATER = 5.0  # seconds before one that could not begin tries again
+
+
+class DurableMailbox:
+    """`make_cell` makes a cell around what creates the instance; `create` makes the first instance of all. `on_born_dead`: the
+    constructor raised; `on_gone`: the queue does not exist any more."""
+
+    def __init__(
+        self,
+        session: Session,
+        spec: ActorSpec,
+        *,
+        actor_id: str,
+        inbox: str,
+        journal: str,
+        dead: str,
+        make_cell: Callable[[Callable[[], Any]], Cell],
+        create: Callable[[], Any],
+        limited: bool,
+        poison: Collection[str] = (),
+        on_born_dead: Callable[[BaseException], None],
+        on_gone: Callable[[], None],
+    ) -> None:
+        self._session = session
+        self._spec = spec
+        self._actor_id = actor_id
+        self._inbox = inbox
+        self._journal = journal
+        self._dead = dead
+        self._make_cell = make_cell
+        self._create = create
+        self._prefetch = LIMITED_PREFETCH if limited else PREFETCH
+        self._poison = frozenset(poison)
+        self._on_born_dead = on_born_dead
+        self._on_gone = on_gone
+        self._consumer: Consumer | None = None
+        self._tenure: Tenure | None = None
+        self._changing = asyncio.Lock()
+        self._closed = False
+
+    # ---- life
+
+    async def start(self) -> None:
+        """Nothing is made before the first message comes."""
+
+    async def open(self) -> None:
+        """Raises:
+        ActorNotFound: the inbox does not exist.
+        """
+        await self._session.add(self)
+
+    async def stop(self, patience: float) -> None:
+        """Take nothing more; let what runs end, for `patience` seconds, and commit it."""
+        self._closed = True
+        self._session.remove(self)
+        async with self._changing:
+            tenure, self._tenure = self._tenure, None
+            if tenure is not None:
+                await tenure.stop(patience)
+
+    async def close(self) -> None:
+        """After `stop`. What is not acknowledged goes back to the inbox."""
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            await consumer.close()
+
+    async def attach(self, link: Link) -> None:
+        async with self._changing:
+            if self._closed or link is not self._session.link:
+                return
+            try:
+                self._consumer = await link.consume(
+                    self._inbox,
+                    lambda delivery: self._on_delivery(link, delivery),
+                    lambda reason: self._on_end(link, reason),
+                    prefetch=self._prefetch,
+                )
+            except ActorNotFound:
+                self._on_gone()
+
+    def detach(self) -> None:
+        """What was in hand is the broker's again, and the owner is the owner no longer."""
+        self._consumer = None
+        self._drop()
+
+    def _drop(self) -> None:
+        tenure, self._tenure = self._tenure, None
+        if tenure is not None:
+            tenure.abandon()
+            self._session.spawn_task(tenure.leave(), "actorhub-leave")
+
+    # ---- owning
+
+    def _on_delivery(self, link: Link, delivery: Delivery) -> None:
+        if self._closed or link is not self._session.link:
+            return
+        if self._tenure is None:
+            self._tenure = self._begin(link)
+        self._tenure.on_delivery(delivery)
+
+    def _begin(self, link: Link) -> Tenure:
+        return Tenure(
+            self._session,
+            link,
+            name=self._actor_id,
+            inbox=self._inbox,
+            journal=self._journal,
+            dead=self._dead,
+            snapshots=Snapshots(self._spec, self._session.signer, self._limit(link)),
+            make=self._make_cell,
+            create=self._create,
+            poison=self._poison,
+            on_end=lambda error: self._ended(link, error),
+        )
+
+    def _limit(self, link: Link) -> int:
+        return (link.max_message - HEADER_ROOM) // STATE_SHARE
+
+    def _ended(self, link: Link, error: Exception) -> None:
+        """It gives its messages back, and stands by."""
+        tenure = self._tenure
+        if tenure is None or self._closed or link is not self._session.link:
+            return
+        if isinstance(error, ActorInitFailed) and tenure.newborn:
+            self._on_born_dead(error)
+            return
+        if isinstance(error, Deposed | Contested):
+            log.info("%s is handled elsewhere: %s", self._actor_id, error)
+            pause = random.uniform(0.0, SOON)
+        else:
+            log.error("%s stops for %.0f s: %s", self._actor_id, LATER, error, exc_info=error)
+            pause = LATER
+        self._session.spawn_task(self._stand_by(link, pause), "actorhub-stand-by")
+
+    async def _stand_by(self, link: Link, pause: float) -> None:
+        async with self._changing:
+            self._drop()
+            consumer, self._consumer = self._consumer, None
+            if consumer is not None:
+                await consumer.close()
+        await asyncio.sleep(pause)
+        try:
+            await self.attach(link)
+        except (ActorHubError, OSError):
+            log.debug("%s is not consumed again over this link", self._inbox, exc_info=True)
+
+    def _on_end(self, link: Link, reason: str) -> None:
+        self._consumer = None
+        self._drop()
+        if not self._closed and link.lost is None and link is self._session.link:
+            log.warning("the broker ended the consumer of %s (%s); consuming again", self._inbox, reason)
+            self._session.spawn_task(self._again(link), "actorhub-attach")
+
+    async def _again(self, link: Link) -> None:
+        try:
+            await self.attach(link)
+        except BrokerUnavailable:
+            log.debug("%s is not consumed again over this link", self._inbox, exc_info=True)

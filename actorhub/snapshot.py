@@ -1,0 +1,186 @@
+"""The state of a durable actor: what is kept of it after each message, put back where one failed, and read by whoever goes on.
+
+State is the instance's attributes, or what its `__getstate__` gives; the fields where its class is a pydantic model. It is JSON
+where JSON gives back exactly the same, else a signed pickle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pydantic_core
+from pydantic import BaseModel
+
+from actorhub.actor import ActorSpec
+from actorhub.codec import Signer, is_json_native, unpickled
+from actorhub.errors import ActorHubError, PayloadTooLarge
+from actorhub.journal.records import State
+
+PATCHED = 4096  # bytes of a pydantic model's state from which on commits have only the fields that changed
+
+
+class StateTooNew(ActorHubError):
+    """The journal was written by a later version of the actor's class."""
+
+
+class Snapshots:
+    """Of one instance. `limit`: bytes that a state may have at most."""
+
+    def __init__(self, spec: ActorSpec, signer: Signer, limit: int) -> None:
+        self.instance: Any = None
+        self._spec = spec
+        self._signer = signer
+        self._limit = limit
+        self._is_model = issubclass(spec.cls, BaseModel)
+        self._own_getstate = getattr(spec.cls, "__getstate__", None) is not object.__getstate__
+        self._kept: Any = None  # of a model: its fields as JSON; else attributes as bytes
+        self._codec = ""
+        self._committed: Any = None
+        self._pickles = False  # it did not fit JSON the last time
+
+    # ---- beginning
+
+    def create(self, states: Sequence[State], make: Callable[[], Any]) -> Any:
+        """The instance as the journal's `states` say, or a new one where it says nothing.
+
+        Raises:
+            StateTooNew, UntrustedPayload, NotSerialisable: it cannot be read here.
+        """
+        self.check(states)
+        if not states:
+            self.instance = make()
+            return self.instance
+        version = states[0].version
+        state = self._read(states)
+        if version < self._spec.state_version:
+            state = self._migrate(state, version)
+        self.instance = self._make(state)
+        if version == self._spec.state_version:
+            self.keep()
+            self._committed = self._kept
+        return self.instance
+
+    def check(self, states: Sequence[State]) -> None:
+        """Raises:
+        StateTooNew: a later version of the class wrote it.
+        """
+        newest = max((state.version for state in states), default=0)
+        if newest > self._spec.state_version:
+            raise StateTooNew(
+                f"the state of {self._spec.class_name} was written by version {newest} of its class, and this process has "
+                f"version {self._spec.state_version}; start a node with the newer code"
+            )
+
+    def _read(self, states: Sequence[State]) -> Any:
+        if states[0].codec == "pickle":
+            return self._signer.loads(bytearray(states[0].body))  # arrays in it shall be writable
+        state = pydantic_core.from_json(states[0].body)
+        for patch in states[1:]:
+            state.update(pydantic_core.from_json(patch.body))
+        return state
+
+    def _migrate(self, state: Any, version: int) -> Any:
+        migrate = getattr(self._spec.cls, "migrate", None)
+        if migrate is None:
+            raise StateTooNew(
+                f"the state of {self._spec.class_name} is of version {version}, and its class of version "
+                f"{self._spec.state_version} has no `migrate(cls, state, from_version)`; write one"
+            )
+        return migrate(state, version)
+
+    def _make(self, state: Any) -> Any:
+        if self._is_model:
+            return self._spec.cls.model_validate(state)  # type: ignore[attr-defined]
+        instance: Any = object.__new__(self._spec.cls)
+        self._fill(instance, state)
+        return instance
+
+    def _fill(self, instance: Any, state: Any) -> None:
+        if hasattr(instance, "__setstate__"):
+            instance.__setstate__(state)
+        else:
+            if not self._own_getstate:
+                vars(instance).clear()
+            vars(instance).update(state)
+
+    # ---- after each message
+
+    def keep(self) -> None:
+        """The instance is as it should be.
+
+        Raises:
+            NotSerialisable: an attribute cannot be kept; it is named.
+            UntrustedPayload: it does not fit JSON, and there is no secret.
+            PayloadTooLarge.
+        """
+        if self._is_model:
+            kept: Any = self._fields()
+            size = sum(len(value) for value in kept.values())
+        else:
+            kept = self._attributes()
+            size = len(kept[1])
+        if size > self._limit:
+            raise PayloadTooLarge(
+                f"the state of {self._spec.cls.__qualname__} has {size} bytes, and {self._limit} fit into its journal; "
+                "keep large values in the object store (hub.put) and their references here"
+            )
+        self._kept = kept
+
+    def put_back(self) -> None:
+        """The instance becomes again what it was when it was kept last."""
+        if self._kept is None:
+            return
+        if self._is_model:
+            fresh = self._spec.cls.model_validate_json(_joined(self._kept))  # type: ignore[attr-defined]
+            self.instance.__dict__.update(fresh.__dict__)
+            return
+        codec, body = self._kept
+        self._fill(self.instance, pydantic_core.from_json(body) if codec == "json" else _unpickled(body))
+
+    def _fields(self) -> dict[str, bytes]:
+        serializer = self.instance.__pydantic_serializer__
+        return {
+            name: serializer.to_json(self.instance, include={name}, warnings="error")
+            for name in type(self.instance).model_fields
+        }
+
+    def _attributes(self) -> tuple[str, bytes]:
+        """As bytes that only this process reads: what goes into a commit is signed then."""
+        state = self.instance.__getstate__() if self._own_getstate else vars(self.instance)
+        if not self._pickles and is_json_native(state):
+            return "json", pydantic_core.to_json(state)
+        self._pickles = True
+        return "pickle", b"".join(self._signer.pickled(state, self._spec.cls.__qualname__).pieces())
+
+    # ---- for a commit
+
+    def state(self, *, whole: bool) -> State | None:
+        """What has changed since it was asked for the last time; all of it if it must be whole."""
+        before, self._committed = self._committed, self._kept
+        if self._kept is None:
+            return None
+        version = self._spec.state_version
+        if self._is_model:
+            changed = {k: v for k, v in self._kept.items() if before is None or before.get(k) != v}
+            if not changed and not whole:
+                return None
+            size = sum(len(value) for value in self._kept.values())
+            patch = not whole and before is not None and size >= PATCHED and len(changed) < len(self._kept)
+            body = _joined(changed if patch else self._kept)
+            return State(codec="json", version=version, patch=patch, body=body, size=len(body))
+        if before == self._kept and not whole:
+            return None
+        codec, body = self._kept
+        if codec == "pickle":
+            body = self._signer.sign(body)
+        return State(codec=codec, version=version, body=body, size=len(body))
+
+
+def _unpickled(body: bytes) -> Any:
+    return unpickled(memoryview(bytearray(body)), "a state")
+
+
+def _joined(fields: dict[str, bytes]) -> bytes:
+    """One JSON object of many with one field each."""
+    return b"{" + b",".join(value[1:-1] for value in fields.values()) + b"}"

@@ -1,0 +1,545 @@
+"""One life of a durable mailbox's owner, from its first message to the moment at which it is the owner no longer.
+
+It reads the journal, writes its epoch, makes the instance from what it read, and posts again what former owners released and
+nobody knows to be confirmed. Then it takes messages: each is handled on a state that nothing vouches for yet; what has been
+handled is appended to the journal; what came back from there, and counts, is posted; and what has been posted is acknowledged.
+When it ends, for whatever reason, it drops the rest: the broker gives the messages to the next owner. See `actorhub/journal`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Protocol
+
+from actorhub.address import new_id
+from actorhub.broker import Consumer, Delivery, Link, Message, Outcome
+from actorhub.envelope import Envelope, Kind, Parcel, decode, encode
+from actorhub.errors import ActorDied, ActorHubError, BrokerUnavailable, InvalidEnvelope
+from actorhub.failure import Failure
+from actorhub.futures import once
+from actorhub.journal import records
+from actorhub.journal.owner import Deposed, Owner, Verdict
+from actorhub.journal.past import Past
+from actorhub.journal.records import Commit, InvalidRecord, Posting, Record
+from actorhub.journal.succession import Append, ReadFrom, Succession
+from actorhub.letter import DeadLetter
+from actorhub.session import Session
+from actorhub.snapshot import Snapshots
+from actorhub.work import Answer, Receipt, Work, from_stranger
+
+log = logging.getLogger(__name__)
+
+READ_AHEAD = 200  # records
+HOLD_BACK = 2.0  # seconds that a message waits for an earlier one that does not come
+PATIENCE = 15.0  # seconds in which a commit must come back from the journal
+REFUSED_PAUSE = 0.02  # seconds before what a full mailbox refused is posted again
+
+
+class Actor(Protocol):
+    """The cell of one life."""
+
+    async def start(self) -> None: ...
+    async def stop(self, timeout: float) -> None: ...
+    def offer(self, work: Work) -> None: ...
+    def cancel(self, call_id: str) -> None: ...
+
+
+class Outgoing:
+    """What follows from the messages of one commit, by the queue that it goes to."""
+
+    def __init__(self) -> None:
+        self._parcels: dict[str, list[Parcel]] = {}
+        self._replies: dict[str, list[tuple[str, int]]] = {}
+        self._single: list[Posting] = []
+
+    def reply(self, queue: str, parcel: Parcel, call: tuple[str, int]) -> None:
+        self._parcels.setdefault(queue, []).append(parcel)
+        self._replies.setdefault(queue, []).append(call)
+
+    def tell(self, queue: str, parcel: Parcel) -> None:
+        self._parcels.setdefault(queue, []).append(parcel)
+
+    def alone(self, posting: Posting) -> None:
+        self._single.append(posting)
+
+    def postings(self) -> list[Posting]:
+        grouped = []
+        for queue, parcels in self._parcels.items():
+            body, content_type = encode(parcels)
+            replies = tuple(self._replies.get(queue, ()))
+            grouped.append(
+                Posting(
+                    queue=queue,
+                    content_type=content_type,
+                    body=body,
+                    size=len(body),
+                    persistent=not replies,
+                    replies=replies,
+                )
+            )
+        return [*grouped, *self._single]
+
+
+class Tenure:
+    """`make` makes the cell around what creates the instance. `on_end` is called once when it ends by itself, with the error
+    that ended it. `poison` holds ids of calls that killed their workers."""
+
+    def __init__(
+        self,
+        session: Session,
+        link: Link,
+        *,
+        name: str,
+        inbox: str,
+        journal: str,
+        dead: str,
+        snapshots: Snapshots,
+        make: Callable[[Callable[[], Any]], Actor],
+        create: Callable[[], Any],
+        poison: frozenset[str],
+        on_end: Callable[[Exception], None],
+    ) -> None:
+        self.lasted = False  # it came to take messages
+        self._session = session
+        self._link = link
+        self._name = name
+        self._inbox = inbox
+        self._journal = journal
+        self._dead = dead
+        self._snapshots = snapshots
+        self._poison = poison
+        self._on_end = on_end
+        self._me = f"{name}-{new_id(8)}"
+        self._past = Past()
+        self._succession = Succession(self._me, new_id(), self._past)
+        self._owner: Owner[Work] | None = None
+        self._cell = make(lambda: snapshots.create(self._past.states, create))
+        self._early: list[Delivery] = []
+        self._outgoing = Outgoing()
+        self._reader: Consumer | None = None
+        self._reading = 0
+        self._won: asyncio.Future[None] = session.loop.create_future()
+        self._beginning = session.spawn_task(self._begin(), f"actorhub-tenure-{name}")
+        self._flush_asked = False
+        self._hold_timer: asyncio.TimerHandle | None = None
+        self._watch: asyncio.TimerHandle | None = None
+        self._over = False
+        self._unacknowledged = 0
+
+    # ---- life
+
+    async def _begin(self) -> None:
+        try:
+            for step in self._succession.start():
+                await self._carry_out(step)
+            await self._won
+            owner = Owner[Work](self._name, self._me, self._past, image_bytes=self._image_bytes)
+            await self._cell.start()
+            self._keep_first()
+            self._owner = owner
+            await self._post_inherited(owner)
+        except (ActorHubError, OSError) as exc:
+            self._end(exc)
+            return
+        if not self._over:
+            self.lasted = True
+            log.info("%s goes on with epoch %d", self._name, owner.epoch)
+            early, self._early = self._early, []
+            for delivery in early:
+                self._take(delivery)
+            self._watch = self._session.loop.call_later(PATIENCE, self._look)
+
+    def _keep_first(self) -> None:
+        try:
+            self._snapshots.keep()
+        except ActorHubError:
+            log.exception("%s cannot keep its state, and every message to it will fail", self._name)
+
+    @property
+    def newborn(self) -> bool:
+        """The journal knows nothing of it."""
+        return self._past.last == 0
+
+    @property
+    def _image_bytes(self) -> int:
+        return self._session.settings.journal_retention // 8
+
+    async def _post_inherited(self, owner: Owner[Work]) -> None:
+        for seq, postings in owner.inherited:
+            await asyncio.gather(*(self._post(posting) for posting in postings))
+            owner.posted(seq)
+
+    async def stop(self, patience: float) -> None:
+        """Let what runs end, for `patience` seconds, and commit it; then leave."""
+        until = self._session.loop.time() + 2.0
+        await self._cell.stop(patience)
+        while self._owner is not None and not self._over and self._session.loop.time() < until:
+            self._flush()
+            if self._owner.settled:
+                break
+            await asyncio.sleep(0.005)
+        await self.leave()
+
+    def abandon(self) -> None:
+        """From this moment on nothing is sent and nothing acknowledged. `leave` has to follow."""
+        self._close()
+
+    async def leave(self) -> None:
+        """Drop everything that is not acknowledged."""
+        self._close()
+        self._beginning.cancel()
+        await self._cell.stop(0.0)
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            await reader.close()
+
+    def _close(self) -> None:
+        self._over = True
+        for timer in (self._hold_timer, self._watch):
+            if timer is not None:
+                timer.cancel()
+
+    def _end(self, error: Exception) -> None:
+        if not self._over:
+            self._close()
+            if not self._won.done():
+                self._won.cancel()
+            self._on_end(error)
+
+    def _look(self) -> None:
+        """A commit that does not come back: somebody else may be the owner by now."""
+        owner = self._owner
+        oldest = owner.waiting_since if owner is not None else None
+        if oldest is not None and time.time() - oldest > PATIENCE:
+            self._end(BrokerUnavailable(f"a commit did not come back from {self._journal} in {PATIENCE:.0f} s"))
+        else:
+            self._watch = self._session.loop.call_later(PATIENCE / 4, self._look)
+
+    @property
+    def idle(self) -> bool:
+        return self._unacknowledged == 0
+
+    # ---- reading the journal
+
+    async def _carry_out(self, step: ReadFrom | Append) -> None:
+        if isinstance(step, Append):
+            self._append(step.record)
+            return
+        former, self._reader = self._reader, None
+        self._reading += 1
+        reading = self._reading
+        if former is not None:
+            await former.close()
+        self._reader = await self._link.consume(
+            self._journal,
+            lambda delivery: self._on_record(delivery, reading),
+            lambda reason: self._end(BrokerUnavailable(f"{self._journal} cannot be read: {reason}")),
+            prefetch=READ_AHEAD,
+            offset=step.offset,
+        )
+
+    def _on_record(self, delivery: Delivery, reading: int) -> None:
+        delivery.ack()
+        if self._over or reading != self._reading:
+            return
+        owner, message = self._owner, delivery.message
+        offset = delivery.offset or 0
+        record: Record | None = owner.own(message.message_id) if owner is not None and message.message_id else None
+        if record is None:
+            try:
+                record = records.decode(message.body)
+            except InvalidRecord as exc:
+                log.warning("a message in %s at offset %d is skipped: %s", self._journal, offset, exc)
+        try:
+            if self._succession.over:
+                self._on_own(offset, record)
+            else:
+                self._on_former(offset, record)
+        except ActorHubError as exc:
+            self._end(exc)
+
+    def _on_former(self, offset: int, record: Record | None) -> None:
+        caught_up = self._succession.caught_up
+        steps = self._succession.read(offset, record)
+        if self._succession.caught_up and not caught_up:
+            self._snapshots.check(self._past.states)  # who cannot read the state does not take over
+        for step in steps:
+            if isinstance(step, Append):
+                self._append(step.record)
+            else:
+                self._session.spawn_task(self._begin_reading(step), "actorhub-journal")
+                return
+        if self._succession.over and not self._won.done():
+            self._won.set_result(None)
+
+    async def _begin_reading(self, step: ReadFrom) -> None:
+        try:
+            await self._carry_out(step)
+        except ActorHubError as exc:
+            self._end(exc)
+
+    def _on_own(self, offset: int, record: Record | None) -> None:
+        owner = self._owner
+        if record is None:
+            return
+        if owner is None:  # the instance is being made
+            self._past.read(offset, record)
+            validity = self._past.validity
+            if validity.owner != self._me:
+                raise Deposed(f"{validity.owner} has taken over with epoch {validity.epoch}")
+            return
+        commit = owner.read(offset, record)
+        if commit is not None:
+            if commit.outbox:
+                self._session.spawn_task(self._release(owner, commit), "actorhub-release")
+            else:
+                self._done(owner, commit)
+            self._flush()
+
+    def _append(self, record: Record) -> int:
+        body = records.encode(record)
+        key = record.key if isinstance(record, Commit) else None
+        message = Message(body, "application/x-actorhub-record", message_id=key, type=record.kind)
+        self._link.publish(self._journal, message, self._appended)
+        return len(body)
+
+    def _appended(self, outcome: Outcome) -> None:
+        if outcome is not Outcome.STORED and outcome is not Outcome.LOST:
+            self._end(BrokerUnavailable(f"{self._journal} does not take a record: {outcome.value}"))
+
+    # ---- taking
+
+    def on_delivery(self, delivery: Delivery) -> None:
+        self._unacknowledged += 1
+        if self._over:
+            return
+        if self.lasted:
+            self._take(delivery)
+        else:
+            self._early.append(delivery)
+
+    def _take(self, delivery: Delivery) -> None:
+        message = delivery.message
+        try:
+            parcels = decode(message.body, message.content_type)
+        except InvalidEnvelope as exc:
+            log.warning("a message in %s is no envelope and goes to %s: %s", self._inbox, self._dead, exc)
+            letter = DeadLetter.malformed(self._inbox, message, exc)
+            self._session.spawn_task(self._keep(letter, Receipt(delivery, 1, self._acked)), "actorhub-dead")
+            return
+        receipt = Receipt(delivery, len(parcels), self._acked)
+        for envelope, payload in parcels:
+            if envelope.sender and envelope.seq:
+                self._sort(envelope.sender, envelope.seq, Work(envelope, payload, receipt, self._finished))
+            else:
+                known, correlation = from_stranger(envelope, message)
+                said = message.message_id or message.correlation_id or envelope.id
+                stranger = f"~{known.reply_to} {said}" if said else ""
+                self._sort(stranger, 1, Work(known, payload, receipt, self._finished, foreign=correlation))
+
+    async def _keep(self, letter: DeadLetter, receipt: Receipt) -> None:
+        with suppress(BrokerUnavailable):
+            await self._post(_letter(self._dead, letter))
+            receipt.done()
+
+    def _acked(self) -> None:
+        self._unacknowledged -= 1
+
+    def _sort(self, sender: str, seq: int, work: Work) -> None:
+        owner = self._owner
+        assert owner is not None
+        work.origin = sender, seq
+        verdict, known = owner.take(sender, seq, work.envelope.acked_below, work)
+        match verdict:
+            case Verdict.RUN:
+                self._run(work)
+                for released in owner.released(sender):
+                    self._run(released)
+            case Verdict.HELD:
+                self._hold()
+            case Verdict.IN_HAND:
+                assert known is not None
+                known.join(work)
+            case Verdict.DONE:
+                self._session.spawn_task(self._repeat(owner, sender, seq, work), "actorhub-repeat")
+
+    def _run(self, work: Work) -> None:
+        envelope = work.envelope
+        if envelope.kind is Kind.CANCEL:
+            self._cell.cancel(envelope.call)
+            self._handled(work, "")
+        elif envelope.id in self._poison:
+            error = ActorDied(
+                f"{envelope.method} (call {envelope.id}) killed its worker too often and is not run again"
+            )
+            failure = Failure.of(error, self._session.signer)
+            answer = Answer({"kind": Kind.FAILURE, "call": envelope.id}, failure.encode(), failure, "poison")
+            self._finished(work, answer)
+        else:
+            work.told = []
+            self._cell.offer(work)
+
+    async def _repeat(self, owner: Owner[Work], sender: str, seq: int, work: Work) -> None:
+        """It was applied before. Whoever waits for its answer gets the same once more."""
+        if work.envelope.reply_to:
+            found = owner.past.answers.find(sender, seq)
+            if found is not None:
+                posting, place = found
+                parcels = decode(posting.body, posting.content_type)
+                body, content_type = encode([parcels[place]])
+                again = posting.model_copy(update={"body": body, "content_type": content_type, "size": len(body)})
+                with suppress(BrokerUnavailable):
+                    await self._post(again)
+        if not self._over:
+            work.done()
+
+    # ---- holding back
+
+    def _hold(self) -> None:
+        if self._hold_timer is None:
+            self._hold_timer = self._session.loop.call_later(HOLD_BACK, self._release_held)
+
+    def _release_held(self) -> None:
+        self._hold_timer = None
+        owner = self._owner
+        if owner is None or self._over:
+            return
+        for sender, gap in owner.skip_gaps():
+            log.warning(
+                "%s waited %.0f s for number %d to %d of %s in vain; going on without",
+                *(self._inbox, HOLD_BACK, gap.start, gap.stop - 1, sender),
+            )
+            for released in owner.released(sender):
+                self._run(released)
+        if owner.holds_back:
+            self._hold()
+
+    # ---- handled
+
+    def _finished(self, work: Work, answer: Answer) -> None:
+        """Its method has ended, in this very moment: nothing else has touched the instance since."""
+        if self._over:
+            return
+        if answer.failure is None:
+            try:
+                self._snapshots.keep()
+            except ActorHubError as exc:
+                failure = Failure.of(exc, self._session.signer)
+                answer = Answer({"kind": Kind.FAILURE, "call": work.envelope.id}, failure.encode(), failure, "invalid")
+        if answer.failure is None:
+            self._tell(work)
+        else:
+            self._snapshots.put_back()
+        self._answer(work, answer)
+        self._handled(work, work.envelope.method)
+
+    def _tell(self, work: Work) -> None:
+        assert self._owner is not None
+        for told in work.told or ():
+            sender, seq = self._owner.number(told.queue)
+            fields = {**told.fields, "id": f"{sender}-{told.queue}-{seq}", "sender": sender, "seq": seq}
+            self._outgoing.tell(told.queue, (Envelope(**fields), told.payload))
+
+    def _answer(self, work: Work, answer: Answer) -> None:
+        envelope, failure = work.envelope, answer.failure
+        if failure is not None and (answer.reason == "poison" or envelope.kind is Kind.TELL):
+            log.error("%s of %s failed: %s", envelope.method, self._inbox, failure.message, extra={"call": envelope.id})
+            letter = DeadLetter.of(answer.reason, self._inbox, envelope, work.payload, failure)
+            self._outgoing.alone(_letter(self._dead, letter))
+        if not envelope.reply_to:
+            return
+        parcel = Envelope(**answer.fields), answer.payload
+        if work.foreign is None and work.origin[0]:
+            self._outgoing.reply(envelope.reply_to, parcel, work.origin)
+        else:
+            body, content_type = encode([parcel])
+            self._outgoing.alone(
+                Posting(
+                    queue=envelope.reply_to,
+                    content_type=content_type,
+                    body=body,
+                    size=len(body),
+                    correlation_id=work.foreign,
+                    replies=(work.origin,),
+                )
+            )
+
+    def _handled(self, work: Work, method: str) -> None:
+        assert self._owner is not None
+        self._owner.handled(*work.origin, work, method)
+        if not self._flush_asked:
+            self._flush_asked = True
+            self._session.loop.call_soon(self._flush)
+
+    # ---- committing
+
+    def _flush(self) -> None:
+        self._flush_asked = False
+        owner = self._owner
+        if owner is None or self._over or not owner.may_seal:
+            return
+        outgoing, self._outgoing = self._outgoing, Outgoing()
+        state = self._snapshots.state(whole=owner.wants_image)
+        commit = owner.seal(state, outgoing.postings(), time=time.time())
+        owner.weigh(self._append(commit))
+
+    async def _release(self, owner: Owner[Work], commit: Commit) -> None:
+        """It counts."""
+        with suppress(BrokerUnavailable):
+            await asyncio.gather(*(self._post(posting) for posting in commit.outbox))
+            self._done(owner, commit)
+
+    def _done(self, owner: Owner[Work], commit: Commit) -> None:
+        if self._over:
+            return
+        works = owner.posted(commit.seq)
+        lag = self._session.settings.ack_lag
+        if lag:
+            self._session.loop.call_later(lag, self._acknowledge, works)
+        else:
+            self._acknowledge(works)
+        self._flush()
+
+    def _acknowledge(self, works: list[Work]) -> None:
+        if not self._over:
+            for work in works:
+                work.done()
+
+    async def _post(self, posting: Posting) -> None:
+        """Returns when the broker has it, or nobody can get it any more.
+
+        Raises:
+            BrokerUnavailable: the link is lost, and this life is over with it.
+        """
+        message = Message(
+            posting.body,
+            posting.content_type,
+            persistent=posting.persistent,
+            correlation_id=posting.correlation_id,
+        )
+        while True:
+            settled: asyncio.Future[Outcome] = self._session.loop.create_future()
+            self._link.publish(posting.queue, message, once(settled))
+            outcome = await settled
+            if outcome is Outcome.STORED:
+                return
+            if outcome is Outcome.UNROUTABLE:
+                if not posting.replies:
+                    log.warning("what %s tells %s cannot arrive: that is gone", self._name, posting.queue)
+                return
+            if outcome is Outcome.LOST:
+                raise BrokerUnavailable(
+                    f"the connection was lost before {posting.queue} had what {self._name} sends it"
+                )
+            await asyncio.sleep(REFUSED_PAUSE)
+
+
+def _letter(queue: str, letter: DeadLetter) -> Posting:
+    message = letter.message()
+    return Posting(
+        queue=queue, content_type=message.content_type or "application/json", body=message.body, size=len(message.body)
+    )

@@ -1,0 +1,320 @@
+"""Durable actors: each message changes the state once, and its answer and its tells go out once, whatever crashes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import threading
+from typing import Any, ClassVar
+
+import pytest
+from pydantic import BaseModel
+
+from actorhub import ActorInitFailed, Hub, NotSerialisable, PayloadTooLarge, actor, ask, tell
+from actorhub.broker import Message, Outcome
+from actorhub.futures import once
+from actorhub.handle import handle_ticket
+from tests.waiting import until
+
+
+@actor(durable=True)
+class Account:
+    def __init__(self, owner: str, balance: int = 0) -> None:
+        self.owner, self.balance = owner, balance
+        self.history: list[str] = []
+
+    async def deposit(self, amount: int, note: str = "") -> int:
+        self.balance += amount
+        self.history.append(note)
+        return self.balance
+
+    async def transfer(self, to: Account, amount: int, note: str) -> int:
+        self.balance -= amount
+        self.history.append(note)
+        await tell(to.deposit, amount, note)
+        if amount < 0:
+            raise ValueError(f"{amount} is no amount")
+        return self.balance
+
+    async def read(self) -> tuple[int, list[str]]:
+        return self.balance, self.history
+
+    def pid(self) -> int:
+        return os.getpid()
+
+
+@actor(durable=True)
+class Numbers:
+    """Counts, and says what it has counted to."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    async def next(self) -> int:
+        self.count += 1
+        return self.count
+
+    async def pid(self) -> int:
+        return os.getpid()
+
+    async def die(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@actor(durable=True)
+class Cart(BaseModel):
+    items: dict[str, int] = {}
+    note: str = ""
+    padding: str = "x" * 8000
+
+    async def add(self, item: str, count: int) -> dict[str, int]:
+        self.items[item] = self.items.get(item, 0) + count
+        if count < 0:
+            raise ValueError(f"{count} is no count")
+        return self.items
+
+    async def write(self, note: str) -> None:
+        self.note = note
+
+    async def show(self) -> tuple[dict[str, int], str]:
+        return self.items, self.note
+
+    async def pid(self) -> int:
+        return os.getpid()
+
+
+@actor(durable=True)
+class Careless:
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+
+    async def keep_a_lock(self) -> None:
+        self.values["lock"] = threading.Lock()
+
+    async def keep_much(self) -> None:
+        self.values["much"] = "x" * (100 * 1024 * 1024)
+
+    async def names(self) -> list[str]:
+        return sorted(self.values)
+
+
+@actor(durable=True)
+class Stillborn:
+    def __init__(self) -> None:
+        raise ValueError("not today")
+
+    async def ping(self) -> None:
+        pass
+
+
+@actor
+class Witness:
+    """A plain actor that hears of everything, in memory."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    async def hear(self, word: str) -> None:
+        self.heard.append(word)
+
+    async def all(self) -> list[str]:
+        return self.heard
+
+
+@actor(durable=True)
+class Speaker:
+    state_version: ClassVar[int] = 1
+
+    def __init__(self) -> None:
+        self.said = 0
+
+    async def say(self, to: Witness, word: str) -> int:
+        self.said += 1
+        await tell(to.hear, word)
+        return self.said
+
+
+async def _kill(handle: Any) -> None:
+    """The worker of an actor, and wait until the actor lives elsewhere."""
+    pid = await ask(handle.pid)
+    os.kill(pid, signal.SIGKILL)
+    assert await ask(handle.pid) != pid
+
+
+async def test_a_durable_actor_is_an_actor(hub: Hub) -> None:
+    account = await hub.spawn(Account, "ann")
+    assert [await account.deposit(5, "a"), await account.deposit(5, "b")] == [5, 10]
+    assert await account.read() == (10, ["a", "b"])
+
+
+async def test_what_a_failing_method_did_is_undone_and_its_tells_do_not_leave(hub: Hub) -> None:
+    ann, bob = await hub.spawn(Account, "ann", 10), await hub.spawn(Account, "bob")
+    with pytest.raises(ValueError, match="no amount"):
+        await ann.transfer(bob, -5, "theft")
+    assert await ann.read() == (10, [])
+    await ann.transfer(bob, 4, "rent")
+    await until(lambda: _balance_is(bob, 4))
+    assert await ann.read() == (6, ["rent"])
+    assert await bob.read() == (4, ["rent"])
+
+
+async def _balance_is(account: Account, balance: int) -> bool:
+    return (await account.read())[0] == balance
+
+
+async def test_state_survives_a_killed_worker(hub: Hub) -> None:
+    account = await hub.spawn(Account, "ann")
+    await account.deposit(7, "a")
+    await _kill(account)
+    assert await account.read() == (7, ["a"])
+    assert await account.deposit(1, "b") == 8
+
+
+async def test_each_call_counts_once_and_has_one_answer_while_workers_are_killed(hub: Hub) -> None:
+    """Invariant: the answers to n calls are 1 to n, in the order of calling."""
+    numbers = await hub.spawn(Numbers)
+    answers: list[int] = []
+
+    async def count() -> None:
+        for _ in range(40):
+            answers.extend(await asyncio.gather(*(numbers.next() for _ in range(50))))
+            await asyncio.sleep(0.02)
+
+    counting = asyncio.create_task(count())
+    for _ in range(4):
+        await asyncio.sleep(0.3)
+        os.kill(await numbers.pid(), signal.SIGKILL)
+    await counting
+    assert answers == list(range(1, 2001))
+
+
+async def test_money_is_neither_made_nor_lost_while_workers_are_killed(hub: Hub) -> None:
+    """Invariant: the sum of all balances stays, and each accepted transfer is in the history of both sides, once."""
+    chance = random.Random(7)
+    accounts = [await hub.spawn(Account, f"a{n}", 1000) for n in range(6)]
+    notes: list[str] = []
+
+    async def trade(trader: int) -> None:
+        for n in range(60):
+            source, target = chance.sample(accounts, 2)
+            note = f"{trader}-{n}"
+            await source.transfer(target, chance.randrange(1, 10), note)
+            notes.append(note)
+
+    trading = asyncio.gather(*(trade(n) for n in range(10)))
+    for _ in range(4):
+        await asyncio.sleep(0.3)
+        os.kill(await ask(chance.choice(accounts).pid), signal.SIGKILL)
+    await trading
+    await until(lambda: _all_arrived(accounts, 2 * len(notes)))
+    states = [await account.read() for account in accounts]
+    assert sum(balance for balance, _ in states) == 6000
+    histories = [note for _, history in states for note in history]
+    assert sorted(histories) == sorted([*notes, *notes])
+    assert all(len(set(history)) == len(history) for _, history in states)
+
+
+async def _all_arrived(accounts: list[Account], count: int) -> bool:
+    return sum([len((await account.read())[1]) for account in accounts]) >= count
+
+
+async def test_a_models_fields_are_its_state(hub: Hub) -> None:
+    cart = await hub.spawn(Cart)
+    await cart.add("tea", 2)
+    await cart.write("a gift")
+    with pytest.raises(ValueError, match="no count"):
+        await cart.add("milk", -1)
+    await _kill(cart)
+    assert await cart.show() == ({"tea": 2}, "a gift")
+    await cart.add("tea", 1)
+    await _kill(cart)
+    assert await cart.show() == ({"tea": 3}, "a gift")
+
+
+async def test_what_cannot_be_kept_fails_its_message_and_the_actor_goes_on(hub: Hub) -> None:
+    careless = await hub.spawn(Careless)
+    with pytest.raises(NotSerialisable, match=r"Careless\['values'\]\['lock'\].* lock"):
+        await careless.keep_a_lock()
+    with pytest.raises(PayloadTooLarge, match="the state of Careless has 1048"):
+        await careless.keep_much()
+    assert await careless.names() == []
+
+
+async def test_a_durable_actor_whose_constructor_raises_is_dead_and_says_why(hub: Hub) -> None:
+    stillborn = await hub.spawn(Stillborn)
+    with pytest.raises(ActorInitFailed, match="not today"):
+        await stillborn.ping()
+
+
+async def test_a_message_that_kills_its_worker_is_put_aside_once_and_the_actor_goes_on(hub: Hub) -> None:
+    numbers = await hub.spawn(Numbers)
+    assert await numbers.next() == 1
+    await tell(numbers.die)
+    assert await numbers.next() == 2
+    letters = [letter for letter in await hub.dead() if letter.method == "die"]
+    assert [letter.reason for letter in letters] == ["poison"]
+
+
+async def test_records_of_others_in_a_journal_are_skipped(hub: Hub) -> None:
+    numbers = await hub.spawn(Numbers)
+    assert await numbers.next() == 1
+    link = hub._session.link  # type: ignore[union-attr]
+    assert link is not None
+    ticket = handle_ticket(numbers)
+    journal = ticket.queue.replace(".durable.", ".journal.")
+    settled: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+    link.publish(journal, Message(b"\0\0\0\2{}and more"), once(settled))
+    assert await settled is Outcome.STORED
+    await _kill(numbers)
+    assert await numbers.next() == 2
+
+
+async def test_a_strangers_message_with_an_id_is_applied_once(hub: Hub) -> None:
+    numbers = await hub.spawn(Numbers)
+    link = hub._session.link  # type: ignore[union-attr]
+    assert link is not None
+    queue = handle_ticket(numbers).queue
+    for _ in range(3):
+        settled: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        message = Message(
+            b'{"kind": "tell", "method": "next", "payload": {}}', "application/json", message_id="only once"
+        )
+        link.publish(queue, message, once(settled))
+        await settled
+    assert await numbers.next() == 2
+
+
+async def test_a_killed_durable_actor_leaves_nothing_at_the_broker(hub: Hub) -> None:
+    numbers = await hub.spawn(Numbers)
+    await numbers.next()
+    await hub.kill(numbers)
+    link = hub._session.link  # type: ignore[union-attr]
+    assert link is not None
+    queue = handle_ticket(numbers).queue
+    for name in (queue, queue.replace(".durable.", ".journal.")):
+        await until(lambda name=name: _is_gone(link, name))
+
+
+async def _is_gone(link: Any, queue: str) -> bool:
+    return await link.state(queue) is None
+
+
+async def test_what_a_durable_actor_tells_a_plain_one_arrives_in_order(hub: Hub) -> None:
+    witness, speaker = await hub.spawn(Witness), await hub.spawn(Speaker)
+    await asyncio.gather(*(speaker.say(witness, str(n)) for n in range(300)))
+    await until(lambda: _has_heard(witness, 300))
+    assert await witness.all() == [str(n) for n in range(300)]
+
+
+async def _has_heard(witness: Witness, count: int) -> bool:
+    return len(await witness.all()) >= count
+
+
+def test_a_durable_actor_handles_one_message_after_the_other() -> None:
+    with pytest.raises(ValueError, match="one message after the other"):
+
+        @actor(durable=True, concurrency=2)
+        class Several:
+            async def ping(self) -> None: ...
