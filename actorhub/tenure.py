@@ -441,7 +441,7 @@ class Tenure:
         assert self._owner is not None
         for told in work.told or ():
             sender, seq = self._owner.number(told.queue)
-            fields = {**told.fields, "id": f"{sender}-{told.queue}-{seq}", "sender": sender, "seq": seq}
+            fields: dict[str, Any] = {**told.fields, "id": f"{sender}-{told.queue}-{seq}", "sender": sender, "seq": seq}
             self._outgoing.tell(told.queue, (Envelope(**fields), told.payload))
 
     def _answer(self, work: Work, answer: Answer) -> None:

@@ -89,7 +89,7 @@ class Work:
         self.payload = payload
         self.foreign = foreign
         self.queue = queue
-        self.origin = ("", 0)
+        self.origin: tuple[str, int] = ("", 0)
         self.told: list[Told] | None = None
         self._receipts = [receipt]
         self._on_finished = on_finished
