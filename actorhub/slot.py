@@ -26,6 +26,7 @@ from actorhub.depot import Depot
 from actorhub.envelope import Codec, Hop, Kind, Parcel, decode
 from actorhub.errors import (
     ActorHubError,
+    BrokerUnavailable,
     CallCancelled,
     CallTimeout,
     InvalidArguments,
@@ -95,7 +96,12 @@ class Slot:
         for queue in queues:
             if queue not in self._intakes and not self._stopping:
                 intake = self._intakes[queue] = Intake(self._session, queue, self._on_delivery, self._on_lost)
-                await intake.open()
+                link = self._session.link
+                try:
+                    await intake.open()
+                except BrokerUnavailable as exc:  # it is set up again on the next link, and so are those after it
+                    if link is not None:
+                        self._session.renew(link, f"{queue} could not be consumed: {exc}")
 
     async def stop(self, patience: float) -> None:
         """Give back what was not begun; let what was begun end, for `patience` seconds."""

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from actorhub import Hub, Settings, actor, ask
-from actorhub.broker import open_server
+from actorhub import BrokerUnavailable, Hub, Settings, actor, ask, task
+from actorhub.broker import Link, open_server
 from actorhub.cluster import LocalCluster
+from actorhub.intake import Intake
 from tests.waiting import until
 
 BIN = Path(sys.executable).parent
@@ -193,3 +194,30 @@ def test_the_embedded_server_is_found_by_name() -> None:
         assert "@127.0.0.1:" in server.url
     finally:
         server.stop()
+
+
+@task(queue="first")
+def first_of_two(number: int) -> int:
+    return number
+
+
+@task(queue="second")
+def second_of_two(number: int) -> int:
+    return number
+
+
+async def test_a_slot_that_could_not_take_up_a_queue_takes_it_up_over_its_next_link(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    attach, failed = Intake.attach, list[str]()
+
+    async def fails_once(self: Intake, link: Link) -> None:
+        if self.queue not in failed:
+            failed.append(self.queue)
+            raise BrokerUnavailable("the broker has an internal error")
+        await attach(self, link)
+
+    monkeypatch.setattr(Intake, "attach", fails_once)
+    async with Hub() as hub:
+        assert await hub.get([hub.submit(first_of_two, 1), hub.submit(second_of_two, 2)]) == [1, 2]
+    assert len(failed) >= 2
