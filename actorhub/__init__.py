@@ -37,7 +37,9 @@ from actorhub.hub import Hub
 from actorhub.object_ref import ObjectRef
 from actorhub.ref import ref
 from actorhub.settings import Settings
+from actorhub.step import step
 from actorhub.task import Retry, task
+from actorhub.timer import Timer
 
 __all__ = [
     "ActorDied",
@@ -70,6 +72,7 @@ __all__ = [
     "StoreFull",
     "Stream",
     "TaskNotFound",
+    "Timer",
     "TooManyPending",
     "UntrustedPayload",
     "WorkerDied",
@@ -78,6 +81,7 @@ __all__ = [
     "backpressure",
     "deadline",
     "ref",
+    "step",
     "task",
     "tell",
 ]

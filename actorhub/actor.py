@@ -58,6 +58,7 @@ class Ticket(BaseModel):
     class_name: str
     name: str | None = None
     limited: bool = False
+    durable: bool = False
 
 
 class Binder(Protocol):

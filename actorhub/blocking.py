@@ -31,6 +31,7 @@ from actorhub.handle import RemoteMethod, ask, tell
 from actorhub.letter import DeadLetter
 from actorhub.object_ref import ObjectRef
 from actorhub.ref import residence
+from actorhub.timer import Timer
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -174,6 +175,7 @@ class Hub:
         max_restarts: int | None = None,
         priority: int | None = None,
         delay: float | None = None,
+        catch_up: Literal["skip", "once", "all"] | None = None,
     ) -> Hub:
         """See `actorhub.Hub.options`."""
         view = Hub()
@@ -189,6 +191,7 @@ class Hub:
             "max_restarts": max_restarts,
             "priority": priority,
             "delay": delay,
+            "catch_up": catch_up,
         }
         view._views = {**self._views, **{key: value for key, value in given.items() if value is not None}}
         return view
@@ -229,6 +232,24 @@ class Hub:
             await tell(cast(Any, _here(hub, method)), *args, **kwargs)
 
         loop.run(send())
+
+    def after(self, seconds: float, method: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> SetTimer:
+        """See `actorhub.Hub.after`; returns when the broker has it."""
+        return self._set_timer(lambda hub: hub.after(seconds, cast(Any, _here(hub, method)), *args, **kwargs))
+
+    def every(
+        self, interval: float | str, method: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs
+    ) -> SetTimer:
+        """See `actorhub.Hub.every`; returns when the broker has it."""
+        return self._set_timer(lambda hub: hub.every(interval, cast(Any, _here(hub, method)), *args, **kwargs))
+
+    def _set_timer(self, begin: Callable[[asynchronous.Hub], Timer]) -> SetTimer:
+        hub, loop = self._ready()
+
+        async def wait() -> Timer:
+            return await begin(hub)
+
+        return SetTimer(loop.run(wait()), loop)
 
     def send(self, method: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs) -> SentCall[R]:
         """Send a call now and get its answer later, by `result()`: so that many calls are on their way at once."""
@@ -379,6 +400,18 @@ class Chain:
             return hub.chain(*self._functions).submit(*args, **kwargs)
 
         return loop.run(begin())
+
+
+class SetTimer:
+    """A timer that the broker has; `cancel` ends it."""
+
+    def __init__(self, timer: Timer, loop: _Loop) -> None:
+        self._timer = timer
+        self._loop = loop
+
+    def cancel(self) -> None:
+        """See `actorhub.Timer.cancel`."""
+        self._loop.run(self._timer.cancel())
 
 
 class SentCall(Generic[R]):

@@ -190,7 +190,7 @@ class Cell:
         envelope = work.envelope
         task = asyncio.current_task()
         assert task is not None
-        handling = Handling(self.actor_id, envelope.id, work.told)
+        handling = Handling(self.actor_id, envelope.id, work.effects)
         running = self._running[envelope.id] = _Running(task, handling)
         hops = (*envelope.chain, Hop(actor=self.actor_id, call=envelope.id))
         token = surroundings.set(Surroundings(envelope.deadline, hops, False, handling))
@@ -207,7 +207,7 @@ class Cell:
             failed = exc
             answer = self._failure(envelope, exc, _reason(exc, running))
         finally:
-            handling.told = None
+            handling.effects = None
             surroundings.reset(token)
             self._running.pop(envelope.id, None)
             if self._blackbox is not None:

@@ -32,17 +32,34 @@ class Told:
     payload: bytes
 
 
+class Effects:
+    """What a message to a durable actor does beside changing the state. `origin` is the same each time that the message is
+    handled, should its worker die before the commit; `told` leaves with the commit."""
+
+    __slots__ = ("_asks", "origin", "told")
+
+    def __init__(self, origin: str) -> None:
+        self.origin = origin
+        self.told: list[Told] = []
+        self._asks = 0
+
+    def next_ask(self) -> str:
+        """The id of the next question to another actor: a durable one answers a repeated question as it did before."""
+        self._asks += 1
+        return f"{self.origin}-{self._asks}"
+
+
 class Handling:
-    """A call that an actor handles now, with the calls it has made meanwhile that have no answer yet. `told`: in a durable
-    actor, the tells that it has made; None in another, and once it has been handled: then tells leave at once."""
+    """A call that an actor handles now, with the calls it has made meanwhile that have no answer yet. `effects`: in a durable
+    actor; None in another, and once it has been handled."""
 
-    __slots__ = ("actor_id", "asked", "call_id", "told")
+    __slots__ = ("actor_id", "asked", "call_id", "effects")
 
-    def __init__(self, actor_id: str, call_id: str, told: list[Told] | None = None) -> None:
+    def __init__(self, actor_id: str, call_id: str, effects: Effects | None = None) -> None:
         self.actor_id = actor_id
         self.call_id = call_id
         self.asked: dict[str, Asked] = {}
-        self.told = told
+        self.effects = effects
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +74,12 @@ class Surroundings:
 
 NOTHING = Surroundings()
 surroundings: ContextVar[Surroundings] = ContextVar("actorhub_surroundings", default=NOTHING)
+
+
+def effects() -> Effects | None:
+    """Of the message that a durable actor handles now; None outside."""
+    handling = surroundings.get().handling
+    return handling.effects if handling is not None else None
 
 
 @contextmanager

@@ -38,6 +38,8 @@ class Kind(StrEnum):
     ITEM = "item"  # one item of a stream
     CREDIT = "credit"  # the reader takes items up to an index
     CANCEL = "cancel"
+    TIMER = "timer"  # a tell that comes later, or again and again
+    DUE = "due"  # a timer's time has come
 
 
 class Codec(StrEnum):
@@ -81,6 +83,20 @@ class Into(BaseModel):
     sender: str
 
 
+class Timer(BaseModel):
+    """When a message comes: at `due`, in Unix time, and then again `every` so many seconds, or as the `cron` expression says
+    (in UTC). `catch_up`: what becomes of times that have passed by: each comes late (all), one for all of them (once), none
+    (skip)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    due: float = Field(allow_inf_nan=False)
+    every: float | None = Field(None, gt=0, allow_inf_nan=False)
+    cron: str | None = None
+    catch_up: Literal["skip", "once", "all"] = "once"
+
+
 class Envelope(BaseModel):
     """One message, without its payload.
 
@@ -90,6 +106,8 @@ class Envelope(BaseModel):
     For tasks: `attempt` counts from 1, `since` is the Unix time at which the first attempt began, `code` the function by value,
     signed; `then` goes on with the result, or it is gathered `into` a list. `alone`: the payload is the one argument itself.
     `took`: the seconds that the task ran whose answer this is.
+
+    `timer` says when; of a DUE envelope, which time has come.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
@@ -118,6 +136,7 @@ class Envelope(BaseModel):
     into: Into | None = None
     alone: bool = False
     took: float | None = None
+    timer: Timer | None = None
 
 
 class _Single(Envelope):

@@ -41,7 +41,7 @@ class RemoteMethod:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         handle = self.handle
-        return _session_of(handle).call(handle._ticket, self.signature, self.name, args, kwargs)
+        return session_of(handle).call(handle._ticket, self.signature, self.name, args, kwargs)
 
     def __repr__(self) -> str:
         return f"<{self.name} of {self.handle!r}>"
@@ -100,7 +100,12 @@ def _unpickled(ticket: dict[str, Any], cls: type) -> Handle:
     return cast("Handle", session.bind(known, spec)) if session is not None else Handle(None, known, spec)
 
 
-def _session_of(handle: Handle) -> Sender:
+def session_of(handle: Handle) -> Sender:
+    """What it sends with.
+
+    Raises:
+        ActorHubError: it belongs to no hub, or this is not its thread.
+    """
     session = handle._session
     if session is None:
         session = handle._session = cast("Sender | None", binder.get())
@@ -125,7 +130,10 @@ def handle_ticket(handle: object) -> Ticket:
     return handle._ticket
 
 
-def _remote(method: Any) -> RemoteMethod:
+def remote_of(method: Any) -> RemoteMethod:
+    """Raises:
+    TypeError: it is not the method of a handle.
+    """
     if not isinstance(method, RemoteMethod):
         raise TypeError(f"{method!r} is not the method of a handle; write it as in ask(counter.add, 5)")
     return method
@@ -144,7 +152,7 @@ def ask(method: Any, /, *args: Any, **kwargs: Any) -> Any:
     Raises:
         InvalidArguments: they do not fit the method's annotations; nothing was sent.
     """
-    return _remote(method)(*args, **kwargs)
+    return remote_of(method)(*args, **kwargs)
 
 
 async def tell(method: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
@@ -155,6 +163,6 @@ async def tell(method: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs
         ActorNotFound, ActorDied: there is no such actor (any more).
         MailboxFull: its mailbox is at its limit; see `backpressure`.
     """
-    remote = _remote(method)
-    session = _session_of(remote.handle)
+    remote = remote_of(method)
+    session = session_of(remote.handle)
     await session.tell(remote.handle._ticket, remote.signature, remote.name, args, kwargs)

@@ -20,7 +20,7 @@ from actorhub.dead import DeadLetters
 from actorhub.depot import Depot
 from actorhub.errors import ActorHubError, ActorNotFound, HubClosed
 from actorhub.grave import death
-from actorhub.handle import Handle, handle_ticket
+from actorhub.handle import Handle, handle_ticket, remote_of
 from actorhub.letter import DeadLetter
 from actorhub.ref import residence
 from actorhub.session import Session
@@ -29,6 +29,7 @@ from actorhub.signature import Untyped
 from actorhub.submit import Sending
 from actorhub.task import HIGHEST_PRIORITY
 from actorhub.tasks import Tasks
+from actorhub.timer import Timer, after, every
 
 if TYPE_CHECKING:
     from actorhub.inside import InsideCluster
@@ -53,6 +54,7 @@ class Options(BaseModel):
     max_restarts: int | None = None
     priority: int | None = Field(default=None, ge=0, le=HIGHEST_PRIORITY)
     delay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    catch_up: Literal["skip", "once", "all"] = "once"
 
 
 class Hub(Tasks):
@@ -223,6 +225,7 @@ class Hub(Tasks):
         max_restarts: int | None = None,
         priority: int | None = None,
         delay: float | None = None,
+        catch_up: Literal["skip", "once", "all"] | None = None,
     ) -> Hub:
         """A view of this hub with options for what is spawned, found or submitted through it.
 
@@ -232,6 +235,7 @@ class Hub(Tasks):
         - `node`: the id of the node to run on. `labels`: what the node's labels must be.
         - `priority`: of tasks, instead of their own. `delay`: seconds before a task is given to a worker, which the broker
           waits for.
+        - `catch_up`: what becomes of a timer's times that have passed by; see `every`.
         """
         given = {
             "name": check_word("the name", name) if name is not None else None,
@@ -244,6 +248,7 @@ class Hub(Tasks):
             "max_restarts": max_restarts,
             "priority": priority,
             "delay": delay,
+            "catch_up": catch_up,
         }
         view = Hub(settings=self._settings)
         view._is_view = True
@@ -318,6 +323,31 @@ class Hub(Tasks):
         was dead already."""
         ticket = handle_ticket(handle)
         return await self._control_of(self._open_session()).kill(ticket.actor_id, "killed by hub.kill")
+
+    # ---- timers
+
+    def after(self, seconds: float, method: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> Timer:
+        """Tell an actor something `seconds` from now. Awaiting the timer waits until the broker has it; `cancel` ends it.
+
+        A durable actor's timer is in its journal: it comes once, whatever crashes. A plain actor's ends with its instance.
+
+        Raises:
+            InvalidArguments: they do not fit the method's annotations; nothing was sent.
+            ValueError: the delay is negative or not finite.
+        """
+        return after(remote_of(method), seconds, args, kwargs)
+
+    def every(self, interval: float | str, method: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> Timer:
+        """The same again and again: every so many seconds, or as a cron expression says (in UTC): `"0 3 * * *"`.
+
+        What becomes of times at which nobody could handle the message says `hub.options(catch_up=...)`: "once", the default,
+        handles it once for all of them, "all" once for each, "skip" not before the next one.
+
+        Raises:
+            InvalidArguments: they do not fit the method's annotations; nothing was sent.
+            ValueError: it is neither an interval above 0 nor a cron expression.
+        """
+        return every(remote_of(method), interval, self._options.catch_up, args, kwargs)
 
     # ---- looking
 

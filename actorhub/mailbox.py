@@ -18,6 +18,7 @@ from actorhub.errors import ActorDied, ActorHubError, ActorNotFound, BrokerUnava
 from actorhub.failure import Failure
 from actorhub.letter import DeadLetter, Reason
 from actorhub.session import Session
+from actorhub.timers import Timers
 from actorhub.windows import Verdict, Window, Windows
 from actorhub.work import Answer, Receipt, Work, from_stranger
 
@@ -68,6 +69,7 @@ class Mailbox:
         self._windows: Windows[Work, Answer] = Windows()
         self._in_hand: dict[tuple[str, int], Work] = {}
         self._hold_timer: asyncio.TimerHandle | None = None
+        self._timers = Timers(taker.offer, self._finished)
         self._unacknowledged = 0
         self._closed = False
 
@@ -82,6 +84,7 @@ class Mailbox:
     async def close(self) -> None:
         """What is not acknowledged goes back to the queue, in order, for the next consumer."""
         self._closed = True
+        self._timers.close()
         self._session.remove(self)
         if self._hold_timer is not None:
             self._hold_timer.cancel()
@@ -174,7 +177,12 @@ class Mailbox:
     def _accept(self, work: Work) -> None:
         envelope = work.envelope
         if envelope.kind is Kind.CANCEL:
-            self._taker.cancel(envelope.call)
+            if not self._timers.cancel(envelope.call):
+                self._taker.cancel(envelope.call)
+            work.done()
+            return
+        if envelope.timer is not None:
+            self._timers.arm(envelope.timer, envelope, work.payload)
             work.done()
             return
         if envelope.seq:

@@ -240,6 +240,17 @@ class Outbox:
         self._publish(batch, link)
 
 
+class Questions(Outbox):
+    """For questions that are asked again, under the same id, by whoever handles the message that made somebody ask. So nobody
+    cancels them: the other would then remember that as its answer."""
+
+    def __init__(self, queue: str, loop: asyncio.AbstractEventLoop, *, limited: bool) -> None:
+        super().__init__(queue, loop, numbered=False, limited=limited)
+
+    def cancel(self, call_id: str, sender: str) -> None:
+        """It is answered, and nobody reads the answer."""
+
+
 def _seq(outgoing: Outgoing) -> int:
     return outgoing.envelope.seq if outgoing.envelope is not None else 0
 

@@ -22,8 +22,8 @@ from actorhub.broker import Broker, Delivery, Link, Message, Outcome, Queue, ope
 from actorhub.call import STREAM_CREDIT, Call, Inflow, Stream
 from actorhub.codec import Signer
 from actorhub.connection import Connection, OnRetry
-from actorhub.context import Told, surroundings
-from actorhub.envelope import Envelope, Kind, decode, encode
+from actorhub.context import Told, effects, surroundings
+from actorhub.envelope import Envelope, Kind, Timer, decode, encode
 from actorhub.errors import (
     ActorHubError,
     ActorNotFound,
@@ -36,7 +36,7 @@ from actorhub.errors import (
 )
 from actorhub.futures import once
 from actorhub.handle import Handle
-from actorhub.outbox import Outbox, Outgoing
+from actorhub.outbox import Outbox, Outgoing, Questions
 from actorhub.replies import Pending, Replies, Way
 from actorhub.settings import Settings
 from actorhub.signature import Signature
@@ -88,6 +88,7 @@ class Session:
         self._attachments: list[Attachment] = []
         self._outboxes: dict[str, Outbox] = {}
         self._reply_outboxes: dict[str, Outbox] = {}
+        self._question_boxes: dict[str, Outbox] = {}
         self._replies = Replies(self.id, self.signer, settings.max_pending, self._timed_out)
         self._counter = itertools.count(1)
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -127,7 +128,7 @@ class Session:
         """Wait until the broker has confirmed all that was sent. False where it has not in `timeout` seconds."""
         until = self.loop.time() + timeout
         submitted = [self.submitter] if self.submitter is not None else []
-        while any(box.unconfirmed for box in (*self._outboxes.values(), *self._reply_outboxes.values(), *submitted)):
+        while any(box.unconfirmed for box in (*self._boxes(), *submitted)):
             if self.loop.time() >= until:
                 return False
             await asyncio.sleep(0.005)
@@ -187,8 +188,11 @@ class Session:
         )
         for attachment in list(self._attachments):
             await attachment.attach(link)
-        for outbox in (*self._outboxes.values(), *self._reply_outboxes.values()):
+        for outbox in self._boxes():
             outbox.attach(link)
+
+    def _boxes(self) -> list[Outbox]:
+        return [*self._outboxes.values(), *self._reply_outboxes.values(), *self._question_boxes.values()]
 
     def _on_reply_end(self, link: Link, reason: str) -> None:
         if link.lost is None:
@@ -202,7 +206,7 @@ class Session:
     def _on_lost(self) -> None:
         for attachment in self._attachments:
             attachment.detach()
-        for outbox in (*self._outboxes.values(), *self._reply_outboxes.values()):
+        for outbox in self._boxes():
             outbox.detach()
 
     def _on_given_up(self, error: BrokerUnavailable) -> None:
@@ -228,7 +232,8 @@ class Session:
     def call(
         self, ticket: Ticket, signature: Signature, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """Send a call now; returns the Call, or the Stream of a generator method.
+        """Send a call now; returns the Call, or the Stream of a generator method. From one durable actor to another: under an
+        id that is the same if the message that is handled has to be handled again.
 
         Raises:
             InvalidArguments, NotSerialisable, PayloadTooLarge, TooManyPending, HubClosed: nothing was sent.
@@ -237,6 +242,10 @@ class Session:
         self.check_sendable(payload)
         outbox = self._outbox(ticket)
         fields: dict[str, Any] = {"method": method, "codec": codec}
+        around = effects()
+        if around is not None and ticket.durable and not signature.is_generator:
+            outbox = self._questions(ticket)
+            fields["id"] = around.next_ask()
         pending = self.expect(signature, outbox, fields)
         outgoing = self._outgoing(fields, payload, lambda outcome: self._call_settled(pending, ticket, outcome))
         pending.outgoing = outgoing
@@ -251,8 +260,8 @@ class Session:
         *,
         on_took: Callable[[float], None] | None = None,
     ) -> Pending:
-        """Wait for the answer of a call that is about to be sent. Completes its envelope's fields: id, kind, sender, where the
-        answer goes, deadline and chain.
+        """Wait for the answer of a call that is about to be sent. Completes its envelope's fields: id where it has none, kind,
+        sender, where the answer goes, deadline and chain.
 
         Raises:
             TooManyPending, HubClosed.
@@ -262,7 +271,7 @@ class Session:
         self._replies.check_room()
         stream = signature.is_generator
         answer: Call[Any] | Inflow[Any] = Inflow() if stream else Call(loop=self.loop)
-        call_id = self.next_id()
+        call_id = fields.get("id") or self.next_id()
         pending = Pending(call_id, signature, way, answer, on_took)
         fields |= {
             "id": call_id,
@@ -305,10 +314,10 @@ class Session:
             "codec": codec,
             "sender": self.id,
         }
-        around = surroundings.get()
-        deadline = around.deadline
-        if around.handling is not None and around.handling.told is not None:
-            around.handling.told.append(Told(ticket.queue, fields, payload))
+        deadline = surroundings.get().deadline
+        around = effects()
+        if around is not None:
+            around.told.append(Told(ticket.queue, fields, payload))
             return
         settled: asyncio.Future[Outcome] = self.loop.create_future()
         outgoing = self._outgoing(fields, payload, once(settled))
@@ -325,8 +334,46 @@ class Session:
         except asyncio.CancelledError:
             outbox.withdraw(outgoing)
             raise
+        await self.accepted(ticket, signature.label, outcome)
+
+    def arm(
+        self,
+        ticket: Ticket,
+        signature: Signature,
+        method: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        timer: Timer,
+    ) -> asyncio.Future[Outcome]:
+        """Send a message that comes when the timer is due. `accepted` says what the outcome means.
+
+        Raises:
+            InvalidArguments, NotSerialisable, PayloadTooLarge, HubClosed: nothing was sent.
+        """
+        payload, codec = signature.pack(args, kwargs, self.signer)
+        self.check_sendable(payload)
+        fields = {"id": self.next_id(), "kind": Kind.TIMER, "method": method, "codec": codec, "timer": timer}
+        return self._send(ticket, fields, payload)
+
+    def disarm(self, ticket: Ticket, timer: str) -> asyncio.Future[Outcome]:
+        return self._send(ticket, {"kind": Kind.CANCEL, "call": timer}, b"")
+
+    def _send(self, ticket: Ticket, fields: dict[str, Any], payload: bytes) -> asyncio.Future[Outcome]:
+        settled: asyncio.Future[Outcome] = self.loop.create_future()
+        around = effects()
+        if around is not None:
+            around.told.append(Told(ticket.queue, fields, payload))
+            settled.set_result(Outcome.STORED)
+        else:
+            self._outbox(ticket).put(self._outgoing({**fields, "sender": self.id}, payload, once(settled)))
+        return settled
+
+    async def accepted(self, ticket: Ticket, label: str, outcome: Outcome) -> None:
+        """Raises:
+        ActorNotFound, ActorDied, MailboxFull: it was not stored.
+        """
         if outcome is not Outcome.STORED:
-            raise await self._reason(ticket, signature.label, outcome)
+            raise await self._reason(ticket, label, outcome)
 
     def respond(
         self,
@@ -391,6 +438,17 @@ class Session:
             if self._connection.link is not None:
                 outbox.attach(self._connection.link)
         return outbox
+
+    def _questions(self, ticket: Ticket) -> Outbox:
+        """The way of what durable actors of this process ask another: not numbered, and nobody waits for it over the next link,
+        for with this one their own lives end."""
+        box = self._question_boxes.get(ticket.queue)
+        if box is None:
+            self._forget_idle(self._question_boxes)
+            box = self._question_boxes[ticket.queue] = Questions(ticket.queue, self.loop, limited=ticket.limited)
+            if self._connection.link is not None:
+                box.attach(self._connection.link)
+        return box
 
     def _forget_idle(self, outboxes: dict[str, Outbox]) -> None:
         if len(outboxes) >= 1000:

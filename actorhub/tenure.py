@@ -15,8 +15,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
 
+from actorhub import recurrence
 from actorhub.address import new_id
 from actorhub.broker import Consumer, Delivery, Link, Message, Outcome
+from actorhub.context import Effects
+from actorhub.delay import Delays
 from actorhub.envelope import Envelope, Kind, Parcel, decode, encode
 from actorhub.errors import ActorDied, ActorHubError, BrokerUnavailable, InvalidEnvelope
 from actorhub.failure import Failure
@@ -24,7 +27,7 @@ from actorhub.futures import once
 from actorhub.journal import records
 from actorhub.journal.owner import Deposed, Owner, Verdict
 from actorhub.journal.past import Past
-from actorhub.journal.records import Commit, InvalidRecord, Posting, Record
+from actorhub.journal.records import Armed, Commit, InvalidRecord, Posting, Record
 from actorhub.journal.succession import Append, ReadFrom, Succession
 from actorhub.letter import DeadLetter
 from actorhub.session import Session
@@ -112,6 +115,7 @@ class Tenure:
         self._dead = dead
         self._snapshots = snapshots
         self._poison = poison
+        self._delays = Delays(session.names)
         self._on_end = on_end
         self._me = f"{name}-{new_id(8)}"
         self._past = Past()
@@ -119,6 +123,7 @@ class Tenure:
         self._owner: Owner[Work] | None = None
         self._cell = make(lambda: snapshots.create(self._past.states, create))
         self._early: list[Delivery] = []
+        self._asked_again: list[tuple[str, int, Work]] = []
         self._outgoing = Outgoing()
         self._reader: Consumer | None = None
         self._reading = 0
@@ -335,6 +340,8 @@ class Tenure:
         for envelope, payload in parcels:
             if envelope.sender and envelope.seq:
                 self._sort(envelope.sender, envelope.seq, Work(envelope, payload, receipt, self._finished))
+            elif envelope.sender and envelope.id:  # a durable actor asks, and would ask the same again
+                self._sort(f"~{envelope.id}", 1, Work(envelope, payload, receipt, self._finished))
             else:
                 known, correlation = from_stranger(envelope, message)
                 said = message.message_id or message.correlation_id or envelope.id
@@ -363,14 +370,26 @@ class Tenure:
                 self._hold()
             case Verdict.IN_HAND:
                 assert known is not None
-                known.join(work)
+                if known.envelope.reply_to == work.envelope.reply_to:
+                    known.join(work)
+                else:  # whoever asked first is gone, and another life of it asks again
+                    self._asked_again.append((sender, seq, work))
             case Verdict.DONE:
                 self._session.spawn_task(self._repeat(owner, sender, seq, work), "actorhub-repeat")
 
     def _run(self, work: Work) -> None:
-        envelope = work.envelope
+        envelope, owner = work.envelope, self._owner
+        assert owner is not None
         if envelope.kind is Kind.CANCEL:
-            self._cell.cancel(envelope.call)
+            if not owner.drop_timer(envelope.call):
+                self._cell.cancel(envelope.call)
+            self._handled(work, "")
+        elif envelope.kind is Kind.DUE:
+            self._fire(owner, work)
+        elif envelope.timer is not None:
+            self._arm(
+                owner, Armed(timer=envelope.timer, method=envelope.method, codec=envelope.codec, payload=work.payload)
+            )
             self._handled(work, "")
         elif envelope.id in self._poison:
             error = ActorDied(
@@ -380,8 +399,40 @@ class Tenure:
             answer = Answer({"kind": Kind.FAILURE, "call": envelope.id}, failure.encode(), failure, "poison")
             self._finished(work, answer)
         else:
-            work.told = []
+            work.effects = Effects(f"{self._name}:{work.origin[0] or new_id()}:{work.origin[1]}")
             self._cell.offer(work)
+
+    def _arm(self, owner: Owner[Work], armed: Armed) -> None:
+        """It comes through the inbox when it is due. Of all that comes, only what the journal expects counts."""
+        owner.set_timer(armed)
+        timer = armed.timer
+        fields: dict[str, Any] = {"id": f"{timer.id}@{timer.due!r}", "kind": Kind.DUE, "method": armed.method}
+        body, content_type = encode([(Envelope(**fields, timer=timer), b"null")])
+        self._outgoing.alone(
+            Posting(queue=self._inbox, content_type=content_type, body=body, size=len(body), due=timer.due)
+        )
+
+    def _fire(self, owner: Owner[Work], work: Work) -> None:
+        timer = work.envelope.timer
+        armed = owner.timers.get(timer.id) if timer is not None else None
+        if armed is None or armed.timer != timer:
+            self._handled(work, "")  # it was cancelled, or has come before
+        elif recurrence.is_missed(armed.timer, time.time()):
+            self._go_on_with(owner, armed)
+            self._handled(work, "")
+        else:
+            changes = {"kind": Kind.TELL, "method": armed.method, "codec": armed.codec}
+            work.envelope, work.payload = work.envelope.model_copy(update=changes), armed.payload
+            work.effects = Effects(f"{self._name}:{work.origin[0]}")
+            self._cell.offer(work)
+
+    def _go_on_with(self, owner: Owner[Work], armed: Armed) -> None:
+        """With the time after this one, in the commit of what came of this one."""
+        following = recurrence.following(armed.timer, time.time())
+        if following is None:
+            owner.drop_timer(armed.timer.id)
+        else:
+            self._arm(owner, armed.model_copy(update={"timer": following}))
 
     async def _repeat(self, owner: Owner[Work], sender: str, seq: int, work: Work) -> None:
         """It was applied before. Whoever waits for its answer gets the same once more."""
@@ -391,7 +442,13 @@ class Tenure:
                 posting, place = found
                 parcels = decode(posting.body, posting.content_type)
                 body, content_type = encode([parcels[place]])
-                again = posting.model_copy(update={"body": body, "content_type": content_type, "size": len(body)})
+                changes = {
+                    "queue": work.envelope.reply_to,
+                    "body": body,
+                    "content_type": content_type,
+                    "size": len(body),
+                }
+                again = posting.model_copy(update=changes)
                 with suppress(BrokerUnavailable):
                     await self._post(again)
         if not self._over:
@@ -434,12 +491,15 @@ class Tenure:
             self._tell(work)
         else:
             self._snapshots.put_back()
+        timer = work.envelope.timer
+        if timer is not None and self._owner is not None and (armed := self._owner.timers.get(timer.id)) is not None:
+            self._go_on_with(self._owner, armed)
         self._answer(work, answer)
         self._handled(work, work.envelope.method)
 
     def _tell(self, work: Work) -> None:
         assert self._owner is not None
-        for told in work.told or ():
+        for told in work.effects.told if work.effects is not None else ():
             sender, seq = self._owner.number(told.queue)
             fields: dict[str, Any] = {**told.fields, "id": f"{sender}-{told.queue}-{seq}", "sender": sender, "seq": seq}
             self._outgoing.tell(told.queue, (Envelope(**fields), told.payload))
@@ -502,6 +562,9 @@ class Tenure:
             self._session.loop.call_later(lag, self._acknowledge, works)
         else:
             self._acknowledge(works)
+        again, self._asked_again = self._asked_again, []
+        for sender, seq, work in again:
+            self._sort(sender, seq, work)
         self._flush()
 
     def _acknowledge(self, works: list[Work]) -> None:
@@ -522,9 +585,12 @@ class Tenure:
             correlation_id=posting.correlation_id,
         )
         while True:
-            settled: asyncio.Future[Outcome] = self._session.loop.create_future()
-            self._link.publish(posting.queue, message, once(settled))
-            outcome = await settled
+            if posting.due is not None:
+                outcome = await self._delays.put(self._link, posting.queue, message, posting.due)
+            else:
+                settled: asyncio.Future[Outcome] = self._session.loop.create_future()
+                self._link.publish(posting.queue, message, once(settled))
+                outcome = await settled
             if outcome is Outcome.STORED:
                 return
             if outcome is Outcome.UNROUTABLE:

@@ -9,7 +9,7 @@ from typing import Any
 
 from actorhub.address import new_id
 from actorhub.broker import Delivery, Message
-from actorhub.context import Told
+from actorhub.context import Effects
 from actorhub.envelope import Envelope, Kind
 from actorhub.failure import Failure
 from actorhub.letter import Reason
@@ -69,16 +69,16 @@ class Work:
 
     `foreign` is the correlation id of a caller that is not a session: it gets its answer as plain JSON, with that id.
     `key` tells it from every other: its id, unless a stranger chose that. For a durable mailbox: `origin` is the sender and the
-    number by which the journal knows it, `told` where tells gather that follow from it.
+    number by which the journal knows it, `effects` what it does beside changing the state.
     """
 
-    __slots__ = ("_on_finished", "_receipts", "envelope", "foreign", "key", "origin", "payload", "queue", "told")
+    __slots__ = ("_on_finished", "_receipts", "effects", "envelope", "foreign", "key", "origin", "payload", "queue")
 
     def __init__(
         self,
         envelope: Envelope,
         payload: bytes,
-        receipt: Receipt,
+        receipt: Receipt | None,
         on_finished: Callable[[Work, Answer], None],
         foreign: str | None = None,
         queue: str = "",
@@ -90,8 +90,8 @@ class Work:
         self.foreign = foreign
         self.queue = queue
         self.origin: tuple[str, int] = ("", 0)
-        self.told: list[Told] | None = None
-        self._receipts = [receipt]
+        self.effects: Effects | None = None
+        self._receipts = [receipt] if receipt is not None else []
         self._on_finished = on_finished
 
     def also(self, receipt: Receipt) -> None:

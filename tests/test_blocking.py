@@ -89,6 +89,15 @@ def test_dead_letters_are_read_sent_again_and_dropped(hub: Hub) -> None:
     assert hub.dead(limit=1, after=0) == []
 
 
+def test_a_timer_comes_and_is_cancelled(hub: Hub) -> None:
+    counter = hub.spawn(Counter, 0)
+    hub.after(0.05, counter.add, 1)
+    while not hub.ask(counter.add, 0):
+        pass
+    hub.every(3600, counter.add, 1).cancel()
+    assert hub.ask(counter.add, 0) == 1
+
+
 def test_asks_tells_streams_and_calls_on_their_way(hub: Hub) -> None:
     counter = hub.spawn(Counter, 10)
     assert hub.ask(counter.add, 5) == 15

@@ -7,12 +7,13 @@ import os
 import random
 import signal
 import threading
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 from pydantic import BaseModel
 
-from actorhub import ActorInitFailed, Hub, NotSerialisable, PayloadTooLarge, actor, ask, tell
+from actorhub import ActorHubError, ActorInitFailed, Hub, NotSerialisable, PayloadTooLarge, actor, ask, ref, step, tell
 from actorhub.broker import Message, Outcome
 from actorhub.futures import once
 from actorhub.handle import handle_ticket
@@ -54,6 +55,9 @@ class Numbers:
 
     async def next(self) -> int:
         self.count += 1
+        return self.count
+
+    async def count_so_far(self) -> int:
         return self.count
 
     async def pid(self) -> int:
@@ -134,6 +138,55 @@ class Speaker:
         self.said += 1
         await tell(to.hear, word)
         return self.said
+
+
+@actor(durable=True)
+class Forgetful:
+    """Dies once, after it has had an effect on others."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.calls = 0
+
+    def _die_once(self, word: str) -> None:
+        path = Path(f"{self.path}-{word}")
+        if not path.exists():
+            path.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    async def ask_and_die(self, numbers: Numbers) -> list[int]:
+        self.calls += 1
+        answers = [await numbers.next(), await numbers.next()]
+        self._die_once("asked")
+        return answers
+
+    async def charge_and_die(self) -> int:
+        self.calls += 1
+
+        def charge(key: str) -> None:
+            with Path(self.path).open("a") as file:
+                file.write(f"{key}\n")
+
+        await step("charge", charge)
+        self._die_once("charged")
+        return self.calls
+
+
+@actor(durable=True)
+class Sleeper:
+    def __init__(self) -> None:
+        self.rung = 0
+
+    async def set_alarm(self, *, fail: bool) -> None:
+        await Hub.current().after(0.1, ref(self).ring)
+        if fail:
+            raise ValueError("no alarm")
+
+    async def ring(self) -> None:
+        self.rung += 1
+
+    async def alarms(self) -> int:
+        return self.rung
 
 
 async def _kill(handle: Any) -> None:
@@ -218,6 +271,60 @@ async def test_money_is_neither_made_nor_lost_while_workers_are_killed(hub: Hub)
 
 async def _all_arrived(accounts: list[Account], count: int) -> bool:
     return sum([len((await account.read())[1]) for account in accounts]) >= count
+
+
+async def test_a_question_that_is_asked_again_has_the_same_answer(hub: Hub, tmp_path: Path) -> None:
+    forgetful, numbers = await hub.spawn(Forgetful, str(tmp_path / "file")), await hub.spawn(Numbers)
+    assert await forgetful.ask_and_die(numbers) == [1, 2]
+    assert await forgetful.ask_and_die(numbers) == [3, 4]
+    assert await numbers.next() == 5
+
+
+async def test_a_step_that_is_taken_again_has_the_same_key(hub: Hub, tmp_path: Path) -> None:
+    forgetful = await hub.spawn(Forgetful, str(tmp_path / "file"))
+    assert [await forgetful.charge_and_die(), await forgetful.charge_and_die()] == [1, 2]
+    keys = (tmp_path / "file").read_text().split()
+    assert (len(keys), len(set(keys))) == (3, 2), "one charge was made twice, under one key"
+
+
+async def test_a_step_belongs_to_a_durable_actor() -> None:
+    with pytest.raises(ActorHubError, match="durable"):
+        await step("charge", lambda key: key)
+
+
+async def test_a_durable_timer_comes_once_though_workers_are_killed(hub: Hub) -> None:
+    numbers = await hub.spawn(Numbers)
+    await hub.after(1.0, numbers.next)
+    await _kill(numbers)
+    await until(lambda: _count_is(numbers, 1))
+    await _kill(numbers)
+    assert await numbers.count_so_far() == 1
+
+
+async def test_a_recurring_timer_goes_on_on_another_worker_and_ends_when_it_is_cancelled(hub: Hub) -> None:
+    numbers = await hub.spawn(Numbers)
+    timer = await hub.every(0.2, numbers.next)
+    await until(lambda: _count_is(numbers, 2))
+    await _kill(numbers)
+    await until(lambda: _count_is(numbers, 4))
+    await timer.cancel()
+    count = await numbers.count_so_far()
+    await asyncio.sleep(0.6)
+    assert await numbers.count_so_far() == count
+
+
+async def test_a_method_that_fails_sets_no_timer(hub: Hub) -> None:
+    sleeper = await hub.spawn(Sleeper)
+    with pytest.raises(ValueError, match="no alarm"):
+        await sleeper.set_alarm(fail=True)
+    await sleeper.set_alarm(fail=False)
+    await until(sleeper.alarms)
+    await asyncio.sleep(0.3)
+    assert await sleeper.alarms() == 1
+
+
+async def _count_is(numbers: Numbers, least: int) -> bool:
+    return await numbers.count_so_far() >= least
 
 
 async def test_a_models_fields_are_its_state(hub: Hub) -> None:

@@ -60,6 +60,7 @@ class ActorPlan(_Model):
             class_name=self.class_name,
             name=self.name,
             limited=self.options.mailbox_limit is not None,
+            durable=self.options.durable,
         )
 
 

@@ -18,7 +18,7 @@ from typing import Generic, TypeVar
 from actorhub.errors import ActorHubError
 from actorhub.journal.numbers import Applied
 from actorhub.journal.past import SENDERS, Past
-from actorhub.journal.records import Commit, Posting, Record, State
+from actorhub.journal.records import Armed, Commit, Posting, Record, State
 
 W = TypeVar("W")
 
@@ -40,10 +40,11 @@ class Verdict(Enum):
 
 @dataclass(eq=False)
 class _Sender(Generic[W]):
-    """`taken`: whether they have been handled or not."""
+    """`taken`: whether they have been handled or not. `in_hand` counts those that nobody knows to be posted."""
 
     taken: Applied
     held: dict[int, W] = field(default_factory=dict)
+    in_hand: int = 0
 
 
 @dataclass(eq=False)
@@ -54,6 +55,7 @@ class _Batch(Generic[W]):
     acked: dict[str, int] = field(default_factory=dict)
     methods: list[str] = field(default_factory=list)
     sent: dict[str, int] = field(default_factory=dict)
+    timers: dict[str, Armed | None] = field(default_factory=dict)
 
 
 class Owner(Generic[W]):
@@ -85,6 +87,8 @@ class Owner(Generic[W]):
         self._bytes_since_image = 0
         self._lineage = past.lineage
         self._sent = dict(past.sent)
+        self.timers = dict(past.timers)
+        """As they are after all that has been handled."""
 
     # ---- taking
 
@@ -109,6 +113,7 @@ class Owner(Generic[W]):
 
     def _admit(self, who: _Sender[W], sender: str, seq: int, work: W) -> None:
         who.taken.add(seq, seq)
+        who.in_hand += 1
         self._in_hand[sender, seq] = work
 
     def released(self, sender: str) -> Iterator[W]:
@@ -131,19 +136,18 @@ class Owner(Generic[W]):
     def _of(self, sender: str) -> _Sender[W]:
         who = self._senders.get(sender)
         if who is None:
-            window = self.past.windows.get(sender)
+            window = self.past.window(sender)
             who = self._senders[sender] = _Sender(Applied(window.numbers if window is not None else (1, ())))
-            if len(self._senders) > 2 * SENDERS:
+            if len(self._senders) > 4 * SENDERS:
                 self._forget_oldest()
         else:
             self._senders.move_to_end(sender)
         return who
 
     def _forget_oldest(self) -> None:
-        """One that the journal knows as well as this."""
+        """One of which nothing is in hand: the journal knows what came from it."""
         for sender, who in self._senders.items():
-            window = self.past.windows.get(sender)
-            if not who.held and (window is None or window.numbers == who.taken.numbers):
+            if not who.held and not who.in_hand:
                 del self._senders[sender]
                 return
 
@@ -156,6 +160,16 @@ class Owner(Generic[W]):
         seq = self._sent[queue] = self._sent.get(queue, 0) + 1
         self._batch.sent[queue] = seq
         return f"{self._name}.{self._lineage}", seq
+
+    def set_timer(self, armed: Armed) -> None:
+        self.timers[armed.timer.id] = self._batch.timers[armed.timer.id] = armed
+
+    def drop_timer(self, timer: str) -> bool:
+        """Whether there was one."""
+        found = self.timers.pop(timer, None) is not None
+        if found:
+            self._batch.timers[timer] = None
+        return found
 
     def handled(self, sender: str, seq: int, work: W, method: str) -> None:
         self._batch.works.append((sender, seq, work))
@@ -194,6 +208,7 @@ class Owner(Generic[W]):
             methods=tuple(batch.methods),
             sent=batch.sent,
             lineage=self._lineage,
+            timers=batch.timers,
             state=state,
             outbox=tuple(outbox),
             image=self.past.image() if self.wants_image else None,
@@ -238,7 +253,8 @@ class Owner(Generic[W]):
         if batch is None:
             return []
         for sender, number, _ in batch.works:
-            self._in_hand.pop((sender, number), None)
+            if self._in_hand.pop((sender, number), None) is not None:
+                self._senders[sender].in_hand -= 1
         return [work for _, _, work in batch.works]
 
     @property

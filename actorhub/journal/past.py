@@ -7,10 +7,12 @@ from collections.abc import Iterable
 
 from actorhub.journal.answers import Answers
 from actorhub.journal.numbers import Applied
-from actorhub.journal.records import Commit, Epoch, Image, Posting, Record, State
+from actorhub.journal.records import Armed, Commit, Epoch, Image, Posting, Record, State
 from actorhub.journal.validity import Validity
 
-SENDERS = 10_000  # whose numbers are kept; the one longest silent is forgotten first
+SENDERS = (
+    10_000  # whose numbers are kept; the one longest silent is forgotten first. As many that sent one message each
+)
 
 
 class Past:
@@ -21,6 +23,9 @@ class Past:
         self.states: list[State] = []
         """The last whole state, and the patches since."""
         self.windows: OrderedDict[str, Applied] = OrderedDict()
+        self.once: OrderedDict[str, Applied] = OrderedDict()
+        """The same, of senders of one message each: whatever has an id instead of a number. Their names begin with `~`."""
+        self.timers: dict[str, Armed] = {}
         self.sent: dict[str, int] = {}
         self.lineage = 0
         self.unflushed: OrderedDict[int, tuple[Posting, ...]] = OrderedDict()
@@ -59,6 +64,11 @@ class Past:
         if commit.lineage != self.lineage:
             self.lineage, self.sent = commit.lineage, {}
         self.sent.update(commit.sent)
+        for timer, armed in commit.timers.items():
+            if armed is None:
+                self.timers.pop(timer, None)
+            else:
+                self.timers[timer] = armed
         if commit.state is not None:
             self.states = [*self.states, commit.state] if commit.state.patch else [commit.state]
         for posting in commit.outbox:
@@ -69,28 +79,40 @@ class Past:
             self.unflushed.popitem(last=False)
 
     def _replace(self, image: Image) -> None:
-        self.windows = OrderedDict((sender, Applied(numbers)) for sender, numbers in image.windows.items())
+        self.windows.clear()
+        self.once.clear()
+        for sender, numbers in image.windows.items():
+            self._windows_of(sender)[sender] = Applied(numbers)
         self.sent, self.lineage = dict(image.sent), image.lineage
+        self.timers = dict(image.timers)
         self.answers = Answers(image.postings, limit=self._limit)
 
+    def window(self, sender: str) -> Applied | None:
+        return self._windows_of(sender).get(sender)
+
+    def _windows_of(self, sender: str) -> OrderedDict[str, Applied]:
+        return self.once if sender.startswith("~") else self.windows
+
     def _window(self, sender: str) -> Applied:
-        window = self.windows.get(sender)
+        windows = self._windows_of(sender)
+        window = windows.get(sender)
         if window is None:
-            window = self.windows[sender] = Applied()
-            if len(self.windows) > SENDERS:
-                forgotten, _ = self.windows.popitem(last=False)
+            window = windows[sender] = Applied()
+            if len(windows) > SENDERS:
+                forgotten, _ = windows.popitem(last=False)
                 self.answers.forget_sender(forgotten)
         else:
-            self.windows.move_to_end(sender)
+            windows.move_to_end(sender)
         return window
 
     def image(self) -> Image:
         """Stands for all of it, but for the state."""
         return Image(
-            windows={sender: window.numbers for sender, window in self.windows.items()},
+            windows={sender: window.numbers for of in (self.windows, self.once) for sender, window in of.items()},
             sent=dict(self.sent),
             lineage=self.lineage,
             postings=self.answers.postings,
+            timers=dict(self.timers),
         )
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from actorhub.envelope import Codec, Timer
 from actorhub.errors import ActorHubError
 
 _LENGTH = struct.Struct(">I")
@@ -40,13 +41,14 @@ class Epoch(_Model):
 
 class Posting(_Model):
     """One message that a commit releases. `replies`: the sender and the number of each call that it answers, in the order of
-    its envelopes; none where it is a tell."""
+    its envelopes; none where it is a tell. `due`: the Unix time until which it waits at the broker."""
 
     queue: str
     content_type: str
     body: bytes = Field(b"", exclude=True)
     size: int = 0
     persistent: bool = True
+    due: float | None = None
     correlation_id: str | None = None
     replies: tuple[tuple[str, int], ...] = ()
 
@@ -65,6 +67,17 @@ Numbers = tuple[int, tuple[int, ...]]
 """All numbers below the first one have been applied, but those in the second."""
 
 
+class Armed(_Model):
+    """A timer, and the message that comes when it is due."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
+
+    timer: Timer
+    method: str
+    codec: Codec = Codec.JSON
+    payload: bytes
+
+
 class Image(_Model):
     """All that earlier records said, so that nobody needs to read them any more. `sent`: the last number used for each
     queue, by the sender `lineage`."""
@@ -73,12 +86,13 @@ class Image(_Model):
     sent: dict[str, int]
     lineage: int
     postings: tuple[Posting, ...]
+    timers: dict[str, Armed] = Field(default_factory=dict)
 
 
 class Commit(_Model):
     """Messages have been handled, and this is what follows from them. `applied`: runs of numbers by sender, both ends included.
     `acked`: what senders will not ask for again. `flushed`: the highest commit of which all postings are confirmed, and so
-    are those of all before it. `image` stands for all before it."""
+    are those of all before it. `timers`: those that were set, and those that are over. `image` stands for all before it."""
 
     kind: Literal["commit"] = "commit"
     epoch: int
@@ -92,6 +106,7 @@ class Commit(_Model):
     methods: tuple[str, ...] = ()
     sent: dict[str, int] = Field(default_factory=dict)
     lineage: int = 0
+    timers: dict[str, Armed | None] = Field(default_factory=dict)
     state: State | None = None
     outbox: tuple[Posting, ...] = ()
     image: Image | None = None
