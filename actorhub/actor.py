@@ -28,6 +28,7 @@ class ActorOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     durable: bool = False
+    shards: int | None = Field(None, ge=1, le=10_000)
     concurrency: int = Field(1, ge=1)
     reentrant: bool = False
     isolation: Literal["shared", "process"] = "shared"
@@ -44,11 +45,16 @@ class ActorOptions(BaseModel):
                 "a durable actor handles one message after the other, and forgets what one did that failed: "
                 "leave out concurrency, reentrant and on_error"
             )
+        if self.shards is not None and not self.durable:
+            raise ValueError(
+                "a keyed class is durable: its instances leave memory when nobody calls them; add durable=True"
+            )
         return self
 
 
 class Ticket(BaseModel):
-    """All that a handle needs to reach an actor. `limited`: its mailbox refuses envelopes past a limit."""
+    """All that a handle needs to reach an actor. `limited`: its mailbox refuses envelopes past a limit. `durable`: it keeps
+    what it does in a journal. `key`: which of the instances behind its queue it is."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -59,6 +65,11 @@ class Ticket(BaseModel):
     name: str | None = None
     limited: bool = False
     durable: bool = False
+    key: str | None = None
+
+    def of(self, key: str) -> Ticket:
+        """The ticket of one instance of a keyed class; of any other, itself."""
+        return self.model_copy(update={"key": key}) if key else self
 
 
 class Binder(Protocol):
@@ -81,6 +92,11 @@ class ActorSpec:
     methods: dict[str, Signature] = field(default_factory=dict)
 
     @property
+    def takes_key(self) -> bool:
+        """Whether the constructor of a keyed class wants its key."""
+        return self.options.shards is not None and self.init.takes_one
+
+    @property
     def state_version(self) -> int:
         """Of a durable actor's state, as its class says."""
         return int(getattr(self.cls, "state_version", 1))
@@ -96,6 +112,7 @@ def actor(cls: type[T], /) -> type[T]: ...
 def actor(
     *,
     durable: bool = False,
+    shards: int | None = None,
     concurrency: int = 1,
     reentrant: bool = False,
     isolation: Literal["shared", "process"] = "shared",
@@ -114,6 +131,8 @@ def actor(cls: type | None = None, /, **options: Any) -> Any:
     - `durable`: each message changes the state once, and its answer and its tells go out once, whatever crashes. The state is
       the instance's attributes, or the fields of a pydantic model; a method that raises leaves it as it was. It lives until it
       is killed. `state_version` and `migrate(cls, state, from_version)` of the class read the state of former versions.
+    - `shards`: makes it a keyed class: `hub.at(cls, key)` is one of millions of instances, spread over so many mailboxes. The
+      constructor takes the key, or nothing. Another number of shards is another set of instances.
     - `concurrency`: how many calls one instance handles at once; 1 means one after the other, in order.
     - `reentrant`: a call that comes back to the actor in the chain of one that waits runs instead of failing.
     - `isolation`: "process" gives the instance a worker process of its own.

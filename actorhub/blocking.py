@@ -201,6 +201,11 @@ class Hub:
         hub, loop = self._ready()
         return loop.run(hub.spawn(cls, *args, **kwargs))
 
+    def at(self, cls: type[T], key: str) -> T:
+        """See `actorhub.Hub.at`."""
+        hub, _ = self._ready()
+        return hub.at(cls, key)
+
     def find(self, cls: type[T], name: str) -> T:
         """See `actorhub.Hub.find`."""
         hub, loop = self._ready()

@@ -139,6 +139,12 @@ class Cell:
         self._waiting.append(work)
         self._run_more()
 
+    def fail_all(self, error: BaseException) -> None:
+        """There is no instance, and will be none: what waits for it fails so."""
+        while self._waiting:
+            work = self._waiting.popleft()
+            work.finish(self._failure(work.envelope, error))
+
     def cancel(self, call_id: str) -> None:
         """Cancel a call that runs or waits. `def` methods run on to their end; their answer is not sent."""
         running = self._running.get(call_id)

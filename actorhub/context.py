@@ -25,9 +25,11 @@ class Asked(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """A tell that leaves with a commit: its envelope's fields, but for the sender, and its payload."""
+    """A tell that leaves with a commit: its envelope's fields, but for the sender, and its payload. `keyed`: the class, where
+    it is for an instance of a keyed one."""
 
     queue: str
+    keyed: str
     fields: dict[str, Any]
     payload: bytes
 

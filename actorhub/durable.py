@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any
 
 from actorhub.actor import ActorSpec
@@ -17,23 +17,25 @@ from actorhub.broker import Consumer, Delivery, Link
 from actorhub.cell import Cell
 from actorhub.errors import ActorHubError, ActorInitFailed, ActorNotFound, BrokerUnavailable
 from actorhub.journal.owner import Deposed
+from actorhub.journal.records import State
 from actorhub.journal.succession import Contested
+from actorhub.logbook import SHARE
 from actorhub.mailbox import PREFETCH
-from actorhub.session import HEADER_ROOM, Session
-from actorhub.snapshot import Snapshots
+from actorhub.residents import Residents
+from actorhub.session import Session
 from actorhub.tenure import Tenure
 
 log = logging.getLogger(__name__)
 
 LIMITED_PREFETCH = 16  # where a limit counts what waits at the broker
-STATE_SHARE = 2  # an image has the state and the answers that are kept, so that much of a message is the state at most
+LARGEST = 16  # a state has no more than this part of the journal
 SOON = 0.2  # seconds before one that was contested asks for messages again
 LATER = 5.0  # seconds before one that could not begin tries again
 
 
 class DurableMailbox:
-    """`make_cell` makes a cell around what creates the instance; `create` makes the first instance of all. `on_born_dead`: the
-    constructor raised; `on_gone`: the queue does not exist any more."""
+    """`make_cell` makes the cell of a key around what creates its instance, `create` the first instance of a key; the key is
+    empty where the class has none. `on_born_dead`: the constructor raised; `on_gone`: the queue does not exist any more."""
 
     def __init__(
         self,
@@ -44,8 +46,8 @@ class DurableMailbox:
         inbox: str,
         journal: str,
         dead: str,
-        make_cell: Callable[[Callable[[], Any]], Cell],
-        create: Callable[[], Any],
+        make_cell: Callable[[str, Callable[[], Any]], Cell],
+        create: Callable[[str], Any],
         limited: bool,
         poison: Collection[str] = (),
         on_born_dead: Callable[[BaseException], None],
@@ -132,19 +134,21 @@ class DurableMailbox:
         return Tenure(
             self._session,
             link,
+            self._spec,
             name=self._actor_id,
             inbox=self._inbox,
             journal=self._journal,
             dead=self._dead,
-            snapshots=Snapshots(self._spec, self._session.signer, self._limit(link)),
-            make=self._make_cell,
-            create=self._create,
+            make_residents=lambda load: self._residents(link, load),
             poison=self._poison,
             on_end=lambda error: self._ended(link, error),
         )
 
-    def _limit(self, link: Link) -> int:
-        return (link.max_message - HEADER_ROOM) // STATE_SHARE
+    def _residents(self, link: Link, load: Callable[[str], Awaitable[Sequence[State]]]) -> Residents:
+        limit = min(link.max_message // SHARE, self._session.settings.journal_retention // LARGEST)
+        return Residents(
+            self._session, self._spec, limit=limit, make_cell=self._make_cell, create=self._create, load=load
+        )
 
     def _ended(self, link: Link, error: Exception) -> None:
         """It gives its messages back, and stands by."""

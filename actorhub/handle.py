@@ -82,10 +82,14 @@ class Handle:
         return _unpickled, (self._ticket.model_dump(), self._spec.cls)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Handle) and other._ticket.queue == self._ticket.queue
+        return isinstance(other, Handle) and self._address == other._address
 
     def __hash__(self) -> int:
-        return hash(self._ticket.queue)
+        return hash(self._address)
+
+    @property
+    def _address(self) -> tuple[str, str | None]:
+        return self._ticket.queue, self._ticket.key
 
     def __repr__(self) -> str:
         ticket = self._ticket

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
+from actorhub import keyed
 from actorhub.actor import ActorSpec, Ticket, binder, spec_of
 from actorhub.address import check_word, new_id
 from actorhub.cluster import BrokerChoice, LocalCluster
@@ -131,6 +133,7 @@ class Hub(Tasks):
         hub._is_view = True
         hub._session = session
         session.why_gone = session.why_gone or hub._why_gone
+        session.make_mailbox = session.make_mailbox or functools.partial(keyed.make_mailbox, session)
         if here is not None:
             hub._owner = f"actor:{handle_ticket(here.handle).actor_id}" if here.handle is not None else None
             hub._options = Options(namespace=here.namespace)
@@ -161,6 +164,7 @@ class Hub(Tasks):
         try:
             self._session = Session(self._settings, on_retry=self._on_retry)
             self._session.why_gone = self._why_gone
+            self._session.make_mailbox = functools.partial(keyed.make_mailbox, self._session)
             await self._session.open()
             Depot.of(self._session).open()
             if self._cluster is not None:
@@ -297,6 +301,16 @@ class Hub(Tasks):
         spawned = await self._control_of(session).spawn(asked)
         return cast(T, self._handle(spawned, spec))
 
+    def at(self, cls: type[T], key: str) -> T:
+        """The instance of a keyed class that has the key. Nobody spawns it: it is there when it is called, and out of memory
+        when nobody calls it.
+
+        Raises:
+            TypeError: the class has no keys: it is not decorated with `@actor(durable=True, shards=...)`.
+        """
+        session, spec = self._open_session(), spec_of(cls)
+        return cast(T, Handle(session, keyed.ticket_of(session.names, self._options.namespace, spec, key), spec))
+
     async def find(self, cls: type[T], name: str) -> T:
         """The living actor of that name in the namespace.
 
@@ -322,6 +336,10 @@ class Hub(Tasks):
         Returns when it answers nobody any more; after 5 s in any case, where its worker is too busy to end it. False where it
         was dead already."""
         ticket = handle_ticket(handle)
+        if ticket.key is not None:
+            raise ActorHubError(
+                f"{handle!r} cannot be killed: its mailbox has other instances, too; give it a method that clears it"
+            )
         return await self._control_of(self._open_session()).kill(ticket.actor_id, "killed by hub.kill")
 
     # ---- timers

@@ -141,6 +141,13 @@ class Outbox:
     def _is_in_flight(self, outgoing: Outgoing) -> bool:
         return any(outgoing in batch for batch in self._in_flight) or outgoing in self._waiting
 
+    def give_up(self) -> None:
+        """There is no such queue, and will be none: so it is with all that waits for it."""
+        while self._waiting:
+            outgoing = self._waiting.popleft()
+            self.answered(outgoing)
+            outgoing.settled(Outcome.UNROUTABLE)
+
     def attach(self, link: Link) -> None:
         """Go on over a new link: first again, in order and under the same numbers, all that was not confirmed and all
         calls without an answer (a broker that restarted may have lost the answer; receivers know what they have seen)."""

@@ -76,6 +76,8 @@ class Session:
         self.owns_actors = False
         self.submitter: Any = None  # of tasks; see submit.py
         self.depot: Any = None  # of objects; see depot.py
+        self.make_mailbox: Callable[[Ticket], Awaitable[None]] | None = None
+        """Of an instance of a keyed class; see keyed.py."""
         self.why_gone: Callable[[Ticket], Awaitable[ActorHubError]] | None = None
         self._connection = Connection(
             broker,
@@ -89,6 +91,7 @@ class Session:
         self._outboxes: dict[str, Outbox] = {}
         self._reply_outboxes: dict[str, Outbox] = {}
         self._question_boxes: dict[str, Outbox] = {}
+        self._held: set[Outbox] = set()
         self._replies = Replies(self.id, self.signer, settings.max_pending, self._timed_out)
         self._counter = itertools.count(1)
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -189,7 +192,8 @@ class Session:
         for attachment in list(self._attachments):
             await attachment.attach(link)
         for outbox in self._boxes():
-            outbox.attach(link)
+            if outbox not in self._held:
+                outbox.attach(link)
 
     def _boxes(self) -> list[Outbox]:
         return [*self._outboxes.values(), *self._reply_outboxes.values(), *self._question_boxes.values()]
@@ -242,6 +246,8 @@ class Session:
         self.check_sendable(payload)
         outbox = self._outbox(ticket)
         fields: dict[str, Any] = {"method": method, "codec": codec}
+        if ticket.key is not None:
+            fields["key"] = ticket.key
         around = effects()
         if around is not None and ticket.durable and not signature.is_generator:
             outbox = self._questions(ticket)
@@ -314,10 +320,12 @@ class Session:
             "codec": codec,
             "sender": self.id,
         }
+        if ticket.key is not None:
+            fields["key"] = ticket.key
         deadline = surroundings.get().deadline
         around = effects()
         if around is not None:
-            around.told.append(Told(ticket.queue, fields, payload))
+            around.told.append(_told(ticket, fields, payload))
             return
         settled: asyncio.Future[Outcome] = self.loop.create_future()
         outgoing = self._outgoing(fields, payload, once(settled))
@@ -352,8 +360,8 @@ class Session:
         """
         payload, codec = signature.pack(args, kwargs, self.signer)
         self.check_sendable(payload)
-        fields = {"id": self.next_id(), "kind": Kind.TIMER, "method": method, "codec": codec, "timer": timer}
-        return self._send(ticket, fields, payload)
+        fields: dict[str, Any] = {"id": self.next_id(), "kind": Kind.TIMER, "method": method, "codec": codec}
+        return self._send(ticket, {**fields, "timer": timer, "key": ticket.key}, payload)
 
     def disarm(self, ticket: Ticket, timer: str) -> asyncio.Future[Outcome]:
         return self._send(ticket, {"kind": Kind.CANCEL, "call": timer}, b"")
@@ -362,7 +370,7 @@ class Session:
         settled: asyncio.Future[Outcome] = self.loop.create_future()
         around = effects()
         if around is not None:
-            around.told.append(Told(ticket.queue, fields, payload))
+            around.told.append(_told(ticket, fields, payload))
             settled.set_result(Outcome.STORED)
         else:
             self._outbox(ticket).put(self._outgoing({**fields, "sender": self.id}, payload, once(settled)))
@@ -435,9 +443,30 @@ class Session:
             outbox = self._outboxes[ticket.queue] = Outbox(
                 ticket.queue, self.loop, numbered=True, limited=ticket.limited
             )
-            if self._connection.link is not None:
-                outbox.attach(self._connection.link)
+            self._open_box(outbox, ticket)
         return outbox
+
+    def _open_box(self, box: Outbox, ticket: Ticket) -> None:
+        """What is sent to an instance of a keyed class waits until its mailbox is there."""
+        if ticket.key is not None and self.make_mailbox is not None:
+            self._held.add(box)
+            self.spawn_task(self._open_when_made(box, ticket, self.make_mailbox), "actorhub-mailbox")
+        elif self._connection.link is not None:
+            box.attach(self._connection.link)
+
+    async def _open_when_made(self, box: Outbox, ticket: Ticket, make: Callable[[Ticket], Awaitable[None]]) -> None:
+        try:
+            await make(ticket)
+        except ActorHubError as exc:
+            log.warning("the mailbox of %s cannot be made: %s", ticket.class_name, exc)
+            self._outboxes.pop(ticket.queue, None)
+            self._question_boxes.pop(ticket.queue, None)
+            box.give_up()
+        else:
+            if self._connection.link is not None:
+                box.attach(self._connection.link)
+        finally:
+            self._held.discard(box)
 
     def _questions(self, ticket: Ticket) -> Outbox:
         """The way of what durable actors of this process ask another: not numbered, and nobody waits for it over the next link,
@@ -446,8 +475,7 @@ class Session:
         if box is None:
             self._forget_idle(self._question_boxes)
             box = self._question_boxes[ticket.queue] = Questions(ticket.queue, self.loop, limited=ticket.limited)
-            if self._connection.link is not None:
-                box.attach(self._connection.link)
+            self._open_box(box, ticket)
         return box
 
     def _forget_idle(self, outboxes: dict[str, Outbox]) -> None:
@@ -518,3 +546,7 @@ class Session:
 
     def bind(self, ticket: Ticket, spec: ActorSpec) -> Any:
         return Handle(self, ticket, spec)
+
+
+def _told(ticket: Ticket, fields: dict[str, Any], payload: bytes) -> Told:
+    return Told(ticket.queue, ticket.class_name if ticket.key is not None else "", fields, payload)

@@ -57,7 +57,14 @@ class Settings(BaseSettings):
         description="where objects are kept beside their node, so that they outlive it: s3://bucket/folder",
     )
     journal_retention: int = Field(
-        default=64 * 1024 * 1024, ge=1024 * 1024, description="bytes that the broker keeps of a durable actor's journal"
+        default=128 * 1024 * 1024,
+        ge=1024 * 1024,
+        description="bytes that the broker keeps of a durable actor's journal",
+    )
+    passivate_after: float = Field(
+        default=60.0,
+        gt=0,
+        description="seconds after which an instance of a keyed class that nobody calls leaves memory",
     )
     ack_lag: float = Field(
         default=0.0,

@@ -78,6 +78,11 @@ class Signature:
             parameters = []
         return cls(function, owner, parameters[1:] if bound else parameters, _kind(function))
 
+    @property
+    def takes_one(self) -> bool:
+        """Whether it has a positional parameter."""
+        return bool(self._positional)
+
     # ---- arguments
 
     def pack(self, args: tuple[Any, ...], kwargs: dict[str, Any], signer: Signer) -> tuple[bytes, Codec]:

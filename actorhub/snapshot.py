@@ -24,6 +24,17 @@ class StateTooNew(ActorHubError):
     """The journal was written by a later version of the actor's class."""
 
 
+def check_version(spec: ActorSpec, version: int) -> None:
+    """Raises:
+    StateTooNew: a later version of the class wrote it.
+    """
+    if version > spec.state_version:
+        raise StateTooNew(
+            f"the state of {spec.class_name} was written by version {version} of its class, and this process has version "
+            f"{spec.state_version}; start a node with the newer code"
+        )
+
+
 class Snapshots:
     """Of one instance. `limit`: bytes that a state may have at most."""
 
@@ -47,7 +58,6 @@ class Snapshots:
         Raises:
             StateTooNew, UntrustedPayload, NotSerialisable: it cannot be read here.
         """
-        self.check(states)
         if not states:
             self.instance = make()
             return self.instance
@@ -60,17 +70,6 @@ class Snapshots:
             self.keep()
             self._committed = self._kept
         return self.instance
-
-    def check(self, states: Sequence[State]) -> None:
-        """Raises:
-        StateTooNew: a later version of the class wrote it.
-        """
-        newest = max((state.version for state in states), default=0)
-        if newest > self._spec.state_version:
-            raise StateTooNew(
-                f"the state of {self._spec.class_name} was written by version {newest} of its class, and this process has "
-                f"version {self._spec.state_version}; start a node with the newer code"
-            )
 
     def _read(self, states: Sequence[State]) -> Any:
         if states[0].codec == "pickle":
@@ -153,9 +152,20 @@ class Snapshots:
         self._pickles = True
         return "pickle", b"".join(self._signer.pickled(state, self._spec.cls.__qualname__).pieces())
 
+    @property
+    def size(self) -> int:
+        """Bytes that the state has."""
+        if self._kept is None:
+            return 0
+        return sum(len(value) for value in self._kept.values()) if self._is_model else len(self._kept[1])
+
     # ---- for a commit
 
-    def state(self, *, whole: bool) -> State | None:
+    def forget_committed(self) -> None:
+        """The next commit shall have the whole state, even if it did not change."""
+        self._committed = None
+
+    def state(self, key: str, *, whole: bool) -> State | None:
         """What has changed since it was asked for the last time; all of it if it must be whole."""
         before, self._committed = self._committed, self._kept
         if self._kept is None:
@@ -168,13 +178,13 @@ class Snapshots:
             size = sum(len(value) for value in self._kept.values())
             patch = not whole and before is not None and size >= PATCHED and len(changed) < len(self._kept)
             body = _joined(changed if patch else self._kept)
-            return State(codec="json", version=version, patch=patch, body=body, size=len(body))
+            return State(key=key, codec="json", version=version, patch=patch, body=body, size=len(body))
         if before == self._kept and not whole:
             return None
         codec, body = self._kept
         if codec == "pickle":
             body = self._signer.sign(body)
-        return State(codec=codec, version=version, body=body, size=len(body))
+        return State(key=key, codec=codec, version=version, body=body, size=len(body))
 
 
 def _unpickled(body: bytes) -> Any:

@@ -11,44 +11,37 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
 from actorhub import recurrence
-from actorhub.address import new_id
-from actorhub.broker import Consumer, Delivery, Link, Message, Outcome
+from actorhub.actor import ActorSpec, Ticket
+from actorhub.address import actor_of, new_id
+from actorhub.broker import Delivery, Link, Message, Outcome
 from actorhub.context import Effects
 from actorhub.delay import Delays
 from actorhub.envelope import Envelope, Kind, Parcel, decode, encode
-from actorhub.errors import ActorDied, ActorHubError, BrokerUnavailable, InvalidEnvelope
+from actorhub.errors import ActorDied, ActorHubError, BrokerUnavailable, InvalidEnvelope, PayloadTooLarge
 from actorhub.failure import Failure
 from actorhub.futures import once
-from actorhub.journal import records
 from actorhub.journal.owner import Deposed, Owner, Verdict
 from actorhub.journal.past import Past
-from actorhub.journal.records import Armed, Commit, InvalidRecord, Posting, Record
-from actorhub.journal.succession import Append, ReadFrom, Succession
+from actorhub.journal.records import Armed, Commit, Posting, Record, State
 from actorhub.letter import DeadLetter
+from actorhub.logbook import SHARE, Logbook
+from actorhub.residents import Residents
 from actorhub.session import Session
-from actorhub.snapshot import Snapshots
+from actorhub.snapshot import check_version
 from actorhub.work import Answer, Receipt, Work, from_stranger
 
 log = logging.getLogger(__name__)
 
-READ_AHEAD = 200  # records
 HOLD_BACK = 2.0  # seconds that a message waits for an earlier one that does not come
 PATIENCE = 15.0  # seconds in which a commit must come back from the journal
+STOPPING = 2.0  # seconds in which what has been handled must be committed
+CARRY_PAUSE = 0.005  # seconds between looks whether a state that is written anew has come back
 REFUSED_PAUSE = 0.02  # seconds before what a full mailbox refused is posted again
-
-
-class Actor(Protocol):
-    """The cell of one life."""
-
-    async def start(self) -> None: ...
-    async def stop(self, timeout: float) -> None: ...
-    def offer(self, work: Work) -> None: ...
-    def cancel(self, call_id: str) -> None: ...
 
 
 class Outgoing:
@@ -57,14 +50,17 @@ class Outgoing:
     def __init__(self) -> None:
         self._parcels: dict[str, list[Parcel]] = {}
         self._replies: dict[str, list[tuple[str, int]]] = {}
+        self._keyed: dict[str, str] = {}
         self._single: list[Posting] = []
 
     def reply(self, queue: str, parcel: Parcel, call: tuple[str, int]) -> None:
         self._parcels.setdefault(queue, []).append(parcel)
         self._replies.setdefault(queue, []).append(call)
 
-    def tell(self, queue: str, parcel: Parcel) -> None:
+    def tell(self, queue: str, keyed: str, parcel: Parcel) -> None:
         self._parcels.setdefault(queue, []).append(parcel)
+        if keyed:
+            self._keyed[queue] = keyed
 
     def alone(self, posting: Posting) -> None:
         self._single.append(posting)
@@ -81,6 +77,7 @@ class Outgoing:
                     body=body,
                     size=len(body),
                     persistent=not replies,
+                    keyed=self._keyed.get(queue, ""),
                     replies=replies,
                 )
             )
@@ -88,47 +85,44 @@ class Outgoing:
 
 
 class Tenure:
-    """`make` makes the cell around what creates the instance. `on_end` is called once when it ends by itself, with the error
-    that ended it. `poison` holds ids of calls that killed their workers."""
+    """`make_residents` makes the instances' household around what brings their states. `on_end` is called once when it ends by
+    itself, with the error that ended it. `poison` holds ids of calls that killed their workers."""
 
     def __init__(
         self,
         session: Session,
         link: Link,
+        spec: ActorSpec,
         *,
         name: str,
         inbox: str,
         journal: str,
         dead: str,
-        snapshots: Snapshots,
-        make: Callable[[Callable[[], Any]], Actor],
-        create: Callable[[], Any],
+        make_residents: Callable[[Callable[[str], Awaitable[Sequence[State]]]], Residents],
         poison: frozenset[str],
         on_end: Callable[[Exception], None],
     ) -> None:
         self.lasted = False  # it came to take messages
         self._session = session
         self._link = link
+        self._spec = spec
         self._name = name
         self._inbox = inbox
-        self._journal = journal
         self._dead = dead
-        self._snapshots = snapshots
         self._poison = poison
         self._delays = Delays(session.names)
         self._on_end = on_end
         self._me = f"{name}-{new_id(8)}"
-        self._past = Past()
-        self._succession = Succession(self._me, new_id(), self._past)
+        self._logbook = Logbook(session, link, journal, self._me, new_id(), self)
+        self._past = self._logbook.past
         self._owner: Owner[Work] | None = None
-        self._cell = make(lambda: snapshots.create(self._past.states, create))
+        self._residents = make_residents(self._load)
+        self._changed: dict[str, None] = {}  # keys of instances that have handled something since the last commit
         self._early: list[Delivery] = []
         self._asked_again: list[tuple[str, int, Work]] = []
         self._outgoing = Outgoing()
-        self._reader: Consumer | None = None
-        self._reading = 0
-        self._won: asyncio.Future[None] = session.loop.create_future()
         self._beginning = session.spawn_task(self._begin(), f"actorhub-tenure-{name}")
+        self._carrying: asyncio.Task[None] | None = None
         self._flush_asked = False
         self._hold_timer: asyncio.TimerHandle | None = None
         self._watch: asyncio.TimerHandle | None = None
@@ -139,12 +133,10 @@ class Tenure:
 
     async def _begin(self) -> None:
         try:
-            for step in self._succession.start():
-                await self._carry_out(step)
-            await self._won
-            owner = Owner[Work](self._name, self._me, self._past, image_bytes=self._image_bytes)
-            await self._cell.start()
-            self._keep_first()
+            await self._logbook.open()
+            owner = Owner[Work](self._name, self._me, self._past, image_bytes=self._room // 8, room=self._room // 2)
+            if not self._is_keyed:
+                await self._residents.make("")
             self._owner = owner
             await self._post_inherited(owner)
         except (ActorHubError, OSError) as exc:
@@ -158,20 +150,18 @@ class Tenure:
                 self._take(delivery)
             self._watch = self._session.loop.call_later(PATIENCE, self._look)
 
-    def _keep_first(self) -> None:
-        try:
-            self._snapshots.keep()
-        except ActorHubError:
-            log.exception("%s cannot keep its state, and every message to it will fail", self._name)
-
     @property
     def newborn(self) -> bool:
         """The journal knows nothing of it."""
         return self._past.last == 0
 
     @property
-    def _image_bytes(self) -> int:
-        return self._session.settings.journal_retention // 8
+    def _is_keyed(self) -> bool:
+        return self._spec.options.shards is not None
+
+    @property
+    def _room(self) -> int:
+        return self._session.settings.journal_retention
 
     async def _post_inherited(self, owner: Owner[Work]) -> None:
         for seq, postings in owner.inherited:
@@ -180,8 +170,8 @@ class Tenure:
 
     async def stop(self, patience: float) -> None:
         """Let what runs end, for `patience` seconds, and commit it; then leave."""
-        until = self._session.loop.time() + 2.0
-        await self._cell.stop(patience)
+        await self._residents.stop(patience)
+        until = self._session.loop.time() + STOPPING
         while self._owner is not None and not self._over and self._session.loop.time() < until:
             self._flush()
             if self._owner.settled:
@@ -191,28 +181,24 @@ class Tenure:
 
     def abandon(self) -> None:
         """From this moment on nothing is sent and nothing acknowledged. `leave` has to follow."""
-        self._close()
-
-    async def leave(self) -> None:
-        """Drop everything that is not acknowledged."""
-        self._close()
-        self._beginning.cancel()
-        await self._cell.stop(0.0)
-        reader, self._reader = self._reader, None
-        if reader is not None:
-            await reader.close()
-
-    def _close(self) -> None:
         self._over = True
+        self._logbook.abandon()
         for timer in (self._hold_timer, self._watch):
             if timer is not None:
                 timer.cancel()
 
+    async def leave(self) -> None:
+        """Drop everything that is not acknowledged."""
+        self.abandon()
+        self._beginning.cancel()
+        if self._carrying is not None:
+            self._carrying.cancel()
+        await self._residents.stop(0.0)
+        await self._logbook.close()
+
     def _end(self, error: Exception) -> None:
         if not self._over:
-            self._close()
-            if not self._won.done():
-                self._won.cancel()
+            self.abandon()
             self._on_end(error)
 
     def _look(self) -> None:
@@ -220,7 +206,9 @@ class Tenure:
         owner = self._owner
         oldest = owner.waiting_since if owner is not None else None
         if oldest is not None and time.time() - oldest > PATIENCE:
-            self._end(BrokerUnavailable(f"a commit did not come back from {self._journal} in {PATIENCE:.0f} s"))
+            self._end(
+                BrokerUnavailable(f"a commit of {self._name} did not come back from its journal in {PATIENCE:.0f} s")
+            )
         else:
             self._watch = self._session.loop.call_later(PATIENCE / 4, self._look)
 
@@ -228,93 +216,85 @@ class Tenure:
     def idle(self) -> bool:
         return self._unacknowledged == 0
 
-    # ---- reading the journal
+    # ---- the journal
 
-    async def _carry_out(self, step: ReadFrom | Append) -> None:
-        if isinstance(step, Append):
-            self._append(step.record)
-            return
-        former, self._reader = self._reader, None
-        self._reading += 1
-        reading = self._reading
-        if former is not None:
-            await former.close()
-        self._reader = await self._link.consume(
-            self._journal,
-            lambda delivery: self._on_record(delivery, reading),
-            lambda reason: self._end(BrokerUnavailable(f"{self._journal} cannot be read: {reason}")),
-            prefetch=READ_AHEAD,
-            offset=step.offset,
-        )
+    def caught_up(self, past: Past) -> None:
+        """Who cannot read the state does not take over."""
+        check_version(self._spec, past.version)
 
-    def _on_record(self, delivery: Delivery, reading: int) -> None:
-        delivery.ack()
-        if self._over or reading != self._reading:
-            return
-        owner, message = self._owner, delivery.message
-        offset = delivery.offset or 0
-        record: Record | None = owner.own(message.message_id) if owner is not None and message.message_id else None
-        if record is None:
-            try:
-                record = records.decode(message.body)
-            except InvalidRecord as exc:
-                log.warning("a message in %s at offset %d is skipped: %s", self._journal, offset, exc)
-        try:
-            if self._succession.over:
-                self._on_own(offset, record)
-            else:
-                self._on_former(offset, record)
-        except ActorHubError as exc:
-            self._end(exc)
+    def own(self, key: str) -> Commit | None:
+        return self._owner.own(key) if self._owner is not None else None
 
-    def _on_former(self, offset: int, record: Record | None) -> None:
-        caught_up = self._succession.caught_up
-        steps = self._succession.read(offset, record)
-        if self._succession.caught_up and not caught_up:
-            self._snapshots.check(self._past.states)  # who cannot read the state does not take over
-        for step in steps:
-            if isinstance(step, Append):
-                self._append(step.record)
-            else:
-                self._session.spawn_task(self._begin_reading(step), "actorhub-journal")
-                return
-        if self._succession.over and not self._won.done():
-            self._won.set_result(None)
+    def on_broken(self, error: Exception) -> None:
+        self._end(error)
 
-    async def _begin_reading(self, step: ReadFrom) -> None:
-        try:
-            await self._carry_out(step)
-        except ActorHubError as exc:
-            self._end(exc)
-
-    def _on_own(self, offset: int, record: Record | None) -> None:
+    def on_record(self, offset: int, record: Record, size: int) -> None:
         owner = self._owner
-        if record is None:
-            return
         if owner is None:  # the instance is being made
-            self._past.read(offset, record)
+            self._past.read(offset, record, size)
             validity = self._past.validity
             if validity.owner != self._me:
                 raise Deposed(f"{validity.owner} has taken over with epoch {validity.epoch}")
             return
-        commit = owner.read(offset, record)
-        if commit is not None:
-            if commit.outbox:
-                self._session.spawn_task(self._release(owner, commit), "actorhub-release")
-            else:
-                self._done(owner, commit)
-            self._flush()
+        commit = owner.read(offset, record, size)
+        if commit is None:
+            return
+        if commit.outbox:
+            self._session.spawn_task(self._release(owner, commit), "actorhub-release")
+        else:
+            self._done(owner, commit)
+        self._flush()
+        if self._is_keyed and self._carrying is None and self._oldest_is_far_back:
+            self._carrying = self._session.spawn_task(self._carry_forward(), f"actorhub-carry-{self._name}")
 
-    def _append(self, record: Record) -> int:
-        body = records.encode(record)
-        key = record.key if isinstance(record, Commit) else None
-        message = Message(body, "application/x-actorhub-record", message_id=key, type=record.kind)
-        self._link.publish(self._journal, message, self._appended)
-        return len(body)
+    async def _load(self, key: str) -> Sequence[State]:
+        """What the journal says of an instance."""
+        if not key:
+            return list(self._past.states)
+        place = self._past.places.get(key)
+        if place is None:
+            return []
+        commit = await self._logbook.read(place.offset)
+        return [state for state in commit.states if state.key == key]
 
-    def _appended(self, outcome: Outcome) -> None:
-        if outcome is not Outcome.STORED and outcome is not Outcome.LOST:
-            self._end(BrokerUnavailable(f"{self._journal} does not take a record: {outcome.value}"))
+    # ---- keeping states of a keyed class where the journal does not lose them
+
+    @property
+    def _oldest_is_far_back(self) -> bool:
+        return (
+            bool(self._past.places) and self._past.size - next(iter(self._past.places.values())).size > self._room // 4
+        )
+
+    async def _carry_forward(self) -> None:
+        """Write the oldest states anew. Those in use do so with their next commit."""
+        owner = self._owner
+        assert owner is not None
+        try:
+            while not self._over and self._oldest_is_far_back:
+                place = next(iter(self._past.places.values()))
+                commit = await self._logbook.read(place.offset)
+                carried = [state for state in commit.states if self._past.places.get(state.key) == place]
+                await self._until_nothing_is_in_flight(owner)
+                if carried := [state for state in carried if not self._is_in_use(state.key)]:
+                    old = owner.seal_old(carried, time=time.time())
+                    owner.weigh(old, self._logbook.append(old))
+                await self._until_nothing_is_in_flight(owner)
+                self._flush()
+        except ActorHubError as exc:
+            self._end(exc)
+        finally:
+            self._carrying = None
+
+    async def _until_nothing_is_in_flight(self, owner: Owner[Work]) -> None:
+        while owner.in_flight:
+            await asyncio.sleep(CARRY_PAUSE)
+
+    def _is_in_use(self, key: str) -> bool:
+        resident = self._residents.get(key)
+        if resident is None or not resident.in_hand:
+            return False
+        resident.snapshots.forget_committed()
+        return True
 
     # ---- taking
 
@@ -382,7 +362,7 @@ class Tenure:
         assert owner is not None
         if envelope.kind is Kind.CANCEL:
             if not owner.drop_timer(envelope.call):
-                self._cell.cancel(envelope.call)
+                self._residents.cancel(envelope.call)
             self._handled(work, "")
         elif envelope.kind is Kind.DUE:
             self._fire(owner, work)
@@ -400,13 +380,18 @@ class Tenure:
             self._finished(work, answer)
         else:
             work.effects = Effects(f"{self._name}:{work.origin[0] or new_id()}:{work.origin[1]}")
-            self._cell.offer(work)
+            self._residents.offer(work)
 
     def _arm(self, owner: Owner[Work], armed: Armed) -> None:
         """It comes through the inbox when it is due. Of all that comes, only what the journal expects counts."""
         owner.set_timer(armed)
         timer = armed.timer
-        fields: dict[str, Any] = {"id": f"{timer.id}@{timer.due!r}", "kind": Kind.DUE, "method": armed.method}
+        fields: dict[str, Any] = {
+            "id": f"{timer.id}@{timer.due!r}",
+            "kind": Kind.DUE,
+            "method": armed.method,
+            "key": armed.key,
+        }
         body, content_type = encode([(Envelope(**fields, timer=timer), b"null")])
         self._outgoing.alone(
             Posting(queue=self._inbox, content_type=content_type, body=body, size=len(body), due=timer.due)
@@ -424,7 +409,7 @@ class Tenure:
             changes = {"kind": Kind.TELL, "method": armed.method, "codec": armed.codec}
             work.envelope, work.payload = work.envelope.model_copy(update=changes), armed.payload
             work.effects = Effects(f"{self._name}:{work.origin[0]}")
-            self._cell.offer(work)
+            self._residents.offer(work)
 
     def _go_on_with(self, owner: Owner[Work], armed: Armed) -> None:
         """With the time after this one, in the commit of what came of this one."""
@@ -481,28 +466,31 @@ class Tenure:
         """Its method has ended, in this very moment: nothing else has touched the instance since."""
         if self._over:
             return
-        if answer.failure is None:
+        resident = self._residents.get(work.envelope.key or "")
+        if answer.failure is None and resident is not None:
             try:
-                self._snapshots.keep()
+                self._check_size(answer)
+                resident.snapshots.keep()
             except ActorHubError as exc:
                 failure = Failure.of(exc, self._session.signer)
                 answer = Answer({"kind": Kind.FAILURE, "call": work.envelope.id}, failure.encode(), failure, "invalid")
         if answer.failure is None:
             self._tell(work)
-        else:
-            self._snapshots.put_back()
+        elif resident is not None:
+            resident.snapshots.put_back()
         timer = work.envelope.timer
         if timer is not None and self._owner is not None and (armed := self._owner.timers.get(timer.id)) is not None:
             self._go_on_with(self._owner, armed)
         self._answer(work, answer)
-        self._handled(work, work.envelope.method)
+        state = resident.snapshots.size if resident is not None and work.envelope.key not in self._changed else 0
+        self._handled(work, work.envelope.method, len(answer.payload) + state)
 
     def _tell(self, work: Work) -> None:
         assert self._owner is not None
         for told in work.effects.told if work.effects is not None else ():
             sender, seq = self._owner.number(told.queue)
             fields: dict[str, Any] = {**told.fields, "id": f"{sender}-{told.queue}-{seq}", "sender": sender, "seq": seq}
-            self._outgoing.tell(told.queue, (Envelope(**fields), told.payload))
+            self._outgoing.tell(told.queue, told.keyed, (Envelope(**fields), told.payload))
 
     def _answer(self, work: Work, answer: Answer) -> None:
         envelope, failure = work.envelope, answer.failure
@@ -528,9 +516,18 @@ class Tenure:
                 )
             )
 
-    def _handled(self, work: Work, method: str) -> None:
+    def _check_size(self, answer: Answer) -> None:
+        limit = self._link.max_message // SHARE
+        if len(answer.payload) > limit:
+            raise PayloadTooLarge(
+                f"an answer of {len(answer.payload)} bytes, and {limit} fit into a journal of {self._link.server}; "
+                "put it into the object store (hub.put) and return its reference"
+            )
+
+    def _handled(self, work: Work, method: str, size: int = 0) -> None:
         assert self._owner is not None
-        self._owner.handled(*work.origin, work, method)
+        self._owner.handled(*work.origin, work, method, size)
+        self._changed[work.envelope.key or ""] = None
         if not self._flush_asked:
             self._flush_asked = True
             self._session.loop.call_soon(self._flush)
@@ -543,9 +540,20 @@ class Tenure:
         if owner is None or self._over or not owner.may_seal:
             return
         outgoing, self._outgoing = self._outgoing, Outgoing()
-        state = self._snapshots.state(whole=owner.wants_image)
-        commit = owner.seal(state, outgoing.postings(), time=time.time())
-        owner.weigh(self._append(commit))
+        commit = owner.seal(self._states(owner), outgoing.postings(), time=time.time())
+        owner.weigh(commit, self._logbook.append(commit))
+
+    def _states(self, owner: Owner[Work]) -> list[State]:
+        changed, self._changed = self._changed, {}
+        if owner.wants_image and not self._is_keyed:
+            changed[""] = None
+        states = []
+        for key in changed:
+            resident = self._residents.get(key)
+            state = resident.snapshots.state(key, whole=owner.wants_image) if resident is not None else None
+            if state is not None:
+                states.append(state)
+        return states
 
     async def _release(self, owner: Owner[Work], commit: Commit) -> None:
         """It counts."""
@@ -570,6 +578,7 @@ class Tenure:
     def _acknowledge(self, works: list[Work]) -> None:
         if not self._over:
             for work in works:
+                self._residents.posted(work)
                 work.done()
 
     async def _post(self, posting: Posting) -> None:
@@ -593,6 +602,8 @@ class Tenure:
                 outcome = await settled
             if outcome is Outcome.STORED:
                 return
+            if outcome is Outcome.UNROUTABLE and posting.keyed and await self._make_mailbox(posting):
+                continue
             if outcome is Outcome.UNROUTABLE:
                 if not posting.replies:
                     log.warning("what %s tells %s cannot arrive: that is gone", self._name, posting.queue)
@@ -602,6 +613,22 @@ class Tenure:
                     f"the connection was lost before {posting.queue} had what {self._name} sends it"
                 )
             await asyncio.sleep(REFUSED_PAUSE)
+
+    async def _make_mailbox(self, posting: Posting) -> bool:
+        """Of the instance of a keyed class that gets it. False where that cannot be."""
+        names, make = self._session.names, self._session.make_mailbox
+        ticket = Ticket(
+            queue=posting.queue,
+            actor_id=actor_of(posting.queue),
+            namespace=names.namespace_of(posting.queue),
+            class_name=posting.keyed,
+        )
+        try:
+            await (make(ticket) if make is not None else asyncio.sleep(0))
+        except ActorHubError:
+            log.exception("the mailbox of an instance of %s cannot be made", posting.keyed)
+            return False
+        return make is not None
 
 
 def _letter(queue: str, letter: DeadLetter) -> Posting:

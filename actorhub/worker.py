@@ -34,6 +34,7 @@ from actorhub.durable import DurableMailbox
 from actorhub.errors import ActorDied, ActorHubError, ActorInitFailed
 from actorhub.grave import bury, death
 from actorhub.handle import Handle, tell
+from actorhub.keyed import make_mailbox
 from actorhub.mailbox import PREFETCH, Mailbox
 from actorhub.process import WorkerConfig, serve
 from actorhub.session import Session
@@ -79,6 +80,7 @@ class Worker:
         self.session = Session(settings, name=f"worker {config.worker}")
         self.hosted: dict[str, Hosted] = {}
         self.blackbox = BlackBox(config.blackbox)
+        self.session.make_mailbox = functools.partial(make_mailbox, self.session)
         self._stopped: dict[str, int] = {}
         self._starting: dict[str, Starting] = {}
         self._desk = Desk(self.session, self.session.names.worker(config.worker), WorkerDesk, lambda: _Desk(self))
@@ -191,14 +193,20 @@ class Worker:
             )
         return spec
 
+    def _constructor(self, plan: ActorPlan, spec: ActorSpec) -> Callable[[str], Any]:
+        """What makes the first instance of a key, which is empty where the class has none."""
+        if spec.options.shards is not None:
+            return lambda key: spec.cls(key) if spec.takes_key else spec.cls()
+        args, kwargs = spec.init.unpack(plan.arguments, plan.codec, self.session.signer)
+        return lambda key: spec.cls(*args, **kwargs)
+
     def _host(self, order: StartActor, spec: ActorSpec) -> Hosted:
         plan, session = order.residency.plan, self.session
         ticket = plan.ticket(session.names)
-        args, kwargs = spec.init.unpack(plan.arguments, plan.codec, session.signer)
-        create = functools.partial(spec.cls, *args, **kwargs)
+        create = self._constructor(plan, spec)
 
-        def make_cell(create: Callable[[], Any]) -> Cell:
-            handle = Handle(session, ticket, spec)
+        def make_cell(key: str, create: Callable[[], Any]) -> Cell:
+            handle = Handle(session, ticket.of(key), spec)
             on_failed = functools.partial(self._failed, order)
             return Cell(session, handle, spec, create, blackbox=self.blackbox, on_failed=on_failed)
 
@@ -218,7 +226,7 @@ class Worker:
                 on_gone=lambda: self._gone(order),
             )
             return Hosted(order.residency, durable, durable)
-        cell = make_cell(create)
+        cell = make_cell("", lambda: create(""))
         # a limit counts what waits at the broker, so little may wait here
         prefetch = plan.options.concurrency if ticket.limited else PREFETCH
         mailbox = Mailbox(

@@ -24,6 +24,7 @@ W = TypeVar("W")
 
 IN_FLIGHT = 8  # commits that wait to be read back; more work gathers in the next one meanwhile
 BATCH = 256  # handled messages that are worth another commit while some are in flight
+BATCH_BYTES = 1024 * 1024  # that are worth another commit, however many are in flight
 DESTINATIONS = 10_000  # that are numbered under one name; then all numbers begin anew, under another
 
 
@@ -56,17 +57,26 @@ class _Batch(Generic[W]):
     methods: list[str] = field(default_factory=list)
     sent: dict[str, int] = field(default_factory=dict)
     timers: dict[str, Armed | None] = field(default_factory=dict)
+    size: int = 0
 
 
 class Owner(Generic[W]):
     """One life of an owner, from the moment at which its epoch counts. `W` is whatever stands for a message here.
 
     `name` is the mailbox's, the same in all its lives; `me` is this owner's. `past` is what the journal says up to this owner's
-    epoch; it is read on here. An image is due after `image_after` commits, or `image_bytes` of them.
+    epoch; it is read on here. An image is due after `image_after` commits, or `image_bytes` of them. The broker keeps more than
+    `room` bytes of the journal for sure: nothing is appended that could push out what is needed.
     """
 
     def __init__(
-        self, name: str, me: str, past: Past, *, image_after: int = 1000, image_bytes: int = 8 * 1024 * 1024
+        self,
+        name: str,
+        me: str,
+        past: Past,
+        *,
+        image_after: int = 1000,
+        image_bytes: int = 8 * 1024 * 1024,
+        room: int = 64 * 1024 * 1024,
     ) -> None:
         self.me = me
         self.past = past
@@ -76,11 +86,12 @@ class Owner(Generic[W]):
         self._name = name
         self._image_after = image_after
         self._image_bytes = image_bytes
+        self._room = room
         self._seq = past.last
         self._senders: OrderedDict[str, _Sender[W]] = OrderedDict()
         self._in_hand: dict[tuple[str, int], W] = {}
         self._batch: _Batch[W] = _Batch()
-        self._appended: OrderedDict[int, tuple[Commit, _Batch[W]]] = OrderedDict()
+        self._appended: OrderedDict[int, tuple[Commit, _Batch[W], int]] = OrderedDict()
         self._counted: dict[int, _Batch[W]] = {}
         self._unconfirmed = set(past.unflushed)
         self._commits_since_image = 0
@@ -171,7 +182,9 @@ class Owner(Generic[W]):
             self._batch.timers[timer] = None
         return found
 
-    def handled(self, sender: str, seq: int, work: W, method: str) -> None:
+    def handled(self, sender: str, seq: int, work: W, method: str, size: int = 0) -> None:
+        """`size`: the bytes of what follows from it, about."""
+        self._batch.size += size
         self._batch.works.append((sender, seq, work))
         self._batch.methods.append(method)
 
@@ -184,17 +197,33 @@ class Owner(Generic[W]):
             return False
         if self.wants_image:
             return not self._appended and not self._unconfirmed
-        return not self._appended or (len(self._batch.works) >= BATCH and len(self._appended) < IN_FLIGHT)
+        if not self.has_room:
+            return False
+        if len(self._batch.works) < BATCH and self._batch.size < BATCH_BYTES:
+            return not self._appended
+        return len(self._appended) < IN_FLIGHT or self._batch.size >= BATCH_BYTES
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another commit pushes out nothing that is needed."""
+        return self.past.span + sum(size for _, _, size in self._appended.values()) <= self._room
 
     @property
     def wants_image(self) -> bool:
         """The next commit shall carry one, and the whole state."""
         return self._commits_since_image >= self._image_after or self._bytes_since_image >= self._image_bytes
 
-    def seal(self, state: State | None, outbox: Sequence[Posting], *, time: float = 0.0) -> Commit:
-        """The commit of all that has been handled since the last one, to be appended. `state`: where that changed it, and with
-        an image always, and whole; `outbox`: what it releases."""
+    def seal(self, states: Sequence[State], outbox: Sequence[Posting], *, time: float = 0.0) -> Commit:
+        """The commit of all that has been handled since the last one, to be appended. `states`: those that it changed; with an
+        image the one of a single instance always, and whole. `outbox`: what it releases."""
         batch, self._batch = self._batch, _Batch()
+        return self._seal(batch, states, outbox, time)
+
+    def seal_old(self, states: Sequence[State], *, time: float = 0.0) -> Commit:
+        """A commit of states that are written anew because the journal will lose where they are. Nothing may be in flight."""
+        return self._seal(_Batch(), states, (), time)
+
+    def _seal(self, batch: _Batch[W], states: Sequence[State], outbox: Sequence[Posting], time: float) -> Commit:
         self._seq += 1
         commit = Commit(
             epoch=self.epoch,
@@ -209,40 +238,42 @@ class Owner(Generic[W]):
             sent=batch.sent,
             lineage=self._lineage,
             timers=batch.timers,
-            state=state,
+            states=tuple(states),
             outbox=tuple(outbox),
             image=self.past.image() if self.wants_image else None,
         )
-        self._appended[self._seq] = commit, batch
+        self._appended[self._seq] = commit, batch, 0
         self._unconfirmed.add(self._seq)
         self._commits_since_image = 0 if commit.image is not None else self._commits_since_image + 1
         if commit.image is not None:
             self._bytes_since_image = 0
         return commit
 
-    def weigh(self, size: int) -> None:
-        """So many bytes have been appended."""
+    def weigh(self, commit: Commit, size: int) -> None:
+        """So many bytes it has."""
+        appended, batch, _ = self._appended[commit.seq]
+        self._appended[commit.seq] = appended, batch, size
         self._bytes_since_image += size
 
     def own(self, key: str) -> Commit | None:
         """The commit with this key that has been appended and not read back."""
-        found = next((commit for commit, _ in self._appended.values()), None)
+        found = next((commit for commit, _, _ in self._appended.values()), None)
         return found if found is not None and found.key == key else None
 
-    def read(self, offset: int, record: Record) -> Commit | None:
+    def read(self, offset: int, record: Record, size: int = 0) -> Commit | None:
         """The journal goes on with this. Returns the commit that it is, where that is one of this owner and counts: now what it
         releases may be posted.
 
         Raises:
             Deposed: another has taken over.
         """
-        counts = self.past.read(offset, record)
+        counts = self.past.read(offset, record, size)
         validity = self.past.validity
         if (validity.epoch, validity.owner) != (self.epoch, self.me):
             raise Deposed(f"{validity.owner} has taken over with epoch {validity.epoch}")
         if not counts or not isinstance(record, Commit):
             return None
-        commit, batch = self._appended.pop(record.seq)
+        commit, batch, _ = self._appended.pop(record.seq)
         self._counted[record.seq] = batch
         return commit
 
@@ -260,12 +291,17 @@ class Owner(Generic[W]):
     @property
     def settled(self) -> bool:
         """All that has been handled is committed and posted."""
-        return not (self._batch.works or self._appended or self._counted or self._unconfirmed)
+        return not self._batch.works and not self.in_flight
+
+    @property
+    def in_flight(self) -> bool:
+        """Something has been committed, and what it releases is not known to be confirmed."""
+        return bool(self._appended or self._counted or self._unconfirmed)
 
     @property
     def waiting_since(self) -> float | None:
         """The time of the oldest commit that has not been read back; None where there is none."""
-        return next((commit.time for commit, _ in self._appended.values()), None)
+        return next((commit.time for commit, _, _ in self._appended.values()), None)
 
 
 def _runs(works: Sequence[tuple[str, int, object]]) -> tuple[tuple[str, int, int], ...]:

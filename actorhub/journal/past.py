@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from actorhub.journal.answers import Answers
 from actorhub.journal.numbers import Applied
@@ -15,13 +16,22 @@ SENDERS = (
 )
 
 
+class Place(NamedTuple):
+    """Of a commit: its offset, and how many bytes had been read with it."""
+
+    offset: int
+    size: int
+
+
 class Past:
     """Read records in their order. `limit`: bytes of answers that are kept."""
 
     def __init__(self, *, limit: int = 16 * 1024 * 1024) -> None:
         self.validity = Validity()
         self.states: list[State] = []
-        """The last whole state, and the patches since."""
+        """Of a single instance: the last whole state, and the patches since."""
+        self.places: OrderedDict[str, Place] = OrderedDict()
+        """Of a keyed class: where the journal has the state of each key, the oldest first."""
         self.windows: OrderedDict[str, Applied] = OrderedDict()
         self.once: OrderedDict[str, Applied] = OrderedDict()
         """The same, of senders of one message each: whatever has an id instead of a number. Their names begin with `~`."""
@@ -32,12 +42,18 @@ class Past:
         """What commits released and nobody has said to be confirmed, by their numbers."""
         self.low = 0
         """The offset from which a recovery can read; a reader that begins there says so here."""
-        self._limit = limit
+        self.version = 0
+        """The latest that a state in it has."""
+        self.size = 0
+        """Bytes of all that has been read, whether it counts or not."""
         self.answers = Answers(limit=limit)
+        self._limit = limit
+        self._image = Place(0, 0)
 
-    def read(self, offset: int, record: Record) -> bool:
-        """Whether it counts."""
-        if offset == self.low and not self.validity.epoch and isinstance(record, Commit) and record.image is not None:
+    def read(self, offset: int, record: Record, size: int = 0) -> bool:
+        """Whether it counts. `size`: its bytes."""
+        self.size += size
+        if offset == self.low and not self.validity.epoch and isinstance(record, Commit):
             self.validity.begin_at(record)
         if not self.validity.counts(record):
             return False
@@ -52,11 +68,20 @@ class Past:
         """The number of the last commit; 0 where there is none."""
         return self.validity.next - 1
 
+    @property
+    def oldest(self) -> Place:
+        """What is needed of the journal begins here."""
+        return min(self._image, next(iter(self.places.values()), self._image))
+
+    @property
+    def span(self) -> int:
+        """Bytes from there to the end."""
+        return self.size - self.oldest.size
+
     def _commit(self, offset: int, commit: Commit) -> None:
-        self.low = max(self.low, commit.low)
         if commit.image is not None:
             self._replace(commit.image)
-            self.low = max(self.low, offset)
+            self._image = Place(offset, self.size)
         for sender, first, last in commit.applied:
             self._window(sender).add(first, last)
         for sender, seq in commit.acked.items():
@@ -69,14 +94,23 @@ class Past:
                 self.timers.pop(timer, None)
             else:
                 self.timers[timer] = armed
-        if commit.state is not None:
-            self.states = [*self.states, commit.state] if commit.state.patch else [commit.state]
+        for state in commit.states:
+            self._keep(offset, state)
+        self.low = max(self.low, commit.low, self.oldest.offset)
         for posting in commit.outbox:
             self.answers.add(posting)
         if commit.outbox:
             self.unflushed[commit.seq] = commit.outbox
         while self.unflushed and next(iter(self.unflushed)) <= commit.flushed:
             self.unflushed.popitem(last=False)
+
+    def _keep(self, offset: int, state: State) -> None:
+        self.version = max(self.version, state.version)
+        if state.key:
+            self.places[state.key] = Place(offset, self.size)
+            self.places.move_to_end(state.key)
+        else:
+            self.states = [*self.states, state] if state.patch else [state]
 
     def _replace(self, image: Image) -> None:
         self.windows.clear()

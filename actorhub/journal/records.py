@@ -41,7 +41,8 @@ class Epoch(_Model):
 
 class Posting(_Model):
     """One message that a commit releases. `replies`: the sender and the number of each call that it answers, in the order of
-    its envelopes; none where it is a tell. `due`: the Unix time until which it waits at the broker."""
+    its envelopes; none where it is a tell. `due`: the Unix time until which it waits at the broker. `keyed`:
+    the class of which an instance gets it, whose mailbox may have to be made."""
 
     queue: str
     content_type: str
@@ -49,13 +50,16 @@ class Posting(_Model):
     size: int = 0
     persistent: bool = True
     due: float | None = None
+    keyed: str = ""
     correlation_id: str | None = None
     replies: tuple[tuple[str, int], ...] = ()
 
 
 class State(_Model):
-    """An actor's state: whole, or as a patch the fields that changed. `version` is that of its class."""
+    """An actor's state: whole, or as a patch the fields that changed. `version` is that of its class, `key` that of the
+    instance of a keyed class."""
 
+    key: str = ""
     codec: Literal["json", "pickle"] = "json"
     version: int = 1
     patch: bool = False
@@ -74,6 +78,7 @@ class Armed(_Model):
 
     timer: Timer
     method: str
+    key: str | None = None
     codec: Codec = Codec.JSON
     payload: bytes
 
@@ -107,7 +112,7 @@ class Commit(_Model):
     sent: dict[str, int] = Field(default_factory=dict)
     lineage: int = 0
     timers: dict[str, Armed | None] = Field(default_factory=dict)
-    state: State | None = None
+    states: tuple[State, ...] = ()
     outbox: tuple[Posting, ...] = ()
     image: Image | None = None
 
@@ -145,7 +150,7 @@ def encode(record: Record) -> bytes:
     else:
         header = record.model_dump_json(exclude_defaults=True, exclude={"kind"}).encode()
         header = b'{"kind":"commit",' + header[1:]
-        blobs = [record.state.body] if record.state is not None else []
+        blobs = [state.body for state in record.states]
         blobs += [posting.body for posting in _postings(record)]
     return b"".join((_LENGTH.pack(len(header)), header, *blobs))
 
@@ -172,8 +177,8 @@ def _postings(commit: Commit) -> tuple[Posting, ...]:
 
 def _with_bodies(commit: Commit, cursor: _Cursor) -> Commit:
     changes: dict[str, object] = {}
-    if commit.state is not None:
-        changes["state"] = commit.state.model_copy(update={"body": cursor.take(commit.state.size)})
+    if commit.states:
+        changes["states"] = tuple(state.model_copy(update={"body": cursor.take(state.size)}) for state in commit.states)
     if commit.outbox:
         changes["outbox"] = tuple(_filled(posting, cursor) for posting in commit.outbox)
     if commit.image is not None:

@@ -66,7 +66,7 @@ class Succession:
     def start(self) -> list[ReadFrom | Append]:
         return [ReadFrom("last"), Append(self._mark)]
 
-    def read(self, offset: int, record: Record | None) -> list[ReadFrom | Append]:
+    def read(self, offset: int, record: Record | None, size: int = 0) -> list[ReadFrom | Append]:
         """The journal's next record; None for a message that is none.
 
         Raises:
@@ -78,7 +78,9 @@ class Succession:
         if self._first is None:
             self._first = offset
             self._check_beginning(offset)
-        counts = record is not None and self.past.read(offset, record)
+        if record is None:
+            self.past.size += size
+        counts = record is not None and self.past.read(offset, record, size)
         if self._phase is _Phase.READ and record == self._mark:
             self._phase = _Phase.EPOCH
             return [Append(Epoch(epoch=self.past.validity.epoch + 1, owner=self._me, low=self.past.low))]

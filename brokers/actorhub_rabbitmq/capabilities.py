@@ -44,7 +44,7 @@ class Capabilities:
             if queue.retention is not None:
                 chosen["x-max-length-bytes"] = queue.retention
                 # whole segments go, and never the last one
-                chosen["x-stream-max-segment-size-bytes"] = max(MEBIBYTE, queue.retention // 4)
+                chosen["x-stream-max-segment-size-bytes"] = max(1, queue.retention // 4)
             return chosen
         # a quorum queue's dead letters stay in it until the other queue confirms them (3.10 and newer), but only in one that
         # refuses publishes when it is full: without that argument it would lose them silently

@@ -1,0 +1,186 @@
+"""A journal's I/O for one life of an owner: reads it to its end, writes the epoch, then appends, and reads on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Protocol
+
+from actorhub.broker import Consumer, Delivery, Link, Message, Outcome
+from actorhub.errors import ActorHubError, BrokerUnavailable
+from actorhub.futures import once
+from actorhub.journal import records
+from actorhub.journal.past import Past
+from actorhub.journal.records import Commit, InvalidRecord, Record
+from actorhub.journal.succession import Append, JournalLost, ReadFrom, Succession
+from actorhub.session import Session
+
+log = logging.getLogger(__name__)
+
+READ_AHEAD = 200  # records
+OVERHEAD = 256  # bytes that the broker adds to a record, at most
+KEPT_ANSWERS = 16 * 1024 * 1024  # bytes
+SHARE = 4  # a commit has a state, answers that are kept, and answers that are new: none has more than this part of a message
+CONTENT_TYPE = "application/x-actorhub-record"
+
+
+class Listener(Protocol):
+    """What an owner does with what is read."""
+
+    def caught_up(self, past: Past) -> None:
+        """All that was there has been read, and nothing written yet. What it raises ends the life."""
+
+    def own(self, key: str) -> Commit | None:
+        """The commit with this key that has been appended and not read back: it need not be decoded."""
+
+    def on_record(self, offset: int, record: Record, size: int) -> None:
+        """The journal goes on. What it raises ends the life."""
+
+    def on_broken(self, error: Exception) -> None:
+        """It can be read or written no longer."""
+
+
+class Logbook:
+    """`me` is the owner's name, `mark` is unique. What is read goes into `past`; once the epoch counts, to the listener."""
+
+    def __init__(self, session: Session, link: Link, queue: str, me: str, mark: str, listener: Listener) -> None:
+        self.past = Past(limit=min(KEPT_ANSWERS, link.max_message // SHARE))
+        self._session = session
+        self._link = link
+        self._queue = queue
+        self._listener = listener
+        self._succession = Succession(me, mark, self.past)
+        self._reader: Consumer | None = None
+        self._reading = 0
+        self._won: asyncio.Future[None] = session.loop.create_future()
+        self._closed = False
+
+    async def open(self) -> Past:
+        """Returns what the journal says, as soon as it names this owner.
+
+        Raises:
+            Contested, JournalLost, BrokerUnavailable, and what the listener raises.
+        """
+        for step in self._succession.start():
+            await self._carry_out(step)
+        await self._won
+        return self.past
+
+    async def close(self) -> None:
+        self.abandon()
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            await reader.close()
+
+    def abandon(self) -> None:
+        """Give the listener nothing more."""
+        self._closed = True
+        if not self._won.done():
+            self._won.cancel()
+
+    def append(self, record: Record) -> int:
+        """Returns how many bytes it has."""
+        body = records.encode(record)
+        key = record.key if isinstance(record, Commit) else None
+        self._link.publish(self._queue, Message(body, CONTENT_TYPE, message_id=key, type=record.kind), self._appended)
+        return len(body) + OVERHEAD
+
+    def _appended(self, outcome: Outcome) -> None:
+        if outcome is not Outcome.STORED and outcome is not Outcome.LOST:
+            self._break(BrokerUnavailable(f"{self._queue} does not take a record: {outcome.value}"))
+
+    async def read(self, offset: int) -> Commit:
+        """One commit that was read before.
+
+        Raises:
+            JournalLost: it is there no longer.
+            BrokerUnavailable: the link was lost.
+        """
+        found: asyncio.Future[tuple[int, bytes] | BrokerUnavailable] = self._session.loop.create_future()
+        resolve = once(found)
+        consumer = await self._link.consume(
+            self._queue,
+            lambda delivery: resolve((delivery.offset or 0, delivery.message.body)),
+            lambda reason: resolve(BrokerUnavailable(f"{self._queue} cannot be read: {reason}")),
+            prefetch=1,
+            offset=offset,
+        )
+        try:
+            answer = await found
+        finally:
+            await consumer.close()
+        if isinstance(answer, BrokerUnavailable):
+            raise answer
+        at, body = answer
+        record = records.decode(body) if at == offset else None
+        if not isinstance(record, Commit):
+            raise JournalLost(f"{self._queue} has no commit at {offset} any more; give journals more room")
+        return record
+
+    # ---- reading
+
+    async def _carry_out(self, step: ReadFrom | Append) -> None:
+        if isinstance(step, Append):
+            self.append(step.record)
+            return
+        former, self._reader = self._reader, None
+        self._reading += 1
+        reading = self._reading
+        if former is not None:
+            await former.close()
+        self._reader = await self._link.consume(
+            self._queue,
+            lambda delivery: self._on_delivery(delivery, reading),
+            lambda reason: self._break(BrokerUnavailable(f"{self._queue} cannot be read: {reason}")),
+            prefetch=READ_AHEAD,
+            offset=step.offset,
+        )
+
+    async def _begin_reading(self, step: ReadFrom) -> None:
+        try:
+            await self._carry_out(step)
+        except ActorHubError as exc:
+            self._break(exc)
+
+    def _on_delivery(self, delivery: Delivery, reading: int) -> None:
+        delivery.ack()
+        if self._closed or reading != self._reading:
+            return
+        message, offset = delivery.message, delivery.offset or 0
+        size = len(message.body) + OVERHEAD
+        record: Record | None = self._listener.own(message.message_id) if message.message_id else None
+        try:
+            if record is None:
+                record = records.decode(message.body)
+        except InvalidRecord as exc:
+            log.warning("a message in %s at offset %d is skipped: %s", self._queue, offset, exc)
+        try:
+            if not self._succession.over:
+                self._on_former(offset, record, size)
+            elif record is not None:
+                self._listener.on_record(offset, record, size)
+            else:
+                self.past.size += size
+        except ActorHubError as exc:
+            self._break(exc)
+
+    def _on_former(self, offset: int, record: Record | None, size: int) -> None:
+        had_caught_up = self._succession.caught_up
+        steps = self._succession.read(offset, record, size)
+        if self._succession.caught_up and not had_caught_up:
+            self._listener.caught_up(self.past)
+        for step in steps:
+            if isinstance(step, Append):
+                self.append(step.record)
+            else:
+                self._session.spawn_task(self._begin_reading(step), "actorhub-journal")
+        if self._succession.over and not self._won.done():
+            self._won.set_result(None)
+
+    def _break(self, error: Exception) -> None:
+        if self._closed:
+            return
+        if not self._won.done():
+            self._won.set_exception(error)
+        else:
+            self._listener.on_broken(error)

@@ -1,0 +1,168 @@
+"""The living instances of one durable mailbox: one, or of a keyed class those that have been called lately.
+
+An instance is made when its first message comes, from what the journal says of it; it goes when nobody has called it for a
+while, or when there are too many of them, and nothing is lost by that: all that it was is in the journal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from actorhub.actor import ActorSpec
+from actorhub.cell import Cell
+from actorhub.errors import ActorHubError
+from actorhub.journal.records import State
+from actorhub.session import Session
+from actorhub.snapshot import Snapshots
+from actorhub.work import Work
+
+log = logging.getLogger(__name__)
+
+MOST = 1000  # instances of a keyed class in one mailbox
+SWEEP = 1.0  # seconds between looks for those that nobody calls
+
+
+@dataclass(eq=False)
+class Resident:
+    """`states`: what the journal said of it when it came. `in_hand` counts its messages, from their coming until what followed
+    from them is confirmed."""
+
+    key: str
+    cell: Cell
+    snapshots: Snapshots
+    states: list[State]
+    called: float
+    in_hand: int = 0
+
+
+class Residents:
+    """`make_cell` makes the cell of a key around what creates its instance, `create` the first instance of a key, and `load`
+    brings the journal's states of it. `limit`: bytes of a state."""
+
+    def __init__(
+        self,
+        session: Session,
+        spec: ActorSpec,
+        *,
+        limit: int,
+        make_cell: Callable[[str, Callable[[], Any]], Cell],
+        create: Callable[[str], Any],
+        load: Callable[[str], Awaitable[Sequence[State]]],
+    ) -> None:
+        self._session = session
+        self._spec = spec
+        self._limit = limit
+        self._make_cell = make_cell
+        self._create = create
+        self._load = load
+        self._living: OrderedDict[str, Resident] = OrderedDict()
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._sweeping: asyncio.TimerHandle | None = None
+        self._idle_for = session.settings.passivate_after
+
+    def get(self, key: str) -> Resident | None:
+        return self._living.get(key)
+
+    async def make(self, key: str) -> Resident:
+        """The one of this key, ready.
+
+        Raises:
+            ActorInitFailed: its constructor, or `started`, raised, or its state cannot be read here.
+        """
+        resident = self._new(key)
+        await self._start(resident)
+        return resident
+
+    def offer(self, work: Work) -> None:
+        """To its instance, which is made where there is none."""
+        key = work.envelope.key or ""
+        resident = self._living.get(key)
+        if resident is None:
+            resident = self._new(key)
+            self._session.spawn_task(self._start_or_fail(resident), f"actorhub-start-{key}")
+            self._make_room()
+        else:
+            self._living.move_to_end(key)
+        resident.called = self._session.loop.time()
+        resident.in_hand += 1
+        resident.cell.offer(work)
+
+    def cancel(self, call_id: str) -> None:
+        for resident in self._living.values():
+            if resident.in_hand:
+                resident.cell.cancel(call_id)
+
+    def posted(self, work: Work) -> None:
+        """What followed from it is confirmed."""
+        resident = self._living.get(work.envelope.key or "")
+        if resident is not None and resident.in_hand:
+            resident.in_hand -= 1
+
+    async def stop(self, patience: float) -> None:
+        """Let what runs end, for `patience` seconds; then there is none any more."""
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+        living, self._living = list(self._living.values()), OrderedDict()
+        await asyncio.gather(*(resident.cell.stop(patience) for resident in living), *self._leaving)
+
+    # ---- coming
+
+    def _new(self, key: str) -> Resident:
+        snapshots = Snapshots(self._spec, self._session.signer, self._limit)
+        states: list[State] = []
+
+        def create() -> Any:
+            return snapshots.create(states, lambda: self._create(key))
+
+        cell = self._make_cell(key, create)
+        resident = self._living[key] = Resident(key, cell, snapshots, states, self._session.loop.time())
+        if self._sweeping is None and key:
+            self._sweeping = self._session.loop.call_later(SWEEP, self._sweep)
+        return resident
+
+    async def _start(self, resident: Resident) -> None:
+        resident.states.extend(await self._load(resident.key))
+        await resident.cell.start()
+        try:
+            resident.snapshots.keep()
+        except ActorHubError:
+            log.exception("%s cannot keep its state, and every message to it will fail", resident.cell.actor_id)
+
+    async def _start_or_fail(self, resident: Resident) -> None:
+        try:
+            await self._start(resident)
+        except ActorHubError as exc:
+            if self._living.get(resident.key) is resident:
+                del self._living[resident.key]
+            resident.cell.fail_all(exc)
+
+    # ---- going
+
+    def _make_room(self) -> None:
+        over = len(self._living) - MOST
+        for resident in list(self._living.values()) if over > 0 else ():
+            if over <= 0:
+                return
+            over -= self._let_go(resident)
+
+    def _sweep(self) -> None:
+        self._sweeping = self._session.loop.call_later(SWEEP, self._sweep) if self._living else None
+        since = self._session.loop.time() - self._idle_for
+        for resident in list(self._living.values()):
+            if resident.called > since:
+                return
+            self._let_go(resident)
+
+    def _let_go(self, resident: Resident) -> bool:
+        if resident.in_hand or not resident.key:
+            return False
+        del self._living[resident.key]
+        leaving = self._session.spawn_task(resident.cell.stop(1.0), f"actorhub-passivate-{resident.key}")
+        self._leaving.add(leaving)
+        leaving.add_done_callback(self._leaving.discard)
+        return True

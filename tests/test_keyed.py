@@ -1,0 +1,203 @@
+"""Keyed classes: many durable instances behind a few mailboxes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+from collections.abc import AsyncIterator
+
+import pytest
+
+from actorhub import ActorHubError, ActorInitFailed, Hub, Settings, actor, ask, ref, tell
+from actorhub.address import new_id
+from actorhub.broker import LocalServer
+from tests.conftest import QUICK
+from tests.waiting import until
+
+lives: list[str] = []
+
+
+@actor(durable=True, shards=4)
+class Cart:
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.items: list[str] = []
+
+    async def started(self) -> None:
+        lives.append(self.key)
+
+    async def add(self, item: str) -> int:
+        self.items.append(item)
+        if item == "poison":
+            raise ValueError("not this")
+        return len(self.items)
+
+    async def give(self, to: Cart, item: str) -> None:
+        self.items.remove(item)
+        await tell(to.add, item)
+
+    async def show(self) -> tuple[str, list[str]]:
+        return self.key, self.items
+
+    async def myself(self) -> Cart:
+        return ref(self)
+
+    async def pid(self) -> int:
+        return os.getpid()
+
+    async def fill(self, size: int) -> None:
+        self.items = ["x" * size]
+
+
+@actor(durable=True, shards=2)
+class Plain:
+    """Whose constructor takes no key."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    async def next(self) -> int:
+        self.count += 1
+        return self.count
+
+
+@actor(durable=True, shards=1)
+class Broken:
+    def __init__(self, key: str) -> None:
+        if key == "broken":
+            raise ValueError("not this key")
+
+    async def ping(self) -> str:
+        return "pong"
+
+
+async def test_instances_are_there_when_they_are_called_and_apart(hub: Hub) -> None:
+    carts = [hub.at(Cart, f"customer-{n}") for n in range(20)]
+    await asyncio.gather(*(cart.add(str(n)) for n, cart in enumerate(carts)))
+    assert [await cart.show() for cart in carts] == [(f"customer-{n}", [str(n)]) for n in range(20)]
+    assert hub.at(Cart, "customer-3") == carts[3]
+    assert await hub.at(Plain, "a").next() == 1
+
+
+async def test_a_failing_call_undoes_what_it_did_to_its_instance_only(hub: Hub) -> None:
+    good, bad = hub.at(Cart, "good"), hub.at(Cart, "bad")
+    await bad.add("tea")
+    results = await asyncio.gather(good.add("milk"), bad.add("poison"), return_exceptions=True)
+    assert results[0] == 1
+    assert isinstance(results[1], ValueError)
+    assert [await good.show(), await bad.show()] == [("good", ["milk"]), ("bad", ["tea"])]
+
+
+async def test_an_instance_that_cannot_be_made_fails_its_calls_and_no_others(hub: Hub) -> None:
+    with pytest.raises(ActorInitFailed, match="not this key"):
+        await hub.at(Broken, "broken").ping()
+    assert await hub.at(Broken, "whole").ping() == "pong"
+
+
+async def test_a_handle_of_an_instance_travels(hub: Hub) -> None:
+    cart, other = hub.at(Cart, "from"), hub.at(Cart, "to")
+    await cart.add("tea")
+    await cart.give(other, "tea")
+    await until(lambda: _has(other, ["tea"]))
+    assert await cart.show() == ("from", [])
+    assert await cart.myself() == cart
+    assert await (await cart.myself()).show() == ("from", [])
+
+
+async def _has(cart: Cart, items: list[str]) -> bool:
+    return (await cart.show())[1] == items
+
+
+async def test_things_are_neither_made_nor_lost_while_workers_are_killed(hub: Hub) -> None:
+    """Invariant: each thing is in one cart."""
+    chance = random.Random(3)
+    carts = [hub.at(Cart, f"k{n}") for n in range(30)]
+    things = [str(n) for n in range(60)]
+    await asyncio.gather(*(carts[n % 30].add(thing) for n, thing in enumerate(things)))
+
+    async def trade() -> None:
+        for _ in range(40):
+            source, target = chance.sample(carts, 2)
+            _, items = await source.show()
+            if items:
+                await asyncio.gather(source.give(target, items[0]), return_exceptions=True)
+
+    trading = asyncio.gather(*(trade() for _ in range(8)))
+    for _ in range(3):
+        await asyncio.sleep(0.3)
+        os.kill(await ask(chance.choice(carts).pid), signal.SIGKILL)
+    await trading
+    await until(lambda: _hold_all(carts, sorted(things)))
+
+
+async def _hold_all(carts: list[Cart], things: list[str]) -> bool:
+    held = [item for cart in carts for item in (await cart.show())[1]]
+    assert len(set(held)) == len(held), "nothing is in two carts"
+    return sorted(held) == things
+
+
+@pytest.fixture
+async def small(broker: LocalServer) -> AsyncIterator[Hub]:
+    """Instances leave memory soon, and journals are as small as they may be."""
+    settings = Settings(
+        url=broker.url, secret="s", prefix=f"t{new_id(6)}", passivate_after=0.3, journal_retention=1024 * 1024, **QUICK
+    )  # type: ignore[arg-type]
+    async with Hub.local(workers=1, modules=[__name__], settings=settings) as hub:
+        yield hub
+
+
+@actor(durable=True, shards=1)
+class Counted:
+    lives = 0
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    async def started(self) -> None:
+        type(self).lives += 1
+
+    async def write(self, text: str) -> int:
+        self.text = text
+        return type(self).lives
+
+    async def read(self) -> tuple[str, int]:
+        return self.text, type(self).lives
+
+
+async def test_an_instance_that_nobody_calls_leaves_memory_and_comes_back_as_it_was(small: Hub) -> None:
+    counted = small.at(Counted, "a")
+    assert await counted.write("word") == 1
+    await asyncio.sleep(2.5)
+    assert await counted.read() == ("word", 2)
+
+
+async def test_a_state_outlives_the_place_in_the_journal_where_it_was_written(small: Hub) -> None:
+    """Invariant: an instance knows what it was told long ago, though the journal has been filled several times since."""
+    await asyncio.gather(*(small.at(Counted, f"cold-{n}").write(f"word {n}") for n in range(50)))
+    hot = small.at(Counted, "hot")
+    for n in range(150):
+        await hot.write(str(n) * 10_000)
+    assert [(await small.at(Counted, f"cold-{n}").read())[0] for n in range(50)] == [f"word {n}" for n in range(50)]
+    (node,) = await small.nodes()
+    os.kill(next(worker.pid for worker in node.workers if worker.kind == "shared"), signal.SIGKILL)
+    assert [(await small.at(Counted, f"cold-{n}").read())[0] for n in range(50)] == [f"word {n}" for n in range(50)]
+    assert (await hot.read())[0] == "149" * 10_000
+
+
+async def test_what_is_no_key_is_refused(hub: Hub) -> None:
+    with pytest.raises(ValueError, match="not empty"):
+        hub.at(Cart, "")
+    with pytest.raises(TypeError, match="a key is text"):
+        hub.at(Cart, 7)  # type: ignore[arg-type]
+    with pytest.raises(ActorHubError, match="cannot be killed"):
+        await hub.kill(hub.at(Cart, "a"))
+
+
+def test_a_keyed_class_is_durable() -> None:
+    with pytest.raises(ValueError, match="durable=True"):
+
+        @actor(shards=2)
+        class Fleeting:
+            async def ping(self) -> None: ...
