@@ -17,7 +17,7 @@ from actorhub.handle import Handle
 from actorhub.session import Session
 
 
-def ticket_of(names: Names, namespace: str, spec: ActorSpec, key: str) -> Ticket:
+def ticket_of(names: Names, namespace: str, spec: ActorSpec, key: object) -> Ticket:
     """Raises:
     TypeError: it is no keyed class, or the key is no text.
     ValueError: the key is empty.
