@@ -7,6 +7,7 @@ into mapped memory: it costs about a microsecond, and survives a SIGKILL of the 
 from __future__ import annotations
 
 import mmap
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,13 +25,14 @@ class InHand:
 
 
 class BlackBox:
-    """The writing side. Not thread-safe: only the event loop writes."""
+    """The writing side. Thread-safe."""
 
     def __init__(self, path: Path) -> None:
         with path.open("r+b") as file:
             self._map = mmap.mmap(file.fileno(), SLOT * SLOTS)
         self._free = list(range(SLOTS - 1, -1, -1))
         self._held: dict[int, str] = {}
+        self._writing = threading.Lock()
 
     @staticmethod
     def create(path: Path) -> None:
@@ -39,24 +41,27 @@ class BlackBox:
 
     def enter(self, actor: str, call: str, method: str) -> int:
         """Returns the slot to give to `leave`; -1 where none was free."""
-        if not self._free:
-            return -1
-        slot = self._free.pop()
         text = f"{actor}\t{call}\t{method}".encode()[: SLOT - 1]
-        start = slot * SLOT
-        self._map[start : start + len(text) + 1] = text + b"\0"
-        self._held[slot] = method
-        return slot
+        with self._writing:
+            if not self._free:
+                return -1
+            slot = self._free.pop()
+            start = slot * SLOT
+            self._map[start : start + len(text) + 1] = text + b"\0"
+            self._held[slot] = method
+            return slot
 
     def leave(self, slot: int) -> None:
         if slot >= 0:
-            self._map[slot * SLOT] = 0
-            self._held.pop(slot, None)
-            self._free.append(slot)
+            with self._writing:
+                self._map[slot * SLOT] = 0
+                self._held.pop(slot, None)
+                self._free.append(slot)
 
     def methods(self) -> list[str]:
         """The methods in hand now."""
-        return list(self._held.values())
+        with self._writing:
+            return list(self._held.values())
 
 
 def read(path: Path) -> list[InHand]:

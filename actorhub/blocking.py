@@ -37,6 +37,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
+SHORT = 0.005  # seconds that a `def` task waits before others may run meanwhile
+
 
 class _Loop:
     """An event loop that another thread runs: for `def` methods, their worker's."""
@@ -52,7 +54,17 @@ class _Loop:
             surroundings.set(around)
             return await coroutine
 
-        return asyncio.run_coroutine_threadsafe(within(), self.loop).result()
+        result = asyncio.run_coroutine_threadsafe(within(), self.loop)
+        here = residence.get()
+        if here is None or here.lend is None:
+            return result.result()
+        try:
+            return result.result(SHORT)
+        except TimeoutError:
+            if result.done():  # it raised that itself, or was a moment late
+                return result.result()
+        with here.lend(result):
+            return result.result()
 
     def stop(self) -> None:
         """It belongs to somebody else."""

@@ -17,7 +17,8 @@ LARGEST_CHUNK = 256  # tasks
 CHUNK_BYTES = 256 * 1024
 LARGEST_PREFETCH = 100
 SMALLEST_PREFETCH = 2  # one that runs, and one that follows it at once
-CONCURRENT = 100  # `async def` tasks that one slot runs at once
+CONCURRENT = 100  # `async def` tasks that one slot runs at once; more where these seem to wait for others
+WIDEST = 10_000  # messages in one slot's hand past which it makes no room for more
 _WEIGHT = 0.2  # of a new measurement
 _REMEMBERED = 10_000  # names
 
@@ -71,6 +72,14 @@ def prefetch(mean: float | None) -> int:
     return max(SMALLEST_PREFETCH, min(LARGEST_PREFETCH, math.ceil(AHEAD_WORK / max(mean, 1e-6)) + 1))
 
 
-def is_far(current: int, wanted: int) -> bool:
-    """Whether a prefetch is so wrong that changing it is worth a new consumer."""
-    return wanted >= 2 * current or 2 * wanted <= current
+def adapted(current: int, wanted: int, waiting: int) -> int:
+    """The prefetch to change to, where it is so wrong that this is worth a new consumer; else the current one.
+    `waiting`: tasks in hand that hold up nobody, and have their places beside those that are wanted."""
+    if wanted >= 2 * current:
+        return wanted
+    return wanted + waiting if 2 * (wanted + waiting) <= current else current
+
+
+def wider(current: int, in_hand: int) -> int | None:
+    """The next prefetch, where all that is in hand may wait for what has found no room. None: no more room is made."""
+    return min(2 * current, WIDEST) if in_hand < WIDEST else None

@@ -1,4 +1,7 @@
-"""A slot's consumer of one task queue: it takes about 20 ms of work ahead, and can be closed while a long task runs."""
+"""A slot's consumer of one task queue: it takes about 20 ms of work ahead, and can be closed while a long task runs.
+
+A prefetch changes by a new consumer. The one before ends with what it has in hand, so a new one has all its places free.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import logging
 from collections.abc import Callable
 
 from actorhub.broker import Consumer, Delivery, Link
-from actorhub.chunks import CONCURRENT, SMALLEST_PREFETCH, Means, is_far, prefetch
+from actorhub.chunks import CONCURRENT, SMALLEST_PREFETCH, Means, adapted, prefetch, wider
 from actorhub.errors import ActorHubError, ActorNotFound, BrokerUnavailable
 from actorhub.session import Session
 from actorhub.taskbox import task_queue
@@ -18,9 +21,11 @@ log = logging.getLogger(__name__)
 class Shift:
     """One consumer, from its first delivery to the last acknowledgement."""
 
-    def __init__(self) -> None:
+    def __init__(self, prefetch: int) -> None:
         self.consumer: Consumer | None = None
+        self.prefetch = prefetch
         self.in_hand = 0
+        self.ended = 0  # messages
         self.over = False  # nothing more comes
         self.lost = False  # the broker has taken back what was in hand
         self.on_empty: Callable[[], object] | None = None
@@ -28,6 +33,7 @@ class Shift:
 
     def acked(self) -> None:
         self.in_hand -= 1
+        self.ended += 1
         if self.in_hand == 0 and self.on_empty is not None:
             self.on_empty()
 
@@ -44,6 +50,7 @@ class Intake:
         on_lost: Callable[[], None],
     ) -> None:
         self.queue = queue
+        self.waiting = 0  # tasks in hand that hold up nobody: `async def` ones, and those that have lent their turn
         self._session = session
         self._on_delivery = on_delivery
         self._on_lost = on_lost
@@ -51,6 +58,7 @@ class Intake:
         self._least = SMALLEST_PREFETCH
         self._prefetch = prefetch(None)
         self._shift: Shift | None = None
+        self._seen: tuple[Shift, int] | None = None  # full, and how many had ended then
         self._ending: set[Shift] = set()
         self._wanted = True
         self._changing = asyncio.Lock()
@@ -92,7 +100,7 @@ class Intake:
     @property
     def may_deliver(self) -> bool:
         """Whether the broker may send one more message."""
-        return self._shift is not None and self._shift.in_hand < self._prefetch
+        return self._shift is not None and self._shift.in_hand < self._shift.prefetch
 
     def pause(self) -> None:
         """Take nothing more for now."""
@@ -108,18 +116,38 @@ class Intake:
     def measured(self, seconds: float) -> None:
         """The slot was busy with a message of this queue for so long; the prefetch follows."""
         self._means.record("", seconds)
-        self._want(prefetch(self._means.of("")))
+        self.adapt()
 
     def widen(self) -> None:
         """There are `async def` tasks in this queue. They may wait for others of their kind, so many of them must find room."""
         if self._least < CONCURRENT:
             self._least = CONCURRENT
-            self._want(CONCURRENT)
+            self.adapt()
 
-    def _want(self, wanted: int) -> None:
-        wanted = max(self._least, wanted)
-        if is_far(self._prefetch, wanted):
-            self._prefetch = wanted
+    def adapt(self) -> None:
+        """The prefetch follows what was measured, and what waits."""
+        wanted = max(self._least, prefetch(self._means.of("")))
+        self._change(adapted(self._prefetch, wanted, self.waiting))
+
+    def look(self) -> None:
+        """Make room where no message that has a place has ended since the last look; else adapt."""
+        shift, seen = self._shift, self._seen
+        self._seen = None if shift is None or self.may_deliver else (shift, shift.ended)
+        if self._seen is not None and self._seen == seen:
+            self.make_room()
+        else:
+            self.adapt()
+
+    def make_room(self) -> None:
+        """What is in hand may wait for what has found no room."""
+        shift = self._shift
+        if shift is not None and shift.in_hand >= shift.prefetch == self._prefetch:  # else a new one is on its way
+            in_hand = shift.in_hand + sum(each.in_hand for each in self._ending)
+            self._change(wider(self._prefetch, in_hand) or self._prefetch)
+
+    def _change(self, prefetch: int) -> None:
+        if prefetch != self._prefetch:
+            self._prefetch = prefetch
             if self._shift is not None:
                 self._adjust(anew=True)
 
@@ -142,7 +170,7 @@ class Intake:
                 log.debug("%s is set up again on the next link", self.queue, exc_info=True)
 
     async def _begin(self, link: Link) -> None:
-        shift = self._shift = Shift()
+        shift = self._shift = Shift(self._prefetch)
 
         def deliver(delivery: Delivery) -> None:
             shift.in_hand += 1
@@ -150,7 +178,7 @@ class Intake:
 
         try:
             shift.consumer = await link.consume(
-                self.queue, deliver, lambda reason: self._on_end(shift, link, reason), prefetch=self._prefetch
+                self.queue, deliver, lambda reason: self._on_end(shift, link, reason), prefetch=shift.prefetch
             )
         except ActorHubError:
             if self._shift is shift:

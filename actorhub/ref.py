@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from actorhub.errors import ActorHubError
 from actorhub.handle import Handle
@@ -12,14 +15,19 @@ from actorhub.session import Session
 
 A = TypeVar("A")
 
+Lend = Callable[[Future[Any]], AbstractContextManager[None]]
+"""Entered around a wait: meanwhile others have the waiting thread's turn."""
+
 
 @dataclass(frozen=True)
 class Residence:
-    """Where the running code lives: the session of its worker, and the actor whose method it is, where it is none of a task."""
+    """Where the running code lives: the session of its worker, and the actor whose method it is, where it is none of a task.
+    `lend`: of a `def` task."""
 
     handle: Handle | None
     session: Session
     namespace: str
+    lend: Lend | None = None
 
 
 residence: ContextVar[Residence | None] = ContextVar("actorhub_residence", default=None)

@@ -1,4 +1,4 @@
-"""The thread in which a slot runs its `def` tasks, one after the other."""
+"""A thread in which a slot runs `def` tasks, one after the other. One that waits can lend its turn to another thread's."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from actorhub.work import Answer, Work
 
@@ -29,21 +32,30 @@ Ended = Callable[[Work, Answer | BaseException, float], None]
 
 class Runner:
     """`run` runs one task in the thread; `on_ended` is called on the event loop for each, in order, and `on_idle` when a batch
-    is through. What is left of a batch may be taken away meanwhile: the thread takes from its left end."""
+    is through. What is left of a batch may be taken away meanwhile: the thread takes from its left end. `on_turned` hears that
+    a task has lent its turn (`waits`), or has gone on."""
 
-    def __init__(self, run: Callable[[Work], Answer], on_ended: Ended, on_idle: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        run: Callable[[Work, Runner], Answer],
+        on_ended: Ended,
+        on_idle: Callable[[Runner], None],
+        on_turned: Callable[[Runner], None],
+    ) -> None:
         self.current: Current | None = None
+        self.waits: Future[Any] | None = None
         self.busy = False
         self._run = run
         self._on_ended = on_ended
         self._on_idle = on_idle
+        self._on_turned = on_turned
         self._loop = asyncio.get_running_loop()
         self._batches: queue.SimpleQueue[deque[Work] | None] = queue.SimpleQueue()
         self._results: deque[Result] = deque()
         self._told = False
         self._left = False
-        self._turning = threading.Lock()  # while a task begins or ends
-        context = contextvars.copy_context()
+        self._turning = threading.Lock()  # while a task begins, ends, or turns to wait
+        self._outside, context = contextvars.copy_context(), contextvars.copy_context()
         threading.Thread(target=context.run, args=(self._serve,), name="actorhub-tasks", daemon=True).start()
 
     def put(self, batch: deque[Work]) -> None:
@@ -58,16 +70,38 @@ class Runner:
         self._batches.put(None)
 
     def abandon(self, current: Current) -> list[Result] | None:
-        """Leave it while it runs this, which cannot be ended. Returns what has ended before and was not heard yet; None where
-        `current` has ended meanwhile: then nothing was done."""
+        """Leave it while it runs this, which can be ended only where it waits: there it is cancelled. Returns what has ended
+        before and was not heard yet; None where `current` has ended meanwhile: then nothing was done."""
         with self._turning:
             if self.current is not current:
                 return None
             self._left = True
+            if self.waits is not None:
+                self.waits.cancel()
         self._batches.put(None)
         return list(self._results)
 
     # ---- in the thread
+
+    @contextmanager
+    def lend(self, wait: Future[Any]) -> Generator[None]:
+        """While its task waits for this, others may run.
+
+        Raises:
+            asyncio.CancelledError: it has been abandoned, before or meanwhile.
+        """
+        self._turn(wait)
+        try:
+            yield
+        finally:
+            self._turn(None)
+
+    def _turn(self, wait: Future[Any] | None) -> None:
+        with self._turning:
+            if self._left:
+                raise asyncio.CancelledError("the task was ended while it waited")
+            self.waits = wait
+        self._call(lambda: self._on_turned(self), self._outside)
 
     def _serve(self) -> None:
         while (batch := self._batches.get()) is not None:
@@ -89,7 +123,7 @@ class Runner:
     def _run_one(self, current: Current, *, last: bool) -> None:
         outcome: Answer | BaseException
         try:
-            outcome = self._run(current.work)
+            outcome = self._run(current.work, self)
         except BaseException as exc:
             outcome = exc
         with self._turning:
@@ -101,9 +135,9 @@ class Runner:
             self._told = True
             self._call(self._hear)
 
-    def _call(self, callback: Callable[[], None]) -> None:
+    def _call(self, callback: Callable[[], None], context: contextvars.Context | None = None) -> None:
         try:
-            self._loop.call_soon_threadsafe(callback)
+            self._loop.call_soon_threadsafe(callback, context=context)
         except RuntimeError:  # the loop is closed: the process ends
             self._left = True
 
@@ -118,4 +152,4 @@ class Runner:
         self._hear()
         self.busy = False
         if not self._left:
-            self._on_idle()
+            self._on_idle(self)

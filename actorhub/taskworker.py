@@ -54,7 +54,6 @@ class TaskWorker:
             self.slot.died(call_id, deaths)
         for call_id in self.config.cancelled:
             self.slot.cancel(call_id)
-        self.slot.start()
         await self._desk.open()
         await self.slot.serve(self.config.queues)
         if self._is_process and (self.settings.recycle_tasks or self.settings.recycle_memory):

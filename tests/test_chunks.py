@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any, cast
 
 import pytest
@@ -28,13 +29,16 @@ from actorhub.broker import Link, Message, Outcome, Queue, QueueKind
 from actorhub.chunks import (
     CHUNK_BYTES,
     CHUNK_WORK,
+    CONCURRENT,
     LARGEST_CHUNK,
     LARGEST_PREFETCH,
     SMALLEST_PREFETCH,
+    WIDEST,
     Load,
     Means,
-    is_far,
+    adapted,
     prefetch,
+    wider,
 )
 from actorhub.envelope import Envelope, decode
 from actorhub.errors import BrokerUnavailable
@@ -89,10 +93,27 @@ def test_a_prefetch_is_bounded_and_smaller_for_longer_tasks(one: float, other: f
     shorter, longer = sorted((one, other))
     assert SMALLEST_PREFETCH <= prefetch(longer) <= prefetch(shorter) <= LARGEST_PREFETCH
     assert prefetch(None) == SMALLEST_PREFETCH
-    assert not is_far(prefetch(one), prefetch(one))
-    assert is_far(2, 4)
-    assert is_far(4, 2)
-    assert not is_far(4, 3)
+    assert adapted(prefetch(one), prefetch(one), 0) == prefetch(one)
+    assert (adapted(2, 4, 0), adapted(4, 2, 0), adapted(4, 3, 0)) == (4, 2, 4)
+
+
+@given(st.integers(2, 100), st.integers(2, 100), st.integers(0, 20_000))
+def test_a_prefetch_never_shrinks_below_what_waits_and_does_not_grow_for_it(
+    current: int, wanted: int, waiting: int
+) -> None:
+    changed = adapted(current, wanted, waiting)
+    assert changed in (current, wanted, wanted + waiting)
+    assert changed >= current or changed == wanted + waiting
+    assert changed <= max(current, wanted)
+    assert adapted(changed, wanted, waiting) == changed, "there it stays"
+
+
+def test_room_is_doubled_until_so_much_is_in_hand_that_no_more_may_come() -> None:
+    current, in_hand = CONCURRENT, CONCURRENT
+    while (more := wider(current, in_hand)) is not None:
+        assert current < more <= WIDEST or more == current == WIDEST
+        current, in_hand = more, in_hand + more
+    assert WIDEST <= in_hand <= 2 * WIDEST
 
 
 # ---- retry policies
@@ -332,10 +353,11 @@ class Thread:
         self.gates = gates or {}
         self.begun: list[str] = []
         self.heard: list[tuple[str, Answer | BaseException]] = []
+        self.turns: list[bool] = []
         self.idle = 0
-        self.runner = Runner(self._run, self._ended, self._idle)
+        self.runner = Runner(self._run, self._ended, self._idle, self._turned)
 
-    def _run(self, work: Work) -> Answer:
+    def _run(self, work: Work, runner: Runner) -> Answer:
         self.begun.append(work.key)
         if work.key in self.gates:
             self.gates[work.key].wait(30)
@@ -347,8 +369,12 @@ class Thread:
         assert took >= 0.0
         self.heard.append((work.key, outcome))
 
-    def _idle(self) -> None:
+    def _idle(self, runner: Runner) -> None:
+        assert runner is self.runner
         self.idle += 1
+
+    def _turned(self, runner: Runner) -> None:
+        self.turns.append(runner.waits is not None)
 
     @property
     def ids(self) -> list[str]:
@@ -415,3 +441,46 @@ async def test_a_task_that_ends_before_it_is_abandoned_was_quicker_and_all_goes_
     assert thread.runner.abandon(current) is None
     assert thread.ids == ["0", "1", "2"]
     thread.runner.leave()
+
+
+async def test_a_runner_whose_task_waits_lends_its_turn_and_says_so() -> None:
+    thread = Lending()
+    thread.runner.put(works(1))
+    await until(lambda: thread.turns == [True])
+    assert thread.runner.waits is thread.wait
+    thread.wait.set_result(None)
+    await until(lambda: thread.idle == 1)
+    assert thread.turns == [True, False]
+    assert thread.ids == ["0"]
+    thread.runner.leave()
+
+
+async def test_a_task_that_is_abandoned_while_it_waits_ends_there_and_its_thread_too() -> None:
+    thread, batch = Lending(), works(3)
+    thread.runner.put(batch)
+    await until(lambda: thread.turns == [True])
+    current = thread.runner.current
+    assert current is not None
+    assert thread.runner.abandon(current) == []
+    await until(lambda: thread.runner.current is None)
+    assert isinstance(thread.error, asyncio.CancelledError)
+    await turns()
+    assert (thread.heard, thread.idle, len(batch)) == ([], 0, 2)
+
+
+class Lending(Thread):
+    """Its tasks wait for `wait`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wait: Future[None] = Future()
+        self.error: BaseException | None = None
+
+    def _run(self, work: Work, runner: Runner) -> Answer:
+        try:
+            with runner.lend(self.wait):
+                self.wait.result()
+        except BaseException as exc:
+            self.error = exc
+            raise
+        return super()._run(work, runner)

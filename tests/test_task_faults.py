@@ -30,11 +30,13 @@ from actorhub import (
     Settings,
     WorkerDied,
     actor,
+    blocking,
     deadline,
     task,
 )
 from actorhub.address import new_id
 from actorhub.broker import Message, Outcome, Queue
+from actorhub.chunks import CONCURRENT
 from actorhub.codec import Signer
 from actorhub.envelope import Envelope, Kind, encode
 from actorhub.futures import once
@@ -609,6 +611,145 @@ async def test_inside_the_process_a_blocked_task_that_is_cancelled_holds_up_no_o
         assert await hub.submit(plain, 1) == 1
         gate.touch()
     assert runs(path) == dict.fromkeys(range(4), 1)
+
+
+# ---- tasks that wait for tasks
+
+
+@task
+def fib(number: int) -> int:
+    if number < 2:
+        return number
+    hub = blocking.Hub.current()
+    return sum(hub.get([hub.submit(fib, number - 1), hub.submit(fib, number - 2)]))
+
+
+@task
+def descend(path: str, depth: int) -> int:
+    note(path, depth)
+    hub = blocking.Hub.current()
+    return 0 if depth == 0 else 1 + hub.get(hub.submit(descend, path, depth - 1))
+
+
+@task
+async def parent(path: str, number: int, gate: str) -> int:
+    return await Hub.current().submit(child, path, number, gate)
+
+
+@task
+async def child(path: str, number: int, gate: str) -> int:
+    """Ends when all have begun: so no parent ends before every child has found room."""
+    note(path, number)
+    while not await asyncio.to_thread(Path(gate).exists):
+        await asyncio.sleep(0.05)
+    return number
+
+
+ENDED = 1000
+
+
+@task
+def wait_for(path: str, number: int, gate: str) -> int:
+    note(path, number)
+    hub = blocking.Hub.current()
+    try:
+        return hub.get(hub.submit(child, path, -number, gate))
+    except asyncio.CancelledError:
+        note(path, number + ENDED)
+        raise
+
+
+@task(timeout=1.0, retry=Retry(attempts=1))
+def wait_for_a_second(path: str, number: int, gate: str) -> int:
+    return wait_for(path, number, gate)
+
+
+@pytest.fixture
+async def one_slot(settings: Settings) -> AsyncIterator[Hub]:
+    async with Hub.local(workers=1, slots=1, modules=[__name__], settings=settings) as hub:
+        yield hub
+
+
+async def test_tasks_that_wait_for_tasks_end_in_a_single_slot(one_slot: Hub, tmp_path: Path) -> None:
+    """Invariant: however deep and wide, and in one process."""
+    path = tmp_path / "ran"
+    assert await one_slot.submit(descend, str(path), 30) == 30
+    assert await one_slot.get([one_slot.submit(fib, number) for number in (8, 7, 1)]) == [21, 13, 1]
+    assert runs(path) == dict.fromkeys(range(31), 1)
+    assert len({pid for _, pid in noted(path)}) == 1
+
+
+async def test_more_async_tasks_wait_than_one_slot_begins_with_and_all_end(one_slot: Hub, tmp_path: Path) -> None:
+    """Invariant: their children find room in the same slot."""
+    path, gate = tmp_path / "ran", tmp_path / "gate"
+    futures = [one_slot.submit(parent, str(path), number, str(gate)) for number in range(3 * CONCURRENT)]
+    await until(lambda: len(noted(path)) == 3 * CONCURRENT)
+    gate.touch()
+    assert await one_slot.get(futures) == list(range(3 * CONCURRENT))
+    assert len({pid for _, pid in noted(path)}) == 1
+
+
+async def test_a_task_that_waits_is_ended_and_what_runs_meanwhile_is_not(one_slot: Hub, tmp_path: Path) -> None:
+    """Invariant: cancelled or late, it ends where it waits; its slot lives, and what has its turn meanwhile runs once."""
+    path, gate, other_gate = tmp_path / "ran", tmp_path / "gate", tmp_path / "other"
+    late = one_slot.submit(wait_for_a_second, str(path), 1, str(gate))
+    cancelled = one_slot.submit(wait_for, str(path), 2, str(gate))
+    await until(lambda: {-1, -2} <= set(runs(path)))
+    running = one_slot.submit(until_there, str(path), 3, str(other_gate))
+    await until(lambda: runs(path)[3] == 1)
+    assert cancelled.cancel()
+    with pytest.raises(CallTimeout, match="was ended: it had run for"):
+        await late
+    await until(lambda: {1 + ENDED, 2 + ENDED} <= set(runs(path)))
+    other_gate.touch()
+    assert await running == 3
+    gate.touch()
+    assert await one_slot.submit(wait_for, str(path), 4, str(gate)) == -4
+    assert len({pid for _, pid in noted(path)}) == 1
+    assert runs(path)[3] == 1
+
+
+@task
+def stay(path: str, number: int, gate: str) -> int:
+    """Waits, and does not end where it is cancelled."""
+    with suppress(asyncio.CancelledError):
+        wait_for(path, number, gate)
+    return until_there(path, number, gate + "2")
+
+
+async def test_a_task_that_waits_and_does_not_end_when_it_is_cancelled_ends_with_its_slot(
+    one_slot: Hub, tmp_path: Path
+) -> None:
+    """Invariant: another slot takes over, and all others are done there."""
+    path, gate = tmp_path / "ran", tmp_path / "gate"
+    stubborn = one_slot.submit(stay, str(path), 1, str(gate))
+    other = one_slot.submit(wait_for, str(path), 2, str(gate))
+    await until(lambda: {-1, -2} <= set(runs(path)))
+    [(_, pid), *_] = noted(path)
+    assert stubborn.cancel()
+    await until(lambda: not exists(pid))
+    gate.touch()
+    assert await other == -2
+    assert await one_slot.dead() == []
+
+
+@task(max_redeliveries=0)
+def wait_once(path: str, number: int, gate: str) -> int:
+    return wait_for(path, number, gate)
+
+
+async def test_a_slot_killed_under_tasks_that_wait_loses_none_and_blames_none(one_slot: Hub, tmp_path: Path) -> None:
+    """Invariant: those that wait run again, however often; only what ran counts as what kills."""
+    path, deaths, gate = tmp_path / "ran", tmp_path / "deaths", tmp_path / "gate"
+    waiting = [one_slot.submit(wait_once, str(path), number, str(gate)) for number in range(1, 21)]
+    await until(lambda: set(range(-20, 21)) - {0} == set(runs(path)))
+    with pytest.raises(WorkerDied, match="killed its worker 3 times"):
+        await one_slot.submit(die, str(deaths), 0)
+    gate.touch()
+    assert await one_slot.get(waiting) == [-number for number in range(1, 21)]
+    assert runs(deaths) == {0: 3}
+    assert all(runs(path)[number] >= 2 for number in range(1, 21))
+    assert {letter.method for letter in await one_slot.dead()} == {f"{__name__}:die"}
 
 
 # ---- slots that are replaced

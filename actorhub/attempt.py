@@ -1,0 +1,134 @@
+"""One attempt at a task: what its code finds around it, its arguments, its answer, and when it is late."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Generator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any
+
+from actorhub.actor import binder
+from actorhub.admission import Admission
+from actorhub.blackbox import BlackBox
+from actorhub.context import Handling, Surroundings, surroundings
+from actorhub.depot import Depot
+from actorhub.envelope import Codec, Hop, Kind
+from actorhub.errors import InvalidArguments
+from actorhub.outflow import Outflow
+from actorhub.ref import Lend, Residence, residence
+from actorhub.session import HEADER_ROOM, Session
+from actorhub.task import TaskSpec
+from actorhub.work import Answer, Work
+
+
+class Attempts:
+    """Those of one slot. Each raises whatever the task raises, and what makes its arguments or its result invalid."""
+
+    def __init__(self, session: Session, blackbox: BlackBox, admission: Admission) -> None:
+        self._session = session
+        self._blackbox = blackbox
+        self._admission = admission
+        self._depot = Depot.of(session)
+
+    def until(self, work: Work, began: float) -> float | None:
+        """Monotonic time at which an attempt that began then is late."""
+        spec = self._admission.known(work)
+        limits = [began + spec.options.timeout] if spec is not None and spec.options.timeout is not None else []
+        if work.envelope.deadline is not None:
+            limits.append(time.monotonic() + work.envelope.deadline - time.time())
+        return min(limits, default=None)
+
+    # ---- in a thread
+
+    def run(self, work: Work, lend: Lend) -> Answer:
+        """Of a `def` task. `lend` is entered while it waits; then it is not what kills the slot, if anything does."""
+        envelope = work.envelope
+        spec = self._admission.admit(work)
+        thread = threading.get_ident()
+        slot = self._blackbox.enter("task", work.key, envelope.method)
+
+        @contextmanager
+        def lending(wait: Future[Any]) -> Generator[None]:
+            nonlocal slot
+            if threading.get_ident() != thread:  # one that the task has started
+                yield
+                return
+            self._blackbox.leave(slot)
+            try:
+                with lend(wait):
+                    yield
+            finally:
+                slot = self._blackbox.enter("task", work.key, envelope.method)
+
+        try:
+            self._enter(work, lending)
+            args, kwargs = self._arguments(work, spec)
+            value = spec.function(*args, **kwargs)
+            packed = spec.signature.pack_small_result(value, self._session.signer, self._limit(work))
+            payload, codec = packed if isinstance(packed, tuple) else self._depot.keep_result(packed)
+            self._session.check_size(payload)
+        finally:
+            self._blackbox.leave(slot)
+        return Answer({"kind": Kind.REPLY, "call": envelope.id, "codec": codec}, payload)
+
+    def _arguments(self, work: Work, spec: TaskSpec) -> tuple[list[Any], dict[str, Any]]:
+        envelope, signer = work.envelope, self._session.signer
+        if envelope.codec is not Codec.STORED:
+            return spec.signature.unpack(work.payload, envelope.codec, signer, alone=envelope.alone)
+        return spec.signature.accept(self._depot.fill_in_thread(signer.loads(work.payload)), alone=envelope.alone)
+
+    # ---- on the event loop
+
+    async def run_async(self, work: Work, spec: TaskSpec) -> Answer:
+        """Of an `async def` task or a generator."""
+        self._enter(work, None)
+        slot = self._blackbox.enter("task", work.key, work.envelope.method)
+        try:
+            return await self._answer(work, spec)
+        finally:
+            self._blackbox.leave(slot)
+
+    async def _answer(self, work: Work, spec: TaskSpec) -> Answer:
+        envelope, signer = work.envelope, self._session.signer
+        if envelope.codec is Codec.STORED:
+            given = await self._depot.fill(signer.loads(work.payload))
+            args, kwargs = spec.signature.accept(given, alone=envelope.alone)
+        else:
+            args, kwargs = spec.signature.unpack(work.payload, envelope.codec, signer, alone=envelope.alone)
+        if spec.signature.is_generator:
+            if envelope.kind is not Kind.STREAM:
+                raise InvalidArguments(f"{envelope.method} streams; submit it as `async for item in hub.submit(...)`")
+            count = await Outflow(self._session, envelope, spec.signature).send_all(spec.function(*args, **kwargs))
+            return Answer({"kind": Kind.REPLY, "call": envelope.id, "index": count}, b"null")
+        value = await spec.function(*args, **kwargs)
+        packed = spec.signature.pack_small_result(value, signer, self._limit(work))
+        if not isinstance(packed, tuple):
+            packed = await asyncio.to_thread(self._depot.keep_result, packed)
+        payload, codec = packed
+        self._session.check_size(payload)
+        return Answer({"kind": Kind.REPLY, "call": envelope.id, "codec": codec}, payload)
+
+    # ---- both
+
+    def _enter(self, work: Work, lend: Lend | None) -> None:
+        """What the task's code finds around it."""
+        envelope = work.envelope
+        binder.set(self._session)
+        residence.set(Residence(None, self._session, self._session.names.namespace_of(work.queue), lend))
+        hop = Hop(actor=f"task {envelope.method}", call=envelope.id)
+        handling = Handling(hop.actor, envelope.id)
+        surroundings.set(Surroundings(envelope.deadline, (*envelope.chain, hop), False, handling))
+
+    def _limit(self, work: Work) -> int | None:
+        """Bytes up to which a result travels; None where it always does. What another task goes on with stays with the broker,
+        if that can take it, for it must survive this node. Other languages cannot read what is in a store."""
+        envelope, link = work.envelope, self._session.link
+        if work.foreign is not None:
+            return None
+        if link is None or not (envelope.then or envelope.into):
+            return self._session.settings.inline_limit
+        together = 1 if envelope.into is None else 2 * envelope.into.count  # in one message, and encoded anew
+        return (link.max_message - HEADER_ROOM) // together
