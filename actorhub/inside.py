@@ -95,6 +95,7 @@ class _Inside(WorkerProcess):
         self.config = config
         self.ready = False
         self.stopping = False
+        self.replaced = False
 
     @property
     def age(self) -> float:

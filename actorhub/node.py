@@ -204,6 +204,12 @@ class Node:
             await self._report()
             self._changed.set()
 
+    async def worker_leaves(self, worker_id: str) -> None:
+        found = self._processes.get(worker_id)
+        if found is not None and not found.replaced:
+            found.replaced = True
+            await self._start_slot()
+
     def _worker_ended(self, end: Exit) -> None:
         if end.worker.config.kind == "task" and not end.meant:
             for running in end.in_hand:  # now: a slot that has got the task already may ask in the next moment
@@ -242,7 +248,8 @@ class Node:
                 self.session.broadcast(TaskDesk.task_died.__name__, {"call_id": running.call, "times": times})
             if end.worker.age < YOUNG and not end.worker.ready:
                 await asyncio.sleep(PAUSE)
-        await self._start_slot()
+        if not end.worker.replaced:
+            await self._start_slot()
 
     # ---- task queues
 
@@ -348,6 +355,9 @@ class _Desk(NodeDesk):
 
     async def worker_ready(self, worker: str, pid: int) -> None:
         await self._node.worker_ready(worker)
+
+    async def worker_leaves(self, worker: str) -> None:
+        await self._node.worker_leaves(worker)
 
     async def start_worker(self, worker: str, actor_id: str) -> None:
         await self._node.start_worker(worker, actor_id)

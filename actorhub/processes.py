@@ -34,6 +34,7 @@ class WorkerProcess:
     began: float
     ready: bool = False
     stopping: bool = False
+    replaced: bool = False  # another has taken its place already
 
     @property
     def age(self) -> float:

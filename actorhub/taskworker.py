@@ -77,6 +77,7 @@ class TaskWorker:
                 log.info(
                     "slot %s is recycled after %d tasks, with %d bytes", self.config.worker, self.slot.done, resident
                 )
+                await tell(self._node.worker_leaves, self.config.worker)
                 await self.slot.stop(math.inf)  # nobody is in a hurry: what it has begun ends here
                 await self.session.flush(timeout=2.0)
                 _leave()

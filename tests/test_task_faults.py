@@ -755,6 +755,28 @@ async def test_a_slot_killed_under_tasks_that_wait_loses_none_and_blames_none(on
 # ---- slots that are replaced
 
 
+@task
+def wait_twice(path: str, number: int, gate: str) -> int:
+    hub = blocking.Hub.current()
+    return hub.get(hub.submit(plain, wait_for(path, number, gate)))
+
+
+async def test_a_slot_that_is_recycled_under_a_task_that_waits_does_not_leave_it_waiting(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """Invariant: another slot runs what it waits for, though there was only one."""
+    path, gate = tmp_path / "ran", tmp_path / "gate"
+    recycling = settings.model_copy(update={"recycle_tasks": 5})
+    async with Hub.local(workers=1, slots=1, modules=[__name__], settings=recycling) as hub:
+        waiting = hub.submit(wait_twice, str(path), 1, str(gate))
+        await until(lambda: runs(path)[-1] == 1)
+        assert await hub.get([hub.submit(plain, number) for number in range(5)]) == list(range(5))
+        await until(lambda: slots_of(hub, "node-1", 2))
+        gate.touch()
+        assert await waiting == -1
+    assert runs(path)[1] == 1
+
+
 async def test_recycled_slots_lose_nothing_and_end_what_they_have_begun(settings: Settings, tmp_path: Path) -> None:
     """Invariant: after `recycle_tasks` tasks another process takes a slot's place, and each task runs once, however long."""
     path = tmp_path / "ran"

@@ -61,6 +61,11 @@ class NodeDesk(TaskDesk):
         """A worker of this node takes commands from now on."""
 
     @abstractmethod
+    async def worker_leaves(self, worker: str) -> None:
+        """A slot of this node takes nothing more, and ends when what it runs has ended: another shall take its place now, for
+        that may wait for tasks that nobody else would run."""
+
+    @abstractmethod
     async def start_worker(self, worker: str, actor_id: str) -> None:
         """Start a worker process for one actor alone."""
 
