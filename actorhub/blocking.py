@@ -37,7 +37,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
-SHORT = 0.005  # seconds that a `def` task waits before others may run meanwhile
+SHORT = 0.002  # seconds that a `def` task waits before others may run meanwhile
 
 
 class _Loop:
