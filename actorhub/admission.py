@@ -13,6 +13,7 @@ from actorhub.errors import (
     TaskNotFound,
     WorkerDied,
 )
+from actorhub.fates import Fates
 from actorhub.remembered import Remembered
 from actorhub.task import TaskSpec, tasks
 from actorhub.work import Work
@@ -22,22 +23,13 @@ class Admission:
     """What one slot knows of tasks."""
 
     def __init__(self, signer: Signer, node: str) -> None:
+        self.fates = Fates()
         self._signer = signer
         self._node = node
-        self._cancelled: Remembered[str, bool] = Remembered()
-        self._deaths: Remembered[str, int] = Remembered()
         self._specs: Remembered[bytes, TaskSpec] = Remembered()  # of functions that came by value
 
-    def cancel(self, key: str) -> None:
-        """Nobody waits for the task any more."""
-        self._cancelled[key] = True
-
-    def died(self, key: str, times: int) -> None:
-        """So many workers have died while they ran the task, as far as the one knows who says so."""
-        self._deaths[key] = max(times, self._deaths.get(key, 0))
-
     def is_cancelled(self, work: Work) -> bool:
-        return work.key in self._cancelled
+        return work.key in self.fates.cancelled
 
     def admit(self, work: Work) -> TaskSpec:
         """Raises:
@@ -48,8 +40,10 @@ class Admission:
             raise CallTimeout(f"{envelope.method} came after its deadline and was not run")
         if self.is_cancelled(work):
             raise CallCancelled(f"{envelope.method} was cancelled before it began")
+        if max(1, envelope.attempt) <= self.fates.late.get(work.key, 0):
+            raise CallTimeout(f"{envelope.method} was ended with its slot: it was late, and held the interpreter")
         spec = self._spec(envelope)
-        deaths = self._deaths.get(work.key, 0)
+        deaths = self.fates.deaths.get(work.key, 0)
         if deaths > spec.options.max_redeliveries:
             raise WorkerDied(
                 f"{envelope.method} (task {envelope.id}) killed its worker {deaths} times and is not run again"

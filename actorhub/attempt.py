@@ -48,7 +48,8 @@ class Attempts:
         envelope = work.envelope
         spec = self._admission.admit(work)
         thread = threading.get_ident()
-        slot = self._blackbox.enter("task", work.key, envelope.method)
+        late_at = self.until(work, time.monotonic())
+        slot = self._record(work, late_at)
 
         @contextmanager
         def lending(wait: Future[Any]) -> Generator[None]:
@@ -61,7 +62,7 @@ class Attempts:
                 with lend(wait):
                     yield
             finally:
-                slot = self._blackbox.enter("task", work.key, envelope.method)
+                slot = self._record(work, late_at)
 
         try:
             self._enter(work, lending)
@@ -85,7 +86,7 @@ class Attempts:
     async def run_async(self, work: Work, spec: TaskSpec) -> Answer:
         """Of an `async def` task or a generator."""
         self._enter(work, None)
-        slot = self._blackbox.enter("task", work.key, work.envelope.method)
+        slot = self._record(work, self.until(work, time.monotonic()))
         try:
             return await self._answer(work, spec)
         finally:
@@ -112,6 +113,11 @@ class Attempts:
         return Answer({"kind": Kind.REPLY, "call": envelope.id, "codec": codec}, payload)
 
     # ---- both
+
+    def _record(self, work: Work, late_at: float | None) -> int:
+        envelope = work.envelope
+        attempt = max(1, envelope.attempt)
+        return self._blackbox.enter("task", work.key, envelope.method, attempt=attempt, late_at=late_at)
 
     def _enter(self, work: Work, lend: Lend | None) -> None:
         """What the task's code finds around it."""

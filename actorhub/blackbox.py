@@ -1,27 +1,35 @@
 """What a worker was doing when it died: a small shared file that it writes and its agent reads.
 
-One slot holds one call in hand: the actor's id, the call's id and the method, ended by a zero byte. A write is a copy
-into mapped memory: it costs about a microsecond, and survives a SIGKILL of the writer.
+One slot holds one call in hand, ended by a zero byte. A write is a copy into mapped memory: it costs about a microsecond, and
+survives a SIGKILL of the writer. Behind the slots stands the last beat of the writer's event loop: the agent ends a worker that
+beats no more, and so cannot end a task that is late. Times are monotonic: on one machine they are the same in all processes.
 """
 
 from __future__ import annotations
 
 import mmap
+import struct
 import threading
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 SLOT = 256  # bytes
 SLOTS = 1024  # calls in hand; more at once are not recorded
+_SIZE = SLOT * SLOTS + 8
+_BEAT = struct.Struct("d")
 
 
 @dataclass(frozen=True)
 class InHand:
-    """A call that a dead worker had begun and not ended."""
+    """A call that a worker has begun and not ended. `attempt` and `late_at`, if it can be late, are those of a task."""
 
     actor: str
     call: str
     method: str
+    attempt: int = 0
+    late_at: float | None = None
 
 
 class BlackBox:
@@ -29,7 +37,7 @@ class BlackBox:
 
     def __init__(self, path: Path) -> None:
         with path.open("r+b") as file:
-            self._map = mmap.mmap(file.fileno(), SLOT * SLOTS)
+            self._map = mmap.mmap(file.fileno(), _SIZE)
         self._free = list(range(SLOTS - 1, -1, -1))
         self._held: dict[int, str] = {}
         self._writing = threading.Lock()
@@ -37,17 +45,22 @@ class BlackBox:
     @staticmethod
     def create(path: Path) -> None:
         with path.open("wb") as file:
-            file.truncate(SLOT * SLOTS)
+            file.truncate(_SIZE)
 
-    def enter(self, actor: str, call: str, method: str) -> int:
+    def beat(self) -> None:
+        """The event loop runs."""
+        _BEAT.pack_into(self._map, SLOT * SLOTS, time.monotonic())
+
+    def enter(self, actor: str, call: str, method: str, *, attempt: int = 0, late_at: float | None = None) -> int:
         """Returns the slot to give to `leave`; -1 where none was free."""
-        text = f"{actor}\t{call}\t{method}".encode()[: SLOT - 1]
+        text = f"{actor}\t{call}\t{attempt}\t{'' if late_at is None else late_at}\t{method}".encode()[: SLOT - 1]
         with self._writing:
             if not self._free:
                 return -1
             slot = self._free.pop()
             start = slot * SLOT
-            self._map[start : start + len(text) + 1] = text + b"\0"
+            self._map[start + 1 : start + len(text) + 1] = text[1:] + b"\0"
+            self._map[start] = text[0]  # last: who reads meanwhile finds nothing, or all of it
             self._held[slot] = method
             return slot
 
@@ -72,8 +85,20 @@ def read(path: Path) -> list[InHand]:
         return []
     found: list[InHand] = []
     for start in range(0, len(data) - SLOT + 1, SLOT):
-        text = data[start : start + SLOT].split(b"\0", 1)[0].decode(errors="replace")
-        parts = text.split("\t")
-        if len(parts) == 3:
-            found.append(InHand(*parts))
+        if data[start]:
+            text = data[start : start + SLOT].split(b"\0", 1)[0].decode(errors="replace")
+            with suppress(ValueError):  # it is just being written
+                actor, call, attempt, late_at, method = text.split("\t")
+                found.append(InHand(actor, call, method, int(attempt), float(late_at) if late_at else None))
     return found
+
+
+def last_beat(path: Path) -> float | None:
+    """Monotonic time at which the writer's event loop ran last; None where it has not begun, or there is no such file."""
+    try:
+        with path.open("rb") as file:
+            file.seek(SLOT * SLOTS)
+            [beat] = _BEAT.unpack(file.read(_BEAT.size))
+    except FileNotFoundError:
+        return None
+    return beat or None

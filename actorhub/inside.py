@@ -96,6 +96,7 @@ class _Inside(WorkerProcess):
         self.ready = False
         self.stopping = False
         self.replaced = False
+        self.killed = False
 
     @property
     def age(self) -> float:

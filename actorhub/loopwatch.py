@@ -8,7 +8,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+
+from actorhub.blackbox import BlackBox
 
 log = logging.getLogger(__name__)
 
@@ -16,10 +17,11 @@ BLOCKED_AFTER = 1.0  # seconds that the event loop may be held before it is repo
 
 
 class LoopWatch:
-    """Reports an event loop that user code holds for longer than a second, with the methods in hand and the stack."""
+    """Reports an event loop that user code holds for longer than a second, with the methods in hand and the stack. The agent,
+    which reads the black box, sees it, too."""
 
-    def __init__(self, methods: Callable[[], list[str]]) -> None:
-        self._methods = methods
+    def __init__(self, blackbox: BlackBox) -> None:
+        self._blackbox = blackbox
         self._beat = time.monotonic()
         self._loop_thread = threading.get_ident()
         self._task = asyncio.get_running_loop().create_task(self._keep_beating())
@@ -33,6 +35,7 @@ class LoopWatch:
     async def _keep_beating(self) -> None:
         while True:
             self._beat = time.monotonic()
+            self._blackbox.beat()
             await asyncio.sleep(BLOCKED_AFTER / 4)
 
     def _watch(self) -> None:
@@ -43,7 +46,7 @@ class LoopWatch:
                 reported = beat
                 frame = sys._current_frames().get(self._loop_thread)
                 stack = "".join(traceback.format_stack(frame, limit=8)) if frame is not None else ""
-                methods = ", ".join(self._methods()) or "no method"
+                methods = ", ".join(self._blackbox.methods()) or "no method"
                 log.warning(
                     "the event loop has been blocked for %.1f s by: %s; make the method `def` to run it in a thread\n%s",
                     time.monotonic() - beat,

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from actorhub.actor import actor, registry, spec_of
 from actorhub.address import new_id
+from actorhub.blackbox import InHand
 from actorhub.broker import Message
 from actorhub.control.actor import Control
 from actorhub.control.desks import SYSTEM, NodeDesk, SlotDesk, TaskDesk, WorkerDesk, system_ticket
@@ -29,17 +30,18 @@ from actorhub.dead import DeadLetters
 from actorhub.delay import Delays, Forwarder
 from actorhub.desk import Desk
 from actorhub.errors import ActorHubError, InvalidEnvelope, ObjectLost
+from actorhub.fates import Fates, TaskFates
 from actorhub.handle import Handle, ask, tell
 from actorhub.keeper import Keeper
 from actorhub.letter import DeadLetter
 from actorhub.objects.site import sweep
 from actorhub.objects.store import Store
 from actorhub.processes import Exit, Processes, WorkerProcess
-from actorhub.remembered import Remembered
 from actorhub.session import Session
 from actorhub.settings import Settings
 from actorhub.settle import publish
 from actorhub.task import tasks
+from actorhub.warden import Warden
 
 log = logging.getLogger(__name__)
 
@@ -75,8 +77,8 @@ class Node:
         self._queues: dict[str, None] = dict.fromkeys(
             self.session.names.task(settings.namespace, spec.options.queue) for spec in tasks.values()
         )
-        self._deaths: Remembered[str, int] = Remembered()  # of tasks in slots, by id
-        self._cancelled: Remembered[str, bool] = Remembered()
+        self.fates = Fates()
+        self._warden = Warden(self._processes, self.fates.cancelled, self._task_late)
         self._store: Store | None = None
         self._keeper: Keeper | None = None
         self._known = False
@@ -109,6 +111,7 @@ class Node:
         self.session.spawn_task(self._keep_reporting(), "actorhub-heartbeat")
         await self._until(lambda: self._known and all(worker.ready for worker in self._living("actors")))
         self.session.spawn_task(self._start_slots(), "actorhub-slots")
+        self.session.spawn_task(self._warden.watch(), "actorhub-warden")
 
     async def wait(self) -> None:
         loop = asyncio.get_running_loop()
@@ -179,9 +182,7 @@ class Node:
             await self._processes.start(worker_id or new_id(8), store=store, **more)
 
     async def _start_slot(self) -> None:
-        await self._start_worker(
-            kind="task", queues=list(self._queues), deaths=dict(self._deaths), cancelled=list(self._cancelled)
-        )
+        await self._start_worker(kind="task", queues=list(self._queues), fates=self.fates.all())
 
     async def start_worker(self, worker_id: str, actor_id: str) -> None:
         if self._processes.get(worker_id) is None:
@@ -213,7 +214,7 @@ class Node:
     def _worker_ended(self, end: Exit) -> None:
         if end.worker.config.kind == "task" and not end.meant:
             for running in end.in_hand:  # now: a slot that has got the task already may ask in the next moment
-                self.task_died(running.call, self._deaths.get(running.call, 0) + 1)
+                self.fates.died(running.call, self.fates.deaths.get(running.call, 0) + 1)
         self.session.spawn_task(self._replace(end), "actorhub-replace")
 
     async def _replace(self, end: Exit) -> None:
@@ -244,7 +245,7 @@ class Node:
         if not end.meant:
             log.error("%s", end.cause, extra={"in_hand": [call.method for call in end.in_hand]})
             for running in end.in_hand:
-                times = self._deaths.get(running.call, 1)
+                times = self.fates.deaths.get(running.call, 1)
                 self.session.broadcast(TaskDesk.task_died.__name__, {"call_id": running.call, "times": times})
             if end.worker.age < YOUNG and not end.worker.ready:
                 await asyncio.sleep(PAUSE)
@@ -276,14 +277,10 @@ class Node:
             letter = DeadLetter.malformed(queue, message, error)
             await DeadLetters(self.session, self.settings.namespace).keep(letter)
 
-    def cancel_task(self, call_id: str) -> None:
-        self._cancelled[call_id] = True
-
-    def task_died(self, call_id: str, times: int) -> None:
-        self._deaths[call_id] = max(times, self._deaths.get(call_id, 0))
-
-    def deaths(self, call_ids: list[str]) -> dict[str, int]:
-        return {call_id: self._deaths[call_id] for call_id in call_ids if call_id in self._deaths}
+    def _task_late(self, task: InHand) -> None:
+        """Whoever gets it next hears that it has failed, before its slot is killed."""
+        self.fates.was_late(task.call, task.attempt)
+        self.session.broadcast(TaskDesk.task_late.__name__, {"call_id": task.call, "attempt": task.attempt})
 
     # ---- reports
 
@@ -369,13 +366,16 @@ class _Desk(NodeDesk):
         await self._node.serve(queues)
 
     async def cancel_task(self, call_id: str) -> None:
-        self._node.cancel_task(call_id)
+        self._node.fates.cancel(call_id)
 
     async def task_died(self, call_id: str, times: int) -> None:
-        self._node.task_died(call_id, times)
+        self._node.fates.died(call_id, times)
 
-    async def deaths(self, call_ids: list[str]) -> dict[str, int]:
-        return self._node.deaths(call_ids)
+    async def task_late(self, call_id: str, attempt: int) -> None:
+        self._node.fates.was_late(call_id, attempt)
+
+    async def fates(self, call_ids: list[str]) -> TaskFates:
+        return self._node.fates.of(call_ids)
 
     async def report(self) -> None:
         await self._node.report_all()

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from actorhub import logs
 from actorhub.blackbox import BlackBox
+from actorhub.fates import TaskFates
 from actorhub.loopwatch import LoopWatch
 from actorhub.objects.site import remove_if_owner_is_gone
 from actorhub.settings import Settings
@@ -27,8 +28,7 @@ THREADS = 256  # for `def` methods; made when they are needed
 
 
 class WorkerConfig(BaseModel):
-    """What an agent tells a worker that it starts. For slots: the task queues, how often which tasks
-    have killed their workers, and which were cancelled."""
+    """What an agent tells a worker that it starts. For slots: the task queues, and what is known of single tasks."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -42,8 +42,7 @@ class WorkerConfig(BaseModel):
     actor_id: str | None = None
     """The only actor it is for, where that one is isolated."""
     queues: list[str] = Field(default_factory=list)
-    deaths: dict[str, int] = Field(default_factory=dict)
-    cancelled: list[str] = Field(default_factory=list)
+    fates: TaskFates = TaskFates()
 
 
 class Served(Protocol):
@@ -74,7 +73,7 @@ async def _serve(make: Callable[[], Served], config: WorkerConfig) -> None:
     if agent is not None:
         loop.add_reader(agent.sentinel, stop.set)
     served = make()
-    watch = LoopWatch(served.blackbox.methods)
+    watch = LoopWatch(served.blackbox)
     await served.start()
     await stop.wait()
     await served.stop()

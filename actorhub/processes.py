@@ -35,6 +35,7 @@ class WorkerProcess:
     ready: bool = False
     stopping: bool = False
     replaced: bool = False  # another has taken its place already
+    killed: bool = False  # by its agent, for a task
 
     @property
     def age(self) -> float:
@@ -47,7 +48,8 @@ class WorkerProcess:
 
 @dataclass(frozen=True)
 class Exit:
-    """How a worker process ended, and what it had in hand. `meant`: a slot that ended itself, and another takes its place."""
+    """How a worker process ended, and what it had in hand. `meant`: a slot that ended itself, or that its agent ended
+    for a task; another takes its place, and what else it had in hand is not to blame."""
 
     worker: WorkerProcess
     cause: str
@@ -107,7 +109,8 @@ class Processes:
         path = started.config.blackbox
         in_hand = blackbox.read(path)
         path.unlink(missing_ok=True)
-        self._on_exit(Exit(started, _cause(started), in_hand, meant=started.process.exitcode == taskworker.LEFT))
+        meant = started.killed or started.process.exitcode == taskworker.LEFT
+        self._on_exit(Exit(started, _cause(started), in_hand, meant))
 
     def terminate(self, worker_id: str) -> None:
         """Ask it to drain and end."""
@@ -115,6 +118,13 @@ class Processes:
         if found is not None:
             found.stopping = True
             found.process.terminate()
+
+    def kill(self, worker_id: str) -> None:
+        """End it at once."""
+        found = self._living.get(worker_id)
+        if found is not None:
+            found.killed = True
+            found.process.kill()
 
     async def stop(self, timeout: float) -> None:
         """Drain all of them; kill those that have not ended in `timeout` seconds."""

@@ -22,6 +22,7 @@ from actorhub.chunks import CONCURRENT, SPLIT_AFTER
 from actorhub.crew import Batch, Crew
 from actorhub.envelope import Parcel, decode
 from actorhub.errors import ActorHubError, BrokerUnavailable, CallCancelled, CallTimeout, InvalidEnvelope
+from actorhub.fates import TaskFates
 from actorhub.intake import Intake, Shift
 from actorhub.session import Session
 from actorhub.settle import Settling
@@ -34,8 +35,8 @@ HEARING = 1.0  # seconds for which the agent is waited for
 SETTLING = 2.0  # seconds that a slot which ends gives the broker to confirm what became of its tasks
 LEAVING = 5.0  # seconds after which a slot that is to leave does so, whatever the broker says
 
-Deaths = Callable[[list[str]], Awaitable[dict[str, int]]]
-"""Which of these tasks, by their keys, have killed workers of this node, and how often."""
+Ask = Callable[[list[str]], Awaitable[TaskFates]]
+"""What the agent knows of these tasks, by their keys."""
 
 
 class Slot:
@@ -43,13 +44,14 @@ class Slot:
     nobody hears of it."""
 
     def __init__(
-        self, session: Session, blackbox: BlackBox, node: str, *, deaths: Deaths, leave: Callable[[], None] | None
+        self, session: Session, blackbox: BlackBox, node: str, *, ask: Ask, leave: Callable[[], None] | None
     ) -> None:
         self.done = 0
         self._session = session
         self._admission = Admission(session.signer, node)
+        self.fates = self._admission.fates
         self._attempts = Attempts(session, blackbox, self._admission)
-        self._deaths = deaths
+        self._ask = ask
         self._leave = leave
         self._settling = Settling(session)
         self._intakes: dict[str, Intake] = {}
@@ -115,15 +117,11 @@ class Slot:
 
     def cancel(self, call_id: str) -> None:
         """Nobody waits for the task any more: it is not run, and is ended where it runs."""
-        self._admission.cancel(call_id)
+        self.fates.cancel(call_id)
         self._crew.cancel(call_id)
         for work, task in self._tasks.items():
             if work.key == call_id:
                 task.cancel()
-
-    def died(self, call_id: str, times: int) -> None:
-        """So many workers have died while they ran the task."""
-        self._admission.died(call_id, times)
 
     # ---- taking
 
@@ -154,10 +152,9 @@ class Slot:
         """Others had it in hand. The agent knows whether they died of it, a moment before everybody hears."""
         try:
             async with asyncio.timeout(HEARING):
-                for key, times in (await self._deaths([work.key for work in works])).items():
-                    self.died(key, times)
+                self.fates.learn(await self._ask([work.key for work in works]))
         except (TimeoutError, ActorHubError):
-            log.debug("the agent does not say of what its slots died", exc_info=True)
+            log.debug("the agent does not say what it knows of redelivered tasks", exc_info=True)
         if self._stopping and not shift.lost:
             delivery.reject(requeue=True)
             shift.acked()
@@ -178,7 +175,7 @@ class Slot:
         try:
             spec = self._admission.admit(work)
         except Exception as exc:
-            self._settling.fail(work, None, exc, 0.0)
+            self._settling.fail(work, self._admission.known(work), exc, 0.0)
             return
         if spec.signature.kind == "sync":
             batch.works.append(work)

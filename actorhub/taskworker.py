@@ -42,7 +42,7 @@ class TaskWorker:
             NodeDesk, Handle(self.session, system_ticket(names.node(config.node), NodeDesk), spec_of(NodeDesk))
         )
         leave = _leave if is_process else None
-        self.slot = Slot(self.session, self.blackbox, config.node, deaths=self._node.deaths, leave=leave)
+        self.slot = Slot(self.session, self.blackbox, config.node, ask=self._node.fates, leave=leave)
         queue = names.worker(config.worker)
         self._desk = Desk(self.session, queue, SlotDesk, lambda: _Desk(self.slot), exchange=names.tasks)
         self._is_process = is_process
@@ -50,10 +50,7 @@ class TaskWorker:
     async def start(self) -> None:
         await self.session.open()
         Depot.of(self.session).open(self.config.store, self.config.node)
-        for call_id, deaths in self.config.deaths.items():
-            self.slot.died(call_id, deaths)
-        for call_id in self.config.cancelled:
-            self.slot.cancel(call_id)
+        self.slot.fates.learn(self.config.fates)
         await self._desk.open()
         await self.slot.serve(self.config.queues)
         if self._is_process and (self.settings.recycle_tasks or self.settings.recycle_memory):
@@ -95,7 +92,10 @@ class _Desk(SlotDesk):
         self._slot.cancel(call_id)
 
     async def task_died(self, call_id: str, times: int) -> None:
-        self._slot.died(call_id, times)
+        self._slot.fates.died(call_id, times)
+
+    async def task_late(self, call_id: str, attempt: int) -> None:
+        self._slot.fates.was_late(call_id, attempt)
 
 
 def _leave() -> None:

@@ -4,6 +4,7 @@ have written into files, by the dead letters, and by the processes that there ar
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
 import os
 import pickle
@@ -750,6 +751,69 @@ async def test_a_slot_killed_under_tasks_that_wait_loses_none_and_blames_none(on
     assert runs(deaths) == {0: 3}
     assert all(runs(path)[number] >= 2 for number in range(1, 21))
     assert {letter.method for letter in await one_slot.dead()} == {f"{__name__}:die"}
+
+
+# ---- tasks that their slot cannot end
+
+
+@task(timeout=1.0, retry=Retry(attempts=2))
+def hold_the_interpreter(path: str, number: int) -> None:
+    note(path, number)
+    ctypes.PyDLL(None).sleep(120)  # PyDLL: in foreign code that does not let others run
+
+
+@task
+def hold_it_without_a_limit(path: str, number: int) -> None:
+    hold_the_interpreter(path, number)
+
+
+@task(timeout=1.0)
+async def hold_the_event_loop(path: str, number: int) -> None:
+    hold_it_by_sleep(path, number)
+
+
+def hold_it_by_sleep(path: str, number: int) -> None:
+    note(path, number)
+    time.sleep(120)
+
+
+@task(max_redeliveries=0)
+async def neighbour(path: str, number: int, gate: str) -> int:
+    return await child(path, number, gate)
+
+
+async def test_a_task_that_is_late_and_stops_its_slot_s_event_loop_is_ended_with_it(
+    one_slot: Hub, tmp_path: Path
+) -> None:
+    """Invariant: it has failed, is tried again only as its policy says, and what was beside it is not to blame."""
+    path, gate = tmp_path / "ran", tmp_path / "gate"
+    beside = one_slot.submit(neighbour, str(path), 1, str(gate))
+    await until(lambda: runs(path)[1] == 1)
+    for number, function in enumerate((hold_the_event_loop, hold_the_interpreter), 2):
+        with pytest.raises(CallTimeout, match="was ended with its slot"):
+            await one_slot.submit(function, str(path), number)
+    gate.touch()
+    assert await beside == 1
+    assert await one_slot.submit(plain, 4) == 4
+    ran = runs(path)
+    assert (ran[2], ran[3]) == (1, 2)
+    assert {letter.reason for letter in await until(lambda: letters(one_slot, 2))} == {"exception"}
+
+
+async def test_a_task_that_is_cancelled_and_holds_the_interpreter_is_ended_with_its_slot(
+    one_slot: Hub, tmp_path: Path
+) -> None:
+    """Invariant: it does not run again, and all that comes after it is done."""
+    path = tmp_path / "ran"
+    holding = one_slot.submit(hold_it_without_a_limit, str(path), 1)
+    await until(lambda: runs(path)[1] == 1)
+    [(_, pid)] = noted(path)
+    behind = [one_slot.submit(plain, number) for number in range(20)]
+    assert holding.cancel()
+    await until(lambda: not exists(pid))
+    assert await one_slot.get(behind) == list(range(20))
+    assert runs(path) == {1: 1}
+    assert await one_slot.dead() == []
 
 
 # ---- slots that are replaced

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 
 from actorhub.actor import Ticket, actor, class_name_of
 from actorhub.control.messages import BuryActor, Residency, StartActor
+from actorhub.fates import TaskFates
 
 SYSTEM = "$system"  # the namespace of what is not a user's actor
 
@@ -41,6 +42,10 @@ class TaskDesk(ABC):
     @abstractmethod
     async def task_died(self, call_id: str, times: int) -> None:
         """A worker died while it ran the task; `times`: the deaths that the one who says so knows of, this one included."""
+
+    @abstractmethod
+    async def task_late(self, call_id: str, attempt: int) -> None:
+        """This attempt at the task was late, and its slot was killed for that: it has failed, and is not made again."""
 
 
 @actor(concurrency=1000)
@@ -78,8 +83,8 @@ class NodeDesk(TaskDesk):
         """These task queues are there, and wait for slots."""
 
     @abstractmethod
-    async def deaths(self, call_ids: list[str]) -> dict[str, int]:
-        """Which of these tasks have killed workers, as far as this node knows, and how often."""
+    async def fates(self, call_ids: list[str]) -> TaskFates:
+        """What this node knows of these tasks."""
 
     @abstractmethod
     async def report(self) -> None:
