@@ -229,6 +229,15 @@ class Broker(ABC):
             BrokerUnavailable: it cannot be reached, or the connection was lost.
         """
 
+    @abstractmethod
+    async def end(self, queue: str) -> int:
+        """The offset that a stream's next message would have had while one looked, however fast it grows; 0 where there is
+        no such queue.
+
+        Raises:
+            BrokerUnavailable: it cannot be reached, or the connection was lost.
+        """
+
 
 def open_broker(url: str) -> Broker:
     """The adapter for the URL's scheme.

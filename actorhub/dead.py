@@ -78,7 +78,8 @@ class DeadLetters:
     # ---- reading
 
     async def read(self, limit: int = 100, after: int | None = None) -> list[DeadLetter]:
-        """The oldest letters, or the oldest of those behind the one with the id `after`. They stay where they are."""
+        """The oldest letters, or the oldest of those behind the one with the id `after`. They stay where they are. What is kept
+        while one reads is not among them."""
         letters: dict[int, DeadLetter] = {}
         async for offset, message in self._messages(0 if after is None else max(0, after + 1)):
             mark = Replayed.found(message)
@@ -111,12 +112,14 @@ class DeadLetters:
         )
 
     async def _messages(self, offset: int) -> AsyncIterator[tuple[int, Message]]:
-        """From this offset to the end, marks among them."""
-        while True:
-            page = await self._session.broker.peek(self.queue, limit=PAGE, offset=offset)
-            for found in page:
-                yield found
-            if len(page) < PAGE:
+        """From this offset to the end that the stream has now, marks among them: however fast letters come, reading ends."""
+        end = await self._session.broker.end(self.queue)
+        while offset < end:
+            page = await self._session.broker.peek(self.queue, limit=min(PAGE, end - offset), offset=offset)
+            for at, message in page:
+                if at < end:
+                    yield at, message
+            if not page:
                 return
             offset = page[-1][0] + 1
 
@@ -159,8 +162,8 @@ class DeadLetters:
         return letter.model_copy(update={"replayed": mark.time})
 
     async def purge(self) -> int:
-        """Drop all letters; returns how many there were. None that is being kept meanwhile is lost: it is either dropped
-        with the others, or in the new stream.
+        """Drop all letters; returns how many there were when it began. None that is being kept meanwhile is lost: it is either
+        dropped with the others, and not counted, or in the new stream.
 
         Raises:
             BrokerUnavailable: the connection was lost; look what is left.

@@ -386,7 +386,8 @@ class Hub(Tasks):
     # ---- dead letters
 
     async def dead(self, limit: int = 100, *, after: int | None = None) -> list[DeadLetter]:
-        """The oldest dead letters of the namespace, or the oldest behind the one with the id `after`. Reading removes none."""
+        """The oldest dead letters of the namespace, or the oldest behind the one with the id `after`. Reading removes none,
+        and ends where the letters end when it begins."""
         return await self._dead_letters().read(limit, after)
 
     async def dead_letter(self, id: int) -> DeadLetter:
@@ -408,7 +409,7 @@ class Hub(Tasks):
         return await self._dead_letters().replay(letter)
 
     async def purge_dead(self) -> int:
-        """Drop all dead letters of the namespace; returns how many there were. Ids begin anew.
+        """Drop all dead letters of the namespace; returns how many there were when it began. Ids begin anew.
 
         Raises:
             BrokerUnavailable: the connection was lost; look what is left.

@@ -7,6 +7,8 @@ import json
 import os
 import signal
 import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -423,36 +425,55 @@ async def test_a_purge_counts_the_letters_and_drops_marks_and_all(hub: Hub) -> N
     assert await till.sum() == 5
 
 
-async def test_no_letter_that_is_kept_during_a_purge_is_lost(hub: Hub) -> None:
-    """Invariant: of letters that are kept one after the other, a purge drops the first ones, and no other."""
-    stream = _stream(hub)
-    await stream.declare()
+@asynccontextmanager
+async def _keeping(hub: Hub, at_once: int) -> AsyncGenerator[Callable[[], int]]:
+    """Somebody else keeps letters without pause, numbered from 0 on. Gives how many the broker has."""
+    kept = 0
+    enough = asyncio.Event()
     async with Hub(settings=hub.settings) as other:
-        kept = 0
-        enough = asyncio.Event()
+        stream = _stream(other)
 
         async def keep_on() -> None:
             nonlocal kept
-            theirs = _stream(other)
             while not enough.is_set():
-                await theirs.keep(_letter(kept))
-                kept += 1
-                await asyncio.sleep(
-                    0.002
-                )  # a purge counts what it drops, and reads no faster than two thousand a second
+                await asyncio.gather(*(stream.keep(_letter(kept + number)) for number in range(at_once)))
+                kept += at_once
 
         keeping = asyncio.create_task(keep_on())
+        try:
+            yield lambda: kept
+        finally:
+            enough.set()
+            await keeping
+
+
+async def test_no_letter_that_is_kept_during_a_purge_is_lost(hub: Hub) -> None:
+    """Invariant: of letters that are kept one after the other, a purge drops the first ones, and no other."""
+    await _stream(hub).declare()
+    async with _keeping(hub, at_once=1) as kept:
         for _ in range(3):
-            at = kept
-            await until(lambda at=at: kept > at + 50)  # type: ignore[misc]
+            at = kept()
+            await until(lambda at=at: kept() > at + 50)  # type: ignore[misc]
             await hub.purge_dead()
-        at = kept
-        await until(lambda: kept > at + 50)
-        enough.set()
-        await keeping
+        at = kept()
+        await until(lambda: kept() > at + 50)
     numbers = sorted({int(letter.time) for letter in await hub.dead(limit=100_000)})
-    assert numbers == list(range(numbers[0], kept))
+    assert numbers == list(range(numbers[0], kept()))
     assert len(numbers) > 50
+
+
+async def test_reading_and_purging_end_while_letters_are_kept_without_pause(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Invariant: both go to the end that the stream has when they begin, however many letters come meanwhile."""
+    monkeypatch.setattr("actorhub.dead.PAGE", 50)
+    await _stream(hub).declare()
+    async with _keeping(hub, at_once=5) as kept, asyncio.timeout(40):
+        await until(lambda: kept() > 100)
+        before = kept()
+        assert await hub.purge_dead() >= before
+        letters = await until(lambda: hub.dead(limit=100_000))
+        assert [letter.id for letter in letters] == list(range(len(letters)))
 
 
 async def test_a_letter_that_is_larger_than_a_message_may_be_is_kept_without_its_body(

@@ -44,24 +44,31 @@ class RabbitMQ(Broker):
             return purged.message_count or 0
 
     async def peek(self, queue: str, *, limit: int = 100, offset: int = 0) -> list[tuple[int, Message]]:
-        link = await self.connect(name="actorhub peek", on_lost=lambda error: None, on_blocked=lambda reason: None)
+        return (await self._look(queue, limit, offset)).found
+
+    async def end(self, queue: str) -> int:
+        return (await self._look(queue, 0, 0)).end
+
+    async def _look(self, queue: str, limit: int, offset: int) -> _Look:
         look = _Look(limit, offset)
+        link = await self.connect(name="actorhub peek", on_lost=lambda error: None, on_blocked=lambda reason: None)
         try:
             await link.consume(queue, look.at_the_end, look.cut_off, prefetch=PREFETCH, offset="last")
-            await link.consume(queue, look.take, look.cut_off, prefetch=PREFETCH, offset=offset or "first")
+            if limit:
+                await link.consume(queue, look.take, look.cut_off, prefetch=PREFETCH, offset=offset or "first")
             asyncio.get_running_loop().call_later(QUIET, look.end_is_known)
             await look.finished
             if link.lost is not None:
                 raise link.lost
-            return look.found
         except ActorNotFound:
-            return []
+            pass  # nothing is found, and its end is its beginning
         finally:
             await link.close()
+        return look
 
 
 class _Look:
-    """One look into a stream, up to the message that is the last one at its beginning.
+    """One look into a stream, up to the message that is the last one at its beginning. One of limit 0 looks for the end alone.
 
     Nothing tells the offset of that message, but a reader that starts at `last` gets the last chunk of messages at once: the
     highest offset within QUIET seconds is the end, however fast the stream grows.
@@ -70,22 +77,23 @@ class _Look:
     def __init__(self, limit: int, offset: int) -> None:
         self.found: list[tuple[int, Message]] = []
         self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.end = 0  # behind the last message that has been seen
         self._limit = limit
         self._first = offset
-        self._reached = offset - 1
-        self._highest = -1
-        self._end: int | None = None
+        self._next = offset
+        self._end_is_known = False
         self._resolve = once(self.finished)
 
     def at_the_end(self, delivery: Delivery) -> None:
-        self._highest = max(self._highest, int(delivery.offset or 0))
+        if not self._end_is_known:
+            self.end = max(self.end, int(delivery.offset or 0) + 1)
         delivery.ack()
 
     def take(self, delivery: Delivery) -> None:
         at = int(delivery.offset or 0)
         if at >= self._first and len(self.found) < self._limit:
             self.found.append((at, delivery.message))
-            self._reached = at
+            self._next = at + 1
         delivery.ack()
         self._check()
 
@@ -94,9 +102,9 @@ class _Look:
         self._resolve(None)
 
     def end_is_known(self) -> None:
-        self._end = self._highest
+        self._end_is_known = True
         self._check()
 
     def _check(self) -> None:
-        if len(self.found) >= self._limit or (self._end is not None and self._reached >= self._end):
+        if len(self.found) >= self._limit or (self._end_is_known and self._next >= self.end):
             self._resolve(None)
