@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from actorhub.progress import Bar
 
 R = TypeVar("R")
+AT_ONCE = 8  # values that are brought from other nodes at the same time
 
 
 async def get_all(
@@ -45,7 +46,30 @@ async def get_all(
                 raise CallCancelled(f"{future.label} was cancelled")
             if future.done() and (error := future.exception()) is not None:
                 raise error
-        return [await (one if isinstance(one, Future) else fetch(one)) for one in wanted]
+        return await _values(wanted, fetch)
+
+
+async def _values(
+    wanted: Sequence[Future[Any] | ObjectRef[Any]], fetch: Callable[[ObjectRef[Any]], Awaitable[Any]]
+) -> list[Any]:
+    """In order, or the first failure. All futures are done; their results may have to be brought, as those of references."""
+    values: list[Any] = [None] * len(wanted)
+    left = iter(enumerate(wanted))
+
+    async def bring() -> None:
+        for place, one in left:
+            values[place] = await (one if isinstance(one, Future) else fetch(one))
+
+    if len(wanted) == 1:
+        await bring()
+        return values
+    bringing = [asyncio.ensure_future(bring()) for _ in range(min(AT_ONCE, len(wanted)))]
+    try:
+        await asyncio.gather(*bringing)
+    finally:
+        for task in bringing:
+            task.cancel()
+    return values
 
 
 async def wait_for(

@@ -70,6 +70,7 @@ class Tasks(ABC):
         """The value of a reference, the result of a task, or a list of them, in order.
 
         The arrays of an object are read-only views of memory that all processes of the machine share; copy one to change it.
+        Of a list, up to eight objects that are elsewhere are brought at once.
 
         Raises:
             the first failed task's exception, as soon as it fails; the others go on.

@@ -31,6 +31,7 @@ from actorhub.broker import Message, Queue
 from actorhub.control.messages import NodeInfo
 from actorhub.depot import Depot, Home
 from actorhub.envelope import Envelope
+from actorhub.gather import AT_ONCE, get_all
 from actorhub.keeper import Keeper, Leases
 from actorhub.objects.store import Store
 from actorhub.session import Session
@@ -264,17 +265,26 @@ class Site:
         self.keeper = Keeper(self.session, store, node)
         self.members: list[Session] = []
         self.transfers = 0
+        self.in_flight = self.most_in_flight = 0
+        self.gate = asyncio.Event()  # while it is clear, no transfer goes on
+        self.gate.set()
         self.on_chunk: Callable[[int], None] = lambda number: None
         self._chunks = self.keeper.chunks
         self.keeper.chunks = self._counted  # type: ignore[method-assign]
 
     async def _counted(self, object_id: str, offset: int, copy_at: str) -> AsyncIterator[Any]:
         self.transfers += 1
-        number = 0
-        async for chunk in self._chunks(object_id, offset, copy_at):
-            number += 1
-            self.on_chunk(number)
-            yield chunk
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            await self.gate.wait()
+            number = 0
+            async for chunk in self._chunks(object_id, offset, copy_at):
+                number += 1
+                self.on_chunk(number)
+                yield chunk
+        finally:
+            self.in_flight -= 1
 
     async def open(self) -> None:
         await self.session.open()
@@ -343,6 +353,33 @@ async def test_a_transfer_survives_lost_connections_on_both_sides(sites: Callabl
 
     one.on_chunk = cut
     assert np.array_equal(await reader.get(ref), np.arange(4_000_000))
+
+
+async def test_a_list_of_objects_comes_several_at_once_and_in_order(sites: Callable[..., Awaitable[Site]]) -> None:
+    one, two = await sites(), await sites()
+    writer, reader = await one.member(), await two.member()
+    refs = [await writer.put(number) for number in range(20)]
+    one.gate.clear()
+    getting = asyncio.create_task(get_all(refs, reader.get, None))
+    await until(lambda: one.in_flight == AT_ONCE)
+    one.gate.set()
+    assert await getting == list(range(20))
+    assert one.most_in_flight == AT_ONCE
+
+
+async def test_of_a_list_the_first_object_that_is_lost_is_told_at_once(sites: Callable[..., Awaitable[Site]]) -> None:
+    """Invariant: nobody waits for those before it, which go on coming."""
+    slow, quick, three = await sites(), await sites(), await sites()
+    reader = await three.member()
+    ref, freed = await (await slow.member()).put("slow"), await (await quick.member()).put("freed")
+    await reader.free(freed)
+    await until(lambda: not quick.store.ids())
+    slow.gate.clear()
+    with pytest.raises(ObjectLost, match=rf"object {freed.id} .* on {freed.node} is lost"):
+        await get_all([ref, freed], reader.get, None)
+    slow.gate.set()
+    assert await get_all([ref, ref], reader.get, None) == ["slow", "slow"]
+    assert slow.transfers == 1
 
 
 async def test_what_is_freed_is_freed_wherever_there_is_a_copy(sites: Callable[..., Awaitable[Site]]) -> None:
