@@ -213,12 +213,10 @@ class Queue:
 
     def _front(self) -> deque[Entry] | None:
         """Where the next message is: at the highest level; in a quorum queue each third turn is that of the older one."""
-        filled = [entries for level in self._levels if (entries := self._ready[level])]
-        if not filled:
-            return None
+        filled = (entries for level in self._levels if (entries := self._ready[level]))
         if self.arguments.kind == "quorum" and self._turn == TURNS - 1:
-            return min(filled, key=lambda entries: entries[0].position)
-        return filled[0]
+            return min(filled, key=lambda entries: entries[0].position, default=None)
+        return next(filled, None)
 
     def pop_expired(self, now: float) -> Iterator[Entry]:
         """Those at the head whose time is over."""
