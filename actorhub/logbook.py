@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from typing import Protocol
 
 from actorhub.broker import Consumer, Delivery, Link, Message, Outcome
@@ -33,8 +34,8 @@ class Listener(Protocol):
     def own(self, key: str) -> Commit | None:
         """The commit with this key that has been appended and not read back: it need not be decoded."""
 
-    def on_record(self, offset: int, record: Record, size: int) -> None:
-        """The journal goes on. What it raises ends the life."""
+    def on_record(self, offset: int, record: Record | None, size: int) -> None:
+        """The journal goes on; None: with a message that is no record. What it raises ends the life."""
 
     def on_broken(self, error: Exception) -> None:
         """It can be read or written no longer."""
@@ -44,16 +45,23 @@ class Logbook:
     """`me` is the owner's name, `mark` is unique. What is read goes into `past`; once the epoch counts, to the listener."""
 
     def __init__(self, session: Session, link: Link, queue: str, me: str, mark: str, listener: Listener) -> None:
-        self.past = Past(limit=min(KEPT_ANSWERS, link.max_message // SHARE))
         self._session = session
         self._link = link
         self._queue = queue
         self._listener = listener
-        self._succession = Succession(me, mark, self.past)
+        self._succession = Succession(me, mark, Past(limit=min(KEPT_ANSWERS, link.max_message // SHARE)))
         self._reader: Consumer | None = None
         self._reading = 0
+        self._arrived: deque[tuple[int, Record | None, int]] = deque()
+        self._looking: asyncio.Task[None] | None = None
+        self._looked_at = -1
         self._won: asyncio.Future[None] = session.loop.create_future()
         self._closed = False
+
+    @property
+    def past(self) -> Past:
+        """What has been read."""
+        return self._succession.past
 
     async def open(self) -> Past:
         """Returns what the journal says, as soon as it names this owner.
@@ -96,6 +104,14 @@ class Logbook:
             JournalLost: it is there no longer.
             BrokerUnavailable: the link was lost.
         """
+        at, body = await self._one_from(offset)
+        record = records.decode(body) if at == offset else None
+        if not isinstance(record, Commit):
+            raise JournalLost(f"{self._queue} has no commit at {offset} any more; give journals more room")
+        return record
+
+    async def _one_from(self, offset: int | str) -> tuple[int, bytes]:
+        """The first record from there on, and where it is."""
         found: asyncio.Future[tuple[int, bytes] | BrokerUnavailable] = self._session.loop.create_future()
         resolve = once(found)
         consumer = await self._link.consume(
@@ -111,11 +127,7 @@ class Logbook:
             await consumer.close()
         if isinstance(answer, BrokerUnavailable):
             raise answer
-        at, body = answer
-        record = records.decode(body) if at == offset else None
-        if not isinstance(record, Commit):
-            raise JournalLost(f"{self._queue} has no commit at {offset} any more; give journals more room")
-        return record
+        return answer
 
     # ---- reading
 
@@ -124,7 +136,6 @@ class Logbook:
             self.append(step.record)
             return
         former, self._reader = self._reader, None
-        self._reading += 1
         reading = self._reading
         if former is not None:
             await former.close()
@@ -147,22 +158,42 @@ class Logbook:
         if self._closed or reading != self._reading:
             return
         message, offset = delivery.message, delivery.offset or 0
-        size = len(message.body) + OVERHEAD
         record: Record | None = self._listener.own(message.message_id) if message.message_id else None
         try:
             if record is None:
                 record = records.decode(message.body)
         except InvalidRecord as exc:
             log.warning("a message in %s at offset %d is skipped: %s", self._queue, offset, exc)
+        self._arrived.append((offset, record, len(message.body) + OVERHEAD))
+        self._hand_on()
+
+    def _hand_on(self) -> None:
+        """What has arrived, in order, up to an offset that is missing and may be lost."""
+        while self._arrived and not self._closed and self._looking is None:
+            offset, record, size = self._arrived[0]
+            if self.past.end and self.past.end < offset != self._looked_at:
+                self._looking = self._session.spawn_task(self._look_at_hole(offset, self._reading), "actorhub-hole")
+                return
+            self._arrived.popleft()
+            try:
+                if self._succession.over:
+                    self._listener.on_record(offset, record, size)
+                else:
+                    self._on_former(offset, record, size)
+            except ActorHubError as exc:
+                self._break(exc)
+
+    async def _look_at_hole(self, offset: int, reading: int) -> None:
+        """RabbitMQ takes an offset for itself in each segment. While what comes before it is still there, nothing is lost."""
         try:
-            if not self._succession.over:
-                self._on_former(offset, record, size)
-            elif record is not None:
-                self._listener.on_record(offset, record, size)
-            else:
-                self.past.size += size
+            first, _ = await self._one_from("first")
         except ActorHubError as exc:
             self._break(exc)
+            return
+        if reading == self._reading and first < self.past.end:
+            self.past.end = offset
+        self._looking, self._looked_at = None, offset
+        self._hand_on()
 
     def _on_former(self, offset: int, record: Record | None, size: int) -> None:
         had_caught_up = self._succession.caught_up
@@ -173,6 +204,8 @@ class Logbook:
             if isinstance(step, Append):
                 self.append(step.record)
             else:
+                self._reading += 1  # now: what the former reading still brings is not this one's
+                self._arrived.clear()
                 self._session.spawn_task(self._begin_reading(step), "actorhub-journal")
         if self._succession.over and not self._won.done():
             self._won.set_result(None)

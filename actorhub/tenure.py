@@ -114,7 +114,6 @@ class Tenure:
         self._on_end = on_end
         self._me = f"{name}-{new_id(8)}"
         self._logbook = Logbook(session, link, journal, self._me, new_id(), self)
-        self._past = self._logbook.past
         self._owner: Owner[Work] | None = None
         self._residents = make_residents(self._load)
         self._changed: dict[str, None] = {}  # keys of instances that have handled something since the last commit
@@ -228,7 +227,11 @@ class Tenure:
     def on_broken(self, error: Exception) -> None:
         self._end(error)
 
-    def on_record(self, offset: int, record: Record, size: int) -> None:
+    @property
+    def _past(self) -> Past:
+        return self._logbook.past
+
+    def on_record(self, offset: int, record: Record | None, size: int) -> None:
         owner = self._owner
         if owner is None:  # the instance is being made
             self._past.read(offset, record, size)

@@ -29,7 +29,7 @@ DESTINATIONS = 10_000  # that are numbered under one name; then all numbers begi
 
 
 class Deposed(ActorHubError):
-    """Another owner has begun."""
+    """Another owner has begun, or may have."""
 
 
 class Verdict(Enum):
@@ -260,13 +260,18 @@ class Owner(Generic[W]):
         found = next((commit for commit, _, _ in self._appended.values()), None)
         return found if found is not None and found.key == key else None
 
-    def read(self, offset: int, record: Record, size: int = 0) -> Commit | None:
-        """The journal goes on with this. Returns the commit that it is, where that is one of this owner and counts: now what it
-        releases may be posted.
+    def read(self, offset: int, record: Record | None, size: int = 0) -> Commit | None:
+        """The journal goes on with this; None for a message that is no record. Returns the commit that it is, where that is one
+        of this owner and counts: now what it releases may be posted.
 
         Raises:
-            Deposed: another has taken over.
+            Deposed: another has taken over, or may have.
         """
+        if offset > self.past.end:
+            # retention has overtaken this reader, and an epoch may be gone
+            raise Deposed(
+                f"the journal goes on at {offset}, and {self.past.end} was never read: another may have taken over"
+            )
         counts = self.past.read(offset, record, size)
         validity = self.past.validity
         if (validity.epoch, validity.owner) != (self.epoch, self.me):

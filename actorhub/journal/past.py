@@ -41,7 +41,9 @@ class Past:
         self.unflushed: OrderedDict[int, tuple[Posting, ...]] = OrderedDict()
         """What commits released and nobody has said to be confirmed, by their numbers."""
         self.low = 0
-        """The offset from which a recovery can read; a reader that begins there says so here."""
+        """The offset from which a recovery can read; a reader that begins there says so by `anew`."""
+        self.end = 0
+        """The offset behind the last one that was read."""
         self.version = 0
         """The latest that a state in it has."""
         self.size = 0
@@ -50,9 +52,18 @@ class Past:
         self._limit = limit
         self._image = Place(0, 0)
 
-    def read(self, offset: int, record: Record, size: int = 0) -> bool:
-        """Whether it counts. `size`: its bytes."""
+    def anew(self, low: int) -> Past:
+        """Nothing was read yet, and reading begins at `low`."""
+        past = type(self)(limit=self._limit)
+        past.low = past.end = low
+        return past
+
+    def read(self, offset: int, record: Record | None, size: int = 0) -> bool:
+        """Whether it counts. None stands for a message that is no record. `size`: its bytes."""
+        self.end = offset + 1
         self.size += size
+        if record is None:
+            return False
         if offset == self.low and not self.validity.epoch and isinstance(record, Commit):
             self.validity.begin_at(record)
         if not self.validity.counts(record):
@@ -151,6 +162,6 @@ class Past:
 
 
 def lowest(records: Iterable[Record]) -> int:
-    """From where to read, by what some records say; 0 where none says it. The highest one counts: whoever wrote it had seen
-    that the commit there counts, and everything from there on is read."""
+    """From where to read, by what some records say; 0 where none says it. The highest one is right, even if its record does not
+    count: whoever wrote it had seen that the commit there counts, and everything from there on is read."""
     return max((record.low for record in records if isinstance(record, Epoch | Commit)), default=0)

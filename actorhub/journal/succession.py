@@ -43,15 +43,20 @@ class Succession:
     """Carry out `start`, then what each `read` returns, until `past` has this owner's epoch as the current one (`over`).
 
     `mark` is unique among all marks, `me` among all owners.
+
+    While this reads, retention may drop what is before somebody's newer image: then it begins again at that one. Offsets that
+    are missing are no proof of it, since RabbitMQ takes some for itself; but who reads anew from where the journal still
+    begins, and misses the same ones, has missed nothing.
     """
 
     def __init__(self, me: str, mark: str, past: Past) -> None:
         self.past = past
         self._me = me
         self._mark = Mark(id=mark)
-        self._tail: list[Record] = []
         self._phase = _Phase.TAIL
-        self._first: int | None = None
+        self._low = 0  # the highest that any record has named
+        self._begins: int | None = None  # the journal itself, where it begins behind what was asked for
+        self._holes: set[tuple[int, int]] = set()  # the offset that is missing, and the one that came instead
 
     @property
     def over(self) -> bool:
@@ -75,12 +80,9 @@ class Succession:
         """
         if self._phase is _Phase.TAIL:
             return self._read_tail(record)
-        if self._first is None:
-            self._first = offset
-            self._check_beginning(offset)
-        if record is None:
-            self.past.size += size
-        counts = record is not None and self.past.read(offset, record, size)
+        if offset > self.past.end and (self.past.end, offset) not in self._holes:
+            return self._miss(offset, record)
+        counts = self.past.read(offset, record, size)
         if self._phase is _Phase.READ and record == self._mark:
             self._phase = _Phase.EPOCH
             return [Append(Epoch(epoch=self.past.validity.epoch + 1, owner=self._me, low=self.past.low))]
@@ -94,16 +96,30 @@ class Succession:
     def _read_tail(self, record: Record | None) -> list[ReadFrom | Append]:
         """Only to find out from where to read. What says it may be far back: then everything is read."""
         if record is not None:
-            self._tail.append(record)
+            self._low = max(self._low, lowest([record]))
         if record != self._mark:
             return []
-        self.past.low = lowest(self._tail)
-        self._phase = _Phase.READ
-        return [ReadFrom(self.past.low)]
-
-    def _check_beginning(self, offset: int) -> None:
-        if offset > self.past.low:
+        if self._begins is not None and self._low < self._begins:
             raise JournalLost(
-                f"the journal begins at {offset}, and its state follows from {self.past.low} on: what is between is lost; "
+                f"the journal begins at {self._begins}, and its state follows from {self._low} on: what is between is lost; "
                 "give journals more room by `journal_retention`"
             )
+        return self._read_from_low()
+
+    def _read_from_low(self) -> list[ReadFrom | Append]:
+        self._phase = _Phase.READ
+        self.past = self.past.anew(self._low)
+        return [ReadFrom(self._low)]
+
+    def _miss(self, offset: int, record: Record | None) -> list[ReadFrom | Append]:
+        """What comes is not what comes next."""
+        if self._phase is _Phase.EPOCH:
+            raise Contested(
+                f"the journal goes on at {offset}, and {self.past.end} was never read: another may have taken over"
+            )
+        if self.past.end > self._low:
+            self._holes.add((self.past.end, offset))
+            return self._read_from_low()
+        self._phase = _Phase.TAIL
+        self._begins = offset
+        return self._read_tail(record)
