@@ -28,6 +28,7 @@ from actorhub.control.messages import ActorInfo, NodeInfo, QueueInfo
 from actorhub.errors import ActorHubError, HubClosed
 from actorhub.future import Future
 from actorhub.handle import RemoteMethod, ask, tell
+from actorhub.history import ActorState, HistoryEntry
 from actorhub.letter import DeadLetter
 from actorhub.object_ref import ObjectRef
 from actorhub.ref import residence
@@ -369,6 +370,16 @@ class Hub:
         """See `actorhub.Hub.nodes`."""
         hub, loop = self._ready()
         return loop.run(hub.nodes())
+
+    def history(self, actor: object, *, limit: int = 100) -> list[HistoryEntry]:
+        """See `actorhub.Hub.history`."""
+        hub, loop = self._ready()
+        return loop.run(hub.history(actor, limit=limit))
+
+    def state_at(self, actor: object, number: int | None = None) -> ActorState:
+        """See `actorhub.Hub.state_at`."""
+        hub, loop = self._ready()
+        return loop.run(hub.state_at(actor, number))
 
     def dead(self, limit: int = 100, *, after: int | None = None) -> list[DeadLetter]:
         """See `actorhub.Hub.dead`."""

@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 import sys
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Annotated, Any, NoReturn
@@ -21,6 +22,7 @@ from actorhub.benchmark import measure
 from actorhub.cluster import BrokerChoice
 from actorhub.control.messages import NodeInfo
 from actorhub.errors import ActorHubError
+from actorhub.history import ActorState, HistoryEntry
 from actorhub.hub import Hub
 from actorhub.letter import DeadLetter
 from actorhub.node import NodeConfig, run
@@ -41,6 +43,7 @@ console = Console()
 LETTER = typer.Argument(min=0, max=2**63 - 1, help="As `actorhub dead list` shows it.")
 NO_CONTROL = "control does not answer; is a node running? start one with `actorhub node MODULE`"
 READING = 300.0  # seconds that a look at the dead letters may take
+JOURNAL = 60.0  # and one at a journal
 SHOWN = 2000  # bytes of a body that is no envelope
 
 Url = Annotated[str | None, typer.Option(help="The broker; by default ACTORHUB_URL.")]
@@ -366,6 +369,48 @@ def dead_purge(
 def _dead(url: str | None, namespace: str | None, look: Callable[[Hub], Awaitable[Any]]) -> Any:
     late = f"the broker did not answer in {READING:.0f} s; does it have an alarm? see `rabbitmqctl status`"
     return _look(_settings(url, namespace), look, READING, late)
+
+
+@app.command()
+def history(
+    actor: Annotated[str, typer.Argument(help="A durable actor's name or id.")],
+    url: Url = None,
+    namespace: Namespace = None,
+    at: Annotated[int | None, typer.Option(min=1, help="The state after the commit of this number instead.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many; the last ones.")] = 100,
+    json_: Json = False,
+) -> None:
+    """What a durable actor has done: the records of its journal, one a line, those that do not count among them."""
+    settings, late = _settings(url, namespace), f"not read in {JOURNAL:.0f} s; where no node runs, give the actor's id"
+    if at is not None:
+        state: ActorState = _look(settings, lambda hub: hub.state_at(actor, at), JOURNAL, late)
+        _print_json(state.model_dump(mode="json") if json_ else state.value)
+        return
+    entries: list[HistoryEntry] = _look(settings, lambda hub: hub.history(actor, limit=limit), JOURNAL, late)
+    if json_:
+        _print_json(entries)
+        return
+    table = Table("commit", "epoch", "owner", "time", "methods", "answers", "tells", "dead", "state", "image", "")
+    for entry in entries:
+        counted = [str(count or "") for count in (entry.answers, entry.tells, entry.letters)]
+        table.add_row(
+            str(entry.number or ""),
+            str(entry.epoch or ""),
+            escape(entry.owner),
+            _moment(entry.time),
+            escape(_counted(entry.methods)),
+            *counted,
+            "" if entry.state_size is None else f"{entry.state_size:,}{' patch' if entry.patch else ''}",
+            "image" if entry.image else "",
+            ("takes over" if entry.kind == "epoch" else "")
+            if entry.verdict == "counts"
+            else f"{entry.verdict}: skipped",
+        )
+    console.print(table)
+
+
+def _counted(methods: tuple[str, ...]) -> str:
+    return ", ".join(f"{count} x {name}" if count > 1 else name for name, count in Counter(methods).items())
 
 
 def _moment(when: float | None) -> str:

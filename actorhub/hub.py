@@ -23,6 +23,7 @@ from actorhub.depot import Depot
 from actorhub.errors import ActorHubError, ActorNotFound, HubClosed
 from actorhub.grave import death
 from actorhub.handle import Handle, handle_ticket, remote_of
+from actorhub.history import ActorState, History, HistoryEntry
 from actorhub.letter import DeadLetter
 from actorhub.ref import residence
 from actorhub.session import Session
@@ -382,6 +383,38 @@ class Hub(Tasks):
     async def nodes(self) -> list[NodeInfo]:
         """The nodes of the cluster with their workers."""
         return await self._control_of(self._open_session()).nodes()
+
+    async def history(self, actor: object, *, limit: int = 100) -> list[HistoryEntry]:
+        """The last records of a durable actor's journal, in their order, by its handle, its name or its id. They stay there.
+
+        Raises:
+            ActorNotFound: there is no such durable actor.
+            ActorHubError: it is not durable.
+        """
+        return await (await self._history(actor)).read(limit)
+
+    async def state_at(self, actor: object, number: int | None = None) -> ActorState:
+        """A durable actor's state after the commit of this number, or the last one.
+
+        Raises:
+            ActorNotFound: there is no such durable actor.
+            ActorHubError: it is not durable, or its journal has no such commit.
+            UntrustedPayload, NotSerialisable: the state is a pickle that cannot be read here.
+        """
+        return await (await self._history(actor)).state(number)
+
+    async def _history(self, actor: object) -> History:
+        session, namespace = self._open_session(), self._options.namespace
+        if not isinstance(actor, str):
+            return History(session, handle_ticket(actor))
+        link, names = await session.live_link(), session.names
+        if await link.state(names.journal(namespace, actor)) is not None:  # an id: no node needs to run
+            queue = names.durable(namespace, actor)
+            return History(
+                session, Ticket(queue=queue, actor_id=actor, namespace=namespace, class_name="", durable=True)
+            )
+        plan = await self._control_of(session).find(namespace, actor)
+        return History(session, plan.ticket(names))
 
     # ---- dead letters
 
