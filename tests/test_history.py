@@ -217,9 +217,9 @@ def test_a_journal_whose_beginning_is_lost_is_read_from_the_first_image_that_is_
     whole = State(body=b"{}", size=2)
     journal: list[Record] = [
         Epoch(epoch=1, owner="a"),
-        Commit(epoch=1, owner="a", seq=1, state=whole),
-        Commit(epoch=1, owner="zombie", seq=2, state=whole, image=image),  # nobody says that it counts
-        Commit(epoch=1, owner="a", seq=2, state=whole, image=image),
+        Commit(epoch=1, owner="a", seq=1, states=(whole,)),
+        Commit(epoch=1, owner="zombie", seq=2, states=(whole,), image=image),  # nobody says that it counts
+        Commit(epoch=1, owner="a", seq=2, states=(whole,), image=image),
         Commit(epoch=1, owner="a", seq=3, low=3),
         Mark(id="m"),
         Epoch(epoch=2, owner="b", low=3),
