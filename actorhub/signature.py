@@ -1,51 +1,29 @@
 """A callable's annotations, as validators of its arguments and its result.
 
 Arguments travel as a JSON object of parameter names and values, by pydantic's rules; they are validated where they are
-sent and again where they arrive. Where an annotation is missing, `Any`, or a class that pydantic does not know, a value
-goes as JSON only if JSON gives back exactly the same; otherwise all arguments go as one signed pickle.
+sent and again where they arrive. Where JSON does not give a value back (`shape.py`), all arguments go as one signed pickle.
 
 As in pydantic, a subclass given for a model or dataclass travels as the annotated class, with its fields alone.
 """
 
 from __future__ import annotations
 
-import collections.abc
 import inspect
-import sys
-import typing
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any, Literal, NotRequired
+from typing import Any, Literal
 
 import pydantic_core
-from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
-from pydantic_core import CoreConfig, PydanticSerializationError, SchemaSerializer, SchemaValidator
-from typing_extensions import TypedDict
+from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError
 
-from actorhub.codec import Pickled, Signer, is_json_native
+from actorhub.codec import Pickled, Signer
 from actorhub.envelope import Codec
 from actorhub.errors import InvalidArguments, InvalidResult, NotSerialisable
+from actorhub.shape import Shape, hints_of, item_of, shape_of_arguments
 
 MethodKind = Literal["async", "sync", "async_generator", "sync_generator"]
 
-_CONFIG = ConfigDict(
-    arbitrary_types_allowed=True,
-    extra="forbid",
-    ser_json_bytes="base64",
-    val_json_bytes="base64",
-    ser_json_inf_nan="constants",
-    allow_inf_nan=True,
-)
-_CORE_CONFIG = CoreConfig(ser_json_bytes="base64", val_json_bytes="base64", ser_json_inf_nan="constants")
-_ITERABLES = (
-    collections.abc.AsyncIterator,
-    collections.abc.AsyncGenerator,
-    collections.abc.AsyncIterable,
-    collections.abc.Iterator,
-    collections.abc.Generator,
-    collections.abc.Iterable,
-)
-_typed_dict: Any = TypedDict  # made at run time, which type checkers do not follow
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
@@ -90,16 +68,16 @@ class Signature:
         InvalidArguments: they do not fit the parameters.
         NotSerialisable, UntrustedPayload: they fit, and cannot be sent.
         """
-        shape, opaque = self._arguments
+        whole, opaque = self._arguments
         try:
             given = self._bind(args, kwargs)
-            known = shape.validator.validate_python(given)
+            known = whole.validator.validate_python(given)
         except ValidationError as exc:
             raise self._invalid(exc) from exc
-        if opaque and not all(_fits_json(known[name], test) for name, test in opaque.items() if name in known):
+        if opaque and not all(shape.fits_json(known[name]) for name, shape in opaque.items() if name in known):
             return signer.dumps(known, self.label), Codec.PICKLE
         try:
-            return shape.serializer.to_json(known, warnings="error"), Codec.JSON
+            return whole.serializer.to_json(known, warnings="error"), Codec.JSON
         except PydanticSerializationError as exc:
             if signer.trusts:
                 return signer.dumps(known, self.label), Codec.PICKLE
@@ -227,16 +205,15 @@ class Signature:
         Raises:
             InvalidResult, NotSerialisable, UntrustedPayload.
         """
-        shape, test = self._result
         what = f"the result of {self.label}"
         known = self.accept_result(value)
         limit = limit if signer.trusts else None
         if limit is not None and isinstance(known, bytes | str) and len(known) > limit:
             return signer.pickled(known, what)
-        if test is not None and not _fits_json(known, test):
+        if not self._result.fits_json(known):
             return self._pickle_result(known, what, signer, limit)
         try:
-            payload = shape.serializer.to_json(known, warnings="error")
+            payload = self._result.serializer.to_json(known, warnings="error")
         except PydanticSerializationError as exc:
             if signer.trusts:
                 return self._pickle_result(known, what, signer, limit)
@@ -261,7 +238,7 @@ class Signature:
             value = signer.loads(payload)
             return value if codec is Codec.STORED else self.accept_result(value)
         try:
-            return self._result[0].validator.validate_json(payload)
+            return self._result.validator.validate_json(payload)
         except ValidationError as exc:
             raise InvalidResult(_report(f"the result of {self.label}", exc)) from exc
 
@@ -272,53 +249,28 @@ class Signature:
             InvalidResult: it does not fit.
         """
         try:
-            return self._result[0].validator.validate_python(value)
+            return self._result.validator.validate_python(value)
         except ValidationError as exc:
             raise InvalidResult(_report(f"the result of {self.label}", exc)) from exc
 
     def schema(self) -> dict[str, Any]:
         """The JSON schemas of `arguments` and `result`, for other languages."""
-        return {"arguments": self._arguments[0].adapter.json_schema(), "result": self._result[0].adapter.json_schema()}
+        return {"arguments": self._arguments[0].adapter.json_schema(), "result": self._result.adapter.json_schema()}
 
     # ---- compiled at first use
 
     @cached_property
     def _hints(self) -> dict[str, Any]:
-        function = self._function
-        try:
-            return typing.get_type_hints(function, include_extras=True)
-        except NameError:
-            # names of an enclosing function are in its closure, if anywhere
-            cells = inspect.getclosurevars(function).nonlocals if inspect.isfunction(function) else {}
-            names = {**vars(sys.modules[function.__module__]), **cells}
-            return {name: _evaluate(hint, names) for name, hint in getattr(function, "__annotations__", {}).items()}
+        return hints_of(self._function)
 
     @cached_property
-    def _arguments(self) -> tuple[Shape, dict[str, _Test]]:
-        fields: dict[str, Any] = {}
-        for parameter in self._parameters:
-            hint = self._hints.get(parameter.name, Any)
-            if parameter.kind is parameter.VAR_POSITIONAL:
-                fields[parameter.name] = NotRequired[list[hint]]  # type: ignore[valid-type]
-            elif parameter.kind is parameter.VAR_KEYWORD:
-                fields[parameter.name] = NotRequired[dict[str, hint]]  # type: ignore[valid-type]
-            elif parameter.default is not parameter.empty:
-                fields[parameter.name] = NotRequired[hint]
-            else:
-                fields[parameter.name] = hint
-        arguments = _typed_dict("Arguments", fields)
-        arguments.__pydantic_config__ = _CONFIG
-        tests: dict[str, _Test] = {
-            name: test for name, hint in fields.items() if (test := _opaque(_bare(hint))) is not None
-        }
-        return Shape(TypeAdapter(arguments)), tests
+    def _arguments(self) -> tuple[Shape, dict[str, Shape]]:
+        return shape_of_arguments(self._parameters, self._hints)
 
     @cached_property
-    def _result(self) -> tuple[Shape, _Test | None]:
+    def _result(self) -> Shape:
         hint = self._hints.get("return", Any)
-        if self.is_generator:
-            hint = (typing.get_args(hint) or (Any,))[0] if typing.get_origin(hint) in _ITERABLES else Any
-        return _shape(hint), _opaque(hint)
+        return Shape.of(item_of(hint) if self.is_generator else hint)
 
 
 class Untyped(Signature):
@@ -332,72 +284,6 @@ class Untyped(Signature):
 
     def pack(self, args: tuple[Any, ...], kwargs: dict[str, Any], signer: Signer) -> tuple[bytes, Codec]:
         return pydantic_core.to_json(kwargs), Codec.JSON
-
-
-def _opaque(hint: Any) -> _Test | None:
-    """None where every value of the annotation fits JSON."""
-    shape = _shape(hint)
-    schema: Any = shape.schema
-    if schema.get("type") in ("any", "is-instance"):
-        return "native"
-    return shape if _has_opaque_part(schema, set()) else None
-
-
-def _has_opaque_part(schema: Any, seen: set[int]) -> bool:
-    if id(schema) in seen:
-        return False
-    seen.add(id(schema))
-    if isinstance(schema, dict):
-        if schema.get("type") in ("any", "is-instance", "is-subclass", "callable") and "serialization" not in schema:
-            return True
-        return any(_has_opaque_part(part, seen) for name, part in schema.items() if name not in ("metadata", "config"))
-    return isinstance(schema, list | tuple) and any(_has_opaque_part(part, seen) for part in schema)
-
-
-def _fits_json(value: Any, test: _Test) -> bool:
-    if test == "native" or is_json_native(value):
-        return is_json_native(value)
-    try:
-        return bool(test.validator.validate_json(test.serializer.to_json(value, warnings="error")) == value)
-    except Exception:
-        return False
-
-
-class Shape:
-    """An annotation's validator and serialiser. Models and dataclasses keep to their own configuration; all else goes by ours,
-    under which every value comes back: bytes as base64, infinities by name."""
-
-    def __init__(self, adapter: TypeAdapter[Any]) -> None:
-        self.adapter = adapter
-        self.schema = adapter.core_schema
-        self.validator = SchemaValidator(self.schema, _CORE_CONFIG)
-        self.serializer = SchemaSerializer(self.schema, _CORE_CONFIG)
-
-
-_Test = Shape | Literal["native"]
-"""How to find out whether a value of an opaque annotation fits JSON: it is native, or comes back equal."""
-
-
-def _shape(hint: Any) -> Shape:
-    try:
-        return Shape(TypeAdapter(hint, config=_CONFIG))
-    except PydanticUserError as exc:
-        if exc.code != "type-adapter-config-unused":
-            raise
-        return Shape(TypeAdapter(hint))  # models, dataclasses and typed dictionaries bring their own
-
-
-def _bare(hint: Any) -> Any:
-    return typing.get_args(hint)[0] if typing.get_origin(hint) is NotRequired else hint
-
-
-def _evaluate(hint: Any, names: dict[str, Any]) -> Any:
-    if not isinstance(hint, str):
-        return hint
-    try:
-        return eval(hint, names)
-    except NameError:
-        return Any
 
 
 def _kind(function: Callable[..., Any]) -> MethodKind:
