@@ -35,16 +35,8 @@ from actorhub.work import Answer, Receipt, Work
 log = logging.getLogger(__name__)
 
 PAUSE = 0.1  # seconds before what the broker could not take is tried again
-_HOPELESS = (
-    CallCancelled,
-    InvalidArguments,
-    InvalidResult,
-    NotSerialisable,
-    PayloadTooLarge,
-    TaskNotFound,
-    UntrustedPayload,
-    WorkerDied,
-)  # trying again changes nothing
+_INVALID = (InvalidArguments, InvalidResult, NotSerialisable, PayloadTooLarge, TaskNotFound, UntrustedPayload)
+_HOPELESS = (*_INVALID, CallCancelled, WorkerDied)  # trying again changes nothing
 
 
 class Settling:
@@ -216,8 +208,6 @@ def _said(envelope: Envelope) -> tuple[str, int]:
 def _reason(error: BaseException) -> Reason:
     if isinstance(error, WorkerDied):
         return "poison"
-    if isinstance(
-        error, InvalidArguments | InvalidResult | NotSerialisable | PayloadTooLarge | TaskNotFound | UntrustedPayload
-    ):
+    if isinstance(error, _INVALID):
         return "invalid"
     return "exception"
