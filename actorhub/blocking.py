@@ -26,6 +26,7 @@ from actorhub.connection import OnRetry
 from actorhub.context import surroundings
 from actorhub.control.messages import ActorInfo, NodeInfo, QueueInfo
 from actorhub.errors import ActorHubError, HubClosed
+from actorhub.explanation import Explanation
 from actorhub.future import Future
 from actorhub.handle import RemoteMethod, ask, tell
 from actorhub.history import ActorState, HistoryEntry
@@ -370,6 +371,11 @@ class Hub:
         """See `actorhub.Hub.nodes`."""
         hub, loop = self._ready()
         return loop.run(hub.nodes())
+
+    def explain(self, what: object) -> Explanation:
+        """See `actorhub.Hub.explain`. Of a call that was sent by `send`, give what that returned."""
+        hub, loop = self._ready()
+        return loop.run(hub.explain(what._call if isinstance(what, SentCall) else what))
 
     def history(self, actor: object, *, limit: int = 100) -> list[HistoryEntry]:
         """See `actorhub.Hub.history`."""

@@ -45,6 +45,8 @@ TURN = 0.01  # seconds that calls which never wait may hold the event loop
 class _Running:
     task: asyncio.Task[Any]
     handling: Handling
+    method: str
+    began: float
     cancelled: bool = False
     inside: bool = False  # the method itself runs: what it raises is its own, whatever the type
 
@@ -122,6 +124,17 @@ class Cell:
     def busy(self) -> bool:
         return bool(self._running or self._waiting)
 
+    @property
+    def running(self) -> list[tuple[str, float]]:
+        """The methods that run, each with the seconds since it began."""
+        now = time.monotonic()
+        return [(running.method, now - running.began) for running in self._running.values()]
+
+    @property
+    def waiting(self) -> int:
+        """Calls that have not begun."""
+        return len(self._waiting)
+
     # ---- taking
 
     def offer(self, work: Work) -> None:
@@ -197,7 +210,7 @@ class Cell:
         task = asyncio.current_task()
         assert task is not None
         handling = Handling(self.actor_id, envelope.id, work.effects)
-        running = self._running[envelope.id] = _Running(task, handling)
+        running = self._running[envelope.id] = _Running(task, handling, envelope.method, time.monotonic())
         hops = (*envelope.chain, Hop(actor=self.actor_id, call=envelope.id))
         token = surroundings.set(Surroundings(envelope.deadline, hops, False, handling))
         slot = self._blackbox.enter(self.actor_id, envelope.id, envelope.method) if self._blackbox else -1

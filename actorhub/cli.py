@@ -22,6 +22,7 @@ from actorhub.benchmark import measure
 from actorhub.cluster import BrokerChoice
 from actorhub.control.messages import NodeInfo
 from actorhub.errors import ActorHubError
+from actorhub.explanation import Explanation
 from actorhub.history import ActorState, HistoryEntry
 from actorhub.hub import Hub
 from actorhub.letter import DeadLetter
@@ -369,6 +370,21 @@ def dead_purge(
 def _dead(url: str | None, namespace: str | None, look: Callable[[Hub], Awaitable[Any]]) -> Any:
     late = f"the broker did not answer in {READING:.0f} s; does it have an alarm? see `rabbitmqctl status`"
     return _look(_settings(url, namespace), look, READING, late)
+
+
+@app.command()
+def explain(
+    actor: Annotated[str, typer.Argument(help="An actor's name or id.")],
+    url: Url = None,
+    namespace: Namespace = None,
+    json_: Json = False,
+) -> None:
+    """Why an actor does not answer: where it is, what it does, what waits for it."""
+    explanation: Explanation = _look(_settings(url, namespace), lambda hub: hub.explain(actor), JOURNAL)
+    if json_:
+        _print_json(explanation.model_dump(mode="json"))
+    else:
+        console.print(explanation.text, highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()

@@ -21,6 +21,7 @@ from actorhub.control.messages import ActorInfo, ActorPlan, NodeInfo, QueueInfo,
 from actorhub.dead import DeadLetters
 from actorhub.depot import Depot
 from actorhub.errors import ActorHubError, ActorNotFound, HubClosed
+from actorhub.explanation import Explainer, Explanation
 from actorhub.grave import death
 from actorhub.handle import Handle, handle_ticket, remote_of
 from actorhub.history import ActorState, History, HistoryEntry
@@ -402,6 +403,13 @@ class Hub(Tasks):
             UntrustedPayload, NotSerialisable: the state is a pickle that cannot be read here.
         """
         return await (await self._history(actor)).state(number)
+
+    async def explain(self, what: object) -> Explanation:
+        """Why it waits: an actor, by its handle, its name or its id; a call or a task, by what its answer is awaited on.
+
+        Print its `text`. It answers though no node runs, or the actor does not exist."""
+        session = self._open_session()
+        return await Explainer(session, self._control_of(session), self._options.namespace).explain(what)
 
     async def _history(self, actor: object) -> History:
         session, namespace = self._open_session(), self._options.namespace

@@ -101,6 +101,10 @@ class Replies:
             if self._deadlines[0][2] is pending:
                 self._set_timer()
 
+    def find(self, answer: object) -> Pending | None:
+        """The call that waits for this answer."""
+        return next((pending for pending in self._pending.values() if pending.answer is answer), None)
+
     def receive(self, envelope: Envelope, payload: bytes) -> None:
         """An item, a result or a failure. One that nobody waits for (any more) is dropped."""
         pending = self._pending.get(envelope.call)

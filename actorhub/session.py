@@ -291,6 +291,10 @@ class Session:
         self._replies.expect(pending, fields)
         return pending
 
+    def pending(self, answer: object) -> Pending | None:
+        """The call that waits for this answer."""
+        return self._replies.find(answer)
+
     def next_id(self) -> str:
         return f"{self.id}-{next(self._counter)}"
 

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, cast
+from weakref import WeakValueDictionary
 
 from actorhub.actor import ActorSpec, actor, registry, spec_of
 from actorhub.blackbox import BlackBox
@@ -23,6 +24,7 @@ from actorhub.control.messages import (
     ActorStopped,
     Buried,
     BuryActor,
+    Doing,
     Notice,
     Residency,
     StartActor,
@@ -81,6 +83,7 @@ class Worker:
         self.hosted: dict[str, Hosted] = {}
         self.blackbox = BlackBox(config.blackbox)
         self.session.make_mailbox = functools.partial(make_mailbox, self.session)
+        self._cells: WeakValueDictionary[str, Cell] = WeakValueDictionary()  # the last one of each actor
         self._stopped: dict[str, int] = {}
         self._starting: dict[str, Starting] = {}
         self._desk = Desk(self.session, self.session.names.worker(config.worker), WorkerDesk, lambda: _Desk(self))
@@ -208,7 +211,9 @@ class Worker:
         def make_cell(key: str, create: Callable[[], Any]) -> Cell:
             handle = Handle(session, ticket.of(key), spec)
             on_failed = functools.partial(self._failed, order)
-            return Cell(session, handle, spec, create, blackbox=self.blackbox, on_failed=on_failed)
+            cell = Cell(session, handle, spec, create, blackbox=self.blackbox, on_failed=on_failed)
+            self._cells[plan.actor_id] = cell
+            return cell
 
         if plan.options.durable:
             durable = DurableMailbox(
@@ -294,6 +299,12 @@ class Worker:
         starting = [each.residency for each in self._starting.values()]
         return [*(hosted.residency for hosted in self.hosted.values()), *starting]
 
+    def doing(self, actor_id: str) -> Doing | None:
+        cell = self._cells.get(actor_id)
+        if cell is None or actor_id not in self.hosted:
+            return None
+        return Doing(running=cell.running, waiting=cell.waiting)
+
 
 @actor(concurrency=10_000)
 class _Desk(WorkerDesk):
@@ -311,6 +322,9 @@ class _Desk(WorkerDesk):
 
     async def inventory(self) -> list[Residency]:
         return self._worker.inventory()
+
+    async def doing(self, actor_id: str) -> Doing | None:
+        return self._worker.doing(actor_id)
 
 
 def _explain(error: BaseException) -> str:

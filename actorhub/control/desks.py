@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 from actorhub.actor import Ticket, actor, class_name_of
-from actorhub.control.messages import BuryActor, Residency, StartActor
+from actorhub.control.messages import BuryActor, Doing, Residency, StartActor
 from actorhub.fates import TaskFates
 
 SYSTEM = "$system"  # the namespace of what is not a user's actor
@@ -30,6 +30,10 @@ class WorkerDesk(ABC):
     @abstractmethod
     async def inventory(self) -> list[Residency]:
         """What runs here."""
+
+    @abstractmethod
+    async def doing(self, actor_id: str) -> Doing | None:
+        """What the actor's instance here has in hand; None where there is none."""
 
 
 class TaskDesk(ABC):

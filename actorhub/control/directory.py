@@ -43,6 +43,7 @@ class Actor:
             restarts=self.restarts,
             last_error=self.last_error,
             died_at_birth=self.died_at_birth,
+            durable=plan.options.durable,
         )
 
 

@@ -73,7 +73,8 @@ class Residency(_Model):
 
 
 class ActorInfo(_Model):
-    """An actor, for people. `incarnation` counts its starts; `died_at_birth`: its constructor raised."""
+    """An actor, for people. `died_at_birth`: its constructor raised. `waits_for`: what there is not that it needs to run; only
+    `Control.describe` says it."""
 
     id: str
     name: str | None
@@ -85,6 +86,16 @@ class ActorInfo(_Model):
     restarts: int
     last_error: str | None
     died_at_birth: bool = False
+    durable: bool = False
+    waits_for: str = ""
+
+
+class Doing(_Model):
+    """What an actor's instance has in hand: the methods that run, each with the seconds since it began, and how many messages
+    wait behind them in its worker."""
+
+    running: list[tuple[str, float]]
+    waiting: int
 
 
 class WorkerInfo(_Model):

@@ -120,5 +120,21 @@ def infeasible(nodes: Iterable[Node], plan: ActorPlan) -> str | None:
     return f"{what} asks for resources {plan.options.resources}; the most that any node has: {best}"
 
 
+def waits_for(nodes: Iterable[Node], plan: ActorPlan) -> str:
+    """What there is not that the actor needs to run."""
+    there = list(nodes)
+    reason = infeasible(there, plan)
+    if reason is not None:
+        return reason
+    able = [node for node in there if may_run(node, plan)]
+    staying = [node for node in able if not node.leaving]
+    if not staying:
+        return f"the nodes that could run it are leaving: {', '.join(node.id for node in able)}" if able else "a node"
+    if not any(has_room(node, plan) for node in staying):
+        free = {node.id: {name: node.free(name) for name in plan.options.resources} for node in staying}
+        return f"it asks for resources {plan.options.resources}, and free are: {free}"
+    return f"a worker process on {', '.join(node.id for node in staying)}"
+
+
 def _knows(node: Node, plan: ActorPlan) -> bool:
     return plan.class_name in node.classes or ANY_CLASS in node.classes

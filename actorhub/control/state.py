@@ -128,8 +128,11 @@ class ControlState:
         return found.plan if found is not None else None
 
     def describe(self, actor_id: str) -> ActorInfo | None:
+        """With what it waits for, where it waits for a place."""
         found = self._directory.get(actor_id)
-        return found.info if found is not None else None
+        if found is None or actor_id not in self._pending:
+            return found.info if found is not None else None
+        return found.info.model_copy(update={"waits_for": placement.waits_for(self._nodes.values(), found.plan)})
 
     def actors(self, namespace: str | None = None) -> list[ActorInfo]:
         return [a.info for a in self._directory.all() if namespace is None or a.plan.namespace == namespace]

@@ -1,0 +1,225 @@
+"""Why something waits: what control, the broker, the worker and the journal say of it, in words."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import TypeVar, cast
+
+from pydantic import BaseModel, ConfigDict
+
+from actorhub.actor import Ticket, spec_of
+from actorhub.address import actor_of
+from actorhub.broker import QueueState
+from actorhub.call import Call
+from actorhub.control.actor import Control
+from actorhub.control.desks import WorkerDesk, system_ticket
+from actorhub.control.messages import ActorInfo, Doing
+from actorhub.errors import ActorHubError, ActorNotFound
+from actorhub.future import Future
+from actorhub.handle import Handle, handle_ticket
+from actorhub.history import History, HistoryEntry
+from actorhub.outbox import Outbox
+from actorhub.session import Session
+from actorhub.taskbox import TaskBox
+
+T = TypeVar("T")
+
+PATIENCE = 3.0  # seconds in which control answers, or a worker
+
+
+class Explanation(BaseModel):
+    """Why an actor, a call or a task waits; `text` says it in sentences, one a line. What is not known is None.
+
+    `actor`: what control says of it. `waiting` and `consumers`: of its queue, the messages that nobody has taken, and how many
+    take from it. `doing`: what its worker says of it. `blocked`: why the broker takes no messages. Of a durable actor: the last
+    epoch and the last commit of its journal."""
+
+    model_config = ConfigDict(frozen=True)
+
+    text: str
+    actor: ActorInfo | None = None
+    waiting: int | None = None
+    consumers: int | None = None
+    doing: Doing | None = None
+    blocked: str | None = None
+    epoch: HistoryEntry | None = None
+    commit: HistoryEntry | None = None
+
+
+class Explainer:
+    def __init__(self, session: Session, control: Control, namespace: str) -> None:
+        self._session = session
+        self._control = control
+        self._namespace = namespace
+
+    async def explain(self, what: object) -> Explanation:
+        """Raises:
+        TypeError: it is neither an actor's handle or name, nor a call or a task.
+        """
+        if self._session.link is None:
+            return self._told(["This process has no connection to the broker, and tries to get one."])
+        if isinstance(what, Future):
+            return await self._call(what.settled, what.label)
+        if isinstance(what, Call):
+            return await self._call(what)
+        if isinstance(what, str):
+            return await self._word(what)
+        if not isinstance(what, Handle):
+            raise TypeError(f"{what!r} is no actor's handle or name, and no call or task; nothing is known of it")
+        ticket = handle_ticket(what)
+        return await self._actor(ticket, f"{ticket.class_name} {ticket.name or ticket.actor_id}")
+
+    # ---- actors
+
+    async def _word(self, word: str) -> Explanation:
+        try:
+            info = await self._ask(lambda: self._control.describe(word))
+            if info is None:
+                plan = await self._ask(lambda: self._control.find(self._namespace, word))
+                return await self._actor(plan.ticket(self._session.names), f"{plan.class_name} {word}")
+        except ActorNotFound as exc:
+            return self._told([f"{exc}."])
+        except TimeoutError:
+            return self._told([_SILENT])
+        names, of = self._session.names, info.namespace
+        queue = names.durable(of, word) if info.durable else names.actor(of, word)
+        ticket = Ticket(queue=queue, actor_id=word, namespace=of, class_name=info.class_name, durable=info.durable)
+        return await self._actor(ticket, f"{info.class_name} {info.name or word}")
+
+    async def _actor(self, ticket: Ticket, who: str) -> Explanation:
+        info: ActorInfo | None = None
+        try:
+            info = await self._ask(lambda: self._control.describe(ticket.actor_id))
+            said = [_state(who, info)]
+        except (TimeoutError, ActorNotFound):
+            said = [_SILENT]
+        queue = await self._queue(ticket.queue)
+        said += self._of_queue(queue, info)
+        doing: Doing | None = None
+        if info is not None and info.state == "running" and info.worker is not None and queue is not None:
+            doing, words = await self._doing(info.worker, ticket.actor_id)
+            said += words
+        epoch: HistoryEntry | None = None
+        commit: HistoryEntry | None = None
+        if ticket.durable and queue is not None:
+            try:
+                epoch, commit = await History(self._session, ticket).owner()
+                said.append(_ownership(epoch, commit))
+            except ActorHubError as exc:
+                said.append(f"Its journal cannot be read: {exc}.")
+        found = self._told(said)
+        changes = {"actor": info, "doing": doing, "epoch": epoch, "commit": commit}
+        counts = {"waiting": queue.messages, "consumers": queue.consumers} if queue is not None else {}
+        return found.model_copy(update={**changes, **counts})
+
+    def _of_queue(self, queue: QueueState | None, info: ActorInfo | None) -> list[str]:
+        if queue is None:
+            return ["Its queue is not there."] if info is not None and info.state != "dead" else []
+        waits = f"{_many(queue.messages, 'message waits', 'messages wait')} in its queue"
+        if queue.consumers:
+            return [f"{waits}."]
+        gone = ", though it should run" if info is not None and info.state == "running" else ""
+        limit = self._session.settings.node_timeout
+        hint = f": is its node gone? after {limit:g} s of silence it starts elsewhere" if gone else ""
+        return [f"{waits}, and nobody takes them{gone}{hint}."]
+
+    async def _doing(self, worker: str, actor_id: str) -> tuple[Doing | None, list[str]]:
+        ticket = system_ticket(self._session.names.worker(worker), WorkerDesk)
+        desk = cast(WorkerDesk, Handle(self._session, ticket, spec_of(WorkerDesk)))
+        try:
+            doing = await self._ask(lambda: desk.doing(actor_id))
+        except (TimeoutError, ActorHubError):
+            why = "its process is gone, or a method that does not await blocks its event loop (its log names it)"
+            return None, [f"Its worker does not answer: {why}."]
+        if doing is None:
+            return None, []
+        if not doing.running and not doing.waiting:
+            return doing, ["It has nothing in hand."]
+        running = ", ".join(f"{method} for {seconds:.1f} s" for method, seconds in doing.running) or "nothing yet"
+        behind = f"; {_many(doing.waiting, 'message waits', 'messages wait')} behind that" if doing.waiting else ""
+        return doing, [f"It handles {running}{behind}."]
+
+    # ---- calls and tasks
+
+    async def _call(self, call: asyncio.Future[object], label: str = "") -> Explanation:
+        pending = self._session.pending(call)
+        label = label or (pending.signature.label if pending is not None else "the call")
+        if call.done():
+            how = (
+                "was cancelled" if call.cancelled() else "failed" if call.exception() is not None else "has its answer"
+            )
+            return self._told([f"{label} {how}."])
+        if pending is None:
+            return self._told([f"{label} has not been sent: it waits for the results that it takes."])
+        sent = pending.outgoing is not None and pending.outgoing.envelope is not None
+        said = f"{label} has no answer yet." if sent else f"{label} has not left this process yet."
+        way = pending.outbox
+        if isinstance(way, TaskBox):
+            state = await self._queue(way.queue)
+            waiting, slots = (state.messages, state.consumers) if state is not None else (0, 0)
+            tasks = f"{_many(waiting, 'message', 'messages')} of tasks in {way.queue} that no slot has taken"
+            taking = _many(slots, "slot takes", "slots take") if slots else "no slot takes"
+            where = f"There {'is' if waiting == 1 else 'are'} {tasks}, and {taking} from it."
+            return self._told([said, where]).model_copy(update={"waiting": waiting, "consumers": slots})
+        actor_id = actor_of(way.queue) if isinstance(way, Outbox) else ""
+        if not isinstance(way, Outbox) or not actor_id:
+            return self._told([said])
+        names = self._session.names
+        of = names.namespace_of(way.queue)
+        durable = way.queue == names.durable(of, actor_id)
+        ticket = Ticket(queue=way.queue, actor_id=actor_id, namespace=of, class_name="", durable=durable)
+        found = await self._actor(ticket, actor_id)
+        return found.model_copy(update={"text": f"{said}\n{found.text}"})
+
+    # ---- asking
+
+    async def _ask(self, call: Callable[[], Awaitable[T]]) -> T:
+        async with asyncio.timeout(PATIENCE):
+            return await call()
+
+    async def _queue(self, queue: str) -> QueueState | None:
+        async with asyncio.timeout(PATIENCE):
+            return await (await self._session.live_link()).state(queue)
+
+    def _told(self, said: list[str]) -> Explanation:
+        blocked = self._session.blocked
+        if blocked is not None:
+            said = [f"The broker takes no messages: {blocked}.", *said]
+        return Explanation(text="\n".join(said), blocked=blocked)
+
+
+_SILENT = "Control does not answer: does a node run? start one with `actorhub node MODULE`."
+
+
+def _state(who: str, info: ActorInfo | None) -> str:
+    if info is None:
+        return f"There is no actor {who} (any more)."
+    error = (info.last_error or "").strip().splitlines()
+    cause = error[-1] if error else ""
+    if info.state == "dead":
+        return f"{who} is dead: {cause}."
+    waits = f" It waits for a place: {info.waits_for}." if info.waits_for else ""
+    where = f" on worker {info.worker} of node {info.node}" if info.worker is not None else ""
+    last = f" Its last error: {cause}." if cause else ""
+    times = f"; it was restarted {_many(info.restarts, 'time', 'times')}" if info.restarts else ""
+    return f"{who} is {info.state}{where}{times}.{waits}{last}"
+
+
+def _ownership(epoch: HistoryEntry | None, commit: HistoryEntry | None) -> str:
+    newest = epoch or commit
+    if newest is None:
+        return "Nobody owns its journal: no message has come yet."
+    if commit is None or commit.time is None:
+        return f"{newest.owner} owns its journal, by epoch {newest.epoch}, and has committed nothing yet."
+    moment = datetime.fromtimestamp(commit.time).astimezone().isoformat(" ", "seconds")
+    return (
+        f"{newest.owner} owns its journal, by epoch {newest.epoch}; the last commit is number {commit.number}, "
+        f"of {moment}, {max(0.0, time.time() - commit.time):.0f} s ago."
+    )
+
+
+def _many(count: int, one: str, more: str) -> str:
+    return f"{count} {one if count == 1 else more}"
