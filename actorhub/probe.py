@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from actorhub.broker import Broker, Consumer, Delivery, Link, Message, Outcome, Queue
@@ -63,17 +63,19 @@ async def declared(broker: Broker, queue: Queue) -> AsyncGenerator[Link]:
 
 
 async def publish(link: Link, queue: str, *bodies: bytes) -> list[Outcome]:
-    outcomes: list[Outcome] = []
-    for body in bodies:
-        link.publish(queue, Message(body), outcomes.append)
-    await until(lambda: len(outcomes) == len(bodies), f"{len(bodies)} outcomes; there are {outcomes}")
-    return outcomes
+    return await _send(link.publish, queue, bodies)
 
 
 async def broadcast(link: Link, exchange: str, *bodies: bytes) -> list[Outcome]:
+    return await _send(link.broadcast, exchange, bodies)
+
+
+async def _send(
+    send: Callable[[str, Message, Callable[[Outcome], None]], None], to: str, bodies: Sequence[bytes]
+) -> list[Outcome]:
     outcomes: list[Outcome] = []
     for body in bodies:
-        link.broadcast(exchange, Message(body), outcomes.append)
+        send(to, Message(body), outcomes.append)
     await until(lambda: len(outcomes) == len(bodies), f"{len(bodies)} outcomes; there are {outcomes}")
     return outcomes
 

@@ -134,9 +134,15 @@ async def _all_running(hub: Hub, count: int) -> list[Any]:
     return running if len(running) == count == len(infos) else []
 
 
+async def _run_script(code: str, broker_url: str, directory: Path) -> asyncio.subprocess.Process:
+    script = directory / "script.py"
+    script.write_text(code)
+    environment = {**os.environ, "ACTORHUB_URL": broker_url}
+    return await asyncio.create_subprocess_exec(sys.executable, str(script), stdout=subprocess.PIPE, env=environment)
+
+
 async def test_nodes_of_a_local_cluster_end_with_the_process_that_started_them(broker_url: str, tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(
+    process = await _run_script(
         "import asyncio, json\n"
         "from actorhub import Hub\n"
         "async def main():\n"
@@ -144,10 +150,10 @@ async def test_nodes_of_a_local_cluster_end_with_the_process_that_started_them(b
         "        [node] = await hub.nodes()\n"
         "        print(json.dumps([node.pid, node.workers[0].pid]), flush=True)\n"
         "        await asyncio.sleep(60)\n"
-        "asyncio.run(main())\n"
+        "asyncio.run(main())\n",
+        broker_url,
+        tmp_path,
     )
-    environment = {**os.environ, "ACTORHUB_URL": broker_url}
-    process = await asyncio.create_subprocess_exec(sys.executable, str(script), stdout=subprocess.PIPE, env=environment)
     assert process.stdout is not None
     pids = json.loads(await process.stdout.readline())
     process.kill()
@@ -156,8 +162,7 @@ async def test_nodes_of_a_local_cluster_end_with_the_process_that_started_them(b
 
 
 async def test_a_class_from_a_script_travels_by_value(broker_url: str, tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(
+    process = await _run_script(
         "import asyncio\n"
         "from actorhub import Hub, actor, ask\n"
         "FACTOR = 3\n"
@@ -171,9 +176,9 @@ async def test_a_class_from_a_script_travels_by_value(broker_url: str, tmp_path:
         "        t = await hub.spawn(Tripler)\n"
         "        print(await t.triple(4), await ask(t.slowly, 5))\n"
         "if __name__ == '__main__':\n"
-        "    asyncio.run(main())\n"
+        "    asyncio.run(main())\n",
+        broker_url,
+        tmp_path,
     )
-    environment = {**os.environ, "ACTORHUB_URL": broker_url}
-    process = await asyncio.create_subprocess_exec(sys.executable, str(script), stdout=subprocess.PIPE, env=environment)
     out, _ = await process.communicate()
     assert (process.returncode, out.decode()) == (0, "12 15\n")
