@@ -33,6 +33,7 @@ class ActorOptions(BaseModel):
     reentrant: bool = False
     isolation: Literal["shared", "process"] = "shared"
     max_restarts: int = Field(3, ge=0)
+    restart_window: float | None = Field(None, gt=0, allow_inf_nan=False)
     max_redeliveries: int = Field(3, ge=0)
     resources: dict[str, float] = Field(default_factory=dict)
     mailbox_limit: int | None = Field(None, ge=1)
@@ -117,6 +118,7 @@ def actor(
     reentrant: bool = False,
     isolation: Literal["shared", "process"] = "shared",
     max_restarts: int = 3,
+    restart_window: float | None = None,
     max_redeliveries: int = 3,
     resources: dict[str, float] | None = None,
     mailbox_limit: int | None = None,
@@ -136,7 +138,8 @@ def actor(cls: type | None = None, /, **options: Any) -> Any:
     - `concurrency`: how many calls one instance handles at once; 1 means one after the other, in order.
     - `reentrant`: a call that comes back to the actor in the chain of one that waits runs instead of failing.
     - `isolation`: "process" gives the instance a worker process of its own.
-    - `max_restarts`: how often a lost instance is made anew elsewhere before it is dead.
+    - `max_restarts`: how often a lost instance is made anew elsewhere before it is dead: in its life, or in any
+      `restart_window` seconds. A durable one is always made anew.
     - `max_redeliveries`: how often a message may kill its worker before it goes to the dead letters instead.
     - `resources`: what it reserves on its node, such as `{"gpu": 1}`.
     - `mailbox_limit`: how many envelopes may wait; past it a send fails with MailboxFull.

@@ -22,7 +22,7 @@ from actorhub.broker import Delivery, Link, Message, Outcome
 from actorhub.context import Effects
 from actorhub.delay import Delays
 from actorhub.envelope import Envelope, Kind, Parcel, decode, encode
-from actorhub.errors import ActorDied, ActorHubError, BrokerUnavailable, InvalidEnvelope, PayloadTooLarge
+from actorhub.errors import ActorDied, ActorHubError, BrokerUnavailable, InvalidEnvelope, PayloadTooLarge, RemoteError
 from actorhub.failure import Failure
 from actorhub.futures import once
 from actorhub.journal.owner import Deposed, Owner, Verdict
@@ -425,22 +425,32 @@ class Tenure:
     async def _repeat(self, owner: Owner[Work], sender: str, seq: int, work: Work) -> None:
         """It was applied before. Whoever waits for its answer gets the same once more."""
         if work.envelope.reply_to:
-            found = owner.past.answers.find(sender, seq)
-            if found is not None:
-                posting, place = found
-                parcels = decode(posting.body, posting.content_type)
-                body, content_type = encode([parcels[place]])
-                changes = {
-                    "queue": work.envelope.reply_to,
-                    "body": body,
-                    "content_type": content_type,
-                    "size": len(body),
-                }
-                again = posting.model_copy(update=changes)
-                with suppress(BrokerUnavailable):
-                    await self._post(again)
+            with suppress(BrokerUnavailable):
+                await self._post(self._answer_again(owner, sender, seq, work))
         if not self._over:
             work.done()
+
+    def _answer_again(self, owner: Owner[Work], sender: str, seq: int, work: Work) -> Posting:
+        envelope = work.envelope
+        found = owner.past.answers.find(sender, seq)
+        if found is not None:
+            posting, place = found
+            parcel = decode(posting.body, posting.content_type)[place]
+        else:
+            error = RemoteError(f"{envelope.method} ran, and its answer is no longer kept; ask for the state instead")
+            failure = Failure.of(error, self._session.signer)
+            fields: dict[str, Any] = {"kind": Kind.FAILURE, "call": envelope.id}
+            parcel = Envelope(**fields), failure.encode()
+        body, content_type = encode([parcel])
+        return Posting(
+            queue=envelope.reply_to,
+            content_type=content_type,
+            body=body,
+            size=len(body),
+            persistent=False,
+            correlation_id=work.foreign,
+            replies=((sender, seq),),
+        )
 
     # ---- holding back
 

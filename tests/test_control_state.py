@@ -212,6 +212,34 @@ def test_an_actor_restarts_max_restarts_times_and_then_dies_of_the_cause() -> No
     assert console.info().last_error == "second, while it ran crash; it was restarted 1 times before"
 
 
+def test_restarts_that_are_long_ago_do_not_count_where_there_is_a_window() -> None:
+    console = Console("w1", "w2")
+    order = console.run(_plan(options={"max_restarts": 1, "restart_window": 60.0}))
+    for now in (100.0, 200.0):
+        console.now = now
+        console.handle(
+            ActorFailed(
+                actor="a", worker=order.worker, incarnation=order.residency.incarnation, phase="life", error="e"
+            )
+        )
+        [order] = console.of(StartActor)
+        assert console.info().state == "starting"
+    console.now = 230.0
+    console.handle(
+        ActorFailed(actor="a", worker=order.worker, incarnation=order.residency.incarnation, phase="life", error="e")
+    )
+    assert console.info().state == "dead"
+    assert console.info().last_error == "e; it was restarted 1 times before in 60 s"
+
+
+def test_a_durable_actor_is_made_anew_however_often_its_worker_dies() -> None:
+    console = Console(*(f"w{number}" for number in range(6)))
+    order = console.run(_plan(options={"durable": True, "max_restarts": 0}))
+    for _ in range(4):
+        console.handle(WorkerLost(node="n1", worker=order.worker, cause="c"))
+        [order] = console.of(StartActor)
+
+
 def test_a_call_that_kills_its_workers_too_often_is_poison() -> None:
     console = Console(*(f"w{number}" for number in range(6)))
     order = console.run(_plan(options={"max_restarts": 100, "max_redeliveries": 2}))

@@ -21,6 +21,7 @@ class Actor:
     node: str | None = None
     incarnation: int = 0
     restarts: int = 0
+    restarted: list[float] = field(default_factory=list)  # when, by control's clock
     last_error: str | None = None
     died_at_birth: bool = False
     kills: dict[str, int] = field(default_factory=dict)

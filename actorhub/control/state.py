@@ -57,6 +57,7 @@ class ControlState:
     def __init__(self, *, node_timeout: float, epoch: int) -> None:
         self._node_timeout = node_timeout
         self._epoch = epoch
+        self._now = 0.0
         self._recovering_until: float | None = None
         self._directory = Directory()
         self._nodes: dict[str, placement.Node] = {}
@@ -91,6 +92,7 @@ class ControlState:
     def handle(self, event: Event, now: float) -> list[Command]:
         """What follows from the event. Events may come late, twice, or from the dead."""
         self._commands = []
+        self._now = now
         match event:
             case SpawnAsked():
                 self._spawn(event)
@@ -270,13 +272,23 @@ class ControlState:
             self._move(actor)
 
     def _restart(self, actor: Actor, cause: str) -> None:
-        if actor.restarts >= actor.plan.options.max_restarts and not actor.plan.options.durable:
-            self._die(actor, f"{cause}; it was restarted {actor.restarts} times before")
+        options = actor.plan.options
+        if self._restarts_that_count(actor) >= options.max_restarts and not options.durable:
+            within = f" in {options.restart_window:g} s" if options.restart_window is not None else ""
+            self._die(actor, f"{cause}; it was restarted {options.max_restarts} times before{within}")
             return
         actor.restarts += 1
+        actor.restarted.append(self._now)
         actor.last_error = cause
         self._stop_dedicated(actor)
         self._move(actor)
+
+    def _restarts_that_count(self, actor: Actor) -> int:
+        window = actor.plan.options.restart_window
+        if window is None:
+            return actor.restarts
+        actor.restarted = [moment for moment in actor.restarted if self._now - moment < window]
+        return len(actor.restarted)
 
     def _move(self, actor: Actor) -> None:
         self._leave(actor)
