@@ -16,20 +16,19 @@ from contextlib import suppress
 from typing import Any
 
 from actorhub import recurrence
-from actorhub.actor import ActorSpec, Ticket
-from actorhub.address import actor_of, new_id
-from actorhub.broker import Delivery, Link, Message, Outcome
+from actorhub.actor import ActorSpec
+from actorhub.address import new_id
+from actorhub.broker import Delivery, Link
 from actorhub.context import Effects
-from actorhub.delay import Delays
-from actorhub.envelope import Envelope, Kind, Parcel, decode, encode
+from actorhub.envelope import Envelope, Kind, decode, encode
 from actorhub.errors import ActorDied, ActorHubError, BrokerUnavailable, InvalidEnvelope, PayloadTooLarge, RemoteError
 from actorhub.failure import Failure
-from actorhub.futures import once
 from actorhub.journal.owner import Deposed, Owner, Verdict
 from actorhub.journal.past import Past
 from actorhub.journal.records import Armed, Commit, Posting, Record, State
 from actorhub.letter import DeadLetter
 from actorhub.logbook import SHARE, Logbook
+from actorhub.postings import Outgoing, Poster, letter_posting
 from actorhub.residents import Residents
 from actorhub.session import Session
 from actorhub.snapshot import check_version
@@ -41,47 +40,6 @@ HOLD_BACK = 2.0  # seconds that a message waits for an earlier one that does not
 PATIENCE = 15.0  # seconds in which a commit must come back from the journal
 STOPPING = 2.0  # seconds in which what has been handled must be committed
 CARRY_PAUSE = 0.005  # seconds between looks whether a state that is written anew has come back
-REFUSED_PAUSE = 0.02  # seconds before what a full mailbox refused is posted again
-
-
-class Outgoing:
-    """What follows from the messages of one commit, by the queue that it goes to."""
-
-    def __init__(self) -> None:
-        self._parcels: dict[str, list[Parcel]] = {}
-        self._replies: dict[str, list[tuple[str, int]]] = {}
-        self._keyed: dict[str, str] = {}
-        self._single: list[Posting] = []
-
-    def reply(self, queue: str, parcel: Parcel, call: tuple[str, int]) -> None:
-        self._parcels.setdefault(queue, []).append(parcel)
-        self._replies.setdefault(queue, []).append(call)
-
-    def tell(self, queue: str, keyed: str, parcel: Parcel) -> None:
-        self._parcels.setdefault(queue, []).append(parcel)
-        if keyed:
-            self._keyed[queue] = keyed
-
-    def alone(self, posting: Posting) -> None:
-        self._single.append(posting)
-
-    def postings(self) -> list[Posting]:
-        grouped = []
-        for queue, parcels in self._parcels.items():
-            body, content_type = encode(parcels)
-            replies = tuple(self._replies.get(queue, ()))
-            grouped.append(
-                Posting(
-                    queue=queue,
-                    content_type=content_type,
-                    body=body,
-                    size=len(body),
-                    persistent=not replies,
-                    keyed=self._keyed.get(queue, ""),
-                    replies=replies,
-                )
-            )
-        return [*grouped, *self._single]
 
 
 class Tenure:
@@ -110,7 +68,7 @@ class Tenure:
         self._inbox = inbox
         self._dead = dead
         self._poison = poison
-        self._delays = Delays(session.names)
+        self._poster = Poster(session, link, name, dead)
         self._on_end = on_end
         self._me = f"{name}-{new_id(8)}"
         self._logbook = Logbook(session, link, journal, self._me, new_id(), self)
@@ -164,7 +122,7 @@ class Tenure:
 
     async def _post_inherited(self, owner: Owner[Work]) -> None:
         for seq, postings in owner.inherited:
-            await asyncio.gather(*(self._post(posting) for posting in postings))
+            await asyncio.gather(*(self._poster.post(posting) for posting in postings))
             owner.posted(seq)
 
     async def stop(self, patience: float) -> None:
@@ -333,7 +291,7 @@ class Tenure:
 
     async def _keep(self, letter: DeadLetter, receipt: Receipt) -> None:
         with suppress(BrokerUnavailable):
-            await self._post(_letter(self._dead, letter))
+            await self._poster.post(letter_posting(self._dead, letter))
             receipt.done()
 
     def _acked(self) -> None:
@@ -426,7 +384,7 @@ class Tenure:
         """It was applied before. Whoever waits for its answer gets the same once more."""
         if work.envelope.reply_to:
             with suppress(BrokerUnavailable):
-                await self._post(self._answer_again(owner, sender, seq, work))
+                await self._poster.post(self._answer_again(owner, sender, seq, work))
         if not self._over:
             work.done()
 
@@ -510,7 +468,7 @@ class Tenure:
         if failure is not None and (answer.reason == "poison" or envelope.kind is Kind.TELL):
             log.error("%s of %s failed: %s", envelope.method, self._inbox, failure.message, extra={"call": envelope.id})
             letter = DeadLetter.of(answer.reason, self._inbox, envelope, work.payload, failure)
-            self._outgoing.alone(_letter(self._dead, letter))
+            self._outgoing.alone(letter_posting(self._dead, letter))
         if not envelope.reply_to:
             return
         parcel = Envelope(**answer.fields), answer.payload
@@ -571,7 +529,7 @@ class Tenure:
     async def _release(self, owner: Owner[Work], commit: Commit) -> None:
         """It counts."""
         with suppress(BrokerUnavailable):
-            await asyncio.gather(*(self._post(posting) for posting in commit.outbox))
+            await asyncio.gather(*(self._poster.post(posting) for posting in commit.outbox))
             self._done(owner, commit)
 
     def _done(self, owner: Owner[Work], commit: Commit) -> None:
@@ -593,59 +551,3 @@ class Tenure:
             for work in works:
                 self._residents.posted(work)
                 work.done()
-
-    async def _post(self, posting: Posting) -> None:
-        """Returns when the broker has it, or nobody can get it any more.
-
-        Raises:
-            BrokerUnavailable: the link is lost, and this life is over with it.
-        """
-        message = Message(
-            posting.body,
-            posting.content_type,
-            persistent=posting.persistent,
-            correlation_id=posting.correlation_id,
-        )
-        while True:
-            if posting.due is not None:
-                outcome = await self._delays.put(self._link, posting.queue, message, posting.due)
-            else:
-                settled: asyncio.Future[Outcome] = self._session.loop.create_future()
-                self._link.publish(posting.queue, message, once(settled))
-                outcome = await settled
-            if outcome is Outcome.STORED:
-                return
-            if outcome is Outcome.UNROUTABLE and posting.keyed and await self._make_mailbox(posting):
-                continue
-            if outcome is Outcome.UNROUTABLE:
-                if not posting.replies:
-                    log.warning("what %s tells %s cannot arrive: that is gone", self._name, posting.queue)
-                return
-            if outcome is Outcome.LOST:
-                raise BrokerUnavailable(
-                    f"the connection was lost before {posting.queue} had what {self._name} sends it"
-                )
-            await asyncio.sleep(REFUSED_PAUSE)
-
-    async def _make_mailbox(self, posting: Posting) -> bool:
-        """Of the instance of a keyed class that gets it. False where that cannot be."""
-        names, make = self._session.names, self._session.make_mailbox
-        ticket = Ticket(
-            queue=posting.queue,
-            actor_id=actor_of(posting.queue),
-            namespace=names.namespace_of(posting.queue),
-            class_name=posting.keyed,
-        )
-        try:
-            await (make(ticket) if make is not None else asyncio.sleep(0))
-        except ActorHubError:
-            log.exception("the mailbox of an instance of %s cannot be made", posting.keyed)
-            return False
-        return make is not None
-
-
-def _letter(queue: str, letter: DeadLetter) -> Posting:
-    message = letter.message()
-    return Posting(
-        queue=queue, content_type=message.content_type or "application/json", body=message.body, size=len(message.body)
-    )

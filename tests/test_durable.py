@@ -408,6 +408,14 @@ async def _is_gone(link: Any, queue: str) -> bool:
     return await link.state(queue) is None
 
 
+async def test_what_a_durable_actor_tells_one_that_is_gone_is_a_dead_letter(hub: Hub) -> None:
+    witness, speaker = await hub.spawn(Witness), await hub.spawn(Speaker)
+    await hub.kill(witness)
+    assert await speaker.say(witness, "into the void") == 1
+    await until(hub.dead)
+    assert [(letter.method, letter.reason) for letter in await hub.dead()] == [("hear", "actor died")]
+
+
 async def test_what_a_durable_actor_tells_a_plain_one_arrives_in_order(hub: Hub) -> None:
     witness, speaker = await hub.spawn(Witness), await hub.spawn(Speaker)
     await asyncio.gather(*(speaker.say(witness, str(n)) for n in range(300)))

@@ -1,0 +1,139 @@
+"""What a commit releases: made of what its messages did, and brought to where it goes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from actorhub.actor import Ticket
+from actorhub.address import actor_of
+from actorhub.broker import Link, Message, Outcome
+from actorhub.delay import Delays
+from actorhub.envelope import Parcel, decode, encode
+from actorhub.errors import ActorHubError, ActorNotFound, BrokerUnavailable
+from actorhub.failure import Failure
+from actorhub.futures import once
+from actorhub.journal.records import Posting
+from actorhub.letter import DeadLetter
+from actorhub.session import Session
+
+log = logging.getLogger(__name__)
+
+REFUSED_PAUSE = 0.02  # seconds before what a full mailbox refused is posted again
+
+
+class Outgoing:
+    """What follows from the messages of one commit, by the queue that it goes to."""
+
+    def __init__(self) -> None:
+        self._parcels: dict[str, list[Parcel]] = {}
+        self._replies: dict[str, list[tuple[str, int]]] = {}
+        self._keyed: dict[str, str] = {}
+        self._single: list[Posting] = []
+
+    def reply(self, queue: str, parcel: Parcel, call: tuple[str, int]) -> None:
+        self._parcels.setdefault(queue, []).append(parcel)
+        self._replies.setdefault(queue, []).append(call)
+
+    def tell(self, queue: str, keyed: str, parcel: Parcel) -> None:
+        self._parcels.setdefault(queue, []).append(parcel)
+        if keyed:
+            self._keyed[queue] = keyed
+
+    def alone(self, posting: Posting) -> None:
+        self._single.append(posting)
+
+    def postings(self) -> list[Posting]:
+        grouped = []
+        for queue, parcels in self._parcels.items():
+            body, content_type = encode(parcels)
+            replies = tuple(self._replies.get(queue, ()))
+            grouped.append(
+                Posting(
+                    queue=queue,
+                    content_type=content_type,
+                    body=body,
+                    size=len(body),
+                    persistent=not replies,
+                    keyed=self._keyed.get(queue, ""),
+                    replies=replies,
+                )
+            )
+        return [*grouped, *self._single]
+
+
+def letter_posting(queue: str, letter: DeadLetter) -> Posting:
+    message = letter.message()
+    return Posting(
+        queue=queue, content_type=message.content_type or "application/json", body=message.body, size=len(message.body)
+    )
+
+
+class Poster:
+    """Of the durable mailbox `name`, over one link. `dead` is the queue of dead letters."""
+
+    def __init__(self, session: Session, link: Link, name: str, dead: str) -> None:
+        self._session = session
+        self._link = link
+        self._name = name
+        self._dead = dead
+        self._delays = Delays(session.names)
+
+    async def post(self, posting: Posting) -> None:
+        """Returns when the broker has it, or nobody can get it any more: then tells are dead letters.
+
+        Raises:
+            BrokerUnavailable: the link was lost. Whoever is the owner next posts it again.
+        """
+        while True:
+            outcome = await self._send(posting)
+            if outcome is Outcome.STORED:
+                return
+            if outcome is Outcome.UNROUTABLE and not (posting.keyed and await self._make_mailbox(posting)):
+                if not posting.replies and posting.queue != self._dead:
+                    await self._bury(posting)
+                return
+            if outcome is Outcome.LOST:
+                raise BrokerUnavailable(
+                    f"the connection was lost before {posting.queue} had what {self._name} sends it"
+                )
+            await asyncio.sleep(REFUSED_PAUSE)
+
+    async def _send(self, posting: Posting) -> Outcome:
+        message = Message(
+            posting.body,
+            posting.content_type,
+            persistent=posting.persistent,
+            correlation_id=posting.correlation_id,
+        )
+        if posting.due is not None:
+            return await self._delays.put(self._link, posting.queue, message, posting.due)
+        settled: asyncio.Future[Outcome] = self._session.loop.create_future()
+        self._link.publish(posting.queue, message, once(settled))
+        return await settled
+
+    async def _bury(self, posting: Posting) -> None:
+        error = ActorNotFound(f"what {self._name} tells {posting.queue} cannot arrive: that actor is gone")
+        log.warning("%s", error)
+        failure = Failure.of(error, self._session.signer)
+        for envelope, payload in decode(posting.body, posting.content_type):
+            letter = DeadLetter.of("actor died", posting.queue, envelope, payload, failure)
+            await self.post(letter_posting(self._dead, letter))
+
+    async def _make_mailbox(self, posting: Posting) -> bool:
+        """Of the instance of a keyed class that gets it. False where that cannot be."""
+        names, make = self._session.names, self._session.make_mailbox
+        if make is None:
+            return False
+        ticket = Ticket(
+            queue=posting.queue,
+            actor_id=actor_of(posting.queue),
+            namespace=names.namespace_of(posting.queue),
+            class_name=posting.keyed,
+        )
+        try:
+            await make(ticket)
+        except ActorHubError:
+            log.exception("the mailbox of an instance of %s cannot be made", posting.keyed)
+            return False
+        return True
