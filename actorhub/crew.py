@@ -268,14 +268,11 @@ class Crew:
             self._on_ended(work, outcome, took)
         self._send_back(turn.batch)
         self._settling.fail(current.work, self._admission.known(current.work), error, time.monotonic() - current.began)
-        if self._leave is None:
-            log.warning("%s; it runs on in a thread; use Hub.local() or a node for tasks that can be ended", error)
-            self._go_on()
-        elif runner.waits is not None:
+        if runner.waits is not None:
             self._session.loop.call_later(UNWINDING, self._leave_if_it_runs, runner, error)
-            self._go_on()
         else:
             self._leave_now(error)
+        self._go_on()
         return True
 
     def _leave_if_it_runs(self, runner: Runner, error: ActorHubError) -> None:
@@ -283,7 +280,9 @@ class Crew:
             self._leave_now(error)
 
     def _leave_now(self, error: ActorHubError) -> None:
-        if self._leave is not None and not self._stopping:
+        if self._leave is None:
+            log.warning("%s; it runs on in a thread; use Hub.local() or a node for tasks that can be ended", error)
+        elif not self._stopping:
             self._stopping = True
             log.warning("%s; its worker ends, and another takes its place", error)
             self._leave()
