@@ -47,6 +47,7 @@ log = logging.getLogger(__name__)
 
 YOUNG = 5.0  # seconds; a worker that dies younger is replaced after a pause
 PAUSE = 0.5
+NOTICING = 0.5  # seconds after which the end of a slot is seen
 _VERSION = version("actorhub-mq")
 
 
@@ -277,6 +278,13 @@ class Node:
             letter = DeadLetter.malformed(queue, message, error)
             await DeadLetters(self.session, self.settings.namespace).keep(letter)
 
+    async def fates_of(self, call_ids: list[str]) -> TaskFates:
+        """The broker may have seen the end of a slot first, and given its tasks to the one that asks."""
+        until = asyncio.get_running_loop().time() + NOTICING
+        while self._processes.holds(call_ids) and asyncio.get_running_loop().time() < until:
+            await asyncio.sleep(0.01)
+        return self.fates.of(call_ids)
+
     def _task_late(self, task: InHand) -> None:
         """Whoever gets it next hears that it has failed, before its slot is killed."""
         self.fates.was_late(task.call, task.attempt)
@@ -375,7 +383,7 @@ class _Desk(NodeDesk):
         self._node.fates.was_late(call_id, attempt)
 
     async def fates(self, call_ids: list[str]) -> TaskFates:
-        return self._node.fates.of(call_ids)
+        return await self._node.fates_of(call_ids)
 
     async def report(self) -> None:
         await self._node.report_all()

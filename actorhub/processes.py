@@ -12,7 +12,7 @@ import multiprocessing
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -86,6 +86,11 @@ class Processes:
 
     def get(self, worker_id: str) -> WorkerProcess | None:
         return self._living.get(worker_id)
+
+    def holds(self, calls: Collection[str]) -> bool:
+        """Whether a slot has one of these in hand, or had it when it died, which was not seen yet."""
+        slots = (each for each in self.living if each.config.kind == "task")
+        return any(task.call in calls for slot in slots for task in blackbox.read(slot.config.blackbox))
 
     async def start(self, worker_id: str, **more: Any) -> WorkerProcess:
         """`more`: what else the worker's configuration says."""
