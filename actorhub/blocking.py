@@ -382,10 +382,10 @@ class Hub:
         hub, loop = self._ready()
         return loop.run(hub.history(actor, limit=limit))
 
-    def state_at(self, actor: object, number: int | None = None) -> ActorState:
+    def state_at(self, actor: object, number: int | None = None, *, key: str | None = None) -> ActorState:
         """See `actorhub.Hub.state_at`."""
         hub, loop = self._ready()
-        return loop.run(hub.state_at(actor, number))
+        return loop.run(hub.state_at(actor, number, key=key))
 
     def dead(self, limit: int = 100, *, after: int | None = None) -> list[DeadLetter]:
         """See `actorhub.Hub.dead`."""

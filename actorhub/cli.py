@@ -393,13 +393,14 @@ def history(
     url: Url = None,
     namespace: Namespace = None,
     at: Annotated[int | None, typer.Option(min=1, help="The state after the commit of this number instead.")] = None,
+    key: Annotated[str | None, typer.Option(help="With --at: which instance of a keyed class.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many; the last ones.")] = 100,
     json_: Json = False,
 ) -> None:
     """What a durable actor has done: the records of its journal, one a line, those that do not count among them."""
     settings, late = _settings(url, namespace), f"not read in {JOURNAL:.0f} s; where no node runs, give the actor's id"
     if at is not None:
-        state: ActorState = _look(settings, lambda hub: hub.state_at(actor, at), JOURNAL, late)
+        state: ActorState = _look(settings, lambda hub: hub.state_at(actor, at, key=key), JOURNAL, late)
         _print_json(state.model_dump(mode="json") if json_ else state.value)
         return
     entries: list[HistoryEntry] = _look(settings, lambda hub: hub.history(actor, limit=limit), JOURNAL, late)

@@ -6,7 +6,7 @@ Whoever reads takes nothing from anybody, writes nothing, and decides what count
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -36,7 +36,8 @@ class HistoryEntry(BaseModel):
 
     Of a commit: the methods of the messages that were handled, how many answers, tells and dead letters it let go, the bytes of
     the state that it kept (None where nothing changed; `patch`: those of the changed fields only), and whether it has an image,
-    which stands for all before it. `size` is that of the whole record. `time` is Unix time in seconds, by the owner's clock.
+    which stands for all before it but the states of keyed classes. `keys`: of a keyed class, the instances whose states it has.
+    `size` is that of the whole record. `time` is Unix time in seconds, by the owner's clock.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -55,6 +56,7 @@ class HistoryEntry(BaseModel):
     letters: int = 0
     state_size: int | None = None
     patch: bool = False
+    keys: tuple[str, ...] = ()
     image: bool = False
 
 
@@ -82,7 +84,7 @@ class _Found:
 
 
 class History:
-    """Of one durable actor."""
+    """Of one durable actor, or of all instances of a keyed class that share a mailbox."""
 
     def __init__(self, session: Session, ticket: Ticket) -> None:
         """Raises:
@@ -91,8 +93,8 @@ class History:
         self._who = ticket.name or ticket.actor_id
         if not ticket.durable:
             raise ActorHubError(f"{self._who} is not durable, so it has no journal; use @actor(durable=True)")
-        self._key = ticket.key or ""
         self._session = session
+        self._key = ticket.key or ""
         self._journal = session.names.journal(ticket.namespace, ticket.actor_id)
         self._dead = session.names.dead(ticket.namespace)
 
@@ -132,19 +134,24 @@ class History:
             NotSerialisable: its classes cannot be imported here.
         """
         first: int | None = None
+        keyed = False
         commit: Commit | None = None
-        states: list[State] = []
+        states: Sequence[State] = ()
         async for found, past in self._records():
             if found.verdict == "counts" and isinstance(found.record, Commit):
                 first = first or found.record.seq
+                keyed = bool(past.places)
                 commit = found.record
-                states = [s for s in commit.states if s.key == self._key] or states if self._key else past.states
+                kept = [state for state in commit.states if state.key == self._key]
+                states = (kept or states) if self._key else past.states
                 if commit.seq == number:
                     break
         if commit is None:
             raise ActorHubError(f"the journal of {self._who} has no commit yet; it has one when a message was handled")
         if number not in (None, commit.seq):
             raise ActorHubError(f"the journal of {self._who} has no commit {number}; it has {first} to {commit.seq}")
+        if not states and keyed and not self._key:
+            raise ActorHubError(f"{self._who} is the mailbox of many instances; say which by its handle or its key")
         return ActorState(
             number=commit.seq,
             epoch=commit.epoch,
@@ -170,16 +177,17 @@ class History:
             )
 
     async def _bodies(self) -> AsyncIterator[tuple[int, bytes]]:
-        offset = 0
-        while True:
-            page = await self._session.broker.peek(self._journal, limit=PAGE, offset=offset)
-            if not page and not offset:
-                await self._check_there()
+        """Up to the end that it has now, however fast the owner goes on."""
+        await self._check_there()
+        offset, end = 0, await self._session.broker.end(self._journal)
+        while offset < end:
+            page = await self._session.broker.peek(self._journal, limit=min(PAGE, end - offset), offset=offset)
             if page and offset and page[0][0] > offset + 1:  # one may be missing: RabbitMQ takes some for itself
                 raise ActorHubError(f"the broker dropped the beginning of {self._journal} meanwhile; read it again")
             for at, message in page:
-                yield at, message.body
-            if len(page) < PAGE:
+                if at < end:
+                    yield at, message.body
+            if not page:
                 return
             offset = page[-1][0] + 1
 
@@ -211,20 +219,21 @@ class History:
             letters=len(letters),
             state_size=sum(state.size for state in record.states) if record.states else None,
             patch=any(state.patch for state in record.states),
+            keys=tuple(state.key for state in record.states if state.key),
             image=record.image is not None,
             **common,
         )
 
 
 class _Fold:
-    """Reads the records in their order. Where the beginning is lost, it waits for a record that names one to begin at, and all
-    that came before that one is passed over. `waits`: the first offset, while it does."""
+    """Reads the records in their order. Where the beginning is lost, it waits for a record that names a commit to begin at, and
+    passes over all before that one. `waits`: the first offset, while it does."""
 
     def __init__(self) -> None:
         self.past = Past(limit=0)
         self.waits: int | None = None
         self._early: list[tuple[int, int, Record | None]] = []
-        self._images: set[int] = set()
+        self._commits: set[int] = set()
         self._begun = False
 
     def read(self, offset: int, body: bytes) -> Iterator[_Found]:
@@ -239,10 +248,10 @@ class _Fold:
         if self.waits is None:
             self.waits = offset
         self._early.append((offset, len(body), record))
-        if isinstance(record, Commit) and record.image is not None:
-            self._images.add(offset)
+        if isinstance(record, Commit):
+            self._commits.add(offset)
         low = record.low if isinstance(record, Commit | Epoch) else 0
-        if low in self._images:
+        if low in self._commits:
             self._begun, self.waits, self.past.low = True, None, low
             early, self._early = self._early, []
             for at, size, known in early:
@@ -254,7 +263,7 @@ class _Fold:
         before = validity.epoch, validity.owner, validity.next
         if record is None:
             return _Found(offset, size, None, "foreign")
-        verdict: Verdict = "counts" if self.past.read(offset, record) else _why_not(record, *before)
+        verdict: Verdict = "counts" if self.past.read(offset, record, size) else _why_not(record, *before)
         return _Found(offset, size, record, verdict)
 
 
@@ -273,7 +282,7 @@ def _envelopes_in(posting: Posting) -> int:
         return 1
 
 
-def _value(states: list[State], signer: Signer) -> Any:
+def _value(states: Sequence[State], signer: Signer) -> Any:
     if not states:
         return None
     if states[0].codec == "json":

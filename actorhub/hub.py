@@ -387,6 +387,7 @@ class Hub(Tasks):
 
     async def history(self, actor: object, *, limit: int = 100) -> list[HistoryEntry]:
         """The last records of a durable actor's journal, in their order, by its handle, its name or its id. They stay there.
+        All instances of a keyed class that share a mailbox share a journal.
 
         Raises:
             ActorNotFound: there is no such durable actor.
@@ -394,15 +395,16 @@ class Hub(Tasks):
         """
         return await (await self._history(actor)).read(limit)
 
-    async def state_at(self, actor: object, number: int | None = None) -> ActorState:
+    async def state_at(self, actor: object, number: int | None = None, *, key: str | None = None) -> ActorState:
         """A durable actor's state after the commit of this number, or the last one.
+        `key`: which instance of a keyed class, where its handle does not say.
 
         Raises:
             ActorNotFound: there is no such durable actor.
             ActorHubError: it is not durable, or its journal has no such commit.
             UntrustedPayload, NotSerialisable: the state is a pickle that cannot be read here.
         """
-        return await (await self._history(actor)).state(number)
+        return await (await self._history(actor, key)).state(number)
 
     async def explain(self, what: object) -> Explanation:
         """Why it waits: an actor, by its handle, its name or its id; a call or a task, by what its answer is awaited on.
@@ -411,16 +413,15 @@ class Hub(Tasks):
         session = self._open_session()
         return await Explainer(session, self._control_of(session), self._options.namespace).explain(what)
 
-    async def _history(self, actor: object) -> History:
+    async def _history(self, actor: object, key: str | None = None) -> History:
         session, namespace = self._open_session(), self._options.namespace
         if not isinstance(actor, str):
-            return History(session, handle_ticket(actor))
+            return History(session, handle_ticket(actor).of(key or ""))
         link, names = await session.live_link(), session.names
         if await link.state(names.journal(namespace, actor)) is not None:  # an id: no node needs to run
             queue = names.durable(namespace, actor)
-            return History(
-                session, Ticket(queue=queue, actor_id=actor, namespace=namespace, class_name="", durable=True)
-            )
+            ticket = Ticket(queue=queue, actor_id=actor, namespace=namespace, class_name="", durable=True, key=key)
+            return History(session, ticket)
         plan = await self._control_of(session).find(namespace, actor)
         return History(session, plan.ticket(names))
 

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, cast
-from weakref import WeakValueDictionary
+from weakref import WeakSet
 
 from actorhub.actor import ActorSpec, actor, registry, spec_of
 from actorhub.blackbox import BlackBox
@@ -83,7 +83,7 @@ class Worker:
         self.hosted: dict[str, Hosted] = {}
         self.blackbox = BlackBox(config.blackbox)
         self.session.make_mailbox = functools.partial(make_mailbox, self.session)
-        self._cells: WeakValueDictionary[str, Cell] = WeakValueDictionary()  # the last one of each actor
+        self._cells: WeakSet[Cell] = WeakSet()
         self._stopped: dict[str, int] = {}
         self._starting: dict[str, Starting] = {}
         self._desk = Desk(self.session, self.session.names.worker(config.worker), WorkerDesk, lambda: _Desk(self))
@@ -212,7 +212,7 @@ class Worker:
             handle = Handle(session, ticket.of(key), spec)
             on_failed = functools.partial(self._failed, order)
             cell = Cell(session, handle, spec, create, blackbox=self.blackbox, on_failed=on_failed)
-            self._cells[plan.actor_id] = cell
+            self._cells.add(cell)
             return cell
 
         if plan.options.durable:
@@ -300,10 +300,13 @@ class Worker:
         return [*(hosted.residency for hosted in self.hosted.values()), *starting]
 
     def doing(self, actor_id: str) -> Doing | None:
-        cell = self._cells.get(actor_id)
-        if cell is None or actor_id not in self.hosted:
+        if actor_id not in self.hosted:
             return None
-        return Doing(running=cell.running, waiting=cell.waiting)
+        cells = [cell for cell in self._cells if cell.actor_id == actor_id]  # of a keyed class: those in memory
+        return Doing(
+            running=[running for cell in cells for running in cell.running],
+            waiting=sum(cell.waiting for cell in cells),
+        )
 
 
 @actor(concurrency=10_000)

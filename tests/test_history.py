@@ -66,6 +66,15 @@ class Page(BaseModel):
         self.title = title
 
 
+@actor(durable=True, shards=1)
+class Cart:
+    def __init__(self) -> None:
+        self.items: list[str] = []
+
+    async def add(self, item: str) -> None:
+        self.items.append(item)
+
+
 @actor
 class Plain:
     async def ping(self) -> None: ...
@@ -164,6 +173,23 @@ async def test_a_patched_state_is_shown_whole(hub: Hub) -> None:
     assert (state.value["title"], len(state.value["text"]), state.version) == ("two", 8000, 3)
 
 
+async def test_an_instance_of_a_keyed_class_has_a_state_of_its_own(hub: Hub) -> None:
+    ann, bob = hub.at(Cart, "ann"), hub.at(Cart, "bob")
+    for item in ("tea", "milk"):
+        await ann.add(item)
+    await bob.add("salt")
+    commits = _commits(await hub.history(ann))
+    assert [commit.keys for commit in commits] == [("ann",), ("ann",), ("bob",)]
+    mailbox = handle_ticket(ann).actor_id
+    assert (
+        (await hub.state_at(ann)).value == (await hub.state_at(mailbox, key="ann")).value == {"items": ["tea", "milk"]}
+    )
+    assert [(await hub.state_at(bob, number)).value for number in (2, 3)] == [None, {"items": ["salt"]}]
+    with pytest.raises(ActorHubError, match="say which"):
+        await hub.state_at(mailbox)
+    assert "has nothing in hand" in (await hub.explain(ann)).text
+
+
 async def test_who_has_no_journal_is_named(hub: Hub) -> None:
     plain = await hub.options(name="plain").spawn(Plain)
     for who in (plain, "plain"):
@@ -212,7 +238,7 @@ def _folded(journal: list[Record], first: int) -> list[Any]:
     return [(each.offset, each.verdict) for each in found]
 
 
-def test_a_journal_whose_beginning_is_lost_is_read_from_the_first_image_that_is_known_to_count() -> None:
+def test_a_journal_whose_beginning_is_lost_is_read_from_the_first_commit_that_is_known_to_count() -> None:
     image = Image(windows={}, sent={}, lineage=0, postings=())
     whole = State(body=b"{}", size=2)
     journal: list[Record] = [
