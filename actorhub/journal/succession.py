@@ -122,4 +122,6 @@ class Succession:
             return self._read_from_low()
         self._phase = _Phase.TAIL
         self._begins = offset
-        return self._read_tail(record)
+        # Who dropped it had said from where on it is needed, perhaps behind the mark; but before one that is written now.
+        self._mark = Mark(id=f"{self._mark.id}+")
+        return [Append(self._mark), *self._read_tail(record)]
