@@ -6,13 +6,14 @@ MAKEFLAGS += --no-print-directory
 
 PYTHON ?= $(shell scripts/bootstrap.sh find-python 3.11 3.12 3.13 3.14)
 BROKER ?= embedded
+MINUTES ?= 10
 BIN := .venv/bin
 READY := .venv/.ready
 PEERS := $(foreach peer,ray celery dramatiq,.venv-peers/$(peer)/.ready)
 NODE_PACKAGES := $(if $(wildcard tests/node/package.json),tests/node/node_modules/.ready)
 
 .NOTPARALLEL:
-.PHONY: help demo test test-all check bench bench-peers compose-test clean rabbitmq node
+.PHONY: help demo test test-all check chaos bench bench-peers compose-test clean rabbitmq node
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s%s\n", $$1, $$2 }' Makefile
@@ -32,6 +33,9 @@ check: $(READY) node ## Lint, formatting, types (mypy and pyright), layers
 	@$(BIN)/mypy
 	@PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
 	@report=$$($(BIN)/lint-imports) || { echo "$$report" >&2; exit 1; }
+
+chaos: $(READY) rabbitmq ## Hold a bank of durable actors to its books while all around it is killed (MINUTES=10)
+	@$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(ARGS)
 
 bench: $(READY) rabbitmq bench-peers ## Measure calls, tells and starts against bare pika, Ray, Celery and Dramatiq, on a private RabbitMQ
 	@$(BIN)/python -m bench $(ARGS)
