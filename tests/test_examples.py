@@ -78,3 +78,11 @@ def test_linear_regression_learns_what_least_squares_finds(broker: str) -> None:
     done = run("-m", "examples.linear_regression", "--broker", broker, env={})
     assert done.returncode == 0, done.stdout + done.stderr
     assert "the largest difference to the exact solution" in done.stdout
+
+
+@pytest.mark.parametrize("broker", ["embedded", "rabbitmq"])
+def test_the_bank_s_total_is_right_though_workers_are_killed(broker: str) -> None:
+    done = run("-m", "examples.bank", "--broker", broker, env={})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("killed worker process") == 4
+    assert "the total is right: 8000" in done.stdout
