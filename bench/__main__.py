@@ -18,7 +18,7 @@ import uvloop
 from actorhub import Hub
 from actorhub.benchmark import Echo, asks, tells
 from actorhub.broker import open_server
-from bench import bare_echo, objects, tasks
+from bench import bare_echo, durable, objects, tasks
 from bench.peers.comparison import Peer, table
 from bench.peers.runner import run_peers
 from bench.peers.works import Work
@@ -171,6 +171,36 @@ def task_rows(found: tasks.Measured) -> list[Row]:
     ]
 
 
+def durable_rows(found: durable.Measured) -> list[Row]:
+    times, limit = found.one / found.bare, found.node_timeout + 2
+    return [
+        Row(
+            "durable ask, 1,000 outstanding",
+            f"{found.durable:,.0f} /s",
+            f"{found.durable / found.plain:.2f} x plain",
+            "0.6 x",
+            found.durable >= 0.6 * found.plain,
+        ),
+        Row(
+            "durable ask, 1 outstanding, median", f"{found.one * 1e3:.2f} ms", f"{times:.1f} x bare", "5 x", times <= 5
+        ),
+        Row(
+            "SIGKILL of a worker to its durable actor's next answer",
+            f"{found.worker_killed:.2f} s",
+            "",
+            "1.5 s",
+            found.worker_killed <= 1.5,
+        ),
+        Row(
+            "SIGKILL of the node that runs control to a new actor's answer",
+            f"{found.control_killed:.2f} s",
+            f"node_timeout {found.node_timeout:g} s",
+            f"{limit:g} s",
+            found.control_killed <= limit,
+        ),
+    ]
+
+
 def object_rows(found: objects.Measured) -> list[Row]:
     return [
         Row("copy of 100 MB into fresh shared memory", f"{found.copy:.2f} GB/s", "", "", None),
@@ -186,15 +216,17 @@ def measure(seconds: float, rounds: int) -> tuple[list[Row], dict[Work, float], 
     try:
         rows = uvloop.run(ours(server.url, seconds, rounds))
         found = uvloop.run(tasks.measure(server.url, seconds, rounds))
+        lasting = uvloop.run(durable.measure(server.url, seconds, rounds))
         peers = run_peers(server.url, max(seconds, 3.0))
     finally:
         server.stop()
     rates = {row.work: row.rate for row in rows}
     stored = objects.measure()
-    rows += task_rows(found) + object_rows(stored)
+    rows += durable_rows(lasting) + task_rows(found) + object_rows(stored)
     comparable = {
         Work.CALL: rates["ask, 1 outstanding"],
         Work.CALLS: rates["ask, 1,000 outstanding"],
+        Work.DURABLE_CALLS: lasting.durable,
         Work.TASKS: found.many,
         Work.TASKS_WITHOUT_RESULTS: found.many,  # ours have results all the same
         Work.ROUND_TRIPS: found.one_by_one,

@@ -53,8 +53,8 @@ async def _serve(url: str, queue: str) -> None:
     await asyncio.Event().wait()
 
 
-async def measure(url: str, outstanding: int, seconds: float) -> float:
-    """Echoes a second with so many on their way at any moment."""
+async def measure(url: str, outstanding: int, seconds: float, times: list[float] | None = None) -> float:
+    """Echoes a second with so many on their way at any moment. With one on its way, `times` gets the seconds of each."""
     queue = f"bare-echo-{time.time_ns()}"
     channel = await _open(url)
     await _declare(channel, queue)
@@ -62,9 +62,11 @@ async def measure(url: str, outstanding: int, seconds: float) -> float:
     server = subprocess.Popen([sys.executable, "-m", "bench.bare_echo", url, queue])  # noqa: ASYNC220
     done: asyncio.Future[float] = asyncio.get_running_loop().create_future()
     properties = pika.BasicProperties(reply_to=f"{queue}-reply", correlation_id="1", delivery_mode=2)
-    count, began = 0, 0.0
+    count, began, sent = 0, 0.0, 0.0
 
     def send() -> None:
+        nonlocal sent
+        sent = time.perf_counter()
         channel.basic_publish("", queue, PAYLOAD, properties)
 
     def on_reply(channel: Channel, method: Any, properties: Any, body: bytes) -> None:
@@ -77,6 +79,8 @@ async def measure(url: str, outstanding: int, seconds: float) -> float:
                 send()
             return
         count += 1
+        if times is not None:
+            times.append(now - sent)
         if now - began < seconds:
             send()
         elif not done.done():

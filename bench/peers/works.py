@@ -14,6 +14,7 @@ class Work(StrEnum):
     ROUND_TRIPS = "one task submitted and awaited"
     CALL = "actor call, 1 outstanding"
     CALLS = "actor calls, 1,000 outstanding"
+    DURABLE_CALLS = "durable actor calls, 1,000 outstanding"
     PUT = "put of an array of 100 MB, while all others are kept"
     PUT_AGAIN = "put of an array of 100 MB, after another was let go"
     GET = "get of such an array, by the process that put it"
