@@ -13,7 +13,7 @@ PEERS := $(foreach peer,ray celery dramatiq,.venv-peers/$(peer)/.ready)
 NODE_PACKAGES := $(if $(wildcard tests/node/package.json),tests/node/node_modules/.ready)
 
 .NOTPARALLEL:
-.PHONY: help demo test test-all check chaos bench bench-peers compose-test clean rabbitmq node
+.PHONY: help demo test test-all simulate check chaos bench bench-peers compose-test clean rabbitmq node
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s%s\n", $$1, $$2 }' Makefile
@@ -26,6 +26,10 @@ test: $(READY) rabbitmq $(NODE_PACKAGES) ## Run the tests, but for the slow ones
 
 test-all: $(READY) rabbitmq $(NODE_PACKAGES) ## Run all tests, on each Python from 3.11 to 3.13 that is installed
 	@scripts/test_all.sh $(ARGS)
+
+simulate: $(READY) ## Look for a broken promise of durable mailboxes in worlds by seed (SEEDS=10000 FIRST=0 MUTANT='a high-water mark')
+	@$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),10000) --first $(or $(FIRST),0) --processes 2 \
+		$(if $(MUTANT),--mutant '$(MUTANT)')
 
 check: $(READY) node ## Lint, formatting, types (mypy and pyright), layers
 	@$(BIN)/ruff check --quiet .

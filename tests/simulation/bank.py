@@ -1,0 +1,66 @@
+"""What the simulated actor does: a function of its state and of one message, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from actorhub.journal.records import State
+
+DESTINATIONS = 2
+Account = dict[str, Any]
+
+
+class Overdrawn(Exception):
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    state: Account
+    tells: list[tuple[str, str]]
+    """Pairs of a queue and a text."""
+    answer: str
+
+
+def opened() -> Account:
+    return {"balance": 0, "moves": 0, "notes": {}}
+
+
+def move(state: Account, message: str, amount: int) -> Done:
+    """Raises:
+    Overdrawn: it is more than there is.
+    """
+    balance = state["balance"] + amount
+    if balance < 0:
+        raise Overdrawn(f"{state['balance']} of {-amount}")
+    after = {**state, "balance": balance, "moves": state["moves"] + 1}
+    if amount % 3 == 0:
+        after["notes"] = {**state["notes"], message: balance}
+    tells = [(destination(amount + n), f"{message}/{n}: {balance}") for n in range(amount % 4 % 3)]
+    return Done(after, tells, f"{message}: {balance}")
+
+
+def destination(number: int) -> str:
+    return f"destination.{number % DESTINATIONS}"
+
+
+def whole(state: Account) -> State:
+    body = json.dumps(state).encode()
+    return State(body=body, size=len(body))
+
+
+def patch(before: Account, after: Account) -> State | None:
+    changed = {name: value for name, value in after.items() if before[name] is not value}
+    if not changed:
+        return None
+    body = json.dumps(changed).encode()
+    return State(patch=True, body=body, size=len(body))
+
+
+def fold(states: list[State]) -> Account:
+    state = opened()
+    for one in states:
+        state = {**state, **json.loads(one.body)} if one.patch else json.loads(one.body)
+    return state

@@ -1,0 +1,57 @@
+"""Runs worlds until one breaks a promise."""
+
+from __future__ import annotations
+
+import shlex
+import traceback
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from actorhub.journal import owner
+from tests.simulation.rules import Parts
+from tests.simulation.world import World
+
+SMALL = {"BATCH": 2, "IN_FLIGHT": 3, "DESTINATIONS": 2}  # so that short histories reach these limits
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A seed that broke a promise, and what happened before."""
+
+    mutant: str
+    seed: int
+    error: str
+    trace: tuple[str, ...]
+
+    def report(self, tail: int = 60) -> str:
+        option = f" --mutant {shlex.quote(self.mutant)}" if self.mutant != "true" else ""
+        again = f"python -m tests.simulation --seeds 1 --first {self.seed}{option} --tail {len(self.trace)}"
+        return "\n".join((*self.trace[-tail:], f"seed {self.seed}: {self.error}", f"all of it: {again}"))
+
+
+def search(parts: Parts, seeds: Iterable[int]) -> Failure | None:
+    """The first of these seeds that fails."""
+    saved = {name: getattr(owner, name) for name in SMALL}
+    for name, limit in SMALL.items():
+        setattr(owner, name, limit)
+    try:
+        for seed in seeds:
+            if _error(World(seed, parts)):
+                world = World(seed, parts, traced=True)
+                error = _error(world)
+                assert error, f"seed {seed} failed, and not the second time"
+                return Failure(parts.name, seed, error, tuple(world.trace))
+        return None
+    finally:
+        for name, limit in saved.items():
+            setattr(owner, name, limit)
+
+
+def _error(world: World) -> str:
+    try:
+        world.run()
+    except AssertionError as exc:
+        return f"{exc}" or traceback.format_exc()
+    except Exception:
+        return traceback.format_exc()
+    return ""
