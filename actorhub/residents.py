@@ -107,8 +107,9 @@ class Residents:
         """Let what runs end, for `patience` seconds; then there is none any more."""
         if self._sweeping is not None:
             self._sweeping.cancel()
-        living, self._living = list(self._living.values()), OrderedDict()
+        living = list(self._living.values())
         await asyncio.gather(*(resident.cell.stop(patience) for resident in living), *self._leaving)
+        self._living.clear()  # only now: what they still handle changes states that are committed
 
     # ---- coming
 

@@ -83,6 +83,7 @@ class Tenure:
         self._flush_asked = False
         self._hold_timer: asyncio.TimerHandle | None = None
         self._watch: asyncio.TimerHandle | None = None
+        self._stopping = False
         self._over = False
         self._unacknowledged = 0
 
@@ -126,7 +127,8 @@ class Tenure:
             owner.posted(seq)
 
     async def stop(self, patience: float) -> None:
-        """Let what runs end, for `patience` seconds, and commit it; then leave."""
+        """Let what runs end, for `patience` seconds, and commit it; then leave. What comes meanwhile is left to the next owner."""
+        self._stopping = True
         await self._residents.stop(patience)
         until = self._session.loop.time() + STOPPING
         while self._owner is not None and not self._over and self._session.loop.time() < until:
@@ -261,7 +263,7 @@ class Tenure:
 
     def on_delivery(self, delivery: Delivery) -> None:
         self._unacknowledged += 1
-        if self._over:
+        if self._over or self._stopping:
             return
         if self.lasted:
             self._take(delivery)
@@ -438,7 +440,8 @@ class Tenure:
         if self._over:
             return
         resident = self._residents.get(work.envelope.key or "")
-        if answer.failure is None and resident is not None:
+        if answer.failure is None:
+            assert resident is not None, "what has handled it is there until it is stopped"
             try:
                 self._check_size(answer)
                 resident.snapshots.keep()

@@ -433,3 +433,32 @@ def test_a_durable_actor_handles_one_message_after_the_other() -> None:
         @actor(durable=True, concurrency=2)
         class Several:
             async def ping(self) -> None: ...
+
+
+@actor(durable=True)
+class Slow:
+    """Whose method is still running when its worker is told to end."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.done = 0
+
+    async def work(self) -> int:
+        Path(self.path).touch()
+        await asyncio.sleep(0.5)
+        self.done += 1
+        return self.done
+
+    async def pid(self) -> int:
+        return os.getpid()
+
+
+async def test_what_a_worker_that_ends_still_handles_is_in_the_state(hub: Hub, tmp_path: Path) -> None:
+    slow = await hub.spawn(Slow, str(tmp_path / "begun"))
+    pid = await slow.pid()
+    working = slow.work()
+    await until((tmp_path / "begun").exists)
+    os.kill(pid, signal.SIGTERM)
+    assert await working == 1
+    assert await slow.work() == 2
+    assert await slow.pid() != pid

@@ -48,6 +48,7 @@ class Trader:
         self.name = name
         self.deposited = 0
         self.transfers: list[str] = []
+        self.ways: dict[str, str] = {}
         self.answers: list[tuple[int, int, Entry]] = []  # account, place in its entries, entry
         self.stopping = False
         self.doing = ""
@@ -71,6 +72,7 @@ class Trader:
                 except ValueError:
                     continue  # not enough
                 self.transfers.append(note)
+                self.ways[note] = self.doing
                 self.answers.append((source, place, (note, -amount)))
             await asyncio.sleep(self._chance.random() * 0.05)
 
@@ -131,10 +133,15 @@ class Bank:
         return sum(len(trader.transfers) for trader in self._traders)
 
     async def _missing(self) -> list[str]:
-        """Transfers that are entered on one side only."""
+        """Transfers that are not entered on both sides, and where they should be."""
         statements = [await account.statement() for account in self._accounts]
         noted = Counter(note for _, entries in statements for note, _ in entries)
-        return [note for trader in self._traders for note in trader.transfers if noted[note] < 2]
+        return [
+            f"{trader.ways[note]} is entered {noted[note]} times"
+            for trader in self._traders
+            for note in trader.transfers
+            if noted[note] < 2
+        ]
 
     def _check(self, statements: list[tuple[int, list[Entry]]]) -> None:
         deposited = sum(trader.deposited for trader in self._traders)

@@ -12,7 +12,7 @@ from tests.chaos.bank import Bank
 from tests.chaos.cluster import Cluster
 from tests.chaos.storm import Storm
 
-CALM = 40.0  # seconds after a storm in which every call has its answer, and every tell has arrived
+CALM = 90.0  # seconds after a storm in which every call has its answer, and every tell has arrived
 READY = 60.0  # seconds until the first agent serves
 
 
