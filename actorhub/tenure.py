@@ -127,7 +127,7 @@ class Tenure:
             owner.posted(seq)
 
     async def stop(self, patience: float) -> None:
-        """Let what runs end, for `patience` seconds, and commit it; then leave. What comes meanwhile is left to the next owner."""
+        """Let what runs end, for `patience` seconds, and commit it; then leave. What comes meanwhile is the next owner's."""
         self._stopping = True
         await self._residents.stop(patience)
         until = self._session.loop.time() + STOPPING

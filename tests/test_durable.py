@@ -443,8 +443,11 @@ class Slow:
         self.path = path
         self.done = 0
 
-    async def work(self) -> int:
+    def _touch(self) -> None:
         Path(self.path).touch()
+
+    async def work(self) -> int:
+        self._touch()
         await asyncio.sleep(0.5)
         self.done += 1
         return self.done
