@@ -171,7 +171,7 @@ class Logbook:
         """What has arrived, in order, up to an offset that is missing and may be lost."""
         while self._arrived and not self._closed and self._looking is None:
             offset, record, size = self._arrived[0]
-            if self.past.end and self.past.end < offset != self._looked_at:
+            if self._succession.over and self.past.end < offset != self._looked_at:
                 self._looking = self._session.spawn_task(self._look_at_hole(offset, self._reading), "actorhub-hole")
                 return
             self._arrived.popleft()

@@ -189,7 +189,7 @@ def test_a_posting_with_several_answers_stays_until_the_last_of_them_is_let_go()
     answers.forget_sender("a")
     assert answers.postings == (posting,)
     answers.forget_below("b", 8)
-    assert answers.postings == ()
+    assert not answers.postings
 
 
 # ---- validity
@@ -312,6 +312,7 @@ def facts(past: Past) -> dict[str, Any]:
         "unflushed": dict(past.unflushed),
         "low": past.low,
         "answers": past.answers.postings,
+        "commits": past.commits,
         "end": past.end,
     }
 
@@ -408,6 +409,18 @@ def test_an_image_waits_until_all_before_it_is_confirmed() -> None:
     assert second.low == 0
     owner.read(owner.past.end, second)
     assert owner.past.low == owner.past.end - 1
+
+
+def test_an_image_is_due_however_often_owners_change() -> None:
+    past = Past()
+    for seq in (1, 2):
+        past.read(past.end, epoch(seq, f"owner {seq}"))
+        past.read(past.end, commit(seq, f"owner {seq}", seq))
+    owner = own(past, image_after=3)
+    assert not owner.wants_image
+    handle(owner, 1)
+    owner.seal([], [])
+    assert owner.wants_image
 
 
 def test_inherited_postings_hold_back_what_is_said_to_be_flushed() -> None:
@@ -507,7 +520,13 @@ def test_a_successor_yields_to_another_that_was_quicker() -> None:
 
 
 def test_a_successor_finds_low_though_the_last_records_do_not_name_it() -> None:
-    log = [epoch(1, "A"), commit(1, "A", 1), imaged(1, "A", 2), commit(1, "A", 3, low=2), Mark(id="of one that died")]
+    log: list[Record] = [
+        epoch(1, "A"),
+        commit(1, "A", 1),
+        imaged(1, "A", 2),
+        commit(1, "A", 3, low=2),
+        Mark(id="of one that died"),
+    ]
     stream = Stream(log)
     stream.first = 2
     succession = begin(stream)
@@ -526,6 +545,27 @@ def test_a_successor_whose_low_is_gone_while_it_reads_begins_again_at_the_new_on
     stream.finish(succession)
     assert succession.past.last == 4
     assert succession.past.low == 4
+
+
+def test_a_search_for_low_that_retention_overtakes_begins_again() -> None:
+    log: list[Record] = [
+        epoch(1, "A"),
+        commit(1, "A", 1),
+        imaged(1, "A", 2),
+        commit(1, "A", 3, low=2),
+        Mark(id="of the dead"),
+    ]
+    stream = Stream(log)
+    stream.first = 2
+    succession = begin(stream)
+    while stream.asked != ["last", 0, 0] or stream.at < 3:
+        stream.next(succession)
+    image = len(stream.log)
+    stream.log += [imaged(1, "A", 4), commit(1, "A", 5, low=image)]
+    stream.first = image - 1
+    stream.finish(succession)
+    assert stream.asked == ["last", 0, 0, 0, image]
+    assert succession.past.last == 5
 
 
 def test_offsets_that_nobody_can_read_do_not_stop_a_successor() -> None:

@@ -94,8 +94,8 @@ class Owner(Generic[W]):
         self._appended: OrderedDict[int, tuple[Commit, _Batch[W], int]] = OrderedDict()
         self._counted: dict[int, _Batch[W]] = {}
         self._unconfirmed = set(past.unflushed)
-        self._commits_since_image = 0
-        self._bytes_since_image = 0
+        self._commits_since_image = past.commits
+        self._bytes_since_image = past.size_since_image
         self._lineage = past.lineage
         self._sent = dict(past.sent)
         self.timers = dict(past.timers)

@@ -42,6 +42,8 @@ class Past:
         """What commits released and nobody has said to be confirmed, by their numbers."""
         self.low = 0
         """The offset from which a recovery can read; a reader that begins there says so by `anew`."""
+        self.commits = 0
+        """How many count since the last image."""
         self.end = 0
         """The offset behind the last one that was read."""
         self.version = 0
@@ -85,12 +87,18 @@ class Past:
         return min(self._image, next(iter(self.places.values()), self._image))
 
     @property
+    def size_since_image(self) -> int:
+        return self.size - self._image.size
+
+    @property
     def span(self) -> int:
         """Bytes from there to the end."""
         return self.size - self.oldest.size
 
     def _commit(self, offset: int, commit: Commit) -> None:
+        self.commits += 1
         if commit.image is not None:
+            self.commits = 0
             self._replace(commit.image)
             self._image = Place(offset, self.size)
         for sender, first, last in commit.applied:

@@ -34,6 +34,7 @@ class Append:
 
 class _Phase(Enum):
     TAIL = "tail"
+    SEARCH = "search"
     READ = "read"
     EPOCH = "epoch"
     OVER = "over"
@@ -45,8 +46,8 @@ class Succession:
     `mark` is unique among all marks, `me` among all owners.
 
     While this reads, retention may drop what is before somebody's newer image: then it begins again at that one. Offsets that
-    are missing are no proof of it, since RabbitMQ takes some for itself; but who reads anew from where the journal still
-    begins, and misses the same ones, has missed nothing.
+    are missing are no proof of it, since RabbitMQ takes some for itself; but who reads anew from a low that is still there, and
+    misses the same ones, has missed nothing.
     """
 
     def __init__(self, me: str, mark: str, past: Past) -> None:
@@ -55,8 +56,10 @@ class Succession:
         self._mark = Mark(id=mark)
         self._phase = _Phase.TAIL
         self._low = 0  # the highest that any record has named
-        self._begins: int | None = None  # the journal itself, where it begins behind what was asked for
-        self._holes: set[tuple[int, int]] = set()  # the offset that is missing, and the one that came instead
+        self._next: int | None = None  # the offset that comes, where that is known
+        self._holes: set[tuple[int, int]] = set()  # an offset that did not come, and the one that came instead
+        self._first: int | None = None  # offset that a search has read
+        self._has_missed = False  # something, in this search
 
     @property
     def over(self) -> bool:
@@ -80,8 +83,16 @@ class Succession:
         """
         if self._phase is _Phase.TAIL:
             return self._read_tail(record)
-        if offset > self.past.end and (self.past.end, offset) not in self._holes:
-            return self._miss(offset, record)
+        is_first = self._next == self._low
+        missed = self._misses(offset)
+        if self._phase is _Phase.SEARCH:
+            return self._go_on_searching(offset, record, missed)
+        if is_first and offset > self._low:
+            return self._search()
+        if missed and self._phase is _Phase.READ:
+            return self._read_from_low()
+        if missed:
+            raise Contested(f"the journal goes on at {offset}, and not where it was read: another may have taken over")
         counts = self.past.read(offset, record, size)
         if self._phase is _Phase.READ and record == self._mark:
             self._phase = _Phase.EPOCH
@@ -93,35 +104,52 @@ class Succession:
                 raise Contested(f"{record.owner} has taken over with epoch {record.epoch}")
         return []
 
+    def _misses(self, offset: int) -> bool:
+        """Whether something is missing before this, and for the first time."""
+        expected, self._next = self._next, offset + 1
+        if expected is None or offset <= expected or (expected, offset) in self._holes:
+            return False
+        self._holes.add((expected, offset))
+        return True
+
     def _read_tail(self, record: Record | None) -> list[ReadFrom | Append]:
         """Only to find out from where to read. What says it may be far back: then everything is read."""
+        self._note_low(record)
+        return self._read_from_low() if record == self._mark else []
+
+    def _note_low(self, record: Record | None) -> None:
         if record is not None:
             self._low = max(self._low, lowest([record]))
-        if record != self._mark:
-            return []
-        if self._begins is not None and self._low < self._begins:
-            raise JournalLost(
-                f"the journal begins at {self._begins}, and its state follows from {self._low} on: what is between is lost; "
-                "give journals more room by `journal_retention`"
-            )
-        return self._read_from_low()
 
     def _read_from_low(self) -> list[ReadFrom | Append]:
         self._phase = _Phase.READ
         self.past = self.past.anew(self._low)
+        self._next = self._low
         return [ReadFrom(self._low)]
 
-    def _miss(self, offset: int, record: Record | None) -> list[ReadFrom | Append]:
-        """What comes is not what comes next."""
-        if self._phase is _Phase.EPOCH:
-            raise Contested(
-                f"the journal goes on at {offset}, and {self.past.end} was never read: another may have taken over"
-            )
-        if self.past.end > self._low:
-            self._holes.add((self.past.end, offset))
-            return self._read_from_low()
-        self._phase = _Phase.TAIL
-        self._begins = offset
-        # Who dropped it had said from where on it is needed, perhaps behind the mark; but before one that is written now.
+    # ---- where low is gone
+
+    def _search(self) -> list[ReadFrom | Append]:
+        """Read all that is left for a higher low. One must be in the journal before any of it may be dropped, so it comes
+        before a mark that is written now."""
+        self._phase = _Phase.SEARCH
         self._mark = Mark(id=f"{self._mark.id}+")
-        return [Append(self._mark), *self._read_tail(record)]
+        self._next = self._first = None
+        self._has_missed = False
+        return [ReadFrom(0), Append(self._mark)]
+
+    def _go_on_searching(self, offset: int, record: Record | None, missed: bool) -> list[ReadFrom | Append]:
+        self._note_low(record)
+        self._has_missed = self._has_missed or missed
+        if self._first is None:
+            self._first = offset
+        if record != self._mark:
+            return []
+        if self._low >= self._first:
+            return self._read_from_low()
+        if self._has_missed:
+            return self._search()
+        raise JournalLost(
+            f"the journal begins at {self._first}, and its state follows from {self._low} on: what is between is lost; "
+            "give journals more room by `journal_retention`"
+        )

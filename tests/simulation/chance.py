@@ -210,7 +210,7 @@ class Chance:
         given, consuming = self._given, worker.consuming
         if consuming is None or not consuming.is_open:
             return
-        steps = self._lag * given.choice((10, 30, 60))
+        steps = self._lag * given.choice(self._theme.absences)
         how = given.choice(self._theme.outliving)
         self._say(f"chance takes the inbox from {worker.name}, which is {how} for {steps}")
         if how == "awake":
@@ -244,6 +244,7 @@ class Theme:
         Chance.outlive,
     )  # fmt: skip
     outliving: tuple[str, ...] = ("deaf", "asleep", "awake")
+    absences: tuple[int, ...] = (10, 30, 60)
     busy: float = 0.1
     retention: tuple[float, ...] = (0, 0.1, 0.5)
     images: tuple[int, ...] = (1, 2, 4, 1000)
@@ -263,7 +264,7 @@ THEMES = (
     Theme(
         workers=(Chance.outlive, Chance.outlive, Chance.outlive, Chance.kill), kinds=(1, 3, 3, 0, 0), busy=0.8,
         outliving=("awake", "asleep"), retention=(0.8,), images=(1, 2, 4), windows=(1, 2), prefetches=(100,),
-        slownesses=(4, 15),
+        slownesses=(4, 15), absences=(30, 60, 100),
     ),
 )  # fmt: skip
 """Chance; deaths; owners that outlive their time; lost answers; retention that overtakes readers."""

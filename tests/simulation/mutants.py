@@ -1,10 +1,11 @@
 """Shortcuts that look right and are not. The oracle must find out each.
 
-Not among them, since no promise is broken by it: cancelling the inbox's consumer before its channel is closed. The next owner
-gets later messages first and holds them back until the earlier ones are there, for its windows begin at what the journal
-says. It costs time; a mailbox without a journal, whose windows begin at what comes first, would lose the order. Nor numbering
-tells under a name of each life's own: what a commit releases has its final name, but receivers would have to keep the names of
-all lives.
+Not among them, since no promise is broken by them:
+- Cancelling the inbox's consumer before its channel is closed. The next owner gets later messages first, and holds them back
+  until the earlier ones are there, for its windows begin where the journal says. It costs time; a mailbox without a journal,
+  whose windows begin at what comes first, would lose the order.
+- Numbering tells under a name of each life's own. What a commit releases has its final name and number; but receivers would
+  have to keep the names of all lives.
 """
 
 from __future__ import annotations
@@ -382,17 +383,14 @@ class _OverlooksRetention(Owner[Any]):
 
 
 class _TrustsTheTail(Succession):
-    def _miss(self, offset: int, record: Record | None) -> list[ReadFrom | Append]:
-        if self.past.end > self._low:
-            return super()._miss(offset, record)
+    def _search(self) -> list[ReadFrom | Append]:
         raise JournalLost("it does not begin where the last records say")
 
 
-class _ReadsOverHoles(Succession):
-    def read(self, offset: int, record: Record | None, size: int = 0) -> list[ReadFrom | Append]:
-        if self.past.end > self._low:
-            self.past.end = offset
-        return super().read(offset, record, size)
+class _OverlooksThat(Succession):
+    def _misses(self, offset: int) -> bool:
+        self._next = offset + 1
+        return False
 
 
 _mutant("an image while effects are not confirmed", owner=_ImageAmidUnconfirmed)
@@ -401,7 +399,7 @@ _mutant("a patch beside an image", life=_PatchWithImage)
 _mutant("low at an image that does not count", past=_AnyImageIsLow)
 _mutant("an owner overlooks that retention overtook it", owner=_OverlooksRetention)
 _mutant("a successor trusts the last records", succession=_TrustsTheTail)
-_mutant("a successor overlooks that retention overtook it", succession=_ReadsOverHoles)
+_mutant("a successor overlooks that retention overtook it", succession=_OverlooksThat)
 
 
 # ---- the broker's fences

@@ -32,7 +32,7 @@ class Parts:
 class Rules:
     """`hold_back`: steps; 0 is for ever. `window`: records that a reader has in hand. `skipped`: senders whose gaps were given
     up, so that their order counts no more. `has_two_ways`: the journal has a connection for itself. `resumes`: an owner that
-    has lost its connection goes on over another one."""
+    lost its connection goes on over another one."""
 
     parts: Parts
     prefetch: int

@@ -313,8 +313,8 @@ class Connection:
         elif isinstance(effect.method, Basic.Deliver):
             assert effect.header is not None
             known = properties(effect.header)
-            at = (known.headers or {}).get("x-stream-offset", -1)
-            offset = self.server.offset(at) if at >= 0 else -1
+            at: Any = (known.headers or {}).get("x-stream-offset")
+            offset = self.server.offset(at) if at is not None else -1
             tag = effect.method.delivery_tag
             assert tag is not None
             self._end.arrived(self, Arrival(effect.channel, tag, known.content_type or "", effect.body, offset))
