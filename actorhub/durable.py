@@ -139,15 +139,23 @@ class DurableMailbox:
             inbox=self._inbox,
             journal=self._journal,
             dead=self._dead,
-            make_residents=lambda load: self._residents(link, load),
+            make_residents=lambda load, on_broken: self._residents(link, load, on_broken),
             poison=self._poison,
             on_end=lambda error: self._ended(link, error),
         )
 
-    def _residents(self, link: Link, load: Callable[[str], Awaitable[Sequence[State]]]) -> Residents:
+    def _residents(
+        self, link: Link, load: Callable[[str], Awaitable[Sequence[State]]], on_broken: Callable[[Exception], None]
+    ) -> Residents:
         limit = min(link.max_message // SHARE, self._session.settings.journal_retention // LARGEST)
         return Residents(
-            self._session, self._spec, limit=limit, make_cell=self._make_cell, create=self._create, load=load
+            self._session,
+            self._spec,
+            limit=limit,
+            make_cell=self._make_cell,
+            create=self._create,
+            load=load,
+            on_broken=on_broken,
         )
 
     def _ended(self, link: Link, error: Exception) -> None:

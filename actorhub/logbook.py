@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from contextlib import suppress
 from typing import Protocol
 
 from actorhub.broker import Consumer, Delivery, Link, Message, Outcome
@@ -19,6 +20,8 @@ from actorhub.session import Session
 log = logging.getLogger(__name__)
 
 READ_AHEAD = 200  # records
+ANSWER = 3.0  # seconds in which the broker brings one record
+TRIES = 5
 OVERHEAD = 256  # bytes that the broker adds to a record, at most
 KEPT_ANSWERS = 16 * 1024 * 1024  # bytes
 SHARE = 4  # a commit has a state, answers that are kept, and answers that are new: none has more than this part of a message
@@ -111,7 +114,15 @@ class Logbook:
         return record
 
     async def _one_from(self, offset: int | str) -> tuple[int, bytes]:
-        """The first record from there on, and where it is."""
+        """The first record from there on, and where it is. A broker that does not answer is asked again."""
+        for _ in range(TRIES):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ANSWER):
+                    return await self._ask_for_one(offset)
+            log.warning("%s was not read from %s in %.0f s; trying again", self._queue, offset, ANSWER)
+        raise BrokerUnavailable(f"{self._queue} cannot be read from {offset}: the broker does not answer")
+
+    async def _ask_for_one(self, offset: int | str) -> tuple[int, bytes]:
         found: asyncio.Future[tuple[int, bytes] | BrokerUnavailable] = self._session.loop.create_future()
         resolve = once(found)
         consumer = await self._link.consume(

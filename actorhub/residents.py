@@ -15,8 +15,9 @@ from typing import Any
 
 from actorhub.actor import ActorSpec
 from actorhub.cell import Cell
-from actorhub.errors import ActorHubError
+from actorhub.errors import ActorHubError, BrokerUnavailable
 from actorhub.journal.records import State
+from actorhub.journal.succession import JournalLost
 from actorhub.session import Session
 from actorhub.snapshot import Snapshots
 from actorhub.work import Work
@@ -42,7 +43,7 @@ class Resident:
 
 class Residents:
     """`make_cell` makes the cell of a key around what creates its instance, `create` the first instance of a key, and `load`
-    brings the journal's states of it. `limit`: bytes of a state."""
+    brings the journal's states of it. `limit`: bytes of a state. `on_broken`: the journal cannot be read."""
 
     def __init__(
         self,
@@ -53,6 +54,7 @@ class Residents:
         make_cell: Callable[[str, Callable[[], Any]], Cell],
         create: Callable[[str], Any],
         load: Callable[[str], Awaitable[Sequence[State]]],
+        on_broken: Callable[[Exception], None],
     ) -> None:
         self._session = session
         self._spec = spec
@@ -60,6 +62,7 @@ class Residents:
         self._make_cell = make_cell
         self._create = create
         self._load = load
+        self._on_broken = on_broken
         self._living: OrderedDict[str, Resident] = OrderedDict()
         self._leaving: set[asyncio.Task[None]] = set()
         self._sweeping: asyncio.TimerHandle | None = None
@@ -137,6 +140,8 @@ class Residents:
     async def _start_or_fail(self, resident: Resident) -> None:
         try:
             await self._start(resident)
+        except (BrokerUnavailable, JournalLost) as exc:
+            self._on_broken(exc)
         except ActorHubError as exc:
             if self._living.get(resident.key) is resident:
                 del self._living[resident.key]

@@ -56,7 +56,7 @@ class Tenure:
         inbox: str,
         journal: str,
         dead: str,
-        make_residents: Callable[[Callable[[str], Awaitable[Sequence[State]]]], Residents],
+        make_residents: Callable[[Callable[[str], Awaitable[Sequence[State]]], Callable[[Exception], None]], Residents],
         poison: frozenset[str],
         on_end: Callable[[Exception], None],
     ) -> None:
@@ -73,7 +73,7 @@ class Tenure:
         self._me = f"{name}-{new_id(8)}"
         self._logbook = Logbook(session, link, journal, self._me, new_id(), self)
         self._owner: Owner[Work] | None = None
-        self._residents = make_residents(self._load)
+        self._residents = make_residents(self._load, self._end)
         self._changed: dict[str, None] = {}  # keys of instances that have handled something since the last commit
         self._early: list[Delivery] = []
         self._asked_again: list[tuple[str, int, Work]] = []
@@ -313,10 +313,10 @@ class Tenure:
                 self._hold()
             case Verdict.IN_HAND:
                 assert known is not None
-                if known.envelope.reply_to == work.envelope.reply_to:
-                    known.join(work)
-                else:  # whoever asked first is gone, and another life of it asks again
+                if work.envelope.reply_to:  # the answer may be lost on its way to who asked first: it gets another
                     self._asked_again.append((sender, seq, work))
+                else:
+                    known.join(work)
             case Verdict.DONE:
                 self._session.spawn_task(self._repeat(owner, sender, seq, work), "actorhub-repeat")
 
