@@ -66,6 +66,7 @@ class Residents:
         self._living: OrderedDict[str, Resident] = OrderedDict()
         self._leaving: set[asyncio.Task[None]] = set()
         self._sweeping: asyncio.TimerHandle | None = None
+        self._stopped = False
         self._idle_for = session.settings.passivate_after
 
     def get(self, key: str) -> Resident | None:
@@ -82,7 +83,9 @@ class Residents:
         return resident
 
     def offer(self, work: Work) -> None:
-        """To its instance, which is made where there is none."""
+        """To its instance, which is made where there is none; to nobody after `stop`."""
+        if self._stopped:
+            return
         key = work.envelope.key or ""
         resident = self._living.get(key)
         if resident is None:
@@ -107,12 +110,13 @@ class Residents:
             resident.in_hand -= 1
 
     async def stop(self, patience: float) -> None:
-        """Let what runs end, for `patience` seconds; then there is none any more."""
+        """Let what runs end, for `patience` seconds. The states are still there: what was handled may wait for its commit."""
+        if self._stopped:
+            return
+        self._stopped = True
         if self._sweeping is not None:
             self._sweeping.cancel()
-        living = list(self._living.values())
-        await asyncio.gather(*(resident.cell.stop(patience) for resident in living), *self._leaving)
-        self._living.clear()  # only now: what they still handle changes states that are committed
+        await asyncio.gather(*(resident.cell.stop(patience) for resident in self._living.values()), *self._leaving)
 
     # ---- coming
 

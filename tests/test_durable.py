@@ -443,11 +443,8 @@ class Slow:
         self.path = path
         self.done = 0
 
-    def _touch(self) -> None:
-        Path(self.path).touch()
-
     async def work(self) -> int:
-        self._touch()
+        await asyncio.to_thread(Path(self.path).touch)
         await asyncio.sleep(0.5)
         self.done += 1
         return self.done
@@ -465,3 +462,21 @@ async def test_what_a_worker_that_ends_still_handles_is_in_the_state(hub: Hub, t
     assert await working == 1
     assert await slow.work() == 2
     assert await slow.pid() != pid
+
+
+async def test_what_waits_for_its_commit_when_a_worker_ends_is_in_the_state(hub: Hub) -> None:
+    """Invariant: the answers to n calls are 1 to n, though workers are told to end while commits are on their way."""
+    numbers = await hub.spawn(Numbers)
+    answers: list[int] = []
+
+    async def count() -> None:
+        for _ in range(60):
+            answers.append(await numbers.next())
+            await asyncio.sleep(random.uniform(0.0, 0.03))  # so that some come while others are committed
+
+    counting = asyncio.gather(*(count() for _ in range(40)))
+    for rounds in (1, 2, 3):
+        await until(lambda at=rounds * 500: len(answers) >= at)  # type: ignore[misc]
+        os.kill(await numbers.pid(), signal.SIGTERM)
+    await counting
+    assert sorted(answers) == list(range(1, 2401))
