@@ -38,7 +38,7 @@ check: $(READY) node ## Lint, formatting, types (mypy and pyright), layers
 	@PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
 	@report=$$($(BIN)/lint-imports) || { echo "$$report" >&2; exit 1; }
 
-chaos: $(READY) rabbitmq ## Hold a bank of durable actors to its books while all around it is killed (MINUTES=10)
+chaos: $(READY) rabbitmq ## Hold a bank of durable actors to its books while all around it is killed (MINUTES=10, ARGS=--cluster for three brokers)
 	@$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(ARGS)
 
 bench: $(READY) rabbitmq bench-peers ## Measure calls, tells and starts against bare pika, Ray, Celery and Dramatiq, on a private RabbitMQ

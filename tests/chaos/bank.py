@@ -1,159 +1,83 @@
-"""Accounts that remember everything, and traders that hold them to it."""
+"""The bank's actors. Each account keeps a history of all that it ever did: the truth inside the cluster."""
 
 from __future__ import annotations
 
-import asyncio
-import random
-from collections import Counter
+from typing import ClassVar
 
-from actorhub import Hub, actor, tell
+from actorhub import actor, tell
 
 OPENING = 1000
-Entry = tuple[str, int]
-"""What it was, and by how much it changed the balance."""
+
+Entry = list[str | int]
+"""The order's id, and what it changed."""
+Receipt = tuple[int, int]
+"""The place of the entry in the history, from 1 on, and the balance after it."""
+
+
+class Book:
+    opening: ClassVar[int] = OPENING
+
+    def __init__(self) -> None:
+        self.balance = self.opening
+        self.history: list[Entry] = []
+
+    def _enter(self, order: str, amount: int) -> Receipt:
+        self.balance += amount
+        self.history.append([order, amount])
+        return len(self.history), self.balance
+
+    def _check_cover(self) -> None:
+        """Called last: what was done before must be undone, and what was told must not leave."""
+        if self.balance < 0:
+            raise ValueError(f"no cover: the balance would be {self.balance}")
+
+    async def deposit(self, order: str, amount: int) -> Receipt:
+        return self._enter(order, amount)
+
+    async def withdraw(self, order: str, amount: int) -> Receipt:
+        receipt = self._enter(order, -amount)
+        self._check_cover()
+        return receipt
+
+    async def read(self) -> tuple[int, list[Entry]]:
+        return self.balance, self.history
 
 
 @actor(durable=True)
-class Account:
+class Account(Book):
+    async def transfer(self, to: Account, order: str, amount: int) -> Receipt:
+        receipt = self._enter(order, -amount)
+        await tell(to.deposit, order, amount)
+        self._check_cover()
+        return receipt
+
+    async def lock_up(self, to: Vault, order: str, amount: int) -> Receipt:
+        receipt = self._enter(order, -amount)
+        await tell(to.deposit, order, amount)
+        self._check_cover()
+        return receipt
+
+
+@actor(durable=True, shards=2)
+class Vault(Book):
+    """One of many behind a few mailboxes."""
+
+    async def transfer(self, to: Account, order: str, amount: int) -> Receipt:
+        receipt = self._enter(order, -amount)
+        await tell(to.deposit, order, amount)
+        self._check_cover()
+        return receipt
+
+
+@actor(durable=True)
+class Clerk:
+    """Moves money by questions, which it asks again under the same ids should its worker die between them."""
+
     def __init__(self) -> None:
-        self.balance = OPENING
-        self.entries: list[Entry] = []
+        self.moves = 0
 
-    async def deposit(self, amount: int, note: str) -> int:
-        """How many entries there are with this one."""
-        return self._enter(amount, note)
-
-    async def transfer(self, to: Account, amount: int, note: str) -> int:
-        if amount > self.balance:
-            raise ValueError("not enough")
-        await tell(to.deposit, amount, note)
-        return self._enter(-amount, note)
-
-    async def statement(self) -> tuple[int, list[Entry]]:
-        return self.balance, self.entries
-
-    async def count(self) -> int:
-        return len(self.entries)
-
-    def _enter(self, amount: int, note: str) -> int:
-        self.balance += amount
-        self.entries.append((note, amount))
-        return len(self.entries)
-
-
-class Trader:
-    """Transfers and deposits until it is told to stop, and keeps what it was answered."""
-
-    def __init__(self, name: str, accounts: list[Account], chance: random.Random) -> None:
-        self.name = name
-        self.deposited = 0
-        self.transfers: list[str] = []
-        self.ways: dict[str, str] = {}
-        self.answers: list[tuple[int, int, Entry]] = []  # account, place in its entries, entry
-        self.stopping = False
-        self.doing = ""
-        self._accounts = accounts
-        self._chance = chance
-
-    async def trade(self) -> None:
-        number = 0
-        while not self.stopping:
-            number += 1
-            note, amount = f"{self.name}-{number}", self._chance.randrange(1, 20)
-            source, target = self._chance.sample(range(len(self._accounts)), 2)
-            self.doing = f"{note}: account {source} to {target}"
-            if self._chance.random() < 0.2:
-                place = await self._accounts[source].deposit(amount, note)
-                self.deposited += amount
-                self.answers.append((source, place, (note, amount)))
-            else:
-                try:
-                    place = await self._accounts[source].transfer(self._accounts[target], amount, note)
-                except ValueError:
-                    continue  # not enough
-                self.transfers.append(note)
-                self.ways[note] = self.doing
-                self.answers.append((source, place, (note, -amount)))
-            await asyncio.sleep(self._chance.random() * 0.05)
-
-
-class Bank:
-    """`accounts` accounts, and traders of several hubs."""
-
-    def __init__(self, hubs: list[Hub], seed: int, *, accounts: int = 20, traders: int = 12) -> None:
-        self._hubs = hubs
-        self._seed = seed
-        self._size = accounts
-        self._count = traders
-        self._accounts: list[Account] = []
-        self._traders: list[Trader] = []
-        self._trading: list[asyncio.Task[None]] = []
-
-    async def open(self) -> None:
-        for number in range(self._size):
-            hub = self._hubs[number % len(self._hubs)]
-            account = await hub.options(name=f"account-{number}").spawn(Account)
-            await account.count()
-        for number in range(self._count):
-            hub = self._hubs[number % len(self._hubs)]
-            accounts = [await hub.find(Account, f"account-{n}") for n in range(self._size)]
-            self._traders.append(Trader(f"t{number}", accounts, random.Random(f"{self._seed} {number}")))
-        self._accounts = accounts
-        self._trading = [asyncio.create_task(trader.trade()) for trader in self._traders]
-
-    def check_alive(self) -> None:
-        """No trader has had an error."""
-        for task in self._trading:
-            if task.done():
-                task.result()
-
-    async def close(self, within: float) -> int:
-        """Let the traders end, wait for what they set going, and check the books. Returns how many transfers there were.
-
-        Raises:
-            TimeoutError: a call has no answer, or a tell has not arrived.
-            AssertionError: the books are wrong.
-        """
-        for trader in self._traders:
-            trader.stopping = True
-        _, late = await asyncio.wait(self._trading, timeout=within)
-        if late:
-            waiting = [trader.doing for trader, task in zip(self._traders, self._trading, strict=True) if task in late]
-            raise TimeoutError(f"calls without an answer: {waiting}")
-        self.check_alive()
-        entries = sum(len(trader.answers) + len(trader.transfers) for trader in self._traders)
-        try:
-            async with asyncio.timeout(within):
-                while sum([await account.count() for account in self._accounts]) < entries:
-                    await asyncio.sleep(0.1)
-        except TimeoutError as exc:
-            raise TimeoutError(f"not all tells have arrived: {await self._missing()}") from exc
-        statements = [await account.statement() for account in self._accounts]
-        self._check(statements)
-        return sum(len(trader.transfers) for trader in self._traders)
-
-    async def _missing(self) -> list[str]:
-        """Transfers that are not entered on both sides, and where they should be."""
-        statements = [await account.statement() for account in self._accounts]
-        noted = Counter(note for _, entries in statements for note, _ in entries)
-        return [
-            f"{trader.ways[note]} is entered {noted[note]} times"
-            for trader in self._traders
-            for note in trader.transfers
-            if noted[note] < 2
-        ]
-
-    def _check(self, statements: list[tuple[int, list[Entry]]]) -> None:
-        deposited = sum(trader.deposited for trader in self._traders)
-        total = sum(balance for balance, _ in statements)
-        assert total == OPENING * self._size + deposited, f"{total - OPENING * self._size - deposited} too much"
-        for balance, entries in statements:
-            assert balance == OPENING + sum(amount for _, amount in entries), "a balance is not that of its entries"
-        noted = Counter(note for _, entries in statements for note, _ in entries)
-        transfers = {note for trader in self._traders for note in trader.transfers}
-        wrong = {note: times for note, times in noted.items() if times != (2 if note in transfers else 1)}
-        assert not wrong, f"entered too often, or too seldom: {wrong}"
-        for trader in self._traders:
-            for account, place, entry in trader.answers:
-                found = statements[account][1][place - 1]
-                assert tuple(found) == entry, f"account {account} was said to have {entry} at {place}, and has {found}"
+    async def move(self, source: Account, target: Account, order: str, amount: int) -> tuple[Receipt, Receipt]:
+        taken = await source.withdraw(order, amount)
+        given = await target.deposit(order, amount)
+        self.moves += 1
+        return taken, given

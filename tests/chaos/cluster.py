@@ -1,94 +1,97 @@
-"""The parts that can be hurt: a broker, agents in processes of their own, and their workers."""
+"""Three RabbitMQ nodes as one broker, in containers: `compose/cluster.yml`. One of them is hurt at a time. Calls block."""
 
 from __future__ import annotations
 
-import asyncio
 import os
-import signal
+import random
 import subprocess
-import sys
-from contextlib import suppress
+import time
 from pathlib import Path
 
-import psutil
+from actorhub.address import new_id
+from tests.chaos.broker import START, Broker, docker, free_port
 
-from actorhub import Settings
-from actorhub_rabbitmq import PrivateNode
+FILE = Path(__file__).parent.parent.parent / "compose" / "cluster.yml"
+SIZE = 3
 
 
-class Cluster:
-    """Agents `a0`, `a1` and so on over one private RabbitMQ; each has two workers and writes its log into `directory`."""
+class Cluster(Broker):
+    """Quorum queues and streams begin on all nodes in turn, and are copied to all."""
 
-    def __init__(self, broker: PrivateNode, prefix: str, directory: Path, *, agents: int = 2) -> None:
-        self.broker = broker
-        self.settings = Settings(
-            url=broker.url, secret="chaos", prefix=prefix, heartbeat=0.5, node_timeout=5.0, connect_timeout=60.0
-        )  # type: ignore[arg-type]
-        self._directory = directory
-        self._agents: list[subprocess.Popen[bytes] | None] = [None] * agents
-        self._stopped: set[int] = set()
+    def __init__(self, chance: random.Random) -> None:
+        self.name = "a cluster of three RabbitMQ nodes"
+        self._chance = chance
+        self._project = f"actorhub-chaos-{new_id(6)}"
+        self._hurt = 1
+        ports = [free_port() for _ in range(SIZE)]  # ports that the engine chose would be others after a restart
+        self._environment = {f"RABBITMQ_{n}_PORT": str(port) for n, port in enumerate(ports, 1)}
+        self.urls = [f"amqp://actorhub:development@127.0.0.1:{port}/" for port in ports]
+        self._compose("up", "--detach", "--wait")
+        for kind in ("quorum_queues", "streams"):
+            self.control("set_policy", "--apply-to", kind, kind, ".*", '{"queue-leader-locator": "balanced"}')
+
+    def remove(self) -> None:
+        self._compose("down", "--volumes", "--timeout", "5")
+
+    def kill(self) -> None:
+        docker("kill", self._choose())
 
     def start(self) -> None:
-        for number in range(len(self._agents)):
-            self.start_agent(number)
+        docker("start", self._container)
+        self._wait()
 
-    def start_agent(self, number: int) -> None:
-        command = [sys.executable, "-m", "actorhub", "node", "tests.chaos.bank", "--workers", "2", "--slots", "0"]
-        environment = {**os.environ, **self.settings.to_environment()}
-        with (self._directory / f"a{number}.log").open("ab") as log:
-            self._agents[number] = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    def restart(self) -> None:
+        docker("restart", "--timeout", "30", self._choose())
+        self._wait()
 
-    def kill_agent(self, number: int) -> str:
-        agent = self._agents[number]
-        assert agent is not None
-        agent.kill()
-        agent.wait()
-        return f"killed agent a{number} (pid {agent.pid})"
+    def freeze(self) -> None:
+        docker("pause", self._choose())
+
+    def thaw(self) -> None:
+        docker("unpause", self._container)
+
+    def refuse(self) -> None:
+        self._choose()
+        super().refuse()
+
+    def cut_off(self) -> None:
+        """From the other nodes, not from its clients."""
+        docker("network", "disconnect", f"{self._project}_nodes", self._choose())
+
+    def join(self) -> None:
+        docker("network", "connect", "--alias", f"rabbit-{self._hurt}", f"{self._project}_nodes", self._container)
+        self._wait()
+
+    def control(self, *arguments: str) -> str:
+        """On the node that was hurt last."""
+        return docker("exec", self._container, "rabbitmqctl", "-q", *arguments)
 
     @property
-    def agents(self) -> int:
-        return len(self._agents)
+    def _container(self) -> str:
+        return f"{self._project}-broker-{self._hurt}-1"
 
-    def workers(self) -> list[int]:
-        """Pids of the workers that there are."""
-        found = []
-        for agent in self._agents:
-            with suppress(psutil.Error):
-                if agent is not None and agent.poll() is None:
-                    leaves = [c for c in psutil.Process(agent.pid).children(recursive=True) if not c.children()]
-                    found += [
-                        child.pid for child in leaves if "multiprocessing.forkserver" in " ".join(child.cmdline())
-                    ]
-        return found
+    def _choose(self) -> str:
+        self._hurt = self._chance.randrange(SIZE) + 1
+        return self._container
 
-    def kill_worker(self, pid: int) -> str:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-        return f"killed worker {pid}"
+    def _wait(self) -> None:
+        """Until all of them take connections, and see each other."""
+        until = time.monotonic() + START
+        while not self._whole():
+            assert time.monotonic() < until, docker("logs", "--tail", "20", self._container)
+            time.sleep(0.5)
 
-    async def pause_worker(self, pid: int, seconds: float) -> str:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGSTOP)
-            self._stopped.add(pid)
-            await asyncio.sleep(seconds)
-            self._continue(pid)
-        return f"paused worker {pid} for {seconds:.1f} s"
+    def _whole(self) -> bool:
+        seen = f"length(rabbit_nodes:list_running()) =:= {SIZE}."
+        looks = ["rabbitmq-diagnostics", "-q", "check_port_connectivity"], ["rabbitmqctl", "-q", "eval", seen]
+        found = [
+            subprocess.run(["docker", "exec", self._container, *look], capture_output=True, check=False)
+            for look in looks
+        ]
+        return all(one.returncode == 0 for one in found) and found[1].stdout.strip() == b"true"
 
-    def _continue(self, pid: int) -> None:
-        self._stopped.discard(pid)
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGCONT)
-
-    def stop(self) -> None:
-        for pid in list(self._stopped):
-            self._continue(pid)
-        for agent in self._agents:
-            if agent is not None and agent.poll() is None:
-                agent.terminate()
-        for agent in self._agents:
-            if agent is not None:
-                try:
-                    agent.wait(15.0)
-                except subprocess.TimeoutExpired:
-                    agent.kill()
-                    agent.wait()
+    def _compose(self, *arguments: str) -> None:
+        command = ["docker", "compose", "--file", str(FILE), "--project-name", self._project, "--progress", "plain"]
+        environment = {**os.environ, **self._environment}
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, env=environment)
+        assert done.returncode == 0, f"docker compose {' '.join(arguments)}: {done.stderr}"
