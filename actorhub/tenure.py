@@ -236,11 +236,13 @@ class Tenure:
             while not self._over and self._oldest_is_far_back:
                 place = next(iter(self._past.places.values()))
                 commit = await self._logbook.read(place.offset)
-                carried = [state for state in commit.states if self._past.places.get(state.key) == place]
-                await self._until_nothing_is_in_flight(owner)
-                if carried := [state for state in carried if not self._is_in_use(state.key)]:
-                    old = owner.seal_old(carried, time=time.time())
-                    owner.weigh(old, self._logbook.append(old))
+                await self._until_nothing_is_in_flight(owner)  # from here on without an await: nothing is newer
+                there = [state for state in commit.states if self._past.places.get(state.key) == place]
+                if old := [state for state in there if state.key not in self._changed]:
+                    sealed = owner.seal_old(old, time=time.time())
+                    owner.weigh(sealed, self._logbook.append(sealed))
+                else:
+                    self._rewrite(there)
                 await self._until_nothing_is_in_flight(owner)
                 self._flush()
         except ActorHubError as exc:
@@ -252,12 +254,13 @@ class Tenure:
         while owner.in_flight:
             await asyncio.sleep(CARRY_PAUSE)
 
-    def _is_in_use(self, key: str) -> bool:
-        resident = self._residents.get(key)
-        if resident is None or not resident.in_hand:
-            return False
-        resident.snapshots.forget_committed()
-        return True
+    def _rewrite(self, states: Sequence[State]) -> None:
+        """What has been handled and waits for room has newer states of these instances: it must go first, room or not."""
+        for state in states:
+            resident = self._residents.get(state.key)
+            if resident is not None:
+                resident.snapshots.forget_committed()
+        self._flush(needs_room=False)
 
     # ---- taking
 
@@ -508,10 +511,10 @@ class Tenure:
 
     # ---- committing
 
-    def _flush(self) -> None:
+    def _flush(self, *, needs_room: bool = True) -> None:
         self._flush_asked = False
         owner = self._owner
-        if owner is None or self._over or not owner.may_seal:
+        if owner is None or self._over or not (owner.may_seal if needs_room else owner.has_work):
             return
         outgoing, self._outgoing = self._outgoing, Outgoing()
         commit = owner.seal(self._states(owner), outgoing.postings(), time=time.time())

@@ -204,6 +204,11 @@ class Owner(Generic[W]):
         return len(self._appended) < IN_FLIGHT or self._batch.size >= BATCH_BYTES
 
     @property
+    def has_work(self) -> bool:
+        """Something has been handled that is not committed."""
+        return bool(self._batch.works)
+
+    @property
     def has_room(self) -> bool:
         """Whether another commit pushes out nothing that is needed."""
         return self.past.span + sum(size for _, _, size in self._appended.values()) <= self._room
