@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from actorhub.broker import Queue
 from actorhub.envelope import Hop
 
 
@@ -36,13 +37,14 @@ class Told:
 
 class Effects:
     """What a message to a durable actor does beside changing the state. `origin` is the same each time that the message is
-    handled, should its worker die before the commit; `told` leaves with the commit."""
+    handled, should its worker die before the commit; `told` leaves with the commit, once `queues` are there."""
 
-    __slots__ = ("_asks", "origin", "told")
+    __slots__ = ("_asks", "origin", "queues", "told")
 
     def __init__(self, origin: str) -> None:
         self.origin = origin
         self.told: list[Told] = []
+        self.queues: list[Queue] = []
         self._asks = 0
 
     def next_ask(self) -> str:

@@ -7,35 +7,34 @@ apart when both do is the journal. See `tenure.py`.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import random
-from collections.abc import Awaitable, Callable, Collection, Sequence
-from typing import Any
+from collections.abc import Callable, Collection
 
 from actorhub.actor import ActorSpec
-from actorhub.broker import Consumer, Delivery, Link
-from actorhub.cell import Cell
+from actorhub.broker import Consumer, Delivery, Link, Queue
 from actorhub.errors import ActorHubError, ActorInitFailed, ActorNotFound, BrokerUnavailable
 from actorhub.journal.owner import Deposed
-from actorhub.journal.records import State
 from actorhub.journal.succession import Contested
-from actorhub.logbook import SHARE
 from actorhub.mailbox import PREFETCH
-from actorhub.residents import Residents
+from actorhub.residents import Household, Load
 from actorhub.session import Session
 from actorhub.tenure import Tenure
 
 log = logging.getLogger(__name__)
 
 LIMITED_PREFETCH = 16  # where a limit counts what waits at the broker
-LARGEST = 16  # a state has no more than this part of the journal
 SOON = 0.2  # seconds before one that was contested asks for messages again
 LATER = 5.0  # seconds before one that could not begin tries again
 
 
+MakeHousehold = Callable[[Link, Load, Callable[[Exception], None]], Household]
+"""Over this link, around what brings the journal's states, and what is called when that cannot be read."""
+
+
 class DurableMailbox:
-    """`make_cell` makes the cell of a key around what creates its instance, `create` the first instance of a key; the key is
-    empty where the class has none. `on_born_dead`: the constructor raised; `on_gone`: the queue does not exist any more."""
+    """`on_born_dead`: the constructor raised; `on_gone`: the inbox does not exist any more. For the rest see `Tenure`."""
 
     def __init__(
         self,
@@ -46,9 +45,10 @@ class DurableMailbox:
         inbox: str,
         journal: str,
         dead: str,
-        make_cell: Callable[[str, Callable[[], Any]], Cell],
-        create: Callable[[str], Any],
-        limited: bool,
+        make_household: MakeHousehold,
+        in_parts: bool = False,
+        journal_to_make: Queue | None = None,
+        limited: bool = False,
         poison: Collection[str] = (),
         on_born_dead: Callable[[BaseException], None],
         on_gone: Callable[[], None],
@@ -59,8 +59,9 @@ class DurableMailbox:
         self._inbox = inbox
         self._journal = journal
         self._dead = dead
-        self._make_cell = make_cell
-        self._create = create
+        self._make_household = make_household
+        self._in_parts = in_parts
+        self._journal_to_make = journal_to_make
         self._prefetch = LIMITED_PREFETCH if limited else PREFETCH
         self._poison = frozenset(poison)
         self._on_born_dead = on_born_dead
@@ -139,23 +140,11 @@ class DurableMailbox:
             inbox=self._inbox,
             journal=self._journal,
             dead=self._dead,
-            make_residents=lambda load, on_broken: self._residents(link, load, on_broken),
+            make_household=functools.partial(self._make_household, link),
+            in_parts=self._in_parts,
+            journal_to_make=self._journal_to_make,
             poison=self._poison,
             on_end=lambda error: self._ended(link, error),
-        )
-
-    def _residents(
-        self, link: Link, load: Callable[[str], Awaitable[Sequence[State]]], on_broken: Callable[[Exception], None]
-    ) -> Residents:
-        limit = min(link.max_message // SHARE, self._session.settings.journal_retention // LARGEST)
-        return Residents(
-            self._session,
-            self._spec,
-            limit=limit,
-            make_cell=self._make_cell,
-            create=self._create,
-            load=load,
-            on_broken=on_broken,
         )
 
     def _ended(self, link: Link, error: Exception) -> None:

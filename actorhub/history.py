@@ -205,7 +205,7 @@ class History:
             return HistoryEntry(kind="epoch", epoch=record.epoch, owner=record.owner, **common)
         if not isinstance(record, Commit):
             return HistoryEntry(kind="unknown", **common)
-        tells = [posting for posting in record.outbox if not posting.replies and posting.due is None]
+        tells = [posting for posting in record.outbox if _is_tell(posting)]
         letters = [posting for posting in tells if posting.queue == self._dead]
         return HistoryEntry(
             kind="commit",
@@ -273,6 +273,10 @@ def _why_not(record: Record, epoch: int, owner: str, following: int) -> Verdict:
     if isinstance(record, Epoch) or (record.epoch == epoch and record.seq < following):
         return "repeated"
     return "early"
+
+
+def _is_tell(posting: Posting) -> bool:
+    return not posting.replies and posting.due is None and posting.declares is None
 
 
 def _envelopes_in(posting: Posting) -> int:

@@ -13,7 +13,7 @@ from actorhub.errors import ActorHubError, BrokerUnavailable
 from actorhub.futures import once
 from actorhub.journal import records
 from actorhub.journal.past import Past
-from actorhub.journal.records import Commit, InvalidRecord, Record
+from actorhub.journal.records import SHARE, Commit, InvalidRecord, Record
 from actorhub.journal.succession import Append, JournalLost, ReadFrom, Succession
 from actorhub.session import Session
 
@@ -24,7 +24,6 @@ ANSWER = 3.0  # seconds in which the broker brings one record
 TRIES = 5
 OVERHEAD = 256  # bytes that the broker adds to a record, at most
 KEPT_ANSWERS = 16 * 1024 * 1024  # bytes
-SHARE = 4  # a commit has a state, answers that are kept, and answers that are new: none has more than this part of a message
 CONTENT_TYPE = "application/x-actorhub-record"
 
 
@@ -45,14 +44,18 @@ class Listener(Protocol):
 
 
 class Logbook:
-    """`me` is the owner's name, `mark` is unique. What is read goes into `past`; once the epoch counts, to the listener."""
+    """`me` is the owner's name, `mark` is unique. What is read goes into `past`; once the epoch counts, to the listener.
+    `in_parts`: the state that it keeps is in parts."""
 
-    def __init__(self, session: Session, link: Link, queue: str, me: str, mark: str, listener: Listener) -> None:
+    def __init__(
+        self, session: Session, link: Link, queue: str, me: str, mark: str, listener: Listener, *, in_parts: bool
+    ) -> None:
         self._session = session
         self._link = link
         self._queue = queue
         self._listener = listener
-        self._succession = Succession(me, mark, Past(limit=min(KEPT_ANSWERS, link.max_message // SHARE)))
+        past = Past(limit=min(KEPT_ANSWERS, link.max_message // SHARE), in_parts=in_parts)
+        self._succession = Succession(me, mark, past)
         self._reader: Consumer | None = None
         self._reading = 0
         self._arrived: deque[tuple[int, Record | None, int]] = deque()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 
 from actorhub.actor import Ticket
 from actorhub.address import actor_of
-from actorhub.broker import Link, Message, Outcome
+from actorhub.broker import Link, Message, Outcome, Queue
 from actorhub.delay import Delays
 from actorhub.envelope import Parcel, decode, encode
 from actorhub.errors import ActorHubError, ActorNotFound, BrokerUnavailable
@@ -42,6 +43,9 @@ class Outgoing:
 
     def alone(self, posting: Posting) -> None:
         self._single.append(posting)
+
+    def declare(self, queue: Queue) -> None:
+        self._single.append(Posting(queue=queue.name, declares=queue))
 
     def postings(self) -> list[Posting]:
         grouped = []
@@ -79,8 +83,26 @@ class Poster:
         self._dead = dead
         self._delays = Delays(session.names)
 
+    async def release(self, postings: Sequence[Posting]) -> None:
+        """All that one commit releases: its queues are there before anything else leaves.
+
+        Raises:
+            BrokerUnavailable: as `post`.
+        """
+        queues = [posting.declares for posting in postings if posting.declares is not None]
+        await asyncio.gather(*(self._declare(queue) for queue in queues))
+        await asyncio.gather(*(self.post(posting) for posting in postings if posting.declares is None))
+
+    async def _declare(self, queue: Queue) -> None:
+        try:
+            await self._link.declare(queue)
+        except BrokerUnavailable:
+            raise
+        except (ActorHubError, ValueError) as exc:
+            log.warning("%s stays as it is: %s", queue.name, exc)
+
     async def post(self, posting: Posting) -> None:
-        """Returns when the broker has it, or nobody can get it any more: then tells are dead letters.
+        """Returns when the broker has it, or nobody can get it any more: then tells to actors are dead letters.
 
         Raises:
             BrokerUnavailable: the link was lost. Whoever is the owner next posts it again.
@@ -90,8 +112,10 @@ class Poster:
             if outcome is Outcome.STORED:
                 return
             if outcome is Outcome.UNROUTABLE and not (posting.keyed and await self._make_mailbox(posting)):
-                if not posting.replies and posting.queue != self._dead:
+                if actor_of(posting.queue):
                     await self._bury(posting)
+                elif not posting.replies:
+                    log.info("what %s sends to %s cannot arrive: that queue is gone", self._name, posting.queue)
                 return
             if outcome is Outcome.LOST:
                 raise BrokerUnavailable(

@@ -1,4 +1,5 @@
-"""The living instances of one durable mailbox: one, or of a keyed class those that have been called lately.
+"""What lives behind a durable mailbox (`Household`), and the usual of it: one instance, or of a keyed class those that have
+been called lately.
 
 An instance is made when its first message comes, from what the journal says of it; it goes when nobody has called it for a
 while, or when there are too many of them, and nothing is lost by that: all that it was is in the journal.
@@ -11,12 +12,13 @@ import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from actorhub.actor import ActorSpec
+from actorhub.broker import Link
 from actorhub.cell import Cell
 from actorhub.errors import ActorHubError, BrokerUnavailable
-from actorhub.journal.records import State
+from actorhub.journal.records import SHARE, State
 from actorhub.journal.succession import JournalLost
 from actorhub.session import Session
 from actorhub.snapshot import Snapshots
@@ -24,8 +26,28 @@ from actorhub.work import Work
 
 log = logging.getLogger(__name__)
 
+LARGEST = 16  # a state has no more than this part of the journal
 MOST = 1000  # instances of a keyed class in one mailbox
 SWEEP = 1.0  # seconds between looks for those that nobody calls
+
+
+class Household(Protocol):
+    """Handles what comes, and says what has become of its state. See `Residents` for what each method does."""
+
+    async def begin(self) -> None: ...
+    async def stop(self, patience: float) -> None: ...
+    def offer(self, work: Work) -> None: ...
+    def cancel(self, call_id: str) -> None: ...
+    def posted(self, work: Work) -> None: ...
+    def keep(self, work: Work) -> int: ...
+    def put_back(self, work: Work) -> None: ...
+    def changes(self, *, whole: bool) -> list[State]: ...
+    def has_changed(self, key: str) -> bool: ...
+    def renew(self, key: str) -> None: ...
+
+
+Load = Callable[[str], Awaitable[Sequence[State]]]
+"""Brings what the journal says of an instance."""
 
 
 @dataclass(eq=False)
@@ -43,22 +65,21 @@ class Resident:
 
 class Residents:
     """`make_cell` makes the cell of a key around what creates its instance, `create` the first instance of a key, and `load`
-    brings the journal's states of it. `limit`: bytes of a state. `on_broken`: the journal cannot be read."""
+    brings the journal's states of it. `on_broken`: the journal cannot be read."""
 
     def __init__(
         self,
         session: Session,
         spec: ActorSpec,
-        *,
-        limit: int,
         make_cell: Callable[[str, Callable[[], Any]], Cell],
         create: Callable[[str], Any],
-        load: Callable[[str], Awaitable[Sequence[State]]],
+        link: Link,
+        load: Load,
         on_broken: Callable[[Exception], None],
     ) -> None:
         self._session = session
         self._spec = spec
-        self._limit = limit
+        self._limit = min(link.max_message // SHARE, session.settings.journal_retention // LARGEST)
         self._make_cell = make_cell
         self._create = create
         self._load = load
@@ -67,20 +88,17 @@ class Residents:
         self._leaving: set[asyncio.Task[None]] = set()
         self._sweeping: asyncio.TimerHandle | None = None
         self._stopped = False
+        self._changed: dict[str, None] = {}  # keys of instances that have handled something since the last commit
         self._idle_for = session.settings.passivate_after
 
-    def get(self, key: str) -> Resident | None:
-        return self._living.get(key)
-
-    async def make(self, key: str) -> Resident:
-        """The one of this key, ready.
+    async def begin(self) -> None:
+        """Where there is one instance only, it is there from the beginning.
 
         Raises:
             ActorInitFailed: its constructor, or `started`, raised, or its state cannot be read here.
         """
-        resident = self._new(key)
-        await self._start(resident)
-        return resident
+        if self._spec.options.shards is None:
+            await self._start(self._new(""))
 
     def offer(self, work: Work) -> None:
         """To its instance, which is made where there is none; to nobody after `stop`."""
@@ -117,6 +135,46 @@ class Residents:
         if self._sweeping is not None:
             self._sweeping.cancel()
         await asyncio.gather(*(resident.cell.stop(patience) for resident in self._living.values()), *self._leaving)
+
+    # ---- what is kept of them
+
+    def keep(self, work: Work) -> int:
+        """It has been handled. Returns how many bytes of state the next commit has for that.
+
+        Raises:
+            NotSerialisable, UntrustedPayload, PayloadTooLarge: the state cannot be kept as it is.
+        """
+        key = work.envelope.key or ""
+        snapshots = self._living[key].snapshots
+        snapshots.keep()
+        size = snapshots.size if key not in self._changed else 0
+        self._changed[key] = None
+        return size
+
+    def put_back(self, work: Work) -> None:
+        """It failed: its instance becomes what it was before."""
+        resident = self._living.get(work.envelope.key or "")
+        if resident is not None:
+            resident.snapshots.put_back()
+
+    def changes(self, *, whole: bool) -> list[State]:
+        """What the next commit has of them. `whole`: of a single instance all of its state, even if it did not change."""
+        changed, self._changed = self._changed, {}
+        if whole and self._spec.options.shards is None:
+            changed[""] = None
+        residents = {key: resident for key in changed if (resident := self._living.get(key)) is not None}
+        states = (resident.snapshots.state(key, whole=whole) for key, resident in residents.items())
+        return [state for state in states if state is not None]
+
+    def has_changed(self, key: str) -> bool:
+        """Since the last commit."""
+        return key in self._changed
+
+    def renew(self, key: str) -> None:
+        """The next commit shall have this state, even if it is as it was."""
+        resident = self._living.get(key)
+        if resident is not None:
+            resident.snapshots.forget_committed()
 
     # ---- coming
 

@@ -11,25 +11,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
 from actorhub import recurrence
 from actorhub.actor import ActorSpec
 from actorhub.address import new_id
-from actorhub.broker import Delivery, Link
+from actorhub.broker import Delivery, Link, Queue
 from actorhub.context import Effects
 from actorhub.envelope import Envelope, Kind, decode, encode
 from actorhub.errors import ActorDied, ActorHubError, BrokerUnavailable, InvalidEnvelope, PayloadTooLarge, RemoteError
 from actorhub.failure import Failure
 from actorhub.journal.owner import Deposed, Owner, Verdict
 from actorhub.journal.past import Past
-from actorhub.journal.records import Armed, Commit, Posting, Record, State
+from actorhub.journal.records import SHARE, Armed, Commit, Posting, Record, State
 from actorhub.letter import DeadLetter
-from actorhub.logbook import SHARE, Logbook
+from actorhub.logbook import Logbook
 from actorhub.postings import Outgoing, Poster, letter_posting
-from actorhub.residents import Residents
+from actorhub.residents import Household, Load
 from actorhub.session import Session
 from actorhub.snapshot import check_version
 from actorhub.work import Answer, Receipt, Work, from_stranger
@@ -43,8 +43,9 @@ CARRY_PAUSE = 0.005  # seconds between looks whether a state that is written ane
 
 
 class Tenure:
-    """`make_residents` makes the instances' household around what brings their states. `on_end` is called once when it ends by
-    itself, with the error that ended it. `poison` holds ids of calls that killed their workers."""
+    """`make_household` makes what handles the messages, around what brings the journal's states and what is called when that
+    cannot be read; `in_parts`: its state is in parts. `journal_to_make`: the journal, where it may not be there yet. `on_end`
+    is called once when it ends by itself, with the error that ended it. `poison`: ids of calls that killed their workers."""
 
     def __init__(
         self,
@@ -56,7 +57,9 @@ class Tenure:
         inbox: str,
         journal: str,
         dead: str,
-        make_residents: Callable[[Callable[[str], Awaitable[Sequence[State]]], Callable[[Exception], None]], Residents],
+        make_household: Callable[[Load, Callable[[Exception], None]], Household],
+        in_parts: bool,
+        journal_to_make: Queue | None,
         poison: frozenset[str],
         on_end: Callable[[Exception], None],
     ) -> None:
@@ -65,16 +68,17 @@ class Tenure:
         self._link = link
         self._spec = spec
         self._name = name
+        self._in_parts = in_parts
+        self._journal_to_make = journal_to_make
         self._inbox = inbox
         self._dead = dead
         self._poison = poison
         self._poster = Poster(session, link, name, dead)
         self._on_end = on_end
         self._me = f"{name}-{new_id(8)}"
-        self._logbook = Logbook(session, link, journal, self._me, new_id(), self)
+        self._logbook = Logbook(session, link, journal, self._me, new_id(), self, in_parts=in_parts)
         self._owner: Owner[Work] | None = None
-        self._residents = make_residents(self._load, self._end)
-        self._changed: dict[str, None] = {}  # keys of instances that have handled something since the last commit
+        self._household = make_household(self._load, self._end)
         self._early: list[Delivery] = []
         self._asked_again: list[tuple[str, int, Work]] = []
         self._outgoing = Outgoing()
@@ -91,10 +95,11 @@ class Tenure:
 
     async def _begin(self) -> None:
         try:
+            if self._journal_to_make is not None:
+                await self._link.declare(self._journal_to_make)
             await self._logbook.open()
             owner = Owner[Work](self._name, self._me, self._past, image_bytes=self._room // 8, room=self._room // 2)
-            if not self._is_keyed:
-                await self._residents.make("")
+            await self._household.begin()
             self._owner = owner
             await self._post_inherited(owner)
         except (ActorHubError, OSError) as exc:
@@ -114,22 +119,18 @@ class Tenure:
         return self._past.last == 0
 
     @property
-    def _is_keyed(self) -> bool:
-        return self._spec.options.shards is not None
-
-    @property
     def _room(self) -> int:
         return self._session.settings.journal_retention
 
     async def _post_inherited(self, owner: Owner[Work]) -> None:
         for seq, postings in owner.inherited:
-            await asyncio.gather(*(self._poster.post(posting) for posting in postings))
+            await self._poster.release(postings)
             owner.posted(seq)
 
     async def stop(self, patience: float) -> None:
         """Let what runs end, for `patience` seconds, and commit it; then leave. What comes meanwhile is the next owner's."""
         self._stopping = True
-        await self._residents.stop(patience)
+        await self._household.stop(patience)
         until = self._session.loop.time() + STOPPING
         while self._owner is not None and not self._over and self._session.loop.time() < until:
             self._flush()
@@ -152,7 +153,7 @@ class Tenure:
         self._beginning.cancel()
         if self._carrying is not None:
             self._carrying.cancel()
-        await self._residents.stop(0.0)
+        await self._household.stop(0.0)
         await self._logbook.close()
 
     def _end(self, error: Exception) -> None:
@@ -207,20 +208,20 @@ class Tenure:
         else:
             self._done(owner, commit)
         self._flush()
-        if self._is_keyed and self._carrying is None and self._oldest_is_far_back:
+        if self._carrying is None and self._oldest_is_far_back:
             self._carrying = self._session.spawn_task(self._carry_forward(), f"actorhub-carry-{self._name}")
 
     async def _load(self, key: str) -> Sequence[State]:
         """What the journal says of an instance."""
         if not key:
-            return list(self._past.states)
+            return self._past.take_parts() if self._in_parts else list(self._past.states)
         place = self._past.places.get(key)
         if place is None:
             return []
         commit = await self._logbook.read(place.offset)
         return [state for state in commit.states if state.key == key]
 
-    # ---- keeping states of a keyed class where the journal does not lose them
+    # ---- keeping states that have a key where the journal does not lose them
 
     @property
     def _oldest_is_far_back(self) -> bool:
@@ -238,7 +239,7 @@ class Tenure:
                 commit = await self._logbook.read(place.offset)
                 await self._until_nothing_is_in_flight(owner)  # from here on without an await: nothing is newer
                 there = [state for state in commit.states if self._past.places.get(state.key) == place]
-                if old := [state for state in there if state.key not in self._changed]:
+                if old := [state for state in there if not self._household.has_changed(state.key)]:
                     sealed = owner.seal_old(old, time=time.time())
                     owner.weigh(sealed, self._logbook.append(sealed))
                 else:
@@ -257,9 +258,7 @@ class Tenure:
     def _rewrite(self, states: Sequence[State]) -> None:
         """What has been handled and waits for room has newer states of these instances: it must go first, room or not."""
         for state in states:
-            resident = self._residents.get(state.key)
-            if resident is not None:
-                resident.snapshots.forget_committed()
+            self._household.renew(state.key)
         self._flush(needs_room=False)
 
     # ---- taking
@@ -328,7 +327,7 @@ class Tenure:
         assert owner is not None
         if envelope.kind is Kind.CANCEL:
             if not owner.drop_timer(envelope.call):
-                self._residents.cancel(envelope.call)
+                self._household.cancel(envelope.call)
             self._handled(work, "")
         elif envelope.kind is Kind.DUE:
             self._fire(owner, work)
@@ -346,7 +345,7 @@ class Tenure:
             self._finished(work, answer)
         else:
             work.effects = Effects(f"{self._name}:{work.origin[0] or new_id()}:{work.origin[1]}")
-            self._residents.offer(work)
+            self._household.offer(work)
 
     def _arm(self, owner: Owner[Work], armed: Armed) -> None:
         """It comes through the inbox when it is due. Of all that comes, only what the journal expects counts."""
@@ -375,7 +374,7 @@ class Tenure:
             changes = {"kind": Kind.TELL, "method": armed.method, "codec": armed.codec}
             work.envelope, work.payload = work.envelope.model_copy(update=changes), armed.payload
             work.effects = Effects(f"{self._name}:{work.origin[0]}")
-            self._residents.offer(work)
+            self._household.offer(work)
 
     def _go_on_with(self, owner: Owner[Work], armed: Armed) -> None:
         """With the time after this one, in the commit of what came of this one."""
@@ -442,29 +441,31 @@ class Tenure:
         """Its method has ended, in this very moment: nothing else has touched the instance since."""
         if self._over:
             return
-        resident = self._residents.get(work.envelope.key or "")
+        size = 0
         if answer.failure is None:
-            assert resident is not None, "what has handled it is there until it is stopped"
             try:
                 self._check_size(answer)
-                resident.snapshots.keep()
+                size = self._household.keep(work)
             except ActorHubError as exc:
                 failure = Failure.of(exc, self._session.signer)
                 answer = Answer({"kind": Kind.FAILURE, "call": work.envelope.id}, failure.encode(), failure, "invalid")
         if answer.failure is None:
             self._tell(work)
-        elif resident is not None:
-            resident.snapshots.put_back()
+        else:
+            self._household.put_back(work)
         timer = work.envelope.timer
         if timer is not None and self._owner is not None and (armed := self._owner.timers.get(timer.id)) is not None:
             self._go_on_with(self._owner, armed)
         self._answer(work, answer)
-        state = resident.snapshots.size if resident is not None and work.envelope.key not in self._changed else 0
-        self._handled(work, work.envelope.method, len(answer.payload) + state)
+        self._handled(work, work.envelope.method, len(answer.payload) + size)
 
     def _tell(self, work: Work) -> None:
         assert self._owner is not None
-        for told in work.effects.told if work.effects is not None else ():
+        if work.effects is None:
+            return
+        for queue in work.effects.queues:
+            self._outgoing.declare(queue)
+        for told in work.effects.told:
             sender, seq = self._owner.number(told.queue)
             fields: dict[str, Any] = {**told.fields, "id": f"{sender}-{told.queue}-{seq}", "sender": sender, "seq": seq}
             self._outgoing.tell(told.queue, told.keyed, (Envelope(**fields), told.payload))
@@ -504,7 +505,6 @@ class Tenure:
     def _handled(self, work: Work, method: str, size: int = 0) -> None:
         assert self._owner is not None
         self._owner.handled(*work.origin, work, method, size)
-        self._changed[work.envelope.key or ""] = None
         if not self._flush_asked:
             self._flush_asked = True
             self._session.loop.call_soon(self._flush)
@@ -517,25 +517,14 @@ class Tenure:
         if owner is None or self._over or not (owner.may_seal if needs_room else owner.has_work):
             return
         outgoing, self._outgoing = self._outgoing, Outgoing()
-        commit = owner.seal(self._states(owner), outgoing.postings(), time=time.time())
+        states = self._household.changes(whole=owner.wants_image)
+        commit = owner.seal(states, outgoing.postings(), time=time.time())
         owner.weigh(commit, self._logbook.append(commit))
-
-    def _states(self, owner: Owner[Work]) -> list[State]:
-        changed, self._changed = self._changed, {}
-        if owner.wants_image and not self._is_keyed:
-            changed[""] = None
-        states = []
-        for key in changed:
-            resident = self._residents.get(key)
-            state = resident.snapshots.state(key, whole=owner.wants_image) if resident is not None else None
-            if state is not None:
-                states.append(state)
-        return states
 
     async def _release(self, owner: Owner[Work], commit: Commit) -> None:
         """It counts."""
         with suppress(BrokerUnavailable):
-            await asyncio.gather(*(self._poster.post(posting) for posting in commit.outbox))
+            await self._poster.release(commit.outbox)
             self._done(owner, commit)
 
     def _done(self, owner: Owner[Work], commit: Commit) -> None:
@@ -555,5 +544,5 @@ class Tenure:
     def _acknowledge(self, works: list[Work]) -> None:
         if not self._over:
             for work in works:
-                self._residents.posted(work)
+                self._household.posted(work)
                 work.done()

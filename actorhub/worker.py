@@ -39,6 +39,7 @@ from actorhub.handle import Handle, tell
 from actorhub.keyed import make_mailbox
 from actorhub.mailbox import PREFETCH, Mailbox
 from actorhub.process import WorkerConfig, serve
+from actorhub.residents import Residents
 from actorhub.session import Session
 from actorhub.settings import Settings
 
@@ -223,8 +224,7 @@ class Worker:
                 inbox=ticket.queue,
                 journal=session.names.journal(plan.namespace, plan.actor_id),
                 dead=session.names.dead(plan.namespace),
-                make_cell=make_cell,
-                create=create,
+                make_household=functools.partial(Residents, session, spec, make_cell, create),
                 limited=ticket.limited,
                 poison=order.poison,
                 on_born_dead=functools.partial(self._born_dead, order),

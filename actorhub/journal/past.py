@@ -24,14 +24,17 @@ class Place(NamedTuple):
 
 
 class Past:
-    """Read records in their order. `limit`: bytes of answers that are kept."""
+    """Read records in their order. `limit`: bytes of answers that are kept. `in_parts`: the state is one of many parts, each
+    under its key, and all of them are wanted."""
 
-    def __init__(self, *, limit: int = 16 * 1024 * 1024) -> None:
+    def __init__(self, *, limit: int = 16 * 1024 * 1024, in_parts: bool = False) -> None:
         self.validity = Validity()
         self.states: list[State] = []
         """Of a single instance: the last whole state, and the patches since."""
         self.places: OrderedDict[str, Place] = OrderedDict()
-        """Of a keyed class: where the journal has the state of each key, the oldest first."""
+        """Of a keyed class, or of a state in parts: where the journal has the state of each key, the oldest first."""
+        self.parts: dict[str, State] | None = {} if in_parts else None
+        """Of a state in parts: all of them, until they are taken."""
         self.windows: OrderedDict[str, Applied] = OrderedDict()
         self.once: OrderedDict[str, Applied] = OrderedDict()
         """The same, of senders of one message each: whatever has an id instead of a number. Their names begin with `~`."""
@@ -56,7 +59,7 @@ class Past:
 
     def anew(self, low: int) -> Past:
         """Nothing was read yet, and reading begins at `low`."""
-        past = type(self)(limit=self._limit)
+        past = type(self)(limit=self._limit, in_parts=self.parts is not None)
         past.low = past.end = low
         return past
 
@@ -125,9 +128,15 @@ class Past:
 
     def _keep(self, offset: int, state: State) -> None:
         self.version = max(self.version, state.version)
-        if state.key:
+        if state.gone:
+            self.places.pop(state.key, None)
+            if self.parts is not None:
+                self.parts.pop(state.key, None)
+        elif state.key:
             self.places[state.key] = Place(offset, self.size)
             self.places.move_to_end(state.key)
+            if self.parts is not None:
+                self.parts[state.key] = state
         else:
             self.states = [*self.states, state] if state.patch else [state]
 
@@ -139,6 +148,11 @@ class Past:
         self.sent, self.lineage = dict(image.sent), image.lineage
         self.timers = dict(image.timers)
         self.answers = Answers(image.postings, limit=self._limit)
+
+    def take_parts(self) -> list[State]:
+        """All parts of the state. From now on only their places are kept."""
+        parts, self.parts = self.parts or {}, None
+        return list(parts.values())
 
     def window(self, sender: str) -> Applied | None:
         return self._windows_of(sender).get(sender)

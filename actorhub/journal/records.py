@@ -9,9 +9,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from actorhub.broker import Queue
 from actorhub.envelope import Codec, Timer
 from actorhub.errors import ActorHubError
 
+SHARE = 4  # a commit has a state, answers that are kept, and answers that are new: none has more than this part of a message
 _LENGTH = struct.Struct(">I")
 
 
@@ -40,12 +42,13 @@ class Epoch(_Model):
 
 
 class Posting(_Model):
-    """One message that a commit releases. `replies`: the sender and the number of each call that it answers, in the order of
-    its envelopes; none where it is a tell. `due`: the Unix time until which it waits at the broker. `keyed`:
-    the class of which an instance gets it, whose mailbox may have to be made."""
+    """One message that a commit releases, or a queue. `replies`: the sender and the number of each call that it answers, in the
+    order of its envelopes; none where it is a tell. `due`: the Unix time until which it waits at the broker. `keyed`:
+    the class of which an instance gets it, whose mailbox may have to be made. `declares`: the queue that shall be there before
+    anything else that the commit releases leaves; then there is no message."""
 
     queue: str
-    content_type: str
+    content_type: str = ""
     body: bytes = Field(b"", exclude=True)
     size: int = 0
     persistent: bool = True
@@ -53,13 +56,15 @@ class Posting(_Model):
     keyed: str = ""
     correlation_id: str | None = None
     replies: tuple[tuple[str, int], ...] = ()
+    declares: Queue | None = None
 
 
 class State(_Model):
     """An actor's state: whole, or as a patch the fields that changed. `version` is that of its class, `key` that of the
-    instance of a keyed class."""
+    instance of a keyed class, or of one part of a state that is kept in parts. `gone`: there is none of this key any more."""
 
     key: str = ""
+    gone: bool = False
     codec: Literal["json", "pickle"] = "json"
     version: int = 1
     patch: bool = False
