@@ -32,15 +32,20 @@ class DeadLetters:
         self._declaring = asyncio.Lock()
         self.queue = session.names.dead(namespace)
 
+    @staticmethod
+    def stream(name: str) -> Queue:
+        """What a namespace's letters are in. Control makes it for each namespace: RabbitMQ 3.10 closes the connections of those
+        who declare one stream at the same moment."""
+        return Queue(name, QueueKind.STREAM, retention=RETENTION)
+
     async def declare(self) -> None:
-        """Make the stream. Control does so for each namespace: RabbitMQ 3.10 closes the connections of those who declare
-        one stream at the same moment.
+        """Make the stream.
 
         Raises:
             BrokerUnavailable: the connection was lost.
         """
         link = await self._session.live_link()
-        await link.declare(Queue(self.queue, QueueKind.STREAM, retention=RETENTION))
+        await link.declare(self.stream(self.queue))
 
     # ---- writing
 

@@ -14,11 +14,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from actorhub.actor import binder, spec_of
+from actorhub.actor import binder
 from actorhub.codec import Pickled
 from actorhub.context import NOTHING, surroundings
-from actorhub.control.actor import Control
-from actorhub.control.desks import system_ticket
+from actorhub.control.client import control_of
 from actorhub.envelope import Codec
 from actorhub.errors import (
     ActorHubError,
@@ -30,7 +29,7 @@ from actorhub.errors import (
     UntrustedPayload,
 )
 from actorhub.future import placeholders_in, replaced
-from actorhub.handle import Handle, tell
+from actorhub.handle import tell
 from actorhub.keeper import Keeper, desk_at
 from actorhub.object_ref import ObjectRef, StandIn, held, stand_ins_travel
 from actorhub.objects.remote import Remote
@@ -249,7 +248,7 @@ class Depot:
 
     async def _of_a_node_here(self) -> Home | None:
         session = self._session
-        control = cast(Control, Handle(session, system_ticket(session.names.control, Control), spec_of(Control)))
+        control = control_of(session)
         try:
             async with asyncio.timeout(session.settings.node_timeout):
                 while not (nodes := await control.nodes()):  # it has just begun, and nobody has reported yet

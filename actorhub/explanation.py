@@ -14,7 +14,7 @@ from actorhub.actor import Ticket, spec_of
 from actorhub.address import actor_of
 from actorhub.broker import QueueState
 from actorhub.call import Call
-from actorhub.control.actor import Control
+from actorhub.control.client import control_of, find
 from actorhub.control.desks import WorkerDesk, system_ticket
 from actorhub.control.messages import ActorInfo, Doing
 from actorhub.errors import ActorHubError, ActorNotFound
@@ -50,9 +50,9 @@ class Explanation(BaseModel):
 
 
 class Explainer:
-    def __init__(self, session: Session, control: Control, namespace: str) -> None:
+    def __init__(self, session: Session, namespace: str) -> None:
         self._session = session
-        self._control = control
+        self._control = control_of(session)
         self._namespace = namespace
 
     async def explain(self, what: object) -> Explanation:
@@ -78,7 +78,7 @@ class Explainer:
         try:
             info = await self._ask(lambda: self._control.describe(word))
             if info is None:
-                plan = await self._ask(lambda: self._control.find(self._namespace, word))
+                plan = await self._ask(lambda: find(self._session, self._namespace, word))
                 return await self._actor(plan.ticket(self._session.names), f"{plan.class_name} {word}")
         except ActorNotFound as exc:
             return self._told([f"{exc}."])

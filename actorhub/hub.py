@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
@@ -15,8 +16,8 @@ from actorhub.address import check_word, new_id
 from actorhub.cluster import BrokerChoice, LocalCluster
 from actorhub.codec import by_value
 from actorhub.connection import OnRetry
-from actorhub.control.actor import Control
-from actorhub.control.desks import system_ticket
+from actorhub.control.actor import PAGE
+from actorhub.control.client import control_of, find, granted
 from actorhub.control.messages import ActorInfo, ActorPlan, NodeInfo, QueueInfo, SpawnAsked
 from actorhub.dead import DeadLetters
 from actorhub.depot import Depot
@@ -37,6 +38,9 @@ from actorhub.timer import Timer, after, every
 
 if TYPE_CHECKING:
     from actorhub.inside import InsideCluster
+
+KILLING = 5.0  # seconds that a killed actor's end is waited for
+LOOK = 0.01  # seconds between looks whether it has come
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -182,7 +186,7 @@ class Hub(Tasks):
             if session.link is not None and session.owns_actors:
                 try:
                     async with asyncio.timeout(2.0):
-                        await self._control_of(session).end_session(session.id)
+                        await control_of(session).end_session(session.id)
                 except (TimeoutError, ActorHubError):
                     pass  # control notices by itself that the session is gone
             if session.depot is not None:
@@ -300,7 +304,7 @@ class Hub(Tasks):
         )
         session.owns_actors = True
         asked = SpawnAsked(plan=plan, get_if_exists=options.get_if_exists)
-        spawned = await self._control_of(session).spawn(asked)
+        spawned = granted(await control_of(session).spawn(asked))
         return cast(T, self._handle(spawned, spec))
 
     def at(self, cls: type[T], key: str) -> T:
@@ -321,7 +325,7 @@ class Hub(Tasks):
             TypeError: it is of another class.
         """
         spec = spec_of(cls)
-        plan = await self._control_of(self._open_session()).find(self._options.namespace, name)
+        plan = await find(self._open_session(), self._options.namespace, name)
         if plan.class_name != spec.class_name:
             raise TypeError(f"actor {name!r} is a {plan.class_name}, not a {spec.class_name}")
         return cast(T, self._handle(plan, spec))
@@ -329,7 +333,7 @@ class Hub(Tasks):
     async def call_by_name(self, name: str, method: str, arguments: dict[str, Any]) -> Any:
         """Call an actor whose class is not known here, as a client in another language does: JSON in, JSON out."""
         session = self._open_session()
-        plan = await self._control_of(session).find(self._options.namespace, name)
+        plan = await find(self._open_session(), self._options.namespace, name)
         return await session.call(plan.ticket(session.names), Untyped(f"{name}.{method}"), method, (), arguments)
 
     async def kill(self, handle: object) -> bool:
@@ -342,7 +346,14 @@ class Hub(Tasks):
             raise ActorHubError(
                 f"{handle!r} cannot be killed: its mailbox has other instances, too; give it a method that clears it"
             )
-        return await self._control_of(self._open_session()).kill(ticket.actor_id, "killed by hub.kill")
+        session = self._open_session()
+        if not await control_of(session).kill(ticket.actor_id, "killed by hub.kill"):
+            return False
+        with suppress(TimeoutError):
+            async with asyncio.timeout(KILLING):
+                while await (await session.live_link()).state(ticket.queue) is not None:
+                    await asyncio.sleep(LOOK)
+        return True
 
     # ---- timers
 
@@ -373,17 +384,28 @@ class Hub(Tasks):
 
     async def actors(self, *, all_namespaces: bool = False) -> list[ActorInfo]:
         """The actors of the namespace, living and lately dead."""
-        return await self._control_of(self._open_session()).actors(None if all_namespaces else self._options.namespace)
+        namespace = None if all_namespaces else self._options.namespace
+        control, found = control_of(self._open_session()), list[ActorInfo]()
+        while True:
+            page = await control.actors(namespace, found[-1].id if found else None)
+            found += page
+            if len(page) < PAGE:
+                return found
 
     async def tasks(self, *, all_namespaces: bool = False) -> list[QueueInfo]:
         """The task queues of the namespace that anybody has used, with what waits in them."""
-        return await self._control_of(self._open_session()).task_queues(
-            None if all_namespaces else self._options.namespace
-        )
+        session, found = self._open_session(), list[QueueInfo]()
+        for queue in await control_of(session).task_queues(None if all_namespaces else self._options.namespace):
+            state = await (await session.live_link()).state(queue)
+            waiting, slots = (state.messages, state.consumers) if state is not None else (0, 0)
+            namespace = session.names.namespace_of(queue)
+            word = queue.removeprefix(session.names.task(namespace, ""))
+            found.append(QueueInfo(queue=word, namespace=namespace, waiting=waiting, slots=slots))
+        return found
 
     async def nodes(self) -> list[NodeInfo]:
         """The nodes of the cluster with their workers."""
-        return await self._control_of(self._open_session()).nodes()
+        return await control_of(self._open_session()).nodes()
 
     async def history(self, actor: object, *, limit: int = 100) -> list[HistoryEntry]:
         """The last records of a durable actor's journal, in their order, by its handle, its name or its id. They stay there.
@@ -411,7 +433,7 @@ class Hub(Tasks):
 
         Print its `text`. It answers though no node runs, or the actor does not exist."""
         session = self._open_session()
-        return await Explainer(session, self._control_of(session), self._options.namespace).explain(what)
+        return await Explainer(session, self._options.namespace).explain(what)
 
     async def _history(self, actor: object, key: str | None = None) -> History:
         session, namespace = self._open_session(), self._options.namespace
@@ -422,7 +444,7 @@ class Hub(Tasks):
             queue = names.durable(namespace, actor)
             ticket = Ticket(queue=queue, actor_id=actor, namespace=namespace, class_name="", durable=True, key=key)
             return History(session, ticket)
-        plan = await self._control_of(session).find(namespace, actor)
+        plan = await find(self._open_session(), namespace, actor)
         return History(session, plan.ticket(names))
 
     # ---- dead letters
@@ -479,17 +501,13 @@ class Hub(Tasks):
     def _dead_letters(self) -> DeadLetters:
         return DeadLetters(self._open_session(), self._options.namespace)
 
-    @staticmethod
-    def _control_of(session: Session) -> Control:
-        return cast(Control, Handle(session, system_ticket(session.names.control, Control), spec_of(Control)))
-
     def _handle(self, plan: ActorPlan, spec: ActorSpec) -> Handle:
         session = self._open_session()
         return Handle(session, plan.ticket(session.names), spec)
 
     async def _why_gone(self, ticket: Ticket) -> ActorHubError:
         session = self._open_session()
-        info = await self._control_of(session).describe(ticket.actor_id)
+        info = await control_of(session).describe(ticket.actor_id)
         who = f"{ticket.class_name} {ticket.name or ticket.actor_id}"
         if info is None or info.state != "dead":
             return ActorNotFound(f"there is no actor {who} in namespace {ticket.namespace!r}")

@@ -4,16 +4,13 @@ somebody first calls one of those behind it."""
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import cast
 
-from actorhub.actor import ActorSpec, Ticket, registry, spec_of
+from actorhub.actor import ActorSpec, Ticket, registry
 from actorhub.address import Names
 from actorhub.codec import by_value
-from actorhub.control.actor import Control
-from actorhub.control.desks import system_ticket
+from actorhub.control.client import control_of, granted
 from actorhub.control.messages import ActorPlan, SpawnAsked
 from actorhub.errors import ActorNotFound
-from actorhub.handle import Handle
 from actorhub.session import Session
 
 
@@ -48,8 +45,7 @@ async def make_mailbox(session: Session, ticket: Ticket) -> None:
     plan = _plan(spec, ticket.namespace, int(ticket.actor_id.rpartition("-")[2]))
     if by_value(spec.cls):
         plan = plan.model_copy(update={"code": session.signer.dumps(spec.cls, spec.class_name)})
-    control = cast(Control, Handle(session, system_ticket(session.names.control, Control), spec_of(Control)))
-    await control.spawn(SpawnAsked(plan=plan))
+    granted(await control_of(session).spawn(SpawnAsked(plan=plan)))
 
 
 def _plan(spec: ActorSpec, namespace: str, shard: int) -> ActorPlan:

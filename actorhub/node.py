@@ -22,8 +22,8 @@ from actorhub.actor import actor, registry, spec_of
 from actorhub.address import new_id
 from actorhub.blackbox import InHand
 from actorhub.broker import Message
-from actorhub.control.actor import Control
-from actorhub.control.desks import SYSTEM, NodeDesk, SlotDesk, TaskDesk, WorkerDesk, system_ticket
+from actorhub.control.client import control_of
+from actorhub.control.desks import NodeDesk, SlotDesk, TaskDesk, WorkerDesk, system_ticket
 from actorhub.control.messages import ANY_CLASS, NodeReport, Residency, Running, WorkerLost, WorkerReport, WorkerStopped
 from actorhub.control.standby import Standby
 from actorhub.dead import DeadLetters
@@ -89,12 +89,10 @@ class Node:
         names = self.session.names
         queue = names.node(config.node_id)
         self._desk = Desk(self.session, queue, NodeDesk, lambda: _Desk(self), exchange=names.tasks)
-        self._standby = Standby(
-            self.session, DeadLetters(self.session, SYSTEM.strip("$")), name=f"node {config.node_id}"
-        )
+        self._standby = Standby(self.session, name=f"node {config.node_id}")
         self._delays = Delays(names)
         self._forwarder = Forwarder(self.session, self._delays, self._unroutable)
-        self._control = cast(Control, self._system(self.session.names.control, Control))
+        self._control = control_of(self.session)
 
     # ---- life
 

@@ -45,7 +45,7 @@ class Outgoing:
         self._single.append(posting)
 
     def declare(self, queue: Queue) -> None:
-        self._single.append(Posting(queue=queue.name, declares=queue))
+        self._single.append(Posting(queue=queue.name, body=b"", declares=queue))
 
     def postings(self) -> list[Posting]:
         grouped = []

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
-from actorhub.actor import spec_of
 from actorhub.broker import Link, Outcome
 from actorhub.call import Call, Inflow, Stream
 from actorhub.chunks import Means
 from actorhub.codec import by_value
-from actorhub.control.actor import Control
-from actorhub.control.desks import TaskDesk, system_ticket
+from actorhub.control.client import control_of
+from actorhub.control.desks import TaskDesk
 from actorhub.delay import Delays
 from actorhub.depot import Depot
 from actorhub.envelope import Codec, Envelope, Into, Kind, Step
@@ -24,7 +23,6 @@ from actorhub.errors import ActorHubError, BrokerUnavailable, CallCancelled
 from actorhub.future import Future, placeholders_in, with_results
 from actorhub.futures import once
 from actorhub.gathering import gathering_queue
-from actorhub.handle import Handle
 from actorhub.object_ref import StandIn, stand_ins_travel
 from actorhub.outbox import Outgoing
 from actorhub.replies import Pending
@@ -290,7 +288,7 @@ class Submitter:
     async def _announce(self, queue: str) -> None:
         """Control tells the nodes that there is such a queue. Until it has heard of it, it is told again."""
         session = self._session
-        control = cast(Control, Handle(session, system_ticket(session.names.control, Control), spec_of(Control)))
+        control = control_of(session)
         while True:
             try:
                 async with asyncio.timeout(10 * ANNOUNCE_AGAIN):

@@ -15,7 +15,7 @@ from weakref import WeakSet
 from actorhub.actor import ActorSpec, actor, registry, spec_of
 from actorhub.blackbox import BlackBox
 from actorhub.cell import Cell
-from actorhub.control.actor import Control
+from actorhub.control.client import control_of
 from actorhub.control.desks import NodeDesk, WorkerDesk, system_ticket
 from actorhub.control.messages import (
     ActorFailed,
@@ -88,7 +88,7 @@ class Worker:
         self._stopped: dict[str, int] = {}
         self._starting: dict[str, Starting] = {}
         self._desk = Desk(self.session, self.session.names.worker(config.worker), WorkerDesk, lambda: _Desk(self))
-        self._control = cast(Control, self._system(self.session.names.control, Control))
+        self._control = control_of(self.session)
         self._node = cast(NodeDesk, self._system(self.session.names.node(config.node), NodeDesk))
 
     # ---- life

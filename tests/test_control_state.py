@@ -19,15 +19,15 @@ from actorhub.control.messages import (
     ActorStopped,
     Answer,
     AskReport,
-    Born,
     Buried,
     BuryActor,
     Command,
-    Died,
     Event,
-    Forget,
     KillAsked,
+    MakeDeadLetters,
+    MakeMailbox,
     NodeReport,
+    QueueUsed,
     Residency,
     Running,
     SessionEnded,
@@ -59,11 +59,43 @@ def _report(node: str, *workers: str | WorkerReport, **fields: Any) -> NodeRepor
     return NodeReport(node=node, workers=reports, **(defaults | fields))
 
 
+def _keep(parts: dict[str, bytes], state: ControlState) -> None:
+    """What a journal does."""
+    for key, body in state.changes().items():
+        if body is None:
+            parts.pop(key, None)
+        else:
+            parts[key] = body
+
+
+def _restored(parts: dict[str, bytes], now: float) -> ControlState:
+    return ControlState.restored(parts, node_timeout=TIMEOUT, now=now)
+
+
+def _all_of(state: ControlState) -> object:
+    """All that decisions depend on, but for the time of the nodes' last words."""
+    burials, directory = state._burials, state._directory
+    actors = list(directory.all())
+    keys = [f"{kind}{actor.id}" for actor in actors for kind in ("plan.", "life.")]
+    keys += [f"node.{node}" for node in sorted(state._fleet.nodes)] + ["cluster"]
+    return (
+        {key: state._part(key) for key in keys},
+        [actor.id for actor in actors],
+        [actor.id for actor in directory.waiting()],
+        sorted(actor.id for actor in burials._waiting),
+        sorted(burials._given),
+        {owner: sorted(actor.id for actor in directory.owned_by(owner)) for owner in directory.owners()},
+        {worker.id: worker.load for worker in state._fleet.workers.values()},
+        {node.id: {k: v for k, v in node.reserved.items() if v} for node in state._fleet.nodes.values()},
+    )
+
+
 class Console:
-    """A state, its clock, and what it ordered last."""
+    """A state, its clock, and what it ordered last. After each event a successor would know the same."""
 
     def __init__(self, *workers: str, node: str = "n1") -> None:
-        self.state = ControlState(node_timeout=TIMEOUT, epoch=100)
+        self.state = ControlState(node_timeout=TIMEOUT)
+        self.parts: dict[str, bytes] = {}
         self.now = 0.0
         self.last: list[Command] = []
         if workers:
@@ -71,7 +103,12 @@ class Console:
 
     def handle(self, event: Event) -> list[Command]:
         self.last = self.state.handle(event, self.now)
+        _keep(self.parts, self.state)
+        assert _all_of(_restored(self.parts, self.now)) == _all_of(self.state)
         return self.last
+
+    def fail_over(self) -> None:
+        self.state = _restored(self.parts, self.now)
 
     def of(self, kind: type[Any]) -> list[Any]:
         return [command for command in self.last if isinstance(command, kind)]
@@ -99,7 +136,9 @@ class Console:
 def test_a_spawn_is_recorded_answered_and_ordered_at_once() -> None:
     console = Console("w1")
     assert console.spawn(_plan()).created
-    assert [type(command).__name__ for command in console.last] == ["Born", "Answer", "StartActor", "Changed"]
+    assert [type(command).__name__ for command in console.last] == [
+        *("MakeDeadLetters", "MakeMailbox", "Answer", "StartActor", "Changed")
+    ]
     assert console.info().state == "starting"
 
 
@@ -108,7 +147,7 @@ def test_a_spawn_that_is_asked_again_changes_nothing() -> None:
     console.run(_plan())
     again = console.spawn(_plan())
     assert again.created
-    assert console.of(Born) == console.of(StartActor) == []
+    assert console.of(MakeMailbox) == console.of(StartActor) == []
 
 
 def test_a_spawn_waits_for_the_first_worker() -> None:
@@ -282,7 +321,6 @@ def test_a_session_s_end_takes_its_actors_and_their_children_and_spares_detached
     states = {info.id: info.state for info in console.state.actors()}
     dead = ["a", "child", "grandchild"]
     assert states == dict.fromkeys(dead, "dead") | {"kept": "running", "other": "running"}
-    assert {died.actor for died in console.of(Died)} == set(dead)
     assert console.state.sessions() == {"another"}
 
 
@@ -297,10 +335,22 @@ def test_the_dead_are_buried_once_and_again_if_who_buries_them_dies() -> None:
     [again] = console.of(BuryActor)
     assert again.worker != bury.worker
     console.handle(Buried(actor="a"))
-    assert [forget.actor for forget in console.of(Forget)] == ["a"]
     console.handle(Buried(actor="a"))
-    assert console.of(Forget) == []
+    console.handle(WorkerLost(node="n1", worker=again.worker, cause="c"))
+    console.handle(_report("n1", "w3"))
+    assert console.of(BuryActor) == []
     assert console.info().state == "dead", "what it died of can still be asked"
+
+
+def test_who_should_bury_may_be_the_last_worker_and_die() -> None:
+    console = Console("w1")
+    console.run(_plan())
+    console.handle(KillAsked(actor="a", cause="c"))
+    console.handle(WorkerLost(node="n1", worker="w1", cause="c"))
+    assert console.of(BuryActor) == []
+    console.fail_over()
+    console.handle(_report("n1", "w2"))
+    assert [order.worker for order in console.of(BuryActor)] == ["w2"]
 
 
 def test_the_dead_wait_for_a_worker_that_can_bury_them() -> None:
@@ -356,89 +406,108 @@ def test_a_word_of_an_old_incarnation_stops_it_and_changes_nothing_else() -> Non
     assert console.info() == before
 
 
+def test_a_node_that_starts_again_under_its_name_is_another_one() -> None:
+    console = Console()
+    console.handle(_report("n1", "w1", pid=1, resources={"gpu": 2}))
+    console.run(_plan(options={"resources": {"gpu": 1}}))
+    console.handle(_report("n1", pid=2, resources={"gpu": 1}, known=False))
+    assert [acknowledged.node for acknowledged in console.of(Acknowledge)] == ["n1"]
+    assert console.info().state == "restarting"
+    assert console.state.nodes()[0].resources_free == {"gpu": 1.0}
+    console.handle(_report("n1", "w2", pid=2, resources={"gpu": 1}))
+    assert [order.worker for order in console.of(StartActor)] == ["w2"]
+
+
 # ---- failover
 
 
-def _successor(*plans: ActorPlan, deaths: tuple[Died, ...] = ()) -> Console:
-    console = Console()
-    console.state = ControlState(node_timeout=TIMEOUT, epoch=200)
-    console.last = console.state.restore(
-        {plan.actor_id: plan for plan in plans}, {death.actor: death for death in deaths}, 0.0
-    )
-    return console
+def test_a_successor_knows_where_everything_is_and_what_it_has_been_through() -> None:
+    console = Console("w1", "w2")
+    order = console.run(_plan("a", name="n"))
+    running = [Running(actor="a", call="bad", method="m")]
+    console.handle(WorkerLost(node="n1", worker=order.worker, cause="c", running=running))
+    [order] = console.of(StartActor)
+    console.handle(ActorStarted(actor="a", worker=order.worker, incarnation=order.residency.incarnation))
+    before = console.info()
+    console.fail_over()
+    assert console.info() == before
+    assert (before.restarts, before.last_error) == (1, "c, while it ran m")
+    assert console.spawn(_plan("b", name="n")).error == "name taken"
+    console.handle(_report("n1", order.worker))
+    assert console.of(AskReport) == console.of(StartActor) == []
 
 
-def test_a_successor_asks_for_reports_and_takes_over_what_they_say() -> None:
-    console = _successor(_plan("a", name="n"))
+def test_a_successor_gives_every_node_its_time_and_then_takes_the_silent_for_lost() -> None:
+    console = Console("w1")
+    console.handle(_report("n2", "w2"))
+    order = console.run(_plan())
+    silent, other = ("n1", "n2") if order.worker == "w1" else ("n2", "n1")
+    console.now = 100.0
+    console.fail_over()
+    console.handle(Tick())
+    assert console.info().state == "running"
+    console.now += TIMEOUT + 1
+    console.handle(_report(other, f"w{other[1]}"))
+    console.handle(Tick())
+    [again] = console.of(StartActor)
+    assert again.worker == f"w{other[1]}"
+    assert f"node {silent} was lost" in console.info().last_error
+
+
+def test_a_successor_does_not_refuse_what_a_node_that_it_has_not_heard_yet_may_run() -> None:
+    console = Console("w1")
+    console.fail_over()
+    assert console.spawn(_plan("a", class_name="app:New")).created, "the node may have started again, with more"
+    console.handle(_report("n1", "w1"))
+    assert console.spawn(_plan("b", class_name="app:Newer")).error == "infeasible"
+
+
+def test_dead_letters_get_a_place_once_in_each_namespace() -> None:
+    console = Console("w1")
+    console.spawn(_plan("a"))
+    console.fail_over()
+    console.spawn(_plan("b"))
+    assert console.of(MakeDeadLetters) == []
+    console.handle(QueueUsed(queue="q", namespace="other"))
+    assert [made.namespace for made in console.of(MakeDeadLetters)] == ["other"]
+
+
+def test_a_node_that_was_taken_for_lost_says_what_it_hosts_and_ends_what_lives_elsewhere() -> None:
+    console = Console("w1")
+    order = console.run(_plan())
+    console.now = TIMEOUT + 1
+    console.handle(_report("n2", "w2"))
+    console.handle(Tick())
+    assert console.info().worker == "w2"
     console.handle(_report("n1", "w1"))
     assert [ask.node for ask in console.of(AskReport)] == ["n1"]
-    assert console.of(StartActor) == [], "it may live"
-    residency = Residency(plan=_plan("a", name="n"), incarnation=107, restarts=2)
-    console.handle(_report("n1", WorkerReport(id="w1", pid=1, hosted=[residency])))
-    info = console.info()
-    assert (info.state, info.worker, info.restarts) == ("running", "w1", 2)
-    console.now = TIMEOUT + 1
-    console.handle(_report("n1", "w1"))
-    console.handle(Tick())
-    assert console.info() == info
-
-
-def test_a_successor_starts_again_what_nobody_has_claimed_and_new_actors_do_not_wait_for_that() -> None:
-    console = _successor(_plan("a", name="n"))
-    console.handle(_report("n1", "w1"))
-    assert console.spawn(_plan("b")).created
-    assert len(console.of(StartActor)) == 1
-    assert console.spawn(_plan("c", name="n")).error == "name taken"
-    assert console.spawn(_plan("d", node="n2")).created, "that node may still report"
-    console.now = TIMEOUT
-    console.handle(_report("n1", "w1"))
-    console.handle(Tick())
-    [order] = console.of(StartActor)
-    assert (order.residency.plan.actor_id, order.residency.restarts) == ("a", 1)
-    assert order.residency.incarnation > 200, "higher than any that a former control started"
-
-
-def test_a_successor_stops_what_the_journal_does_not_know_and_the_second_of_two() -> None:
-    console = _successor(_plan("a"))
     unknown = Residency(plan=_plan("x"), incarnation=1, restarts=0)
-    known = Residency(plan=_plan("a"), incarnation=150, restarts=0)
-    console.handle(_report("n1", WorkerReport(id="w1", pid=1, hosted=[unknown, known])))
-    assert [stop.actor for stop in console.of(StopActor)] == ["x"]
-    console.handle(_report("n2", WorkerReport(id="w2", pid=1, hosted=[known])))
-    assert console.of(StopActor) == [StopActor(worker="w2", actor="a", incarnation=150)]
-    assert console.info().worker == "w1"
-
-
-def test_a_successor_buries_whom_its_predecessor_did_not_and_their_children() -> None:
-    died = Died(actor="a", cause="c", at_birth=False)
-    console = _successor(
-        _plan("a"), _plan("child", owner="actor:a"), _plan("orphan", owner="actor:gone"), deaths=(died,)
-    )
-    assert {death.actor for death in console.of(Died)} == {"child", "orphan"}, (
-        "what the journal has is not written again"
-    )
-    console.handle(_report("n1", "w1"))
-    assert {bury.plan.actor_id for bury in console.of(BuryActor)} == {"a", "child", "orphan"}
-
-
-def test_what_a_former_control_stopped_by_mistake_starts_again() -> None:
-    console = _successor(_plan("a"))
-    residency = Residency(plan=_plan("a"), incarnation=150, restarts=0)
-    console.handle(_report("n1", WorkerReport(id="w1", pid=1, hosted=[residency])))
-    console.handle(ActorStopped(actor="a", worker="w1", incarnation=150))
-    [order] = console.of(StartActor)
-    assert (order.residency.restarts, order.residency.incarnation > 150) == (0, True)
+    console.handle(_report("n1", WorkerReport(id="w1", pid=1, hosted=[order.residency, unknown])))
+    assert {stop.actor for stop in console.of(StopActor)} == {"a", "x"}
+    assert console.info().worker == "w2"
 
 
 def test_an_idle_dedicated_worker_whose_actor_lives_elsewhere_ends() -> None:
-    console = _successor()
-    idle = _report("n1", WorkerReport(id="own", pid=1, dedicated_to="a", hosted=[]))
-    console.handle(idle)
-    assert not console.of(StopWorker), "what lives where is not known yet"
-    console.now = TIMEOUT
-    console.handle(Tick())
-    console.handle(idle)
+    console = Console()
+    console.handle(_report("n1", WorkerReport(id="own", pid=1, dedicated_to="a", hosted=[])))
     assert [stop.worker for stop in console.of(StopWorker)] == ["own"]
+
+
+def test_of_the_dead_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actorhub.control.directory.TOMBSTONES", 2)
+    console = Console("w1")
+    for actor_id in ("a", "b", "c"):
+        console.run(_plan(actor_id, arguments=b"long"))
+        console.handle(KillAsked(actor=actor_id, cause="c"))
+        console.handle(Buried(actor=actor_id))
+    assert [info.id for info in console.state.actors()] == ["b", "c"]
+    assert {key for key in console.parts if key.startswith(("plan.", "life."))} == {
+        "plan.b",
+        "life.b",
+        "plan.c",
+        "life.c",
+    }
+    assert b"long" not in b"".join(console.parts.values())
 
 
 # ---- a simulated cluster
@@ -465,7 +534,7 @@ class SimNode:
 class Simulation:
     """Nodes, workers and one control, with queues between them; everything may be late, and any of them may die.
 
-    What control acknowledged is gone; what it had in hand when it died comes to its successor. The journal keeps its records.
+    What control has handled is committed with all that follows from it; the parts of its state are kept.
     """
 
     def __init__(self, seed: int) -> None:
@@ -474,9 +543,8 @@ class Simulation:
         self.now = 0.0
         self.nodes: dict[str, SimNode] = {}
         self.to_control: deque[Event] = deque()
-        self.journal: list[Born | Died] = []
-        self.epoch = 1000
-        self.state = ControlState(node_timeout=TIMEOUT, epoch=self.epoch)
+        self.parts: dict[str, bytes] = {}
+        self.state = ControlState(node_timeout=TIMEOUT)
         self.asked: dict[str, ActorPlan] = {}
         self.answered: dict[str, None] = {}
         self.killed: set[str] = set()
@@ -546,19 +614,15 @@ class Simulation:
             self.add_node()
 
     def fail_over(self) -> None:
-        """Control dies before it could handle the first `lost` events a second time: they are delivered again."""
-        self.epoch += 1000
-        self.state = ControlState(node_timeout=TIMEOUT, epoch=self.epoch)
-        plans = {record.plan.actor_id: record.plan for record in self.journal if isinstance(record, Born)}
-        deaths = {record.actor: record for record in self.journal if isinstance(record, Died)}
-        self._carry_out(self.state.restore(plans, deaths, self.now))
+        self.state = _restored(self.parts, self.now)
 
     def control_works(self) -> None:
         if self.to_control:
-            event = self.to_control.popleft()
-            if self.random.random() < 0.05:
-                self.to_control.appendleft(event)  # it comes again: the acknowledgement was lost
-            self._carry_out(self.state.handle(event, self.now))
+            commands = self.state.handle(self.to_control.popleft(), self.now)
+            _keep(self.parts, self.state)
+            if self.random.random() < 0.02:
+                assert _all_of(_restored(self.parts, self.now)) == _all_of(self.state)
+            self._carry_out(commands)
 
     def node_works(self) -> None:
         node = self._some_node()
@@ -618,14 +682,6 @@ class Simulation:
                 case Answer():
                     if command.created:
                         self.answered[command.actor_id] = None
-                case Born() | Died():
-                    self.journal.append(command)
-                case Forget():
-                    self.journal = [
-                        record
-                        for record in self.journal
-                        if (record.plan.actor_id if isinstance(record, Born) else record.actor) != command.actor
-                    ]
                 case StartActor() | StopActor() | BuryActor():
                     for node in self.nodes.values():
                         if command.worker in node.workers:
@@ -648,7 +704,7 @@ class Simulation:
                 self.worker_works()
 
     def check(self) -> None:
-        """Each living actor lives exactly once, where control thinks; each dead one is nowhere, and not in the journal."""
+        """Each living actor lives exactly once, where control thinks; each dead one is nowhere, and buried."""
         living = {info.id: info for info in self.state.actors() if info.state != "dead"}
         places: dict[str, list[str]] = {}
         for node in self.nodes.values():
@@ -657,8 +713,8 @@ class Simulation:
                     places.setdefault(actor_id, []).append(worker.id)
         assert places == {actor_id: [info.worker] for actor_id, info in living.items()}
         assert {info.state for info in living.values()} <= {"running"}
-        assert {record.plan.actor_id for record in self.journal if isinstance(record, Born)} == set(living)
-        assert not [record for record in self.journal if isinstance(record, Died)]
+        assert all(actor.is_buried for actor in self.state._directory.all() if actor.state == "dead")
+        assert {f"life.{actor_id}" for actor_id in living} <= set(self.parts)
         names = [info.name for info in living.values() if info.name is not None]
         assert len(names) == len(set(names))
         for info in living.values():

@@ -13,9 +13,11 @@ TOMBSTONES = 10_000  # dead actors that are remembered, with the cause
 
 @dataclass(eq=False)
 class Actor:
-    """An actor, where it is, and which of its calls have killed workers, how often."""
+    """An actor, where it is, and which of its calls have killed workers, how often. `number` counts all actors; `waits`: its
+    place among those that wait for a worker; `digger`: the worker that buries it."""
 
     plan: ActorPlan
+    number: int = 0
     state: State = "pending"
     worker: str | None = None
     node: str | None = None
@@ -25,6 +27,9 @@ class Actor:
     last_error: str | None = None
     died_at_birth: bool = False
     kills: dict[str, int] = field(default_factory=dict)
+    waits: int | None = None
+    digger: str | None = None
+    is_buried: bool = False
 
     @property
     def id(self) -> str:
@@ -49,14 +54,22 @@ class Actor:
 
 
 class Directory:
-    """Every question that control's decisions ask is answered without a look at all actors."""
+    """Every question that control's decisions ask is answered without a look at all actors.
+
+    Whoever changes an actor says so by `touch`, if no method here does: `plans` and `lives` are the ids of those whose plan,
+    and of those of whom anything else, has changed since somebody took that down.
+    """
 
     def __init__(self) -> None:
+        self.plans: dict[str, None] = {}
+        self.lives: dict[str, None] = {}
         self._actors: dict[str, Actor] = {}
         self._names: dict[tuple[str, str], Actor] = {}
         self._hosted: dict[str, dict[str, Actor]] = {}
         self._owned: dict[str, dict[str, Actor]] = {}
+        self._waiting: OrderedDict[str, Actor] = OrderedDict()
         self._tombstones: OrderedDict[str, None] = OrderedDict()
+        self._counted = 0
 
     def get(self, actor_id: str) -> Actor | None:
         return self._actors.get(actor_id)
@@ -73,6 +86,10 @@ class Directory:
         """Living and dead ones, in the order of their making."""
         return self._actors.values()
 
+    def waiting(self) -> list[Actor]:
+        """For a worker, in the order in which they began to."""
+        return list(self._waiting.values())
+
     def hosted_by(self, worker: str) -> list[Actor]:
         return list(self._hosted.get(worker, {}).values())
 
@@ -84,14 +101,24 @@ class Directory:
         """Who owns living actors: ids of sessions, and `actor:{id}`."""
         return list(self._owned)
 
-    def add(self, actor: Actor) -> None:
-        """A living actor. A name that is taken stays with the one that has it."""
-        plan = actor.plan
-        self._actors[plan.actor_id] = actor
-        if plan.name is not None:
-            self._names.setdefault((plan.namespace, plan.name), actor)
-        if plan.lifetime == "session":
-            self._owned.setdefault(plan.owner, {})[plan.actor_id] = actor
+    # ---- changes
+
+    def touch(self, actor: Actor) -> None:
+        self.lives[actor.id] = None
+
+    def add(self, plan: ActorPlan) -> Actor:
+        """A new actor, whose name nobody has. It waits."""
+        actor = Actor(plan, number=self._count())
+        self.plans[actor.id] = None
+        self._index(actor)
+        self.wait(actor)
+        return actor
+
+    def wait(self, actor: Actor) -> None:
+        """It is nowhere, and waits for a worker."""
+        self.leave(actor)
+        actor.waits = self._count()
+        self._waiting[actor.id] = actor
 
     def settle(self, actor: Actor, node: str, worker: str) -> None:
         """It lives there from now on, or is on its way there."""
@@ -100,25 +127,60 @@ class Directory:
         self._hosted.setdefault(worker, {})[actor.id] = actor
 
     def leave(self, actor: Actor) -> None:
-        """It is no longer where it was."""
+        """It is no longer where it was, and does not wait."""
+        self.touch(actor)
         if actor.worker is not None:
             _drop(self._hosted, actor.worker, actor.id)
-        actor.node = actor.worker = None
+        actor.node = actor.worker = actor.waits = None
+        self._waiting.pop(actor.id, None)
 
     def end(self, actor: Actor) -> None:
         """It is dead: its name is free, and its owner is rid of it."""
         plan = actor.plan
         self.leave(actor)
+        actor.state = "dead"
         if plan.name is not None and self._names.get((plan.namespace, plan.name)) is actor:
             del self._names[plan.namespace, plan.name]
         _drop(self._owned, plan.owner, plan.actor_id)
 
     def entomb(self, actor: Actor) -> None:
         """Nothing is left of it but what is said of it here; the oldest dead are forgotten."""
+        actor.is_buried, actor.digger = True, None
+        actor.plan = actor.plan.model_copy(update={"arguments": b"", "code": None})
+        self.plans[actor.id] = self.lives[actor.id] = None
         self._tombstones[actor.id] = None
         if len(self._tombstones) > TOMBSTONES:
             forgotten, _ = self._tombstones.popitem(last=False)
+            self.plans[forgotten] = self.lives[forgotten] = None
             del self._actors[forgotten]
+
+    def restore(self, actors: Iterable[Actor]) -> None:
+        """As another directory had them. Before any change."""
+        there = sorted(actors, key=lambda actor: actor.number)
+        for actor in there:
+            self._index(actor)
+            if actor.worker is not None:
+                self._hosted.setdefault(actor.worker, {})[actor.id] = actor
+            if actor.is_buried:
+                self._tombstones[actor.id] = None
+        waiting = [(actor.waits, actor) for actor in there if actor.waits is not None]
+        for _, actor in sorted(waiting, key=lambda each: each[0]):
+            self._waiting[actor.id] = actor
+        self._counted = max((max(actor.number, actor.waits or 0) for actor in there), default=0)
+
+    def _index(self, actor: Actor) -> None:
+        plan = actor.plan
+        self._actors[plan.actor_id] = actor
+        if actor.state == "dead":
+            return
+        if plan.name is not None:
+            self._names[plan.namespace, plan.name] = actor
+        if plan.lifetime == "session":
+            self._owned.setdefault(plan.owner, {})[plan.actor_id] = actor
+
+    def _count(self) -> int:
+        self._counted += 1
+        return self._counted
 
 
 def _drop(index: dict[str, dict[str, Actor]], key: str, actor_id: str) -> None:

@@ -251,6 +251,7 @@ class QueueUsed(_Model):
     """Somebody sends tasks to the queue."""
 
     queue: str
+    namespace: str
 
 
 class Tick(_Model):
@@ -326,26 +327,16 @@ class ServeQueues(_Model):
     queues: list[str]
 
 
-class Born(_Model):
-    """For the journal: the actor is control's to keep alive, whoever is control."""
+class MakeMailbox(_Model):
+    """There shall be a mailbox before anybody can send to the actor."""
 
-    kind: Literal["born"] = "born"
     plan: ActorPlan
 
 
-class Died(_Model):
-    """For the journal: it is dead, and its callers have yet to be told."""
+class MakeDeadLetters(_Model):
+    """The namespace shall have a place for them."""
 
-    kind: Literal["died"] = "died"
-    actor: str
-    cause: str
-    at_birth: bool
-
-
-class Forget(_Model):
-    """For the journal: nothing of the actor is left at the broker."""
-
-    actor: str
+    namespace: str
 
 
 class Changed(_Model):
@@ -363,9 +354,8 @@ Order = (
     | Acknowledge
     | AskReport
     | ServeQueues
-    | Born
-    | Died
-    | Forget
+    | MakeMailbox
+    | MakeDeadLetters
     | Changed
 )
 Command = Answer | Order

@@ -31,6 +31,7 @@ class Node:
     total: Mapping[str, float]
     classes: frozenset[str]
     seen: float
+    is_heard: bool = False  # since the process began that runs control
     leaving: bool = False
     store: str | None = None
     reserved: dict[str, float] = field(default_factory=dict)

@@ -1,96 +1,70 @@
-"""A node's readiness to run control. Whose consumer of control's queue is the active one runs it; the broker decides.
-
-One control lives as long as one link at most. When the link is lost the broker makes another standby active, so what this
-node's control knows is out of date from that moment on: it ends, and whoever is next begins from the journal.
-"""
+"""A node's readiness to run control. Whose consumer of control's inbox is the active one runs it: the broker decides, and what
+keeps two of them apart is the journal, as with every durable actor."""
 
 from __future__ import annotations
 
-import asyncio
+import functools
 import logging
 from collections.abc import Callable
 
 from actorhub.actor import spec_of
-from actorhub.broker import Link, Queue
-from actorhub.cell import Cell
+from actorhub.broker import Link, Queue, QueueKind
 from actorhub.control.actor import Control
-from actorhub.control.desks import system_ticket
-from actorhub.dead import DeadLetters
-from actorhub.errors import ActorInitFailed
-from actorhub.handle import Handle
-from actorhub.mailbox import Mailbox
+from actorhub.control.seat import Seat
+from actorhub.durable import DurableMailbox
+from actorhub.residents import Load
 from actorhub.session import Session
 
 log = logging.getLogger(__name__)
 
-
-class _Life:
-    """One control on one link: waits for its turn, then runs."""
-
-    def __init__(self, session: Session, link: Link, dead: DeadLetters, on_turn: Callable[[], None]) -> None:
-        self._session = session
-        self._link = link
-        self._on_turn = on_turn
-        self._starting: asyncio.Task[None] | None = None
-        queue = session.names.control
-        handle = Handle(session, system_ticket(queue, Control), spec_of(Control))
-        self._cell = Cell(session, handle, spec_of(Control), lambda: Control(session.settings, link))
-        self.mailbox = Mailbox(
-            session,
-            queue,
-            self._cell,
-            dead,
-            on_first=self._start,
-            on_ended=lambda reason: session.renew(link, f"control's queue is no longer consumed: {reason}"),
-        )
-
-    def _start(self) -> None:
-        self._on_turn()
-        self._starting = self._session.spawn_task(self._run(), "actorhub-control")
-
-    async def _run(self) -> None:
-        try:
-            await self._cell.start()
-        except ActorInitFailed as exc:
-            self._session.renew(self._link, str(exc))
-
-    async def end(self, timeout: float) -> None:
-        """`timeout`: seconds that what it has begun may take to end."""
-        if self._starting is not None and not self._starting.done():
-            self._starting.cancel()
-            await asyncio.gather(self._starting, return_exceptions=True)
-        await self._cell.stop(timeout)
-        await self.mailbox.close()
+HANDING_OVER = 1.0  # seconds that what runs may take to end
 
 
 class Standby:
     """Attached to a session, it takes its turn at control on every link that the session has."""
 
-    def __init__(self, session: Session, dead: DeadLetters, *, name: str) -> None:
+    def __init__(self, session: Session, *, name: str) -> None:
+        names = session.names
         self._session = session
-        self._dead = dead
         self._name = name
-        self._life: _Life | None = None
+        self._mailbox = DurableMailbox(
+            session,
+            spec_of(Control),
+            actor_id="control",
+            inbox=names.control,
+            journal=names.control_journal,
+            dead=names.dead("system"),
+            make_household=self._sit_down,
+            in_parts=True,
+            journal_to_make=Queue(
+                names.control_journal, QueueKind.STREAM, retention=session.settings.journal_retention
+            ),
+            on_born_dead=self._failed,
+            on_gone=functools.partial(self._failed, RuntimeError(f"{names.control} was deleted")),
+        )
 
     async def open(self) -> None:
         await self._session.add(self)
+        await self._mailbox.open()
 
     async def close(self) -> None:
-        """What control had not acknowledged goes to the next one."""
+        """What control has not committed is the next one's."""
         self._session.remove(self)
-        life, self._life = self._life, None
-        if life is not None:
-            await life.end(1.0)
+        await self._mailbox.stop(HANDING_OVER)
+        await self._mailbox.close()
 
     async def attach(self, link: Link) -> None:
-        await link.declare(Queue(self._session.names.control, single_active=True))
-        life = self._life = _Life(self._session, link, self._dead, self._on_turn)
-        await life.mailbox.attach(link)
+        """Before the mailbox is attached to it."""
+        await link.declare(Queue(self._session.names.control, QueueKind.QUORUM, single_active=True))
 
     def detach(self) -> None:
-        life, self._life = self._life, None
-        if life is not None:
-            self._session.spawn_task(life.end(0.0), "actorhub-control-end")
+        """The inbox is the broker's."""
 
-    def _on_turn(self) -> None:
+    def _sit_down(self, link: Link, load: Load, on_broken: Callable[[Exception], None]) -> Seat:
         log.info("%s runs control", self._name)
+        return Seat(self._session, link, load, on_broken)
+
+    def _failed(self, error: BaseException) -> None:
+        link = self._session.link
+        if link is not None:
+            self._session.renew(link, f"control cannot run here: {error}")

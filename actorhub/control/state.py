@@ -1,17 +1,18 @@
 """Control's decisions: events in, commands out. No clock, no broker, no await.
 
-A successor knows from the journal which actors there are, and not where they live. For `node_timeout` it lets the nodes
-say what they host; an actor that nobody has claimed by then died with its node, and is started again.
+All of it outlives the process that runs control: `changes` says which parts of it have changed, and a successor begins with all
+parts as they were last. It knows then where each actor lives, and hears from the nodes what has happened meanwhile.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 
-from actorhub.control import placement
+from actorhub.control import parts, placement
 from actorhub.control.burials import Burials
 from actorhub.control.directory import Actor, Directory
+from actorhub.control.fleet import Fleet
 from actorhub.control.messages import (
     Acknowledge,
     ActorFailed,
@@ -21,14 +22,13 @@ from actorhub.control.messages import (
     ActorStopped,
     Answer,
     AskReport,
-    Born,
     Buried,
     Changed,
     Command,
-    Died,
     Event,
-    Forget,
     KillAsked,
+    MakeDeadLetters,
+    MakeMailbox,
     NodeInfo,
     NodeReport,
     QueueUsed,
@@ -49,55 +49,42 @@ from actorhub.control.messages import (
 
 
 class ControlState:
-    """Everything that control knows. Durations are seconds; `now` is any clock that all calls share.
+    """Everything that control knows. Durations are seconds; `now` is any clock that all calls share, a successor's too."""
 
-    `epoch` is higher than any that a former control had; incarnations that this one starts are higher than any it started.
-    """
-
-    def __init__(self, *, node_timeout: float, epoch: int) -> None:
+    def __init__(self, *, node_timeout: float) -> None:
         self._node_timeout = node_timeout
-        self._epoch = epoch
         self._now = 0.0
-        self._recovering_until: float | None = None
         self._directory = Directory()
-        self._nodes: dict[str, placement.Node] = {}
-        self._workers: dict[str, placement.Worker] = {}
-        self._unclaimed: OrderedDict[str, Actor] = OrderedDict()
-        self._pending: OrderedDict[str, Actor] = OrderedDict()
+        self._fleet = Fleet()
         self._burials = Burials()
         self._queues: dict[str, None] = {}  # task queues, in the order of their first use
+        self._namespaces: dict[str, None] = {}  # those that have a place for dead letters
+        self._renewed: dict[str, None] = {}  # keys of parts that are to be taken down again
         self._commands: list[Command] = []
 
-    def restore(self, plans: Mapping[str, ActorPlan], deaths: Mapping[str, Died], now: float) -> list[Command]:
-        """What former controls made, and who of it is dead but not buried. Before the first event."""
-        self._commands = []
-        self._recovering_until = now + self._node_timeout
-        dead_first = sorted(
-            plans.values(), key=lambda plan: plan.actor_id not in deaths
-        )  # their names have new holders
-        for plan in dead_first:
-            actor = Actor(plan, state="restarting", last_error="control moved; its node has not said yet that it lives")
-            self._directory.add(actor)
-            death = deaths.get(plan.actor_id)
-            if death is not None:
-                self._die(actor, death.cause, at_birth=death.at_birth, known=True)
-            else:
-                self._unclaimed[plan.actor_id] = actor
-        for owner in self._directory.owners():
-            parent = owner.removeprefix("actor:")
-            if parent != owner and self._directory.living(parent) is None:
-                self._end_owned_by(owner, f"its parent {parent} died")
-        return self._commands
+    @classmethod
+    def restored(cls, known: Mapping[str, bytes], *, node_timeout: float, now: float) -> ControlState:
+        """As its parts say."""
+        state = cls(node_timeout=node_timeout)
+        state._now = now
+        parts.restore(known, state._directory, state._fleet, now=now)
+        for actor in state._directory.all():
+            if actor.state == "dead" and not actor.is_buried:
+                state._burials.add(actor)
+        cluster = parts.Cluster.model_validate_json(known.get(parts.CLUSTER, b"{}"))
+        state._queues = dict.fromkeys(cluster.queues)
+        state._namespaces = dict.fromkeys(cluster.namespaces)
+        return state
 
     def handle(self, event: Event, now: float) -> list[Command]:
-        """What follows from the event. Events may come late, twice, or from the dead."""
+        """What follows from the event. Events may come late, or from the dead."""
         self._commands = []
         self._now = now
         match event:
             case SpawnAsked():
                 self._spawn(event)
             case NodeReport():
-                self._report(event, now)
+                self._report(event)
             case WorkerLost():
                 self._worker_lost(event)
             case WorkerStopped():
@@ -115,12 +102,36 @@ class ControlState:
             case SessionEnded():
                 self._end_owned_by(event.session, f"its session {event.session} ended")
             case QueueUsed():
+                self._prepare(event.namespace)
                 self._use_queues([event.queue])
             case Tick():
-                self._tick(now)
-        self._place_pending()
+                self._tick()
+        self._place_waiting()
         self._bury_dead()
         return self._commands
+
+    # ---- what outlives this process
+
+    @property
+    def changed(self) -> list[str]:
+        """The keys of the parts that have changed since `changes`."""
+        return [*parts.changed(self._directory, self._fleet), *self._renewed]
+
+    def changes(self) -> dict[str, bytes | None]:
+        """Those parts, by their keys; None: it is gone."""
+        found = {key: self._part(key) for key in self.changed}
+        for ids in (self._directory.plans, self._directory.lives, self._fleet.touched, self._renewed):
+            ids.clear()
+        return found
+
+    def renew(self, key: str) -> None:
+        """This part shall be among the changes."""
+        self._renewed[key] = None
+
+    def _part(self, key: str) -> bytes | None:
+        if key == parts.CLUSTER:
+            return parts.Cluster(queues=tuple(self._queues), namespaces=tuple(self._namespaces)).encoded()
+        return parts.encoded(key, self._directory, self._fleet)
 
     # ---- questions
 
@@ -132,17 +143,23 @@ class ControlState:
     def describe(self, actor_id: str) -> ActorInfo | None:
         """With what it waits for, where it waits for a place."""
         found = self._directory.get(actor_id)
-        if found is None or actor_id not in self._pending:
+        if found is None or found.waits is None:
             return found.info if found is not None else None
-        return found.info.model_copy(update={"waits_for": placement.waits_for(self._nodes.values(), found.plan)})
+        waits_for = placement.waits_for(self._fleet.nodes.values(), found.plan)
+        return found.info.model_copy(update={"waits_for": waits_for})
 
-    def actors(self, namespace: str | None = None) -> list[ActorInfo]:
-        return [a.info for a in self._directory.all() if namespace is None or a.plan.namespace == namespace]
+    def actors(self, namespace: str | None = None, after: str | None = None) -> Iterator[ActorInfo]:
+        """Living and dead ones in the order of their making, those behind the one with this id."""
+        found = iter(self._directory.all())
+        if after is not None:
+            found = itertools.dropwhile(lambda actor: actor.id != after, found)
+            next(found, None)
+        return (actor.info for actor in found if namespace is None or actor.plan.namespace == namespace)
 
     def nodes(self) -> list[NodeInfo]:
         return [
             node.info({id_: [actor.id for actor in self._directory.hosted_by(id_)] for id_ in node.workers})
-            for node in self._nodes.values()
+            for node in self._fleet.nodes.values()
         ]
 
     def queues(self) -> list[str]:
@@ -169,47 +186,51 @@ class ControlState:
         if holder is not None:
             self._commands.append(_name_taken(asked, holder))
             return
-        reason = placement.infeasible(self._nodes.values(), plan) if self._recovering_until is None else None
+        reason = placement.infeasible(self._fleet.nodes.values(), plan) if self._fleet.is_heard else None
         if reason is not None:
             self._commands.append(Answer(actor_id=plan.actor_id, error="infeasible", message=reason))
             return
-        actor = Actor(plan)
-        self._directory.add(actor)
-        self._pending[plan.actor_id] = actor
-        self._commands.append(Born(plan=plan))
+        self._prepare(plan.namespace)
+        self._directory.add(plan)
+        self._commands.append(MakeMailbox(plan=plan))
         self._commands.append(Answer(actor_id=plan.actor_id, plan=plan, created=True))
 
-    def _place_pending(self) -> None:
+    def _prepare(self, namespace: str) -> None:
+        """Its dead letters have a place before anybody can need one."""
+        if namespace not in self._namespaces:
+            self._namespaces[namespace] = None
+            self.renew(parts.CLUSTER)
+            self._commands.append(MakeDeadLetters(namespace=namespace))
+
+    def _place_waiting(self) -> None:
         """In the order of asking. One that finds no room does not hold up those behind it."""
-        for actor in list(self._pending.values()):
+        for actor in self._directory.waiting():
             if actor.plan.options.isolation == "process":
                 self._place_isolated(actor)
             else:
                 self._place(actor)
 
     def _place(self, actor: Actor) -> None:
-        worker = placement.choose_worker(self._nodes.values(), actor.plan)
+        worker = placement.choose_worker(self._fleet.nodes.values(), actor.plan)
         if worker is not None:
             self._settle(actor, worker.node, worker.id)
-            self._start(actor)
+            self._order_start(actor)
+            self._change(actor, "starting")
 
     def _place_isolated(self, actor: Actor) -> None:
         """Its node starts a worker for it; the actor starts when that worker reports."""
-        node = placement.choose_node(self._nodes.values(), actor.plan)
+        node = placement.choose_node(self._fleet.nodes.values(), actor.plan)
         if node is not None:
-            actor.incarnation = self._next_incarnation(actor)
-            worker = f"{actor.id}-{actor.incarnation}"
+            worker = f"{actor.id}-{actor.incarnation + 1}"
             self._settle(actor, node.id, worker)
             self._commands.append(StartWorker(node=node.id, worker=worker, actor=actor.id))
             self._change(actor, "starting")
 
-    def _start(self, actor: Actor) -> None:
-        actor.incarnation = self._next_incarnation(actor)
-        self._order_start(actor)
-        self._change(actor, "starting")
-
-    def _next_incarnation(self, actor: Actor) -> int:
-        return max(actor.incarnation, self._epoch) + 1
+    def _settle(self, actor: Actor, node: str, worker: str) -> None:
+        """Each time that it moves it is another incarnation."""
+        actor.incarnation += 1
+        self._directory.settle(actor, node, worker)
+        self._fleet.settle(actor)
 
     def _order_start(self, actor: Actor) -> None:
         assert actor.worker is not None
@@ -218,39 +239,19 @@ class ControlState:
         residency = Residency(plan=actor.plan, incarnation=actor.incarnation, restarts=actor.restarts)
         self._commands.append(StartActor(worker=actor.worker, residency=residency, poison=poison))
 
-    def _settle(self, actor: Actor, node_id: str, worker_id: str) -> None:
-        self._pending.pop(actor.id, None)
-        self._unclaimed.pop(actor.id, None)
-        self._leave(actor)
-        self._directory.settle(actor, node_id, worker_id)
-        self._nodes[node_id].reserve(actor.plan.options.resources)
-        if worker_id in self._workers:
-            self._workers[worker_id].load += 1
-
-    def _leave(self, actor: Actor) -> None:
-        if actor.node is not None and actor.node in self._nodes:
-            self._nodes[actor.node].reserve(actor.plan.options.resources, -1)
-        if actor.worker is not None and actor.worker in self._workers:
-            self._workers[actor.worker].load -= 1
-        self._directory.leave(actor)
-
     def _change(self, actor: Actor, state: State) -> None:
         actor.state = state
+        self._directory.touch(actor)
         self._commands.append(Changed(actor=actor.info))
 
     # ---- living and dying
 
     def _started(self, event: ActorStarted) -> None:
         actor = self._directory.living(event.actor)
-        if actor is not None and actor.id in self._unclaimed:
-            if event.worker in self._workers:  # else its node's report says it again
-                self._claim(actor, self._workers[event.worker], event.incarnation, actor.restarts)
-        elif actor is None or actor.worker != event.worker or actor.incarnation > event.incarnation:
+        if actor is None or actor.worker != event.worker or actor.incarnation != event.incarnation:
             self._commands.append(StopActor(worker=event.worker, actor=event.actor, incarnation=event.incarnation))
-        else:
-            actor.incarnation = event.incarnation  # a former control's order may have replaced the one that we knew of
-            if actor.state != "running":
-                self._change(actor, "running")
+        elif actor.state != "running":
+            self._change(actor, "running")
 
     def _failed(self, event: ActorFailed) -> None:
         actor = self._directory.living(event.actor)
@@ -262,12 +263,9 @@ class ControlState:
             self._die(actor, event.error, at_birth=event.phase == "birth")
 
     def _ended(self, event: ActorStopped) -> None:
-        """It moves: its worker drains, or it was stopped where it should live by a control that knew less."""
+        """It moves: its worker drains."""
         actor = self._directory.living(event.actor)
-        if actor is not None and actor.id in self._unclaimed:
-            actor.last_error = None
-            self._move(actor)
-        elif actor is not None and actor.worker == event.worker and actor.incarnation == event.incarnation:
+        if actor is not None and actor.worker == event.worker and actor.incarnation == event.incarnation:
             self._stop_dedicated(actor)
             self._move(actor)
 
@@ -286,14 +284,14 @@ class ControlState:
     def _restarts_that_count(self, actor: Actor) -> int:
         window = actor.plan.options.restart_window
         if window is None:
+            actor.restarted.clear()
             return actor.restarts
         actor.restarted = [moment for moment in actor.restarted if self._now - moment < window]
         return len(actor.restarted)
 
     def _move(self, actor: Actor) -> None:
-        self._leave(actor)
-        self._unclaimed.pop(actor.id, None)
-        self._pending[actor.id] = actor
+        self._fleet.settle(actor, -1)
+        self._directory.wait(actor)
         self._change(actor, "restarting")
 
     def _kill(self, event: KillAsked) -> None:
@@ -301,25 +299,20 @@ class ControlState:
         if actor is not None:
             self._die(actor, event.cause)
 
-    def _die(self, actor: Actor, cause: str, *, at_birth: bool = False, known: bool = False) -> None:
-        """`known`: the journal has it already."""
-        if actor.worker is not None and actor.worker in self._workers:
+    def _die(self, actor: Actor, cause: str, *, at_birth: bool = False) -> None:
+        if actor.worker is not None and actor.worker in self._fleet.workers:
             self._commands.append(StopActor(worker=actor.worker, actor=actor.id, incarnation=actor.incarnation))
         self._stop_dedicated(actor)
-        self._leave(actor)
-        self._pending.pop(actor.id, None)
-        self._unclaimed.pop(actor.id, None)
-        self._directory.end(actor)
-        self._burials.add(actor)
+        self._fleet.settle(actor, -1)
         actor.last_error, actor.died_at_birth = cause, at_birth
         actor.kills.clear()
-        if not known:
-            self._commands.append(Died(actor=actor.id, cause=cause, at_birth=at_birth))
+        self._directory.end(actor)
+        self._burials.add(actor)
         self._change(actor, "dead")
         self._end_owned_by(f"actor:{actor.id}", f"its parent {actor.id} died")
 
     def _stop_dedicated(self, actor: Actor) -> None:
-        if actor.plan.options.isolation == "process" and actor.worker is not None and actor.node in self._nodes:
+        if actor.plan.options.isolation == "process" and actor.worker is not None and actor.node in self._fleet.nodes:
             self._commands.append(StopWorker(node=actor.node, worker=actor.worker))
 
     def _end_owned_by(self, owner: str, cause: str) -> None:
@@ -328,70 +321,53 @@ class ControlState:
 
     def _bury_dead(self) -> None:
         """Any shared worker can bury."""
-        workers = [worker.id for worker in self._workers.values() if worker.dedicated_to is None]
-        self._commands += self._burials.give(workers)
+        workers = [worker.id for worker in self._fleet.workers.values() if worker.dedicated_to is None]
+        for actor, order in self._burials.give(workers):
+            self._directory.touch(actor)
+            self._commands.append(order)
 
     def _buried(self, event: Buried) -> None:
         actor = self._burials.done(event.actor)
         if actor is not None:
             self._directory.entomb(actor)
-            self._commands.append(Forget(actor=actor.id))
 
     # ---- nodes and workers
 
-    def _report(self, report: NodeReport, now: float) -> None:
-        node = self._nodes.get(report.node)
-        if node is None:
-            node = self._nodes[report.node] = placement.Node(
-                id=report.node,
-                host=report.host,
-                pid=report.pid,
-                version=report.version,
-                labels=report.labels,
-                total=report.resources,
-                classes=frozenset(report.classes),
-                seen=now,
-                store=report.store,
-            )
-            if self._queues:
-                self._commands.append(ServeQueues(node=node.id, queues=list(self._queues)))
-            if report.known:
-                self._commands.append(AskReport(node=node.id))
+    def _report(self, report: NodeReport) -> None:
+        is_new = self._fleet.hear(report, self._now)
+        node = self._fleet.nodes[report.node]
+        if is_new and self._queues:
+            self._commands.append(ServeQueues(node=node.id, queues=list(self._queues)))
+        if is_new and report.known:
+            self._commands.append(AskReport(node=node.id))  # it was taken for lost
+        if is_new or not report.known:
             self._commands.append(Acknowledge(node=node.id))
-        elif not report.known:
-            self._commands.append(Acknowledge(node=node.id))
-        node.seen = now
-        node.slots = report.slots
         self._use_queues(report.queues)
-        node.leaving = report.leaving  # nothing new is placed there; its actors go elsewhere as its workers end
         living = {worker.id for worker in report.workers}
         for worker_id in [worker for worker in node.workers if worker not in living]:
             self._worker_gone(worker_id, node.id, f"worker {worker_id} of node {node.id} is no longer there")
         for worker in report.workers:
             self._worker_reported(node, worker)
-        self._forget_if_left(node)
+        self._fleet.drop_if_left(node)
 
     def _use_queues(self, queues: list[str]) -> None:
-        """Every node hears of every task queue, and the nodes' reports tell a successor."""
+        """Every node hears of every task queue."""
         new = [queue for queue in queues if queue not in self._queues]
         if new:
             self._queues.update(dict.fromkeys(new))
-            self._commands += [ServeQueues(node=node_id, queues=new) for node_id in self._nodes]
+            self.renew(parts.CLUSTER)
+            self._commands += [ServeQueues(node=node_id, queues=new) for node_id in self._fleet.nodes]
 
     def _worker_reported(self, node: placement.Node, report: WorkerReport) -> None:
         worker = node.workers.get(report.id)
         if worker is None:
-            worker = placement.Worker(report.id, node.id, report.pid, report.dedicated_to)
-            worker.load = len(self._directory.hosted_by(worker.id))
-            node.workers[report.id] = self._workers[report.id] = worker
+            worker = self._fleet.join(node, report, len(self._directory.hosted_by(report.id)))
             if report.dedicated_to is not None:
                 self._start_dedicated(worker, report.dedicated_to)
         for residency in report.hosted or ():
             self._reported(worker, residency)
-        if report.dedicated_to is not None and not worker.load and self._recovering_until is None:
-            self._commands.append(
-                StopWorker(node=node.id, worker=worker.id)
-            )  # its actor lives elsewhere, or not at all
+        if report.dedicated_to is not None and not worker.load:  # its actor lives elsewhere, or not at all
+            self._commands.append(StopWorker(node=node.id, worker=worker.id))
 
     def _start_dedicated(self, worker: placement.Worker, actor_id: str) -> None:
         actor = self._directory.living(actor_id)
@@ -399,21 +375,11 @@ class ControlState:
             self._order_start(actor)
 
     def _reported(self, worker: placement.Worker, residency: Residency) -> None:
-        """An actor that a worker says it hosts: as known, unclaimed so far, or one that should not be there."""
+        """An actor that a worker says it hosts: as known, or one that should not be there."""
         actor = self._directory.living(residency.plan.actor_id)
-        if actor is not None and actor.worker == worker.id and actor.incarnation <= residency.incarnation:
-            actor.incarnation = residency.incarnation
-            return
-        if actor is not None and actor.id in self._unclaimed:
-            self._claim(actor, worker, residency.incarnation, residency.restarts)
-            return
-        actor_id = residency.plan.actor_id
-        self._commands.append(StopActor(worker=worker.id, actor=actor_id, incarnation=residency.incarnation))
-
-    def _claim(self, actor: Actor, worker: placement.Worker, incarnation: int, restarts: int) -> None:
-        self._settle(actor, worker.node, worker.id)
-        actor.incarnation, actor.restarts, actor.last_error = incarnation, restarts, None
-        self._change(actor, "running")
+        if actor is None or actor.worker != worker.id or actor.incarnation > residency.incarnation:
+            actor_id = residency.plan.actor_id
+            self._commands.append(StopActor(worker=worker.id, actor=actor_id, incarnation=residency.incarnation))
 
     def _worker_lost(self, event: WorkerLost) -> None:
         for running in event.running:
@@ -425,36 +391,24 @@ class ControlState:
 
     def _worker_gone(self, worker_id: str, node_id: str, cause: str | None) -> None:
         """`cause` is None where it ended as it was asked to: then its actors move, and that does not count."""
-        self._workers.pop(worker_id, None)
-        node = self._nodes.get(node_id)
-        if node is not None:
-            node.workers.pop(worker_id, None)
+        self._fleet.part(worker_id, node_id)
         for actor in self._directory.hosted_by(worker_id):
             if cause is not None:
                 self._restart(actor, cause)
             else:
                 actor.last_error = None
                 self._move(actor)
-        self._burials.take_back(worker_id)
-        if node is not None:
-            self._forget_if_left(node)
+        for actor in self._burials.take_back(worker_id):
+            self._directory.touch(actor)
 
-    def _forget_if_left(self, node: placement.Node) -> None:
-        if node.leaving and not node.workers:
-            self._nodes.pop(node.id, None)
-
-    def _tick(self, now: float) -> None:
-        for node in [node for node in self._nodes.values() if now - node.seen > self._node_timeout]:
-            cause = f"node {node.id} was lost: silent for {now - node.seen:.1f} s"
+    def _tick(self) -> None:
+        for node in self._fleet.silent(self._now - self._node_timeout):
+            cause = f"node {node.id} was lost: silent for {self._now - node.seen:.1f} s"
             for worker_id in list(node.workers):
                 self._worker_gone(worker_id, node.id, cause)
-            self._nodes.pop(node.id, None)
+            self._fleet.drop(node)
             for actor in [actor for actor in self._directory.all() if actor.node == node.id]:
                 self._restart(actor, cause)  # it waited for a worker of its own there
-        if self._recovering_until is not None and now >= self._recovering_until:
-            self._recovering_until = None
-            for actor in list(self._unclaimed.values()):
-                self._restart(actor, "its node was lost together with control")
 
 
 def _name_taken(asked: SpawnAsked, holder: ActorPlan) -> Answer:
