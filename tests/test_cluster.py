@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from actorhub import Hub, Settings, actor, ask, tell
+from actorhub import ActorDied, Hub, Settings, actor, ask, tell
 from actorhub.address import new_id
 from tests.conftest import QUICK
 from tests.waiting import until
@@ -125,6 +125,33 @@ async def test_control_s_successor_knows_the_names_and_keeps_the_actors(settings
         assert await found.work(3) == 3
         same = await hub.options(name="worker-5", get_if_exists=True).spawn(Worker)
         assert same == await hub.find(Worker, "worker-5")
+
+
+async def test_control_s_successor_knows_what_actors_have_been_through(settings: Settings) -> None:
+    """Invariant: restarts, and what the dead died of, are known when control has moved."""
+    hub = Hub.local(nodes=2, workers=1, modules=[__name__], settings=settings)
+    async with hub:
+        dead = await hub.spawn(Worker)
+        await hub.kill(dead)
+        await hub.options(name="tried").spawn(Worker)
+        [before] = await until(lambda: _living(hub))
+        [worker] = [worker for node in await hub.nodes() for worker in node.workers if worker.id == before.worker]
+        os.kill(worker.pid, signal.SIGKILL)
+        [before] = await until(lambda: _living(hub, restarts=1))
+        assert hub._cluster is not None
+        await hub._cluster.stop_node("node-1", signal.SIGKILL)
+        with pytest.raises(ActorDied, match="killed by hub.kill"):
+            await dead.work(1)
+        [after] = await until(lambda: _living(hub))
+        assert after.restarts == (2 if after.node != before.node else 1)
+        found = await hub.find(Worker, "tried")
+        assert await found.work(2) == 2
+
+
+async def _living(hub: Hub, restarts: int = 0) -> list[Any]:
+    there = {node.id for node in await hub.nodes()}
+    infos = [info for info in await hub.actors() if info.state == "running" and info.node in there]
+    return [info for info in infos if info.restarts >= restarts]
 
 
 async def _all_running(hub: Hub, count: int) -> list[Any]:
