@@ -29,6 +29,7 @@ class ActorOptions(BaseModel):
 
     durable: bool = False
     shards: int | None = Field(None, ge=1, le=10_000)
+    standby: bool = False
     concurrency: int = Field(1, ge=1)
     reentrant: bool = False
     isolation: Literal["shared", "process"] = "shared"
@@ -49,6 +50,10 @@ class ActorOptions(BaseModel):
         if self.shards is not None and not self.durable:
             raise ValueError(
                 "a keyed class is durable: its instances leave memory when nobody calls them; add durable=True"
+            )
+        if self.standby and (not self.durable or self.isolation == "process"):
+            raise ValueError(
+                "a standby goes on from the journal, in a worker that it shares: add durable=True, and leave out isolation"
             )
         return self
 
@@ -114,6 +119,7 @@ def actor(
     *,
     durable: bool = False,
     shards: int | None = None,
+    standby: bool = False,
     concurrency: int = 1,
     reentrant: bool = False,
     isolation: Literal["shared", "process"] = "shared",
@@ -135,6 +141,8 @@ def actor(cls: type | None = None, /, **options: Any) -> Any:
       is killed. `state_version` and `migrate(cls, state, from_version)` of the class read the state of former versions.
     - `shards`: makes it a keyed class: `hub.at(cls, key)` is one of millions of instances, spread over so many mailboxes. The
       constructor takes the key, or nothing. Another number of shards is another set of instances.
+    - `standby`: another worker, on another node where there is one, waits to go on in the moment in which the broker loses
+      the first. It takes `resources` of its own.
     - `concurrency`: how many calls one instance handles at once; 1 means one after the other, in order.
     - `reentrant`: a call that comes back to the actor in the chain of one that waits runs instead of failing.
     - `isolation`: "process" gives the instance a worker process of its own.

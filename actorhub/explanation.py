@@ -205,7 +205,8 @@ def _state(who: str, info: ActorInfo | None) -> str:
     where = f" on worker {info.worker} of node {info.node}" if info.worker is not None else ""
     last = f" Its last error: {cause}." if cause else ""
     times = f"; it was restarted {_many(info.restarts, 'time', 'times')}" if info.restarts else ""
-    return f"{who} is {info.state}{where}{times}.{waits}{last}"
+    standby = f" Worker {info.standby} stands by." if info.standby is not None else ""
+    return f"{who} is {info.state}{where}{times}.{standby}{waits}{last}"
 
 
 def _ownership(epoch: HistoryEntry | None, commit: HistoryEntry | None) -> str:

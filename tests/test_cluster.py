@@ -127,6 +127,38 @@ async def test_control_s_successor_knows_the_names_and_keeps_the_actors(settings
         assert same == await hub.find(Worker, "worker-5")
 
 
+@actor(durable=True, standby=True)
+class Tally:
+    def __init__(self) -> None:
+        self.count = 0
+
+    async def next(self) -> int:
+        self.count += 1
+        return self.count
+
+
+@pytest.mark.parametrize("killed", ["home", "standby"])
+async def test_a_standby_goes_on_though_control_never_hears_of_the_killed_node(broker_url: str, killed: str) -> None:
+    """Invariant: each call counts once, and none waits for control to take the node for lost, which it never does here."""
+    settings = Settings(url=broker_url, secret="s", namespace=new_id(6), node_timeout=600, heartbeat=0.2)  # type: ignore[arg-type]
+    async with Hub.local(nodes=3, workers=1, modules=[__name__], settings=settings) as hub:
+        tally = await hub.spawn(Tally)
+        assert [await tally.next() for _ in range(10)] == list(range(1, 11))
+        info = await until(lambda: _backed(hub))
+        nodes = {worker.id: node.id for node in await hub.nodes() for worker in node.workers}
+        assert nodes[info.worker] != nodes[info.standby]
+        assert hub._cluster is not None
+        calls = [ask(tally.next) for _ in range(500)]
+        await hub._cluster.stop_node(nodes[info.worker if killed == "home" else info.standby], signal.SIGKILL)
+        assert sorted(await asyncio.gather(*calls)) == list(range(11, 511))
+        assert await tally.next() == 511
+
+
+async def _backed(hub: Hub) -> Any:
+    [info] = await hub.actors()
+    return info if info.state == "running" and info.standby is not None else None
+
+
 async def test_control_s_successor_knows_what_actors_have_been_through(settings: Settings) -> None:
     """Invariant: restarts, and what the dead died of, are known when control has moved."""
     hub = Hub.local(nodes=2, workers=1, modules=[__name__], settings=settings)
@@ -140,7 +172,7 @@ async def test_control_s_successor_knows_what_actors_have_been_through(settings:
         [before] = await until(lambda: _living(hub, restarts=1))
         assert hub._cluster is not None
         await hub._cluster.stop_node("node-1", signal.SIGKILL)
-        with pytest.raises(ActorDied, match="killed by hub.kill"):
+        with pytest.raises(ActorDied, match=r"killed by hub\.kill"):
             await dead.work(1)
         [after] = await until(lambda: _living(hub))
         assert after.restarts == (2 if after.node != before.node else 1)

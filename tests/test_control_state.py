@@ -74,7 +74,7 @@ def _restored(parts: dict[str, bytes], now: float) -> ControlState:
 
 def _all_of(state: ControlState) -> object:
     """All that decisions depend on, but for the time of the nodes' last words."""
-    burials, directory = state._burials, state._directory
+    burials, directory = state._lives.burials, state._directory
     actors = list(directory.all())
     keys = [f"{kind}{actor.id}" for actor in actors for kind in ("plan.", "life.")]
     keys += [f"node.{node}" for node in sorted(state._fleet.nodes)] + ["cluster"]
@@ -137,7 +137,7 @@ def test_a_spawn_is_recorded_answered_and_ordered_at_once() -> None:
     console = Console("w1")
     assert console.spawn(_plan()).created
     assert [type(command).__name__ for command in console.last] == [
-        *("MakeDeadLetters", "MakeMailbox", "Answer", "StartActor", "Changed")
+        *("MakeMailbox", "Answer", "MakeDeadLetters", "StartActor", "Changed")
     ]
     assert console.info().state == "starting"
 
@@ -362,6 +362,63 @@ def test_the_dead_wait_for_a_worker_that_can_bury_them() -> None:
     assert len(console.of(BuryActor)) == 1
 
 
+# ---- standing by
+
+
+def _backed(console: Console) -> tuple[StartActor, StartActor]:
+    """The orders to live somewhere, and to stand by somewhere else; both are carried out."""
+    console.spawn(_plan(options={"durable": True, "standby": True}))
+    home, spot = console.of(StartActor)
+    for order in (home, spot):
+        console.handle(ActorStarted(actor="a", worker=order.worker, incarnation=order.residency.incarnation))
+    return home, spot
+
+
+def test_who_stands_by_is_on_another_node_and_goes_on_at_once() -> None:
+    console = Console("w1", "w2")
+    console.handle(_report("n2", "w3", resources={"x": 1}))
+    home, spot = _backed(console)
+    assert {home.worker, spot.worker} >= {"w3"}
+    assert (console.info().worker, console.info().standby) == (home.worker, spot.worker)
+    node = "n2" if home.worker == "w3" else "n1"
+    console.handle(WorkerLost(node=node, worker=home.worker, cause="c"))
+    info = console.info()
+    assert (info.state, info.worker, info.restarts, info.last_error) == ("running", spot.worker, 1, "c")
+    [another] = console.of(StartActor)
+    assert info.standby == another.worker not in (home.worker, spot.worker)
+    late = ActorStarted(actor="a", worker=home.worker, incarnation=home.residency.incarnation)
+    console.handle(late)
+    assert [stop.worker for stop in console.of(StopActor)] == [home.worker]
+
+
+def test_who_stood_by_and_is_lost_is_replaced_and_the_actor_hears_nothing_of_it() -> None:
+    console = Console("w1", "w2", "w3")
+    home, spot = _backed(console)
+    console.handle(WorkerLost(node="n1", worker=spot.worker, cause="c"))
+    [another] = console.of(StartActor)
+    info = console.info()
+    assert (info.state, info.worker, info.restarts, info.standby) == ("running", home.worker, 0, another.worker)
+    console.handle(ActorStopped(actor="a", worker=another.worker, incarnation=another.residency.incarnation))
+    assert console.info().standby is not None, "its worker drained, and is still there"
+
+
+def test_nobody_stands_by_where_there_is_one_worker_until_another_comes() -> None:
+    console = Console("w1")
+    console.spawn(_plan(options={"durable": True, "standby": True}))
+    assert console.info().standby is None
+    console.handle(_report("n2", "w2"))
+    assert console.info().standby == "w2"
+    console.handle(KillAsked(actor="a", cause="c"))
+    assert {stop.worker for stop in console.of(StopActor)} == {"w1", "w2"}
+    assert console.state._fleet.workers["w2"].load == 0
+
+
+def test_a_standby_needs_a_journal_and_a_worker_that_it_shares() -> None:
+    for options in ({"standby": True}, {"standby": True, "durable": True, "isolation": "process"}):
+        with pytest.raises(ValueError, match="a standby goes on from the journal"):
+            ActorOptions(**options)
+
+
 # ---- nodes
 
 
@@ -584,7 +641,12 @@ class Simulation:
             f"a{number}",
             name=name,
             owner=self.random.choice(["s1", "s2", *(f"actor:{actor}" for actor in list(self.answered)[-2:])]),
-            options={"isolation": "process" if isolated else "shared", "max_restarts": 1000},
+            options={"isolation": "process", "max_restarts": 1000}
+            if isolated
+            else {"durable": True, "standby": True}
+            if self.random.random() < 0.3
+            else {"max_restarts": 1000},
+            lifetime="session",
         )
         self.asked[plan.actor_id] = plan
         self.to_control.append(SpawnAsked(plan=plan))
@@ -711,7 +773,11 @@ class Simulation:
             for worker in node.workers.values():
                 for actor_id in worker.hosted:
                     places.setdefault(actor_id, []).append(worker.id)
-        assert places == {actor_id: [info.worker] for actor_id, info in living.items()}
+        for actor_id, info in living.items():
+            homes = [info.worker] if info.standby is None else [info.worker, info.standby]
+            assert sorted(places.pop(actor_id)) == sorted(homes)
+            assert (info.standby is not None) == self.asked[actor_id].options.standby
+        assert not places
         assert {info.state for info in living.values()} <= {"running"}
         assert all(actor.is_buried for actor in self.state._directory.all() if actor.state == "dead")
         assert {f"life.{actor_id}" for actor_id in living} <= set(self.parts)
@@ -728,7 +794,7 @@ class Simulation:
         assert not self.killed & set(living)
         hosts = {worker.dedicated_to for node in self.nodes.values() for worker in node.workers.values()} - {None}
         assert hosts == {actor_id for actor_id in living if self.asked[actor_id].options.isolation == "process"}
-        load = {worker.id: len(worker.actors) for node in self.state.nodes() for worker in node.workers}
+        load = {worker.id: worker.load for worker in self.state._fleet.workers.values()}
         assert load == {
             worker.id: len(worker.hosted) for node in self.nodes.values() for worker in node.workers.values()
         }

@@ -11,10 +11,21 @@ from actorhub.control.messages import ActorInfo, ActorPlan, State
 TOMBSTONES = 10_000  # dead actors that are remembered, with the cause
 
 
+@dataclass(frozen=True)
+class Spot:
+    """Where somebody stands by to go on with an actor, as which incarnation, and whether that worker has said so."""
+
+    node: str
+    worker: str
+    incarnation: int
+    is_ready: bool = False
+
+
 @dataclass(eq=False)
 class Actor:
-    """An actor, where it is, and which of its calls have killed workers, how often. `number` counts all actors; `waits`: its
-    place among those that wait for a worker; `digger`: the worker that buries it."""
+    """An actor, where it is, and which of its calls have killed workers, how often. `number` counts all actors; `starts` its
+    own, of which `incarnation` is the one that counts; `waits`: its place among those that wait for a worker; `digger`: the
+    worker that buries it."""
 
     plan: ActorPlan
     number: int = 0
@@ -22,6 +33,8 @@ class Actor:
     worker: str | None = None
     node: str | None = None
     incarnation: int = 0
+    starts: int = 0
+    standby: Spot | None = None
     restarts: int = 0
     restarted: list[float] = field(default_factory=list)  # when, by control's clock
     last_error: str | None = None
@@ -46,6 +59,7 @@ class Actor:
             state=self.state,
             node=self.node,
             worker=self.worker,
+            standby=self.standby.worker if self.standby is not None else None,
             restarts=self.restarts,
             last_error=self.last_error,
             died_at_birth=self.died_at_birth,
@@ -66,6 +80,8 @@ class Directory:
         self._actors: dict[str, Actor] = {}
         self._names: dict[tuple[str, str], Actor] = {}
         self._hosted: dict[str, dict[str, Actor]] = {}
+        self._backed: dict[str, dict[str, Actor]] = {}
+        self._alone: OrderedDict[str, Actor] = OrderedDict()
         self._owned: dict[str, dict[str, Actor]] = {}
         self._waiting: OrderedDict[str, Actor] = OrderedDict()
         self._tombstones: OrderedDict[str, None] = OrderedDict()
@@ -92,6 +108,18 @@ class Directory:
 
     def hosted_by(self, worker: str) -> list[Actor]:
         return list(self._hosted.get(worker, {}).values())
+
+    def backed_by(self, worker: str) -> list[Actor]:
+        """Those for which the worker stands by."""
+        return list(self._backed.get(worker, {}).values())
+
+    def load_of(self, worker: str) -> int:
+        """How many actors live there or have it stand by."""
+        return len(self._hosted.get(worker, ())) + len(self._backed.get(worker, ()))
+
+    def alone(self) -> list[Actor]:
+        """Those that live somewhere, and want somebody to stand by."""
+        return list(self._alone.values())
 
     def owned_by(self, owner: str) -> list[Actor]:
         """Living actors that end with `owner`."""
@@ -125,6 +153,23 @@ class Directory:
         self.leave(actor)
         actor.node, actor.worker = node, worker
         self._hosted.setdefault(worker, {})[actor.id] = actor
+        self._note_alone(actor)
+
+    def back(self, actor: Actor, spot: Spot | None) -> None:
+        """There somebody stands by for it, or nobody does any more."""
+        self.touch(actor)
+        if actor.standby is not None:
+            _drop(self._backed, actor.standby.worker, actor.id)
+        actor.standby = spot
+        if spot is not None:
+            self._backed.setdefault(spot.worker, {})[actor.id] = actor
+        self._note_alone(actor)
+
+    def _note_alone(self, actor: Actor) -> None:
+        if actor.plan.options.standby and actor.worker is not None and actor.standby is None:
+            self._alone[actor.id] = actor
+        else:
+            self._alone.pop(actor.id, None)
 
     def leave(self, actor: Actor) -> None:
         """It is no longer where it was, and does not wait."""
@@ -133,6 +178,7 @@ class Directory:
             _drop(self._hosted, actor.worker, actor.id)
         actor.node = actor.worker = actor.waits = None
         self._waiting.pop(actor.id, None)
+        self._note_alone(actor)
 
     def end(self, actor: Actor) -> None:
         """It is dead: its name is free, and its owner is rid of it."""
@@ -161,6 +207,9 @@ class Directory:
             self._index(actor)
             if actor.worker is not None:
                 self._hosted.setdefault(actor.worker, {})[actor.id] = actor
+            if actor.standby is not None:
+                self._backed.setdefault(actor.standby.worker, {})[actor.id] = actor
+            self._note_alone(actor)
             if actor.is_buried:
                 self._tombstones[actor.id] = None
         waiting = [(actor.waits, actor) for actor in there if actor.waits is not None]

@@ -76,12 +76,12 @@ class Fleet:
         """Those that have said nothing since then."""
         return [node for node in self.nodes.values() if node.seen < since]
 
-    def settle(self, actor: Actor, sign: int = 1) -> None:
-        """The actor takes up room where it is; with -1 it takes it up no longer."""
-        if actor.node is not None and actor.node in self.nodes:
-            self.nodes[actor.node].reserve(actor.plan.options.resources, sign)
-        if actor.worker is not None and actor.worker in self.workers:
-            self.workers[actor.worker].load += sign
+    def take(self, actor: Actor, node: str | None, worker: str | None, sign: int = 1) -> None:
+        """The actor takes up room there; with -1 it takes it up no longer."""
+        if node is not None and node in self.nodes:
+            self.nodes[node].reserve(actor.plan.options.resources, sign)
+        if worker is not None and worker in self.workers:
+            self.workers[worker].load += sign
 
     def restore(self, nodes: Iterable[Node], actors: Iterable[Actor]) -> None:
         """As another fleet had them, with these actors. Before any change."""
@@ -89,4 +89,6 @@ class Fleet:
             self.nodes[node.id] = node
             self.workers.update(node.workers)
         for actor in actors:
-            self.settle(actor)
+            self.take(actor, actor.node, actor.worker)
+            if actor.standby is not None:
+                self.take(actor, actor.standby.node, actor.standby.worker)

@@ -73,8 +73,8 @@ class Residency(_Model):
 
 
 class ActorInfo(_Model):
-    """An actor, for people. `died_at_birth`: its constructor raised. `waits_for`: what there is not that it needs to run; only
-    `Control.describe` says it."""
+    """An actor, for people. `standby`: the worker that stands by to go on with it. `died_at_birth`: its constructor raised.
+    `waits_for`: what there is not that it needs to run; only `Control.describe` says it."""
 
     id: str
     name: str | None
@@ -83,6 +83,7 @@ class ActorInfo(_Model):
     state: State
     node: str | None
     worker: str | None
+    standby: str | None = None
     restarts: int
     last_error: str | None
     died_at_birth: bool = False

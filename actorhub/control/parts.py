@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from actorhub.control.directory import Actor, Directory
+from actorhub.control.directory import Actor, Directory, Spot
 from actorhub.control.fleet import Fleet
 from actorhub.control.messages import ActorPlan, State
 from actorhub.control.placement import Node, Worker
@@ -32,6 +32,8 @@ class Life(_Part):
     worker: str | None = None
     node: str | None = None
     incarnation: int = 0
+    starts: int = 0
+    standby: Spot | None = None
     restarts: int = 0
     restarted: tuple[float, ...] = ()
     last_error: str | None = None

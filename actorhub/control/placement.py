@@ -90,16 +90,18 @@ def choose_node(nodes: Iterable[Node], plan: ActorPlan) -> Node | None:
     return min(fitting, key=lambda node: (len(node.workers), node.id), default=None)
 
 
-def choose_worker(nodes: Iterable[Node], plan: ActorPlan) -> Worker | None:
-    """The shared worker with the fewest actors; None where all that could run it are full or not there yet."""
+def choose_worker(nodes: Iterable[Node], plan: ActorPlan, *, beside: tuple[str, str] | None = None) -> Worker | None:
+    """The shared worker with the fewest actors; None where all that could run it are full or not there yet. `beside`: where
+    the actor is already, by node and worker: then another worker, on another node if there is one."""
+    home = beside or ("", "")
     fitting = (
         worker
         for node in nodes
         if may_run(node, plan) and has_room(node, plan)
         for worker in node.workers.values()
-        if worker.dedicated_to is None
+        if worker.dedicated_to is None and worker.id != home[1]
     )
-    return min(fitting, key=lambda worker: (worker.load, worker.id), default=None)
+    return min(fitting, key=lambda worker: (worker.node == home[0], worker.load, worker.id), default=None)
 
 
 def infeasible(nodes: Iterable[Node], plan: ActorPlan) -> str | None:

@@ -1,0 +1,302 @@
+"""The lives of actors: where each of them goes, who stands by for it, when it is made anew, when it dies. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from actorhub.control import placement
+from actorhub.control.burials import Burials
+from actorhub.control.directory import Actor, Directory, Spot
+from actorhub.control.fleet import Fleet
+from actorhub.control.messages import (
+    ActorFailed,
+    ActorPlan,
+    ActorStarted,
+    ActorStopped,
+    Answer,
+    Buried,
+    Changed,
+    Command,
+    KillAsked,
+    MakeMailbox,
+    Residency,
+    SpawnAsked,
+    StartActor,
+    StartWorker,
+    State,
+    StopActor,
+    StopWorker,
+    WorkerLost,
+)
+
+
+class Lives:
+    """Each method adds what follows to `commands`. `now` is control's clock."""
+
+    def __init__(self, directory: Directory, fleet: Fleet) -> None:
+        self.commands: list[Command] = []
+        self.now = 0.0
+        self.burials = Burials()
+        self._directory = directory
+        self._fleet = fleet
+
+    # ---- spawning
+
+    def settle(self) -> None:
+        """Place who waits, find who stands by, have the dead buried: as far as there is room."""
+        self._place_waiting()
+        self._back_alone()
+        self._bury_dead()
+
+    def spawn(self, asked: SpawnAsked) -> bool:
+        """Whether there is a new actor."""
+        plan = asked.plan
+        if self._directory.get(plan.actor_id) is not None:
+            self.commands.append(Answer(actor_id=plan.actor_id, plan=plan, created=True))
+            return False
+        parent = plan.owner.removeprefix("actor:")
+        if plan.lifetime == "session" and parent != plan.owner and self._directory.living(parent) is None:
+            message = f"{parent} is dead, and what it spawns would end with it"
+            self.commands.append(Answer(actor_id=plan.actor_id, error="parent dead", message=message))
+            return False
+        holder = self._directory.find(plan.namespace, plan.name) if plan.name is not None else None
+        if holder is not None:
+            self.commands.append(_name_taken(asked, holder.plan))
+            return False
+        reason = placement.infeasible(self._fleet.nodes.values(), plan) if self._fleet.is_heard else None
+        if reason is not None:
+            self.commands.append(Answer(actor_id=plan.actor_id, error="infeasible", message=reason))
+            return False
+        self._directory.add(plan)
+        self.commands.append(MakeMailbox(plan=plan))
+        self.commands.append(Answer(actor_id=plan.actor_id, plan=plan, created=True))
+        return True
+
+    def _place_waiting(self) -> None:
+        """In the order of asking. One that finds no room does not hold up those behind it."""
+        for actor in self._directory.waiting():
+            if actor.plan.options.isolation == "process":
+                self._place_isolated(actor)
+            else:
+                self._place(actor)
+
+    def _place(self, actor: Actor) -> None:
+        worker = placement.choose_worker(self._fleet.nodes.values(), actor.plan)
+        if worker is not None:
+            self._settle(actor, worker.node, worker.id)
+            self._order_start(actor)
+            self._change(actor, "starting")
+
+    def _place_isolated(self, actor: Actor) -> None:
+        """Its node starts a worker for it; the actor starts when that worker reports."""
+        node = placement.choose_node(self._fleet.nodes.values(), actor.plan)
+        if node is not None:
+            worker = f"{actor.id}-{actor.starts + 1}"
+            self._settle(actor, node.id, worker)
+            self.commands.append(StartWorker(node=node.id, worker=worker, actor=actor.id))
+            self._change(actor, "starting")
+
+    def _settle(self, actor: Actor, node: str, worker: str) -> None:
+        actor.starts += 1
+        actor.incarnation = actor.starts
+        self._directory.settle(actor, node, worker)
+        self._fleet.take(actor, node, worker)
+
+    def _leave(self, actor: Actor) -> None:
+        self._fleet.take(actor, actor.node, actor.worker, -1)
+        self._directory.leave(actor)
+
+    def _order_start(self, actor: Actor) -> None:
+        assert actor.worker is not None
+        self._order(actor, actor.worker, actor.incarnation)
+
+    def _order(self, actor: Actor, worker: str, incarnation: int) -> None:
+        limit = actor.plan.options.max_redeliveries
+        poison = [call for call, kills in actor.kills.items() if kills > limit]
+        residency = Residency(plan=actor.plan, incarnation=incarnation, restarts=actor.restarts)
+        self.commands.append(StartActor(worker=worker, residency=residency, poison=poison))
+
+    def _change(self, actor: Actor, state: State) -> None:
+        actor.state = state
+        self._directory.touch(actor)
+        self.commands.append(Changed(actor=actor.info))
+
+    # ---- standing by
+
+    def _back_alone(self) -> None:
+        """Whoever stands by consumes the same inbox: the broker gives it nothing as long as the first one does."""
+        for actor in self._directory.alone():
+            assert actor.node is not None
+            assert actor.worker is not None
+            beside = actor.node, actor.worker
+            worker = placement.choose_worker(self._fleet.nodes.values(), actor.plan, beside=beside)
+            if worker is not None:
+                actor.starts += 1
+                self._directory.back(actor, Spot(worker.node, worker.id, actor.starts))
+                self._fleet.take(actor, worker.node, worker.id)
+                self._order(actor, worker.id, actor.starts)
+
+    def _step_down(self, actor: Actor) -> Spot | None:
+        """Returns where somebody stood by."""
+        spot = actor.standby
+        if spot is not None:
+            self._fleet.take(actor, spot.node, spot.worker, -1)
+            self._directory.back(actor, None)
+        return spot
+
+    # ---- living and dying
+
+    def started(self, event: ActorStarted) -> None:
+        actor = self._directory.living(event.actor)
+        if actor is None or not is_at(actor, event.worker, event.incarnation):
+            self.commands.append(StopActor(worker=event.worker, actor=event.actor, incarnation=event.incarnation))
+        elif actor.incarnation != event.incarnation and actor.standby is not None:
+            self._directory.back(actor, replace(actor.standby, is_ready=True))
+        elif actor.state != "running":
+            self._change(actor, "running")
+
+    def failed(self, event: ActorFailed) -> None:
+        actor = self._directory.living(event.actor)
+        if actor is None or not is_at(actor, event.worker, event.incarnation):
+            return
+        if event.phase == "life":
+            self.restart(actor, event.error)
+        else:
+            self._die(actor, event.error, at_birth=event.phase == "birth")
+
+    def ended(self, event: ActorStopped) -> None:
+        """It moves: its worker drains."""
+        actor = self._directory.living(event.actor)
+        if actor is None or not is_at(actor, event.worker, event.incarnation):
+            return
+        if actor.incarnation == event.incarnation:
+            self._stop_dedicated(actor)
+            self._move(actor)
+        else:
+            self._step_down(actor)
+
+    def restart(self, actor: Actor, cause: str) -> None:
+        options = actor.plan.options
+        if self._restarts_that_count(actor) >= options.max_restarts and not options.durable:
+            within = f" in {options.restart_window:g} s" if options.restart_window is not None else ""
+            self._die(actor, f"{cause}; it was restarted {options.max_restarts} times before{within}")
+            return
+        actor.restarts += 1
+        actor.restarted.append(self.now)
+        actor.last_error = cause
+        self._stop_dedicated(actor)
+        self._move(actor)
+
+    def _restarts_that_count(self, actor: Actor) -> int:
+        window = actor.plan.options.restart_window
+        if window is None:
+            actor.restarted.clear()
+            return actor.restarts
+        actor.restarted = [moment for moment in actor.restarted if self.now - moment < window]
+        return len(actor.restarted)
+
+    def _move(self, actor: Actor) -> None:
+        """To where somebody stands by for it, or it waits for another worker."""
+        self._leave(actor)
+        spot = self._step_down(actor)
+        if spot is not None and spot.worker in self._fleet.workers:
+            actor.incarnation = spot.incarnation
+            self._directory.settle(actor, spot.node, spot.worker)
+            self._fleet.take(actor, spot.node, spot.worker)
+            self._change(actor, "running" if spot.is_ready else "starting")
+        else:
+            self._directory.wait(actor)
+            self._change(actor, "restarting")
+
+    def kill(self, event: KillAsked) -> None:
+        actor = self._directory.living(event.actor)
+        if actor is not None:
+            self._die(actor, event.cause)
+
+    def _die(self, actor: Actor, cause: str, *, at_birth: bool = False) -> None:
+        if actor.worker is not None and actor.worker in self._fleet.workers:
+            self.commands.append(StopActor(worker=actor.worker, actor=actor.id, incarnation=actor.incarnation))
+        self._stop_dedicated(actor)
+        self._leave(actor)
+        spot = self._step_down(actor)
+        if spot is not None:
+            self.commands.append(StopActor(worker=spot.worker, actor=actor.id, incarnation=spot.incarnation))
+        actor.last_error, actor.died_at_birth = cause, at_birth
+        actor.kills.clear()
+        self._directory.end(actor)
+        self.burials.add(actor)
+        self._change(actor, "dead")
+        self.end_owned_by(f"actor:{actor.id}", f"its parent {actor.id} died")
+
+    def _stop_dedicated(self, actor: Actor) -> None:
+        if actor.plan.options.isolation == "process" and actor.worker is not None and actor.node in self._fleet.nodes:
+            self.commands.append(StopWorker(node=actor.node, worker=actor.worker))
+
+    def end_owned_by(self, owner: str, cause: str) -> None:
+        for actor in self._directory.owned_by(owner):
+            self._die(actor, cause)
+
+    def _bury_dead(self) -> None:
+        """Any shared worker can bury."""
+        workers = [worker.id for worker in self._fleet.workers.values() if worker.dedicated_to is None]
+        for actor, order in self.burials.give(workers):
+            self._directory.touch(actor)
+            self.commands.append(order)
+
+    def buried(self, event: Buried) -> None:
+        actor = self.burials.done(event.actor)
+        if actor is not None:
+            self._directory.entomb(actor)
+
+    # ---- workers
+
+    def start_dedicated(self, worker: placement.Worker, actor_id: str) -> None:
+        """A worker is ready that was started for this actor alone."""
+        actor = self._directory.living(actor_id)
+        if actor is not None and actor.worker == worker.id:
+            self._order_start(actor)
+
+    def worker_lost(self, event: WorkerLost) -> None:
+        for running in event.running:
+            actor = self._directory.living(running.actor)
+            if actor is not None and event.worker in (actor.worker, actor.standby and actor.standby.worker):
+                self._directory.touch(actor)
+                actor.kills[running.call] = actor.kills.get(running.call, 0) + 1
+        methods = ", ".join(sorted({running.method for running in event.running}))
+        self.worker_gone(event.worker, event.node, f"{event.cause}{f', while it ran {methods}' if methods else ''}")
+
+    def worker_gone(self, worker_id: str, node_id: str, cause: str | None) -> None:
+        """`cause` is None where it ended as it was asked to: then its actors move, and that does not count."""
+        self._fleet.part(worker_id, node_id)
+        for actor in self._directory.backed_by(worker_id):
+            self._step_down(actor)
+        for actor in self._directory.hosted_by(worker_id):
+            if cause is not None:
+                self.restart(actor, cause)
+            else:
+                actor.last_error = None
+                self._move(actor)
+        for actor in self.burials.take_back(worker_id):
+            self._directory.touch(actor)
+
+
+def is_at(actor: Actor | None, worker: str, incarnation: int) -> bool:
+    """It lives there as this incarnation, or somebody stands by there as this one."""
+    if actor is None:
+        return False
+    spot = actor.standby
+    there = [(actor.worker, actor.incarnation)] + ([(spot.worker, spot.incarnation)] if spot is not None else [])
+    return (worker, incarnation) in there
+
+
+def _name_taken(asked: SpawnAsked, holder: ActorPlan) -> Answer:
+    plan = asked.plan
+    if asked.get_if_exists and holder.class_name == plan.class_name:
+        return Answer(actor_id=plan.actor_id, plan=holder)
+    kind = f"a {holder.class_name}" if asked.get_if_exists else "another living actor"
+    return Answer(
+        actor_id=plan.actor_id,
+        error="name taken",
+        message=f"{plan.name!r} is taken in namespace {plan.namespace!r} by {kind}; choose another name, kill that one, "
+        "or take it with get_if_exists=True",
+    )
