@@ -25,7 +25,7 @@ async def test_each_order_is_done_once_though_workers_agents_clients_and_the_bro
 ) -> None:
     """Invariant: no money is made or lost; each order is done on both sides, once, in the order of asking, or on none; each
     answer is what the history says; no call waits for ever, and nothing is left in inboxes or among the dead letters."""
-    await Trial(Plan(seconds=45, seed=SEED, agents=2), Private(own_rabbitmq), tmp_path).run()
+    await Trial(Plan(seconds=60, seed=SEED, agents=2), Private(own_rabbitmq), tmp_path).run()
 
 
 @pytest.fixture
