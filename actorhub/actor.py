@@ -30,6 +30,7 @@ class ActorOptions(BaseModel):
     durable: bool = False
     shards: int | None = Field(None, ge=1, le=10_000)
     standby: bool = False
+    reads: tuple[str, ...] = ()
     concurrency: int = Field(1, ge=1)
     reentrant: bool = False
     isolation: Literal["shared", "process"] = "shared"
@@ -50,6 +51,10 @@ class ActorOptions(BaseModel):
         if self.shards is not None and not self.durable:
             raise ValueError(
                 "a keyed class is durable: its instances leave memory when nobody calls them; add durable=True"
+            )
+        if self.reads and not self.durable:
+            raise ValueError(
+                "reads= says what a durable actor's journal need not keep; add durable=True, or leave it out"
             )
         if self.standby and (not self.durable or self.isolation == "process"):
             raise ValueError(
@@ -120,6 +125,7 @@ def actor(
     durable: bool = False,
     shards: int | None = None,
     standby: bool = False,
+    reads: tuple[str, ...] = (),
     concurrency: int = 1,
     reentrant: bool = False,
     isolation: Literal["shared", "process"] = "shared",
@@ -143,6 +149,8 @@ def actor(cls: type | None = None, /, **options: Any) -> Any:
       constructor takes the key, or nothing. Another number of shards is another set of instances.
     - `standby`: another worker, on another node where there is one, waits to go on in the moment in which the broker loses
       the first. It takes `resources` of its own.
+    - `reads`: names of methods that change nothing and tell nobody anything. Their answers are not kept in the journal; they
+      say what is committed, and a method whose answer was lost on its way runs once more.
     - `concurrency`: how many calls one instance handles at once; 1 means one after the other, in order.
     - `reentrant`: a call that comes back to the actor in the chain of one that waits runs instead of failing.
     - `isolation`: "process" gives the instance a worker process of its own.
@@ -197,6 +205,9 @@ def _specify(cls: object, options: ActorOptions) -> ActorSpec:
     }
     if not methods:
         raise TypeError(f"{cls.__qualname__} has no public method, so nobody could call it; add one")
+    unknown = [name for name in options.reads if name not in methods]
+    if unknown:
+        raise TypeError(f"reads= names {unknown}, which {cls.__qualname__} does not have; it has: {', '.join(methods)}")
     init = Signature.of(cls.__init__, owner=cls.__qualname__, bound=True)  # type: ignore[misc]
     return ActorSpec(cls, class_name_of(cls), options, init, methods)
 

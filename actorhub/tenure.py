@@ -82,6 +82,8 @@ class Tenure:
         self._early: list[Delivery] = []
         self._asked_again: list[tuple[str, int, Work]] = []
         self._outgoing = Outgoing()
+        self._read = Outgoing()  # answers that the journal does not keep; they leave with the commit all the same
+        self._beside: dict[int, list[Posting]] = {}  # what leaves with which commit, and is not in it
         self._beginning = session.spawn_task(self._begin(), f"actorhub-tenure-{name}")
         self._carrying: asyncio.Task[None] | None = None
         self._flush_asked = False
@@ -90,6 +92,7 @@ class Tenure:
         self._stopping = False
         self._over = False
         self._unacknowledged = 0
+        self._most = link.max_message // SHARE  # bytes of an answer that others share a message with
 
     # ---- life
 
@@ -203,8 +206,9 @@ class Tenure:
         commit = owner.read(offset, record, size)
         if commit is None:
             return
-        if commit.outbox:
-            self._session.spawn_task(self._release(owner, commit), "actorhub-release")
+        released = [*commit.outbox, *self._beside.pop(commit.seq, ())]
+        if released:
+            self._session.spawn_task(self._release(owner, commit, released), "actorhub-release")
         else:
             self._done(owner, commit)
         self._flush()
@@ -319,8 +323,14 @@ class Tenure:
                     self._asked_again.append((sender, seq, work))
                 else:
                     known.join(work)
+            case Verdict.DONE if self._only_reads(work):
+                work.origin = "", 0
+                self._run(work)
             case Verdict.DONE:
                 self._session.spawn_task(self._repeat(owner, sender, seq, work), "actorhub-repeat")
+
+    def _only_reads(self, work: Work) -> bool:
+        return work.envelope.method in self._spec.options.reads
 
     def _run(self, work: Work) -> None:
         envelope, owner = work.envelope, self._owner
@@ -444,7 +454,7 @@ class Tenure:
         size = 0
         if answer.failure is None:
             try:
-                self._check_size(answer)
+                self._check_size(work, answer)
                 size = self._household.keep(work)
             except ActorHubError as exc:
                 failure = Failure.of(exc, self._session.signer)
@@ -479,11 +489,12 @@ class Tenure:
         if not envelope.reply_to:
             return
         parcel = Envelope(**answer.fields), answer.payload
-        if work.foreign is None and work.origin[0]:
-            self._outgoing.reply(envelope.reply_to, parcel, work.origin)
+        outgoing = self._read if self._only_reads(work) else self._outgoing
+        if work.foreign is None and work.origin[0] and len(answer.payload) <= self._most:
+            outgoing.reply(envelope.reply_to, parcel, work.origin)
         else:
             body, content_type = encode([parcel])
-            self._outgoing.alone(
+            outgoing.alone(
                 Posting(
                     queue=envelope.reply_to,
                     content_type=content_type,
@@ -494,11 +505,11 @@ class Tenure:
                 )
             )
 
-    def _check_size(self, answer: Answer) -> None:
-        limit = self._link.max_message // SHARE
-        if len(answer.payload) > limit:
+    def _check_size(self, work: Work, answer: Answer) -> None:
+        """What the journal does not keep is checked by who sends it."""
+        if not self._only_reads(work) and len(answer.payload) > self._most:
             raise PayloadTooLarge(
-                f"an answer of {len(answer.payload)} bytes, and {limit} fit into a journal of {self._link.server}; "
+                f"an answer of {len(answer.payload)} bytes, and {self._most} fit into a journal of {self._link.server}; "
                 "put it into the object store (hub.put) and return its reference"
             )
 
@@ -517,14 +528,17 @@ class Tenure:
         if owner is None or self._over or not (owner.may_seal if needs_room else owner.has_work):
             return
         outgoing, self._outgoing = self._outgoing, Outgoing()
+        read, self._read = self._read, Outgoing()
         states = self._household.changes(whole=owner.wants_image)
         commit = owner.seal(states, outgoing.postings(), time=time.time())
+        if beside := read.postings():
+            self._beside[commit.seq] = beside
         owner.weigh(commit, self._logbook.append(commit))
 
-    async def _release(self, owner: Owner[Work], commit: Commit) -> None:
+    async def _release(self, owner: Owner[Work], commit: Commit, released: Sequence[Posting]) -> None:
         """It counts."""
         with suppress(BrokerUnavailable):
-            await self._poster.release(commit.outbox)
+            await self._poster.release(released)
             self._done(owner, commit)
 
     def _done(self, owner: Owner[Work], commit: Commit) -> None:

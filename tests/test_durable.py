@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import signal
@@ -14,7 +15,7 @@ import pytest
 from pydantic import BaseModel
 
 from actorhub import ActorHubError, ActorInitFailed, Hub, NotSerialisable, PayloadTooLarge, actor, ask, ref, step, tell
-from actorhub.broker import Message, Outcome
+from actorhub.broker import Delivery, Message, Outcome, Queue
 from actorhub.futures import once
 from actorhub.handle import handle_ticket
 from tests.waiting import until
@@ -46,7 +47,7 @@ class Account:
         return os.getpid()
 
 
-@actor(durable=True)
+@actor(durable=True, reads=("count_so_far", "pid"))
 class Numbers:
     """Counts, and says what it has counted to."""
 
@@ -241,6 +242,59 @@ async def test_each_call_counts_once_and_has_one_answer_while_workers_are_killed
         os.kill(await numbers.pid(), signal.SIGKILL)
     await counting
     assert answers == list(range(1, 2001))
+
+
+async def test_what_is_read_is_committed_and_never_older_than_what_was_answered(hub: Hub) -> None:
+    """Invariant: a read says at least what was answered before it was asked, and nothing that is not kept."""
+    numbers = await hub.spawn(Numbers)
+    read: list[int] = []
+    highest = 0
+
+    async def look() -> None:
+        while highest < 1000:
+            before = highest
+            read.append(await numbers.count_so_far())
+            assert read[-1] >= before
+
+    looking = asyncio.create_task(look())
+    for number in range(1, 1001, 10):
+        assert await asyncio.gather(*(numbers.next() for _ in range(10))) == list(range(number, number + 10))
+        highest = number + 9
+        if number % 300 == 1:
+            os.kill(await numbers.pid(), signal.SIGKILL)
+    await looking
+    assert read == sorted(read)
+    entries = await hub.history(numbers, limit=10_000)
+    assert sum(entry.answers for entry in entries) == 1000, "of what only reads no answer is kept"
+    assert sum(entry.methods.count("count_so_far") for entry in entries) >= len(read)
+
+
+async def test_a_read_that_is_asked_again_is_answered_anew(hub: Hub) -> None:
+    numbers = await hub.spawn(Numbers)
+    link = hub._session.link  # type: ignore[union-attr]
+    assert link is not None
+    answers: asyncio.Queue[bytes] = asyncio.Queue()
+    reply_to = f"{handle_ticket(numbers).queue}.answers"
+    await link.declare(Queue(reply_to, expires=60))
+
+    def take(delivery: Delivery) -> None:
+        answers.put_nowait(delivery.message.body)
+        delivery.ack()
+
+    await link.consume(reply_to, take, lambda reason: None, prefetch=10)
+    for count in (1, 2):
+        assert await numbers.next() == count
+        body = b'{"method": "count_so_far", "payload": {}}'
+        message = Message(body, "application/json", message_id="the same", reply_to=reply_to)
+        link.publish(handle_ticket(numbers).queue, message, lambda outcome: None)
+        assert json.loads(await answers.get())["payload"] == count
+
+
+def test_reads_are_methods_of_a_durable_actor() -> None:
+    with pytest.raises(ValueError, match="durable=True"):
+        actor(reads=("next",))(type("Plain", (Numbers,), {}))
+    with pytest.raises(TypeError, match="'gone'"):
+        actor(durable=True, reads=("gone",))(type("Other", (Numbers,), {}))
 
 
 async def test_money_is_neither_made_nor_lost_while_workers_are_killed(hub: Hub) -> None:

@@ -57,7 +57,7 @@ PAGE = 1000  # actors in one answer
 SESSION_CHECK = 2.0  # seconds between looks at whether the owners of actors are still there
 
 
-@actor(durable=True)
+@actor(durable=True, reads=("find", "describe", "task_queues", "actors", "nodes"))
 class Control:
     """Directory of namespaces, names, nodes, workers and actors. Never on the path of a message. No method waits for anything:
     what it does is a commit."""
