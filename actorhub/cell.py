@@ -79,6 +79,9 @@ class Cell:
         self._waiting: deque[Work] = deque()
         self._running: dict[str, _Running] = {}
         self._runners: set[asyncio.Task[None]] = set()
+        self.may_begin: Callable[[], bool] = lambda: (
+            True
+        )  # asked before each call; after a False, `go_on` has to follow
         self._extra = 0  # reentrant calls, beside the `concurrency` ordinary runners
         self._ready = False
         self._stopped = False
@@ -171,6 +174,11 @@ class Cell:
                 work.finish(self._failure(work.envelope, CallCancelled("cancelled before it began")))
                 return
 
+    def go_on(self) -> None:
+        """It may begin again."""
+        for _ in range(min(len(self._waiting), self.spec.options.concurrency)):
+            self._run_more()
+
     def _run_more(self) -> None:
         if self._ready and self._waiting and len(self._runners) - self._extra < self.spec.options.concurrency:
             self._launch(self._run())
@@ -190,7 +198,7 @@ class Cell:
 
     async def _run(self) -> None:
         began = time.monotonic()
-        while self._waiting and not self._stopped:
+        while self._waiting and not self._stopped and self.may_begin():
             await self._handle(self._waiting.popleft())
             if time.monotonic() - began > TURN:
                 await asyncio.sleep(0)

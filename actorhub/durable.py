@@ -29,8 +29,9 @@ SOON = 0.2  # seconds before one that was contested asks for messages again
 LATER = 5.0  # seconds before one that could not begin tries again
 
 
-MakeHousehold = Callable[[Link, Load, Callable[[Exception], None]], Household]
-"""Over this link, around what brings the journal's states, and what is called when that cannot be read."""
+MakeHousehold = Callable[[Link, Load, Callable[[Exception], None], Callable[[], bool]], Household]
+"""Over this link, around what brings the journal's states, what is called when that cannot be read, and what is asked before
+each message is handled."""
 
 
 class DurableMailbox:

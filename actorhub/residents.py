@@ -44,6 +44,7 @@ class Household(Protocol):
     def changes(self, *, whole: bool) -> list[State]: ...
     def has_changed(self, key: str) -> bool: ...
     def renew(self, key: str) -> None: ...
+    def go_on(self) -> None: ...
 
 
 Load = Callable[[str], Awaitable[Sequence[State]]]
@@ -65,7 +66,8 @@ class Resident:
 
 class Residents:
     """`make_cell` makes the cell of a key around what creates its instance, `create` the first instance of a key, and `load`
-    brings the journal's states of it. `on_broken`: the journal cannot be read."""
+    brings the journal's states of it. `on_broken`: the journal cannot be read. `may_begin` is asked before each message; after
+    a False, `go_on` has to follow."""
 
     def __init__(
         self,
@@ -76,6 +78,7 @@ class Residents:
         link: Link,
         load: Load,
         on_broken: Callable[[Exception], None],
+        may_begin: Callable[[], bool],
     ) -> None:
         self._session = session
         self._spec = spec
@@ -84,6 +87,7 @@ class Residents:
         self._create = create
         self._load = load
         self._on_broken = on_broken
+        self._may_begin = may_begin
         self._living: OrderedDict[str, Resident] = OrderedDict()
         self._leaving: set[asyncio.Task[None]] = set()
         self._sweeping: asyncio.TimerHandle | None = None
@@ -115,6 +119,10 @@ class Residents:
         resident.called = self._session.loop.time()
         resident.in_hand += 1
         resident.cell.offer(work)
+
+    def go_on(self) -> None:
+        for resident in self._living.values():
+            resident.cell.go_on()
 
     def cancel(self, call_id: str) -> None:
         for resident in self._living.values():
@@ -186,6 +194,7 @@ class Residents:
             return snapshots.create(states, lambda: self._create(key))
 
         cell = self._make_cell(key, create)
+        cell.may_begin = self._may_begin
         resident = self._living[key] = Resident(key, cell, snapshots, states, self._session.loop.time())
         if self._sweeping is None and key:
             self._sweeping = self._session.loop.call_later(SWEEP, self._sweep)

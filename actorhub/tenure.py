@@ -23,7 +23,7 @@ from actorhub.context import Effects
 from actorhub.envelope import Envelope, Kind, decode, encode
 from actorhub.errors import ActorDied, ActorHubError, BrokerUnavailable, InvalidEnvelope, PayloadTooLarge, RemoteError
 from actorhub.failure import Failure
-from actorhub.journal.owner import Deposed, Owner, Verdict
+from actorhub.journal.owner import BATCH_BYTES, Deposed, Owner, Verdict
 from actorhub.journal.past import Past
 from actorhub.journal.records import SHARE, Armed, Commit, Posting, Record, State
 from actorhub.letter import DeadLetter
@@ -43,9 +43,10 @@ CARRY_PAUSE = 0.005  # seconds between looks whether a state that is written ane
 
 
 class Tenure:
-    """`make_household` makes what handles the messages, around what brings the journal's states and what is called when that
-    cannot be read; `in_parts`: its state is in parts. `journal_to_make`: the journal, where it may not be there yet. `on_end`
-    is called once when it ends by itself, with the error that ended it. `poison`: ids of calls that killed their workers."""
+    """`make_household` makes what handles the messages, around what brings the journal's states, what is called when that
+    cannot be read, and what is asked before each message. `in_parts`: its state is in parts. `journal_to_make`: the journal,
+    where it may not be there yet. `on_end` is called once when it ends by itself, with the error that ended it. `poison`: ids
+    of calls that killed their workers."""
 
     def __init__(
         self,
@@ -57,7 +58,7 @@ class Tenure:
         inbox: str,
         journal: str,
         dead: str,
-        make_household: Callable[[Load, Callable[[Exception], None]], Household],
+        make_household: Callable[[Load, Callable[[Exception], None], Callable[[], bool]], Household],
         in_parts: bool,
         journal_to_make: Queue | None,
         poison: frozenset[str],
@@ -78,7 +79,7 @@ class Tenure:
         self._me = f"{name}-{new_id(8)}"
         self._logbook = Logbook(session, link, journal, self._me, new_id(), self, in_parts=in_parts)
         self._owner: Owner[Work] | None = None
-        self._household = make_household(self._load, self._end)
+        self._household = make_household(self._load, self._end, self._may_begin)
         self._early: list[Delivery] = []
         self._asked_again: list[tuple[str, int, Work]] = []
         self._outgoing = Outgoing()
@@ -101,7 +102,14 @@ class Tenure:
             if self._journal_to_make is not None:
                 await self._link.declare(self._journal_to_make)
             await self._logbook.open()
-            owner = Owner[Work](self._name, self._me, self._past, image_bytes=self._room // 8, room=self._room // 2)
+            owner = Owner[Work](
+                self._name,
+                self._me,
+                self._past,
+                image_bytes=self._room // 8,
+                room=self._room // 2,
+                batch_bytes=self._batch_bytes,
+            )
             await self._household.begin()
             self._owner = owner
             await self._post_inherited(owner)
@@ -124,6 +132,15 @@ class Tenure:
     @property
     def _room(self) -> int:
         return self._session.settings.journal_retention
+
+    @property
+    def _batch_bytes(self) -> int:
+        """Small beside what the journal keeps, and beside the largest record."""
+        return min(BATCH_BYTES, self._room // 32, self._link.max_message // 16)
+
+    def _may_begin(self) -> bool:
+        """Nothing is handled that the next commit has no room for."""
+        return self._owner is None or not self._owner.is_full
 
     async def _post_inherited(self, owner: Owner[Work]) -> None:
         for seq, postings in owner.inherited:
@@ -454,8 +471,7 @@ class Tenure:
         size = 0
         if answer.failure is None:
             try:
-                self._check_size(work, answer)
-                size = self._household.keep(work)
+                size = self._check_size(work, answer) + self._household.keep(work)
             except ActorHubError as exc:
                 failure = Failure.of(exc, self._session.signer)
                 answer = Answer({"kind": Kind.FAILURE, "call": work.envelope.id}, failure.encode(), failure, "invalid")
@@ -468,6 +484,10 @@ class Tenure:
             self._go_on_with(self._owner, armed)
         self._answer(work, answer)
         self._handled(work, work.envelope.method, len(answer.payload) + size)
+        if self._owner is not None and self._owner.batch_size > 2 * self._batch_bytes:
+            self._flush(
+                needs_room=False
+            )  # many ran when it was full: what they did must not become too large for one record
 
     def _tell(self, work: Work) -> None:
         assert self._owner is not None
@@ -505,13 +525,20 @@ class Tenure:
                 )
             )
 
-    def _check_size(self, work: Work, answer: Answer) -> None:
-        """What the journal does not keep is checked by who sends it."""
+    def _check_size(self, work: Work, answer: Answer) -> int:
+        """Returns the bytes of what it tells others. What the journal does not keep is checked by who sends it."""
+        told = sum(len(each.payload) for each in work.effects.told) if work.effects is not None else 0
+        if told > self._most:
+            raise PayloadTooLarge(
+                f"{work.envelope.method} tells others {told} bytes, and {self._most} fit into a journal of "
+                f"{self._link.server}; put large values into the object store (hub.put) and tell their references"
+            )
         if not self._only_reads(work) and len(answer.payload) > self._most:
             raise PayloadTooLarge(
                 f"an answer of {len(answer.payload)} bytes, and {self._most} fit into a journal of {self._link.server}; "
                 "put it into the object store (hub.put) and return its reference"
             )
+        return told
 
     def _handled(self, work: Work, method: str, size: int = 0) -> None:
         assert self._owner is not None
@@ -529,11 +556,14 @@ class Tenure:
             return
         outgoing, self._outgoing = self._outgoing, Outgoing()
         read, self._read = self._read, Outgoing()
-        states = self._household.changes(whole=owner.wants_image)
+        was_full = owner.is_full
+        states = self._household.changes(whole=owner.gives_image)
         commit = owner.seal(states, outgoing.postings(), time=time.time())
         if beside := read.postings():
             self._beside[commit.seq] = beside
         owner.weigh(commit, self._logbook.append(commit))
+        if was_full:
+            self._household.go_on()
 
     async def _release(self, owner: Owner[Work], commit: Commit, released: Sequence[Posting]) -> None:
         """It counts."""

@@ -180,6 +180,36 @@ async def test_control_s_successor_knows_what_actors_have_been_through(settings:
         assert await found.work(2) == 2
 
 
+async def test_control_knows_everything_though_its_journal_has_been_written_over(broker_url: str) -> None:
+    """Invariant: names, actors and what became of them outlive all that the broker keeps of control's journal."""
+    room = 1024 * 1024
+    settings = Settings(
+        url=broker_url, secret="s", prefix=f"t{new_id(6)}", journal_retention=room, **{**QUICK, "heartbeat": 0.05}
+    )  # type: ignore[arg-type]
+    hub = Hub.local(nodes=2, workers=1, modules=[__name__], settings=settings)
+    async with hub:
+        workers = await asyncio.gather(*(hub.options(name=f"w{number}").spawn(Worker) for number in range(40)))
+        await asyncio.gather(*(hub.kill(worker) for worker in workers[30:]))
+        for _ in range(12):  # each is about 100 KiB of journal: the plans have arguments
+            big = await asyncio.gather(*(hub.spawn(Worker, "x" * 10_000) for _ in range(10)))
+            await asyncio.gather(*(hub.kill(each) for each in big))
+        before = {info.name: info.state for info in await hub.actors() if info.name is not None}
+        assert hub._cluster is not None
+        await hub._cluster.stop_node("node-1", signal.SIGKILL)
+        after = {info.name: info for info in await until(lambda: _named_and_settled(hub, 30))}
+        assert {name: info.state for name, info in after.items()} == before
+        with pytest.raises(ActorDied, match=r"killed by hub\.kill"):
+            await workers[35].work(1)
+        assert await asyncio.gather(*(worker.work(7) for worker in workers[:30])) == [7] * 30
+
+
+async def _named_and_settled(hub: Hub, running: int) -> list[Any]:
+    there = {node.id for node in await hub.nodes()}
+    infos = [info for info in await hub.actors() if info.name is not None]
+    settled = [info for info in infos if info.state == "running" and info.node in there]
+    return infos if len(settled) == running else []
+
+
 async def _living(hub: Hub, restarts: int = 0) -> list[Any]:
     there = {node.id for node in await hub.nodes()}
     infos = [info for info in await hub.actors() if info.state == "running" and info.node in there]

@@ -192,7 +192,7 @@ class Directory:
     def entomb(self, actor: Actor) -> None:
         """Nothing is left of it but what is said of it here; the oldest dead are forgotten."""
         actor.is_buried, actor.digger = True, None
-        actor.plan = actor.plan.model_copy(update={"arguments": b"", "code": None})
+        actor.plan = actor.plan.outline
         self.plans[actor.id] = self.lives[actor.id] = None
         self._tombstones[actor.id] = None
         if len(self._tombstones) > TOMBSTONES:

@@ -52,7 +52,7 @@ class Lives:
         """Whether there is a new actor."""
         plan = asked.plan
         if self._directory.get(plan.actor_id) is not None:
-            self.commands.append(Answer(actor_id=plan.actor_id, plan=plan, created=True))
+            self.commands.append(Answer(actor_id=plan.actor_id, plan=plan.outline, created=True))
             return False
         parent = plan.owner.removeprefix("actor:")
         if plan.lifetime == "session" and parent != plan.owner and self._directory.living(parent) is None:
@@ -69,7 +69,7 @@ class Lives:
             return False
         self._directory.add(plan)
         self.commands.append(MakeMailbox(plan=plan))
-        self.commands.append(Answer(actor_id=plan.actor_id, plan=plan, created=True))
+        self.commands.append(Answer(actor_id=plan.actor_id, plan=plan.outline, created=True))
         return True
 
     def _place_waiting(self) -> None:
@@ -292,7 +292,7 @@ def is_at(actor: Actor | None, worker: str, incarnation: int) -> bool:
 def _name_taken(asked: SpawnAsked, holder: ActorPlan) -> Answer:
     plan = asked.plan
     if asked.get_if_exists and holder.class_name == plan.class_name:
-        return Answer(actor_id=plan.actor_id, plan=holder)
+        return Answer(actor_id=plan.actor_id, plan=holder.outline)
     kind = f"a {holder.class_name}" if asked.get_if_exists else "another living actor"
     return Answer(
         actor_id=plan.actor_id,

@@ -38,6 +38,11 @@ class ActorPlan(_Model):
     node: str | None = None
     labels: dict[str, str] = Field(default_factory=dict)
 
+    @property
+    def outline(self) -> ActorPlan:
+        """Without what only its worker needs."""
+        return self.model_copy(update={"arguments": b"", "code": None})
+
     def queue(self, names: Names) -> str:
         """Where its messages wait."""
         name = names.durable if self.options.durable else names.actor
@@ -266,7 +271,7 @@ Event = SpawnAsked | NodeReport | Notice | KillAsked | SessionEnded | QueueUsed 
 
 
 class Answer(_Model):
-    """To whoever asked for the spawn of `actor_id`. One of `plan` and `error` is there."""
+    """To whoever asked for the spawn of `actor_id`. One of `plan`, as an outline, and `error` is there."""
 
     actor_id: str
     plan: ActorPlan | None = None

@@ -15,7 +15,7 @@ from actorhub.errors import PayloadTooLarge
 from actorhub.failure import Failure
 from actorhub.handle import Handle
 from actorhub.journal.records import SHARE, State
-from actorhub.residents import Load
+from actorhub.residents import LARGEST, Load
 from actorhub.session import Session
 from actorhub.work import Answer, Work
 
@@ -24,11 +24,12 @@ class Seat:
     """A `Household`. What `Control` does with a message it does in one step, and it changes nothing where it fails: so there is
     nothing to put back."""
 
-    def __init__(self, session: Session, link: Link, load: Load, on_broken: Callable[[Exception], None]) -> None:
+    def __init__(self, session: Session, link: Link, load: Load, may_begin: Callable[[], bool]) -> None:
         self._session = session
+        self._may_begin = may_begin
         self._link = link
         self._load = load
-        self._limit = link.max_message // SHARE
+        self._limit = min(link.max_message // SHARE, session.settings.journal_retention // LARGEST)
         self._state: ControlState | None = None
         self._cell: Cell | None = None
 
@@ -40,6 +41,7 @@ class Seat:
         spec = spec_of(Control)
         handle = Handle(self._session, system_ticket(self._session.names.control, Control), spec)
         cell = self._cell = Cell(self._session, handle, spec, lambda: self._make(known))
+        cell.may_begin = self._may_begin
         await cell.start()
 
     def _make(self, known: dict[str, bytes]) -> Control:
@@ -64,6 +66,10 @@ class Seat:
         else:
             self._cell.offer(work)
 
+    def go_on(self) -> None:
+        assert self._cell is not None
+        self._cell.go_on()
+
     def cancel(self, call_id: str) -> None:
         if self._cell is not None:
             self._cell.cancel(call_id)
@@ -72,8 +78,8 @@ class Seat:
         """Nothing is kept of it."""
 
     def keep(self, work: Work) -> int:
-        """What changed is hardly more than what came."""
-        return len(work.payload)
+        """A plan goes into a part and into an order; else what changed is hardly more than what came."""
+        return 2 * len(work.payload)
 
     def put_back(self, work: Work) -> None:
         """It changed nothing."""

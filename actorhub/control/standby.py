@@ -60,9 +60,12 @@ class Standby:
     def detach(self) -> None:
         """The inbox is the broker's."""
 
-    def _sit_down(self, link: Link, load: Load, on_broken: Callable[[Exception], None]) -> Seat:
+    def _sit_down(
+        self, link: Link, load: Load, on_broken: Callable[[Exception], None], may_begin: Callable[[], bool]
+    ) -> Seat:
+        """All parts are read when it begins: nothing can break later."""
         log.info("%s runs control", self._name)
-        return Seat(self._session, link, load, on_broken)
+        return Seat(self._session, link, load, may_begin)
 
     def _failed(self, error: BaseException) -> None:
         link = self._session.link

@@ -127,9 +127,9 @@ class ControlState:
     # ---- questions
 
     def find(self, namespace: str, name: str) -> ActorPlan | None:
-        """The living actor that has the name."""
+        """The outline of the living actor that has the name."""
         found = self._directory.find(namespace, name)
-        return found.plan if found is not None else None
+        return found.plan.outline if found is not None else None
 
     def describe(self, actor_id: str) -> ActorInfo | None:
         """With what it waits for, where it waits for a place."""

@@ -24,7 +24,7 @@ W = TypeVar("W")
 
 IN_FLIGHT = 8  # commits that wait to be read back; more work gathers in the next one meanwhile
 BATCH = 256  # handled messages that are worth another commit while some are in flight
-BATCH_BYTES = 1024 * 1024  # that are worth another commit, however many are in flight
+BATCH_BYTES = 1024 * 1024  # that are, however many are in flight
 DESTINATIONS = 10_000  # that are numbered under one name; then all numbers begin anew, under another
 
 
@@ -65,7 +65,8 @@ class Owner(Generic[W]):
 
     `name` is the mailbox's, the same in all its lives; `me` is this owner's. `past` is what the journal says up to this owner's
     epoch; it is read on here. An image is due after `image_after` commits, or `image_bytes` of them. The broker keeps more than
-    `room` bytes of the journal for sure: nothing is appended that could push out what is needed.
+    `room` bytes of the journal for sure: nothing is appended that could push out what is needed. `batch_bytes` of handled
+    messages are worth a commit of their own: with more, nothing else should be handled before it.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Owner(Generic[W]):
         image_after: int = 1000,
         image_bytes: int = 8 * 1024 * 1024,
         room: int = 64 * 1024 * 1024,
+        batch_bytes: int = BATCH_BYTES,
     ) -> None:
         self.me = me
         self.past = past
@@ -87,6 +89,7 @@ class Owner(Generic[W]):
         self._image_after = image_after
         self._image_bytes = image_bytes
         self._room = room
+        self._batch_bytes = batch_bytes
         self._seq = past.last
         self._senders: OrderedDict[str, _Sender[W]] = OrderedDict()
         self._in_hand: dict[tuple[str, int], W] = {}
@@ -196,12 +199,22 @@ class Owner(Generic[W]):
         if not self._batch.works:
             return False
         if self.wants_image:
-            return not self._appended and not self._unconfirmed
+            return self.gives_image
         if not self.has_room:
             return False
-        if len(self._batch.works) < BATCH and self._batch.size < BATCH_BYTES:
+        if len(self._batch.works) < BATCH and not self.is_full:
             return not self._appended
-        return len(self._appended) < IN_FLIGHT or self._batch.size >= BATCH_BYTES
+        return len(self._appended) < IN_FLIGHT or self.is_full
+
+    @property
+    def is_full(self) -> bool:
+        """What has been handled is enough for one commit."""
+        return self._batch.size >= self._batch_bytes
+
+    @property
+    def batch_size(self) -> int:
+        """Bytes of what has been handled and is not committed, about."""
+        return self._batch.size
 
     @property
     def has_work(self) -> bool:
@@ -217,6 +230,11 @@ class Owner(Generic[W]):
     def wants_image(self) -> bool:
         """The next commit shall carry one, and the whole state."""
         return self._commits_since_image >= self._image_after or self._bytes_since_image >= self._image_bytes
+
+    @property
+    def gives_image(self) -> bool:
+        """And it can: nothing is in flight that the image would not have."""
+        return self.wants_image and not self._appended and not self._unconfirmed
 
     def seal(self, states: Sequence[State], outbox: Sequence[Posting], *, time: float = 0.0) -> Commit:
         """The commit of all that has been handled since the last one, to be appended. `states`: those that it changed; with an
@@ -245,7 +263,7 @@ class Owner(Generic[W]):
             timers=batch.timers,
             states=tuple(states),
             outbox=tuple(outbox),
-            image=self.past.image() if self.wants_image else None,
+            image=self.past.image() if self.gives_image else None,
         )
         self._appended[self._seq] = commit, batch, 0
         self._unconfirmed.add(self._seq)

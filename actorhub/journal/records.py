@@ -13,7 +13,7 @@ from actorhub.broker import Queue
 from actorhub.envelope import Codec, Timer
 from actorhub.errors import ActorHubError
 
-SHARE = 4  # a commit has a state, answers that are kept, and answers that are new: none has more than this part of a message
+SHARE = 6  # a state, the kept answers, a new one, the tells of one message: none has more than this part of a record
 _LENGTH = struct.Struct(">I")
 
 
