@@ -83,6 +83,7 @@ class Outbox:
         self._numbered = numbered
         self._limited = limited
         self._next_seq = 1
+        self._unused: int | None = None  # the lowest number of those that nobody has got, if nobody has got a higher one
         self._waiting: deque[Outgoing] = deque()
         self._in_flight: deque[list[Outgoing]] = deque()
         self._unanswered: dict[int, Outgoing] = {}
@@ -222,11 +223,22 @@ class Outbox:
         if outcome is Outcome.REFUSED:
             self._refused(batch)
         else:
+            self._note_unused(batch, outcome)
             for outgoing in batch:
                 if outcome is Outcome.UNROUTABLE:
                     self.answered(outgoing)
                 outgoing.settled(outcome)
         self._flush()
+
+    def _note_unused(self, batch: list[Outgoing], outcome: Outcome) -> None:
+        """Numbers that went nowhere are given again, or a receiver that comes to be would wait for them."""
+        if outcome is not Outcome.UNROUTABLE:
+            self._unused = None
+        elif self._numbered:
+            self._unused = min(_seq(batch[0]), self._unused or _seq(batch[0]))
+        is_last = not self._in_flight and (not self._waiting or self._waiting[0].envelope is None)
+        if self._unused is not None and is_last:
+            self._next_seq, self._unused = self._unused, None
 
     def _refused(self, batch: list[Outgoing]) -> None:
         """A limited queue is full, or the broker could not write: then the same envelopes are tried again."""
