@@ -84,12 +84,14 @@ class DeadLetters:
 
     async def read(self, limit: int = 100, after: int | None = None) -> list[DeadLetter]:
         """The oldest letters, or the oldest of those behind the one with the id `after`. They stay where they are. What is kept
-        while one reads is not among them."""
+        while one reads is not among them. One that was kept twice, by a durable actor that went on elsewhere, is there once."""
         letters: dict[int, DeadLetter] = {}
+        seen: set[bytes] = set()
         async for offset, message in self._messages(0 if after is None else max(0, after + 1)):
             mark = Replayed.found(message)
             if mark is None:
-                if len(letters) < limit:
+                if len(letters) < limit and (message.headers or message.body not in seen):
+                    seen.add(message.body)
                     letters[offset] = DeadLetter.found(offset, message)
             elif (marked := letters.get(mark.letter)) is not None and marked.time == mark.kept:
                 letters[mark.letter] = marked.model_copy(update={"replayed": mark.time})

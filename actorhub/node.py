@@ -306,21 +306,17 @@ class Node:
         self._changed.set()
 
     async def _report(self, *, full: bool = True) -> None:
-        """A full report says what the workers host; a heartbeat says only that they live."""
-        ready = [worker for worker in self._living("actors") if worker.ready]
-        inventories: list[list[Residency] | None] = [None] * len(ready)
-        if full and self._known:
-            inventories = list(await asyncio.gather(*(self._inventory(worker) for worker in ready)))
-        elif full:
-            inventories = [[] for _ in ready]
+        """A full report says what the workers host; a heartbeat says only that they live. Which workers there are it says as it
+        is in the moment of sending: a later report never says less than an earlier one."""
+        hosted = await self._inventories() if full else {}
         workers = [
             WorkerReport(
                 id=worker.config.worker,
                 pid=worker.pid,
                 dedicated_to=worker.config.actor_id,
-                hosted=hosted,
+                hosted=hosted.get(worker.config.worker),
             )
-            for worker, hosted in zip(ready, inventories, strict=True)
+            for worker in self._ready()
         ]
         await tell(
             self._control.report,
@@ -340,6 +336,17 @@ class Node:
                 store=str(self._store.path) if self._store is not None else None,
             ),
         )
+
+    def _ready(self) -> list[WorkerProcess]:
+        return [worker for worker in self._living("actors") if worker.ready]
+
+    async def _inventories(self) -> dict[str, list[Residency] | None]:
+        """Control that does not know this node has started nothing here."""
+        ready = self._ready()
+        if not self._known:
+            return {worker.config.worker: [] for worker in ready}
+        found = await asyncio.gather(*(self._inventory(worker) for worker in ready))
+        return {worker.config.worker: hosted for worker, hosted in zip(ready, found, strict=True)}
 
     async def _inventory(self, worker: WorkerProcess) -> list[Residency] | None:
         """None where the worker does not say: it may be dying."""

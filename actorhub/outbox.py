@@ -83,7 +83,9 @@ class Outbox:
         self._numbered = numbered
         self._limited = limited
         self._next_seq = 1
-        self._unused: int | None = None  # the lowest number of those that nobody has got, if nobody has got a higher one
+        self._unused: int | None = (
+            None  # the lowest number of those that nobody has got, if nobody has got a higher one
+        )
         self._waiting: deque[Outgoing] = deque()
         self._in_flight: deque[list[Outgoing]] = deque()
         self._unanswered: dict[int, Outgoing] = {}

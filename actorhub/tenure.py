@@ -13,23 +13,24 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
 
 from actorhub import recurrence
 from actorhub.actor import ActorSpec
 from actorhub.address import new_id
 from actorhub.broker import Delivery, Link, Queue
+from actorhub.carrying import Carrying
 from actorhub.context import Effects
-from actorhub.envelope import Envelope, Kind, decode, encode
-from actorhub.errors import ActorDied, ActorHubError, BrokerUnavailable, InvalidEnvelope, PayloadTooLarge, RemoteError
+from actorhub.envelope import Kind, decode
+from actorhub.errors import ActorDied, ActorHubError, BrokerUnavailable, InvalidEnvelope
 from actorhub.failure import Failure
 from actorhub.journal.owner import BATCH_BYTES, Deposed, Owner, Verdict
 from actorhub.journal.past import Past
-from actorhub.journal.records import SHARE, Armed, Commit, Posting, Record, State
+from actorhub.journal.records import Armed, Commit, Posting, Record, State
 from actorhub.letter import DeadLetter
 from actorhub.logbook import Logbook
-from actorhub.postings import Outgoing, Poster, letter_posting
+from actorhub.postings import Poster, letter_posting
 from actorhub.residents import Household, Load
+from actorhub.sequel import Sequel
 from actorhub.session import Session
 from actorhub.snapshot import check_version
 from actorhub.work import Answer, Receipt, Work, from_stranger
@@ -39,7 +40,6 @@ log = logging.getLogger(__name__)
 HOLD_BACK = 2.0  # seconds that a message waits for an earlier one that does not come
 PATIENCE = 15.0  # seconds in which a commit must come back from the journal
 STOPPING = 2.0  # seconds in which what has been handled must be committed
-CARRY_PAUSE = 0.005  # seconds between looks whether a state that is written anew has come back
 
 
 class Tenure:
@@ -82,18 +82,17 @@ class Tenure:
         self._household = make_household(self._load, self._end, self._may_begin)
         self._early: list[Delivery] = []
         self._asked_again: list[tuple[str, int, Work]] = []
-        self._outgoing = Outgoing()
-        self._read = Outgoing()  # answers that the journal does not keep; they leave with the commit all the same
+        self._sequel = Sequel(session, link, spec, inbox=inbox, dead=dead)
         self._beside: dict[int, list[Posting]] = {}  # what leaves with which commit, and is not in it
         self._beginning = session.spawn_task(self._begin(), f"actorhub-tenure-{name}")
-        self._carrying: asyncio.Task[None] | None = None
+        self._carrying: Carrying | None = None
+        self._carrier: asyncio.Task[None] | None = None
         self._flush_asked = False
         self._hold_timer: asyncio.TimerHandle | None = None
         self._watch: asyncio.TimerHandle | None = None
         self._stopping = False
         self._over = False
         self._unacknowledged = 0
-        self._most = link.max_message // SHARE  # bytes of an answer that others share a message with
 
     # ---- life
 
@@ -112,6 +111,13 @@ class Tenure:
             )
             await self._household.begin()
             self._owner = owner
+            self._carrying = Carrying(
+                owner,
+                self._logbook,
+                self._household,
+                room=self._room,
+                flush=lambda needs: self._flush(needs_room=needs),
+            )
             await self._post_inherited(owner)
         except (ActorHubError, OSError) as exc:
             self._end(exc)
@@ -154,15 +160,25 @@ class Tenure:
         until = self._session.loop.time() + STOPPING
         while self._owner is not None and not self._over and self._session.loop.time() < until:
             self._flush()
-            if self._owner.settled:
+            if self._owner.settled and not self._close(self._owner):
                 break
             await asyncio.sleep(0.005)
         await self.leave()
+
+    def _close(self, owner: Owner[Work]) -> bool:
+        """Write down that all is confirmed, so that the next owner sends nothing again. False where that is known already."""
+        if not self._past.unflushed:
+            return False
+        closing = owner.seal_old((), time=time.time())
+        owner.weigh(closing, self._logbook.append(closing))
+        return True
 
     def abandon(self) -> None:
         """From this moment on nothing is sent and nothing acknowledged. `leave` has to follow."""
         self._over = True
         self._logbook.abandon()
+        if self._carrier is not None:
+            self._carrier.cancel()
         for timer in (self._hold_timer, self._watch):
             if timer is not None:
                 timer.cancel()
@@ -171,8 +187,6 @@ class Tenure:
         """Drop everything that is not acknowledged."""
         self.abandon()
         self._beginning.cancel()
-        if self._carrying is not None:
-            self._carrying.cancel()
         await self._household.stop(0.0)
         await self._logbook.close()
 
@@ -229,8 +243,8 @@ class Tenure:
         else:
             self._done(owner, commit)
         self._flush()
-        if self._carrying is None and self._oldest_is_far_back:
-            self._carrying = self._session.spawn_task(self._carry_forward(), f"actorhub-carry-{self._name}")
+        if self._carrier is None and self._carrying is not None and self._carrying.is_due:
+            self._carrier = self._session.spawn_task(self._carry(self._carrying), f"actorhub-carry-{self._name}")
 
     async def _load(self, key: str) -> Sequence[State]:
         """What the journal says of an instance."""
@@ -242,45 +256,13 @@ class Tenure:
         commit = await self._logbook.read(place.offset)
         return [state for state in commit.states if state.key == key]
 
-    # ---- keeping states that have a key where the journal does not lose them
-
-    @property
-    def _oldest_is_far_back(self) -> bool:
-        return (
-            bool(self._past.places) and self._past.size - next(iter(self._past.places.values())).size > self._room // 4
-        )
-
-    async def _carry_forward(self) -> None:
-        """Write the oldest states anew. Those in use do so with their next commit."""
-        owner = self._owner
-        assert owner is not None
+    async def _carry(self, carrying: Carrying) -> None:
         try:
-            while not self._over and self._oldest_is_far_back:
-                place = next(iter(self._past.places.values()))
-                commit = await self._logbook.read(place.offset)
-                await self._until_nothing_is_in_flight(owner)  # from here on without an await: nothing is newer
-                there = [state for state in commit.states if self._past.places.get(state.key) == place]
-                if old := [state for state in there if not self._household.has_changed(state.key)]:
-                    sealed = owner.seal_old(old, time=time.time())
-                    owner.weigh(sealed, self._logbook.append(sealed))
-                else:
-                    self._rewrite(there)
-                await self._until_nothing_is_in_flight(owner)
-                self._flush()
+            await carrying.run()
         except ActorHubError as exc:
             self._end(exc)
         finally:
-            self._carrying = None
-
-    async def _until_nothing_is_in_flight(self, owner: Owner[Work]) -> None:
-        while owner.in_flight:
-            await asyncio.sleep(CARRY_PAUSE)
-
-    def _rewrite(self, states: Sequence[State]) -> None:
-        """What has been handled and waits for room has newer states of these instances: it must go first, room or not."""
-        for state in states:
-            self._household.renew(state.key)
-        self._flush(needs_room=False)
+            self._carrier = None
 
     # ---- taking
 
@@ -340,14 +322,11 @@ class Tenure:
                     self._asked_again.append((sender, seq, work))
                 else:
                     known.join(work)
-            case Verdict.DONE if self._only_reads(work):
+            case Verdict.DONE if self._sequel.only_reads(work):
                 work.origin = "", 0
                 self._run(work)
             case Verdict.DONE:
                 self._session.spawn_task(self._repeat(owner, sender, seq, work), "actorhub-repeat")
-
-    def _only_reads(self, work: Work) -> bool:
-        return work.envelope.method in self._spec.options.reads
 
     def _run(self, work: Work) -> None:
         envelope, owner = work.envelope, self._owner
@@ -359,7 +338,7 @@ class Tenure:
         elif envelope.kind is Kind.DUE:
             self._fire(owner, work)
         elif envelope.timer is not None:
-            self._arm(
+            self._sequel.arm(
                 owner, Armed(timer=envelope.timer, method=envelope.method, codec=envelope.codec, payload=work.payload)
             )
             self._handled(work, "")
@@ -374,28 +353,13 @@ class Tenure:
             work.effects = Effects(f"{self._name}:{work.origin[0] or new_id()}:{work.origin[1]}")
             self._household.offer(work)
 
-    def _arm(self, owner: Owner[Work], armed: Armed) -> None:
-        """It comes through the inbox when it is due. Of all that comes, only what the journal expects counts."""
-        owner.set_timer(armed)
-        timer = armed.timer
-        fields: dict[str, Any] = {
-            "id": f"{timer.id}@{timer.due!r}",
-            "kind": Kind.DUE,
-            "method": armed.method,
-            "key": armed.key,
-        }
-        body, content_type = encode([(Envelope(**fields, timer=timer), b"null")])
-        self._outgoing.alone(
-            Posting(queue=self._inbox, content_type=content_type, body=body, size=len(body), due=timer.due)
-        )
-
     def _fire(self, owner: Owner[Work], work: Work) -> None:
         timer = work.envelope.timer
         armed = owner.timers.get(timer.id) if timer is not None else None
         if armed is None or armed.timer != timer:
             self._handled(work, "")  # it was cancelled, or has come before
         elif recurrence.is_missed(armed.timer, time.time()):
-            self._go_on_with(owner, armed)
+            self._sequel.arm_next(owner, armed)
             self._handled(work, "")
         else:
             changes = {"kind": Kind.TELL, "method": armed.method, "codec": armed.codec}
@@ -403,43 +367,13 @@ class Tenure:
             work.effects = Effects(f"{self._name}:{work.origin[0]}")
             self._household.offer(work)
 
-    def _go_on_with(self, owner: Owner[Work], armed: Armed) -> None:
-        """With the time after this one, in the commit of what came of this one."""
-        following = recurrence.following(armed.timer, time.time())
-        if following is None:
-            owner.drop_timer(armed.timer.id)
-        else:
-            self._arm(owner, armed.model_copy(update={"timer": following}))
-
     async def _repeat(self, owner: Owner[Work], sender: str, seq: int, work: Work) -> None:
         """It was applied before. Whoever waits for its answer gets the same once more."""
         if work.envelope.reply_to:
             with suppress(BrokerUnavailable):
-                await self._poster.post(self._answer_again(owner, sender, seq, work))
+                await self._poster.post(self._sequel.answer_again(owner, work, sender, seq))
         if not self._over:
             work.done()
-
-    def _answer_again(self, owner: Owner[Work], sender: str, seq: int, work: Work) -> Posting:
-        envelope = work.envelope
-        found = owner.past.answers.find(sender, seq)
-        if found is not None:
-            posting, place = found
-            parcel = decode(posting.body, posting.content_type)[place]
-        else:
-            error = RemoteError(f"{envelope.method} ran, and its answer is no longer kept; ask for the state instead")
-            failure = Failure.of(error, self._session.signer)
-            fields: dict[str, Any] = {"kind": Kind.FAILURE, "call": envelope.id}
-            parcel = Envelope(**fields), failure.encode()
-        body, content_type = encode([parcel])
-        return Posting(
-            queue=envelope.reply_to,
-            content_type=content_type,
-            body=body,
-            size=len(body),
-            persistent=False,
-            correlation_id=work.foreign,
-            replies=((sender, seq),),
-        )
 
     # ---- holding back
 
@@ -466,79 +400,29 @@ class Tenure:
 
     def _finished(self, work: Work, answer: Answer) -> None:
         """Its method has ended, in this very moment: nothing else has touched the instance since."""
-        if self._over:
+        owner = self._owner
+        if self._over or owner is None:
             return
         size = 0
         if answer.failure is None:
             try:
-                size = self._check_size(work, answer) + self._household.keep(work)
+                size = self._sequel.check(work, answer) + self._household.keep(work)
             except ActorHubError as exc:
                 failure = Failure.of(exc, self._session.signer)
                 answer = Answer({"kind": Kind.FAILURE, "call": work.envelope.id}, failure.encode(), failure, "invalid")
         if answer.failure is None:
-            self._tell(work)
+            self._sequel.tell(owner, work)
         else:
             self._household.put_back(work)
         timer = work.envelope.timer
-        if timer is not None and self._owner is not None and (armed := self._owner.timers.get(timer.id)) is not None:
-            self._go_on_with(self._owner, armed)
-        self._answer(work, answer)
+        if timer is not None and (armed := owner.timers.get(timer.id)) is not None:
+            self._sequel.arm_next(owner, armed)
+        self._sequel.answer(work, answer)
         self._handled(work, work.envelope.method, len(answer.payload) + size)
-        if self._owner is not None and self._owner.batch_size > 2 * self._batch_bytes:
+        if owner.batch_size > 2 * self._batch_bytes:
             self._flush(
                 needs_room=False
             )  # many ran when it was full: what they did must not become too large for one record
-
-    def _tell(self, work: Work) -> None:
-        assert self._owner is not None
-        if work.effects is None:
-            return
-        for queue in work.effects.queues:
-            self._outgoing.declare(queue)
-        for told in work.effects.told:
-            sender, seq = self._owner.number(told.queue)
-            fields: dict[str, Any] = {**told.fields, "id": f"{sender}-{told.queue}-{seq}", "sender": sender, "seq": seq}
-            self._outgoing.tell(told.queue, told.keyed, (Envelope(**fields), told.payload))
-
-    def _answer(self, work: Work, answer: Answer) -> None:
-        envelope, failure = work.envelope, answer.failure
-        if failure is not None and (answer.reason == "poison" or envelope.kind is Kind.TELL):
-            log.error("%s of %s failed: %s", envelope.method, self._inbox, failure.message, extra={"call": envelope.id})
-            letter = DeadLetter.of(answer.reason, self._inbox, envelope, work.payload, failure)
-            self._outgoing.alone(letter_posting(self._dead, letter))
-        if not envelope.reply_to:
-            return
-        parcel = Envelope(**answer.fields), answer.payload
-        outgoing = self._read if self._only_reads(work) else self._outgoing
-        if work.foreign is None and work.origin[0] and len(answer.payload) <= self._most:
-            outgoing.reply(envelope.reply_to, parcel, work.origin)
-        else:
-            body, content_type = encode([parcel])
-            outgoing.alone(
-                Posting(
-                    queue=envelope.reply_to,
-                    content_type=content_type,
-                    body=body,
-                    size=len(body),
-                    correlation_id=work.foreign,
-                    replies=(work.origin,),
-                )
-            )
-
-    def _check_size(self, work: Work, answer: Answer) -> int:
-        """Returns the bytes of what it tells others. What the journal does not keep is checked by who sends it."""
-        told = sum(len(each.payload) for each in work.effects.told) if work.effects is not None else 0
-        if told > self._most:
-            raise PayloadTooLarge(
-                f"{work.envelope.method} tells others {told} bytes, and {self._most} fit into a journal of "
-                f"{self._link.server}; put large values into the object store (hub.put) and tell their references"
-            )
-        if not self._only_reads(work) and len(answer.payload) > self._most:
-            raise PayloadTooLarge(
-                f"an answer of {len(answer.payload)} bytes, and {self._most} fit into a journal of {self._link.server}; "
-                "put it into the object store (hub.put) and return its reference"
-            )
-        return told
 
     def _handled(self, work: Work, method: str, size: int = 0) -> None:
         assert self._owner is not None
@@ -554,12 +438,11 @@ class Tenure:
         owner = self._owner
         if owner is None or self._over or not (owner.may_seal if needs_room else owner.has_work):
             return
-        outgoing, self._outgoing = self._outgoing, Outgoing()
-        read, self._read = self._read, Outgoing()
+        kept, beside = self._sequel.take()
         was_full = owner.is_full
         states = self._household.changes(whole=owner.gives_image)
-        commit = owner.seal(states, outgoing.postings(), time=time.time())
-        if beside := read.postings():
+        commit = owner.seal(states, kept, time=time.time())
+        if beside:
             self._beside[commit.seq] = beside
         owner.weigh(commit, self._logbook.append(commit))
         if was_full:

@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -269,25 +270,52 @@ async def test_what_is_read_is_committed_and_never_older_than_what_was_answered(
     assert sum(entry.methods.count("count_so_far") for entry in entries) >= len(read)
 
 
-async def test_a_read_that_is_asked_again_is_answered_anew(hub: Hub) -> None:
-    numbers = await hub.spawn(Numbers)
+async def _stranger(hub: Hub, numbers: Numbers) -> tuple[Callable[[str], None], asyncio.Queue[int]]:
+    """What sends a stranger's message, always under the same id, and the answers that come."""
     link = hub._session.link  # type: ignore[union-attr]
     assert link is not None
-    answers: asyncio.Queue[bytes] = asyncio.Queue()
-    reply_to = f"{handle_ticket(numbers).queue}.answers"
+    answers: asyncio.Queue[int] = asyncio.Queue()
+    queue = handle_ticket(numbers).queue
+    reply_to = f"{queue}.answers"
     await link.declare(Queue(reply_to, expires=60))
 
     def take(delivery: Delivery) -> None:
-        answers.put_nowait(delivery.message.body)
+        answers.put_nowait(json.loads(delivery.message.body)["payload"])
         delivery.ack()
 
     await link.consume(reply_to, take, lambda reason: None, prefetch=10)
+
+    def send(method: str) -> None:
+        body = json.dumps({"method": method, "payload": {}}).encode()
+        message = Message(body, "application/json", message_id="the same", reply_to=reply_to)
+        link.publish(queue, message, lambda outcome: None)
+
+    return send, answers
+
+
+async def test_a_read_that_is_asked_again_is_answered_anew(hub: Hub) -> None:
+    numbers = await hub.spawn(Numbers)
+    send, answers = await _stranger(hub, numbers)
     for count in (1, 2):
         assert await numbers.next() == count
-        body = b'{"method": "count_so_far", "payload": {}}'
-        message = Message(body, "application/json", message_id="the same", reply_to=reply_to)
-        link.publish(handle_ticket(numbers).queue, message, lambda outcome: None)
-        assert json.loads(await answers.get())["payload"] == count
+        send("count_so_far")
+        assert await answers.get() == count
+
+
+async def test_whoever_goes_on_after_a_worker_that_ended_answers_nobody_again(hub: Hub) -> None:
+    """Invariant: a stranger, who cannot tell an answer from its copy, gets one."""
+    numbers = await hub.spawn(Numbers)
+    send, answers = await _stranger(hub, numbers)
+    pid = await numbers.pid()
+    send("next")
+    assert await answers.get() == 1
+    os.kill(pid, signal.SIGTERM)
+    await until(lambda: _lives_elsewhere(numbers, pid))
+    assert answers.empty(), "what a former owner released is sent before anything else"
+
+
+async def _lives_elsewhere(numbers: Numbers, pid: int) -> bool:
+    return await numbers.pid() != pid
 
 
 def test_reads_are_methods_of_a_durable_actor() -> None:

@@ -1,0 +1,145 @@
+"""What follows from a message to a durable mailbox: its answer, what it tells others, the queues and the timers that it makes.
+All of it gathers until the commit that it leaves with."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from actorhub import recurrence
+from actorhub.actor import ActorSpec
+from actorhub.broker import Link
+from actorhub.envelope import Envelope, Kind, Parcel, decode, encode
+from actorhub.errors import PayloadTooLarge, RemoteError
+from actorhub.failure import Failure
+from actorhub.journal.owner import Owner
+from actorhub.journal.records import SHARE, Armed, Posting
+from actorhub.letter import DeadLetter
+from actorhub.postings import Outgoing, letter_posting
+from actorhub.session import Session
+from actorhub.work import Answer, Work
+
+log = logging.getLogger(__name__)
+
+
+class Sequel:
+    """Of the messages in `inbox`; letters of those that fail go to `dead`."""
+
+    def __init__(self, session: Session, link: Link, spec: ActorSpec, *, inbox: str, dead: str) -> None:
+        self._session = session
+        self._server = link.server
+        self._spec = spec
+        self._inbox = inbox
+        self._dead = dead
+        self._most = link.max_message // SHARE
+        self._kept = Outgoing()
+        self._read = Outgoing()  # answers that the journal does not keep
+
+    def take(self) -> tuple[list[Posting], list[Posting]]:
+        """All that leaves with the commit: what is in it, and what is not. It gathers anew."""
+        kept, self._kept = self._kept, Outgoing()
+        read, self._read = self._read, Outgoing()
+        return kept.postings(), read.postings()
+
+    def only_reads(self, work: Work) -> bool:
+        return work.envelope.method in self._spec.options.reads
+
+    # ---- of one that was handled
+
+    def check(self, work: Work, answer: Answer) -> int:
+        """Returns the bytes of what it tells others. What the journal does not keep is checked by who sends it.
+
+        Raises:
+            PayloadTooLarge: its answer, or all that it tells, would not fit into a record beside the rest.
+        """
+        told = sum(len(each.payload) for each in work.effects.told) if work.effects is not None else 0
+        if told > self._most:
+            raise PayloadTooLarge(
+                f"{work.envelope.method} tells others {told} bytes, and {self._most} fit into a journal of "
+                f"{self._server}; put large values into the object store (hub.put) and tell their references"
+            )
+        if not self.only_reads(work) and len(answer.payload) > self._most:
+            raise PayloadTooLarge(
+                f"an answer of {len(answer.payload)} bytes, and {self._most} fit into a journal of {self._server}; "
+                "put it into the object store (hub.put) and return its reference"
+            )
+        return told
+
+    def tell(self, owner: Owner[Work], work: Work) -> None:
+        """What it told others, and the queues that it wants."""
+        if work.effects is None:
+            return
+        for queue in work.effects.queues:
+            self._kept.declare(queue)
+        for told in work.effects.told:
+            sender, seq = owner.number(told.queue)
+            fields: dict[str, Any] = {**told.fields, "id": f"{sender}-{told.queue}-{seq}", "sender": sender, "seq": seq}
+            self._kept.tell(told.queue, told.keyed, (Envelope(**fields), told.payload))
+
+    def answer(self, work: Work, answer: Answer) -> None:
+        """To who asked; a tell that failed becomes a letter."""
+        envelope, failure = work.envelope, answer.failure
+        if failure is not None and (answer.reason == "poison" or envelope.kind is Kind.TELL):
+            log.error("%s of %s failed: %s", envelope.method, self._inbox, failure.message, extra={"call": envelope.id})
+            letter = DeadLetter.of(answer.reason, self._inbox, envelope, work.payload, failure)
+            self._kept.alone(letter_posting(self._dead, letter))
+        if not envelope.reply_to:
+            return
+        parcel = Envelope(**answer.fields), answer.payload
+        outgoing = self._read if self.only_reads(work) else self._kept
+        if work.foreign is None and work.origin[0] and len(answer.payload) <= self._most:
+            outgoing.reply(envelope.reply_to, parcel, work.origin)
+        else:
+            outgoing.alone(_answer_to(work, parcel, work.origin))
+
+    def answer_again(self, owner: Owner[Work], work: Work, sender: str, seq: int) -> Posting:
+        """The answer that the journal has of the same message, which was handled before."""
+        found = owner.past.answers.find(sender, seq)
+        if found is not None:
+            posting, place = found
+            parcel = decode(posting.body, posting.content_type)[place]
+        else:
+            method = work.envelope.method
+            error = RemoteError(f"{method} ran, and its answer is no longer kept; ask for the state instead")
+            failure = Failure.of(error, self._session.signer)
+            fields: dict[str, Any] = {"kind": Kind.FAILURE, "call": work.envelope.id}
+            parcel = Envelope(**fields), failure.encode()
+        return _answer_to(work, parcel, (sender, seq), persistent=False)
+
+    # ---- timers
+
+    def arm(self, owner: Owner[Work], armed: Armed) -> None:
+        """It comes through the inbox when it is due. Of all that comes, only what the journal expects counts."""
+        owner.set_timer(armed)
+        timer = armed.timer
+        fields: dict[str, Any] = {
+            "id": f"{timer.id}@{timer.due!r}",
+            "kind": Kind.DUE,
+            "method": armed.method,
+            "key": armed.key,
+        }
+        body, content_type = encode([(Envelope(**fields, timer=timer), b"null")])
+        posting = Posting(queue=self._inbox, content_type=content_type, body=body, size=len(body), due=timer.due)
+        self._kept.alone(posting)
+
+    def arm_next(self, owner: Owner[Work], armed: Armed) -> None:
+        """For the time after this one, in the commit of what came of this one."""
+        following = recurrence.following(armed.timer, time.time())
+        if following is None:
+            owner.drop_timer(armed.timer.id)
+        else:
+            self.arm(owner, armed.model_copy(update={"timer": following}))
+
+
+def _answer_to(work: Work, parcel: Parcel, call: tuple[str, int], *, persistent: bool = True) -> Posting:
+    body, content_type = encode([parcel])
+    return Posting(
+        queue=work.envelope.reply_to,
+        content_type=content_type,
+        body=body,
+        size=len(body),
+        persistent=persistent,
+        correlation_id=work.foreign,
+        replies=(call,),
+    )
