@@ -150,6 +150,9 @@ class Runner:
 
     def _finished(self) -> None:
         self._hear()
+        self._loop.call_soon(self._rest)  # first the answers leave, which were put a moment ago
+
+    def _rest(self) -> None:
         self.busy = False
         if not self._left:
             self._on_idle(self)
