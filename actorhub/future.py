@@ -10,6 +10,7 @@ from actorhub.call import Call
 from actorhub.object_ref import ObjectRef, StandIn
 
 R = TypeVar("R")
+_PLAIN = frozenset((bool, bytes, float, int, str, type(None)))  # most arguments: no placeholder, and none within
 
 
 class Future(Awaitable[R], Generic[R]):
@@ -109,7 +110,8 @@ def _placeholders_in(value: object, around: tuple[int, ...]) -> Iterator[Any]:
             )
         parts = value.values() if isinstance(value, dict) else cast("list[Any]", value)
         for part in parts:
-            yield from _placeholders_in(part, (*around, id(value)))
+            if type(part) not in _PLAIN:
+                yield from _placeholders_in(part, (*around, id(value)))
 
 
 def with_results(value: Any) -> Any:
