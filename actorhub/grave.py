@@ -21,10 +21,12 @@ class Grave:
     """Stands behind a dead actor's mailbox, and answers each call with the cause."""
 
     def __init__(self, session: Session, error: ActorHubError) -> None:
+        self.kept = 0  # tells, each a dead letter
         self._session = session
         self._error = error
 
     def offer(self, work: Work) -> None:
+        self.kept += work.envelope.kind is Kind.TELL
         failure = Failure.of(self._error, self._session.signer)
         fields = {"kind": Kind.FAILURE, "call": work.envelope.id}
         work.finish(Answer(fields, failure.encode(), failure, "actor died"))
@@ -42,9 +44,18 @@ async def bury(
     session: Session, queue: str, dead: DeadLetters, error: ActorHubError, *, journal: str | None = None
 ) -> None:
     """Returns when the queue is gone, and with it the journal where it had one. Whoever sends later finds no queue, and is
-    told by control."""
+    told by control. Says once how many tells are kept as dead."""
+    grave = Grave(session, error)
+    try:
+        await _end_mailbox(session, queue, dead, grave, journal)
+    finally:
+        if grave.kept:
+            log.error("%d messages to %s are kept as dead letters: %s", grave.kept, queue, error)
+
+
+async def _end_mailbox(session: Session, queue: str, dead: DeadLetters, grave: Grave, journal: str | None) -> None:
     while True:
-        mailbox = Mailbox(session, queue, Grave(session, error), dead, on_gone=lambda: None)
+        mailbox = Mailbox(session, queue, grave, dead, on_gone=lambda: None)
         await mailbox.open()
         try:
             while not await _emptied(await session.live_link(), queue, mailbox):

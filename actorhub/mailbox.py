@@ -247,7 +247,10 @@ class Mailbox:
             self._in_hand.pop((envelope.sender, envelope.seq), None)
         failure = answer.failure
         if failure is not None and (answer.reason == "poison" or envelope.kind is Kind.TELL):
-            log.error("%s of %s failed: %s", envelope.method, self.queue, failure.message, extra={"call": envelope.id})
+            if answer.reason != "actor died":  # of all that waited for it, the grave says one word
+                log.error(
+                    "%s of %s failed: %s", envelope.method, self.queue, failure.message, extra={"call": envelope.id}
+                )
             letter = DeadLetter.of(answer.reason, self.queue, envelope, work.payload, failure)
             self._session.spawn_task(self._keep_and_answer(letter, work, answer), "actorhub-dead")
             return

@@ -30,6 +30,7 @@ from actorhub.envelope import Codec, Envelope, Kind, decode, encode
 from actorhub.errors import InvalidEnvelope
 from actorhub.failure import Failure
 from actorhub.futures import once
+from actorhub.grave import bury
 from actorhub.letter import LINE, DeadLetter, Replayed
 from tests.waiting import until
 
@@ -151,6 +152,22 @@ async def test_what_waited_for_an_actor_that_died_is_kept(hub: Hub) -> None:
     [letter] = await until(hub.dead)
     assert (letter.reason, letter.method, letter.arguments) == ("actor died", "pay", {"amount": 7})
     assert letter.error == "ActorDied: killed by hub.kill"
+
+
+async def test_of_many_messages_that_waited_for_a_dead_actor_the_log_has_one_line(
+    hub: Hub, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each is a dead letter, and the line says how many there are."""
+    session = hub._open_session()
+    queue = session.names.actor(hub._options.namespace, "till-gone")
+    await (await session.live_link()).declare(Queue(queue))
+    for amount in range(50):
+        envelope = Envelope(id=f"tell-{amount}", kind=Kind.TELL, method="pay")
+        await _publish(hub, queue, _message(envelope, b'{"amount": %d}' % amount))
+    await bury(session, queue, _stream(hub), ActorDied("it was killed"))
+    assert {letter.call for letter in await until(lambda: _when(hub, 50))} == {f"tell-{n}" for n in range(50)}
+    lines = [row.getMessage() for row in caplog.records if row.levelname == "ERROR"]
+    assert lines == [f"50 messages to {queue} are kept as dead letters: it was killed"]
 
 
 async def _when(hub: Hub, count: int) -> list[DeadLetter]:
