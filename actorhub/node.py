@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import version
 from typing import Any, Literal, cast
@@ -86,6 +87,8 @@ class Node:
         self._leaving = False
         self._stop = asyncio.Event()
         self._changed = asyncio.Event()
+        self._telling = asyncio.Lock()  # control hears everything in the order in which it happened
+        self._untold: dict[str, WorkerProcess] = {}  # workers that have ended, which control has not heard yet
         names = self.session.names
         queue = names.node(config.node_id)
         self._desk = Desk(self.session, queue, NodeDesk, lambda: _Desk(self), exchange=names.tasks)
@@ -214,6 +217,8 @@ class Node:
         if end.worker.config.kind == "task" and not end.meant:
             for running in end.in_hand:  # now: a slot that has got the task already may ask in the next moment
                 self.fates.died(running.call, self.fates.deaths.get(running.call, 0) + 1)
+        if end.worker.config.kind == "actors" and end.worker.ready:
+            self._untold[end.worker.config.worker] = end.worker
         self.session.spawn_task(self._replace(end), "actorhub-replace")
 
     async def _replace(self, end: Exit) -> None:
@@ -226,16 +231,23 @@ class Node:
             await self._replace_slot(end)
             return
         if self._leaving or end.worker.stopping:
-            await tell(self._control.notice, WorkerStopped(node=config.node, worker=config.worker))
+            await self._tell_end(WorkerStopped(node=config.node, worker=config.worker))
             return
         log.error("%s", end.cause, extra={"in_hand": [call.method for call in end.in_hand]})
         running = [Running(actor=call.actor, call=call.call, method=call.method) for call in end.in_hand]
         lost = WorkerLost(node=config.node, worker=config.worker, cause=end.cause, running=running)
-        await tell(self._control.notice, lost)
+        await self._tell_end(lost)
         if config.actor_id is None:
             if end.worker.age < YOUNG and not end.worker.ready:
                 await asyncio.sleep(PAUSE)
             await self._start_worker()
+
+    async def _tell_end(self, event: WorkerLost | WorkerStopped) -> None:
+        """Until control has heard it, reports have the worker among the others: control would take it for gone, and not know
+        what it had in hand."""
+        async with self._telling:
+            await tell(self._control.notice, event)
+            self._untold.pop(event.worker, None)
 
     async def _replace_slot(self, end: Exit) -> None:
         """Every slot hears which tasks it ran when it died: one that does so again and again is not run any more."""
@@ -309,6 +321,10 @@ class Node:
         """A full report says what the workers host; a heartbeat says only that they live. Which workers there are it says as it
         is in the moment of sending: a later report never says less than an earlier one."""
         hosted = await self._inventories() if full else {}
+        async with self._telling:
+            await tell(self._control.report, self._told(hosted))
+
+    def _told(self, hosted: Mapping[str, list[Residency] | None]) -> NodeReport:
         workers = [
             WorkerReport(
                 id=worker.config.worker,
@@ -316,25 +332,22 @@ class Node:
                 dedicated_to=worker.config.actor_id,
                 hosted=hosted.get(worker.config.worker),
             )
-            for worker in self._ready()
+            for worker in [*self._ready(), *self._untold.values()]
         ]
-        await tell(
-            self._control.report,
-            NodeReport(
-                node=self.config.node_id,
-                host=socket.gethostname(),
-                pid=os.getpid(),
-                version=_VERSION,
-                labels=self.config.labels,
-                resources=self.config.resources,
-                classes=[ANY_CLASS] if self._processes.knows_everything else _classes(),
-                workers=workers,
-                slots={slot.config.worker: slot.pid for slot in self._living("task") if slot.ready},
-                queues=list(self._queues),
-                known=self._known,
-                leaving=self._leaving,
-                store=str(self._store.path) if self._store is not None else None,
-            ),
+        return NodeReport(
+            node=self.config.node_id,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            version=_VERSION,
+            labels=self.config.labels,
+            resources=self.config.resources,
+            classes=[ANY_CLASS] if self._processes.knows_everything else _classes(),
+            workers=workers,
+            slots={slot.config.worker: slot.pid for slot in self._living("task") if slot.ready},
+            queues=list(self._queues),
+            known=self._known,
+            leaving=self._leaving,
+            store=str(self._store.path) if self._store is not None else None,
         )
 
     def _ready(self) -> list[WorkerProcess]:
