@@ -166,7 +166,8 @@ class Snapshots:
         self._committed = None
 
     def state(self, key: str, *, whole: bool) -> State | None:
-        """What has changed since it was asked for the last time; all of it if it must be whole."""
+        """What has changed since it was asked for the last time; all of it if it must be whole, or has a key: of such a state a
+        reader sees the last one only."""
         before, self._committed = self._committed, self._kept
         if self._kept is None:
             return None
@@ -176,7 +177,7 @@ class Snapshots:
             if not changed and not whole:
                 return None
             size = sum(len(value) for value in self._kept.values())
-            patch = not whole and before is not None and size >= PATCHED and len(changed) < len(self._kept)
+            patch = not whole and not key and before is not None and size >= PATCHED and len(changed) < len(self._kept)
             body = _joined(changed if patch else self._kept)
             return State(key=key, codec="json", version=version, patch=patch, body=body, size=len(body))
         if before == self._kept and not whole:

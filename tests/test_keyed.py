@@ -9,6 +9,7 @@ import signal
 from collections.abc import AsyncIterator
 
 import pytest
+from pydantic import BaseModel
 
 from actorhub import ActorHubError, ActorInitFailed, Hub, Settings, actor, ask, ref, tell
 from actorhub.address import new_id
@@ -171,6 +172,32 @@ async def test_an_instance_that_nobody_calls_leaves_memory_and_comes_back_as_it_
     assert await counted.write("word") == 1
     await asyncio.sleep(2.5)
     assert await counted.read() == ("word", 2)
+
+
+@actor(durable=True, shards=1)
+class Form(BaseModel):
+    """With fields that change apart from each other, and so large that a single instance's commits have only what changed."""
+
+    items: list[str] = []
+    note: str = ""
+    padding: str = "x" * 8000
+
+    async def add(self, item: str) -> None:
+        self.items.append(item)
+
+    async def write(self, note: str) -> None:
+        self.note = note
+
+    async def show(self) -> tuple[list[str], str]:
+        return self.items, self.note
+
+
+async def test_a_model_comes_back_with_all_of_its_fields(small: Hub) -> None:
+    form = small.at(Form, "a")
+    await form.add("tea")
+    await form.write("a gift")
+    await asyncio.sleep(2.5)
+    assert await form.show() == (["tea"], "a gift")
 
 
 async def test_a_state_outlives_the_place_in_the_journal_where_it_was_written(small: Hub) -> None:
