@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from actorhub.journal.owner import Owner
-from actorhub.journal.records import State
 from actorhub.logbook import Logbook
-from actorhub.residents import Household
 from actorhub.work import Work
 
+log = logging.getLogger(__name__)
+
 PAUSE = 0.005  # seconds between looks whether a state that is written anew has come back
+CROWDED = 5.0  # seconds before states that are too many for the journal are written anew once more
 
 
 class Carrying:
-    """For one life of an owner. `room`: bytes that the broker keeps of the journal. `flush` commits what has been handled; room
-    or not, where it is called with False."""
+    """For one life of the owner of `name`. `room`: bytes that the broker keeps of the journal. `flush` commits what has been
+    handled, if there is room for it."""
 
     def __init__(
-        self, owner: Owner[Work], logbook: Logbook, household: Household, *, room: int, flush: Callable[[bool], None]
+        self, name: str, owner: Owner[Work], logbook: Logbook, *, room: int, flush: Callable[[], None]
     ) -> None:
+        self._name = name
         self._owner = owner
         self._logbook = logbook
-        self._household = household
         self._room = room
         self._flush = flush
 
@@ -35,31 +37,36 @@ class Carrying:
         return bool(past.places) and past.size - next(iter(past.places.values())).size > self._room // 4
 
     async def run(self) -> None:
-        """Write the oldest states anew. Those in use are written with their next commit.
+        """Write the oldest states anew, as they are in the journal: what has been handled since comes after them.
 
         Raises:
             JournalLost, BrokerUnavailable: the journal cannot be read.
         """
         owner, past = self._owner, self._owner.past
+        begin = past.end
         while self.is_due:
             place = next(iter(past.places.values()))
+            if place.offset >= begin:
+                await self._wait_for_fewer()
+                begin = past.end
+                continue
             commit = await self._logbook.read(place.offset)
-            await self._until_nothing_is_in_flight()  # from here on without an await: nothing is newer
-            there = [state for state in commit.states if past.places.get(state.key) == place]
-            if old := [state for state in there if not self._household.has_changed(state.key)]:
-                sealed = owner.seal_old(old, time=time.time())
+            await self._until_nothing_is_in_flight()  # from here on without an await: the journal has nothing newer
+            if there := [state for state in commit.states if past.places.get(state.key) == place]:
+                sealed = owner.seal_old(there, time=time.time())
                 owner.weigh(sealed, self._logbook.append(sealed))
-            else:
-                self._rewrite(there)
             await self._until_nothing_is_in_flight()
-            self._flush(True)
+            self._flush()
+
+    async def _wait_for_fewer(self) -> None:
+        """All of them have been written anew, and it did not help."""
+        log.error(
+            "the states of %s need more than a quarter of its journal, of which %d bytes are kept; give the class more shards, "
+            "or journals more room by `journal_retention`",
+            *(self._name, self._room),
+        )
+        await asyncio.sleep(CROWDED)
 
     async def _until_nothing_is_in_flight(self) -> None:
         while self._owner.in_flight:
             await asyncio.sleep(PAUSE)
-
-    def _rewrite(self, states: Sequence[State]) -> None:
-        """What has been handled and waits for room has newer states of these instances: it must go first, room or not."""
-        for state in states:
-            self._household.renew(state.key)
-        self._flush(False)

@@ -42,8 +42,6 @@ class Household(Protocol):
     def keep(self, work: Work) -> int: ...
     def put_back(self, work: Work) -> None: ...
     def changes(self, *, whole: bool) -> list[State]: ...
-    def has_changed(self, key: str) -> bool: ...
-    def renew(self, key: str) -> None: ...
     def go_on(self) -> None: ...
 
 
@@ -173,16 +171,6 @@ class Residents:
         residents = {key: resident for key in changed if (resident := self._living.get(key)) is not None}
         states = (resident.snapshots.state(key, whole=whole) for key, resident in residents.items())
         return [state for state in states if state is not None]
-
-    def has_changed(self, key: str) -> bool:
-        """Since the last commit."""
-        return key in self._changed
-
-    def renew(self, key: str) -> None:
-        """The next commit shall have this state, even if it is as it was."""
-        resident = self._living.get(key)
-        if resident is not None:
-            resident.snapshots.forget_committed()
 
     # ---- coming
 

@@ -161,10 +161,6 @@ class Snapshots:
 
     # ---- for a commit
 
-    def forget_committed(self) -> None:
-        """The next commit shall have the whole state, even if it did not change."""
-        self._committed = None
-
     def state(self, key: str, *, whole: bool) -> State | None:
         """What has changed since it was asked for the last time; all of it if it must be whole, or has a key: of such a state a
         reader sees the last one only."""

@@ -111,13 +111,7 @@ class Tenure:
             )
             await self._household.begin()
             self._owner = owner
-            self._carrying = Carrying(
-                owner,
-                self._logbook,
-                self._household,
-                room=self._room,
-                flush=lambda needs: self._flush(needs_room=needs),
-            )
+            self._carrying = Carrying(self._name, owner, self._logbook, room=self._room, flush=self._flush)
             await self._post_inherited(owner)
         except (ActorHubError, OSError) as exc:
             self._end(exc)
@@ -129,6 +123,7 @@ class Tenure:
             for delivery in early:
                 self._take(delivery)
             self._watch = self._session.loop.call_later(PATIENCE, self._look)
+            self._carry_if_due()
 
     @property
     def newborn(self) -> bool:
@@ -243,8 +238,7 @@ class Tenure:
         else:
             self._done(owner, commit)
         self._flush()
-        if self._carrier is None and self._carrying is not None and self._carrying.is_due:
-            self._carrier = self._session.spawn_task(self._carry(self._carrying), f"actorhub-carry-{self._name}")
+        self._carry_if_due()
 
     async def _load(self, key: str) -> Sequence[State]:
         """What the journal says of an instance."""
@@ -255,6 +249,11 @@ class Tenure:
             return []
         commit = await self._logbook.read(place.offset)
         return [state for state in commit.states if state.key == key]
+
+    def _carry_if_due(self) -> None:
+        """Also before the first commit: a former owner may have left no room for one."""
+        if self._carrier is None and self._carrying is not None and self._carrying.is_due:
+            self._carrier = self._session.spawn_task(self._carry(self._carrying), f"actorhub-carry-{self._name}")
 
     async def _carry(self, carrying: Carrying) -> None:
         try:

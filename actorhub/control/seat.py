@@ -89,10 +89,3 @@ class Seat:
         return [
             State(key=key, gone=body is None, body=body or b"", size=len(body or b"")) for key, body in changes.items()
         ]
-
-    def has_changed(self, key: str) -> bool:
-        return self._state is not None and key in self._state.changed
-
-    def renew(self, key: str) -> None:
-        if self._state is not None:
-            self._state.renew(key)

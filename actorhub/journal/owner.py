@@ -199,7 +199,7 @@ class Owner(Generic[W]):
         if not self._batch.works:
             return False
         if self.wants_image:
-            return self.gives_image
+            return self.gives_image and (self.has_room or self.past.needs_image)
         if not self.has_room:
             return False
         if len(self._batch.works) < BATCH and not self.is_full:

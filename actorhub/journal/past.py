@@ -90,6 +90,11 @@ class Past:
         return min(self._image, next(iter(self.places.values()), self._image))
 
     @property
+    def needs_image(self) -> bool:
+        """With another one, less of the journal would be needed."""
+        return self.oldest == self._image
+
+    @property
     def size_since_image(self) -> int:
         return self.size - self._image.size
 
