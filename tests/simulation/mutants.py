@@ -349,18 +349,14 @@ _mutant("images without answers", past=_ImageWithoutAnswers)
 
 class _ImageAmidUnconfirmed(Owner[Any]):
     @property
-    def may_seal(self) -> bool:
-        if self._batch.works and self.wants_image:
-            return not self._appended
-        return super().may_seal
+    def gives_image(self) -> bool:
+        return self.wants_image and not self._appended
 
 
 class _ImageAmidCommits(Owner[Any]):
     @property
-    def may_seal(self) -> bool:
-        if self._batch.works and self.wants_image:
-            return len(self._appended) < 3
-        return super().may_seal
+    def gives_image(self) -> bool:
+        return self.wants_image and len(self._appended) < 3
 
 
 class _PatchWithImage(Life):
