@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 from actorhub.journal.owner import Owner
+from actorhub.journal.succession import JournalLost
 from actorhub.logbook import Logbook
 from actorhub.work import Work
 
@@ -50,7 +51,12 @@ class Carrying:
                 await self._wait_for_fewer()
                 begin = past.end
                 continue
-            commit = await self._logbook.read(place.offset)
+            try:
+                commit = await self._logbook.read(place.offset)
+            except JournalLost:
+                if place in past.places.values():
+                    raise
+                continue  # all of it was written anew meanwhile
             await self._until_nothing_is_in_flight()  # from here on without an await: the journal has nothing newer
             if there := [state for state in commit.states if past.places.get(state.key) == place]:
                 sealed = owner.seal_old(there, time=time.time())

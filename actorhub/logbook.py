@@ -54,7 +54,8 @@ class Logbook:
         self._link = link
         self._queue = queue
         self._listener = listener
-        past = Past(limit=min(KEPT_ANSWERS, link.max_message // SHARE), in_parts=in_parts)
+        kept = min(KEPT_ANSWERS, link.max_message // SHARE, session.settings.journal_retention // 8)
+        past = Past(limit=kept, in_parts=in_parts)
         self._succession = Succession(me, mark, past)
         self._reader: Consumer | None = None
         self._reading = 0

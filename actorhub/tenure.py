@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
@@ -26,6 +27,7 @@ from actorhub.failure import Failure
 from actorhub.journal.owner import BATCH_BYTES, Deposed, Owner, Verdict
 from actorhub.journal.past import Past
 from actorhub.journal.records import Armed, Commit, Posting, Record, State
+from actorhub.journal.succession import JournalLost
 from actorhub.letter import DeadLetter
 from actorhub.logbook import Logbook
 from actorhub.postings import Poster, letter_posting
@@ -83,6 +85,7 @@ class Tenure:
         self._early: list[Delivery] = []
         self._asked_again: list[tuple[str, int, Work]] = []
         self._sequel = Sequel(session, link, spec, inbox=inbox, dead=dead)
+        self._closed_beside: deque[list[Posting]] = deque()  # of commits that were closed, and not sealed
         self._beside: dict[int, list[Posting]] = {}  # what leaves with which commit, and is not in it
         self._beginning = session.spawn_task(self._begin(), f"actorhub-tenure-{name}")
         self._carrying: Carrying | None = None
@@ -141,7 +144,7 @@ class Tenure:
 
     def _may_begin(self) -> bool:
         """Nothing is handled that the next commit has no room for."""
-        return self._owner is None or not self._owner.is_full
+        return self._owner is None or self._owner.may_handle
 
     async def _post_inherited(self, owner: Owner[Work]) -> None:
         for seq, postings in owner.inherited:
@@ -155,12 +158,12 @@ class Tenure:
         until = self._session.loop.time() + STOPPING
         while self._owner is not None and not self._over and self._session.loop.time() < until:
             self._flush()
-            if self._owner.settled and not self._close(self._owner):
+            if self._owner.settled and not self._close_journal(self._owner):
                 break
             await asyncio.sleep(0.005)
         await self.leave()
 
-    def _close(self, owner: Owner[Work]) -> bool:
+    def _close_journal(self, owner: Owner[Work]) -> bool:
         """Write down that all is confirmed, so that the next owner sends nothing again. False where that is known already."""
         if not self._past.unflushed:
             return False
@@ -247,7 +250,12 @@ class Tenure:
         place = self._past.places.get(key)
         if place is None:
             return []
-        commit = await self._logbook.read(place.offset)
+        try:
+            commit = await self._logbook.read(place.offset)
+        except JournalLost:
+            if self._past.places.get(key) == place:
+                raise
+            return await self._load(key)  # it was written anew meanwhile
         return [state for state in commit.states if state.key == key]
 
     def _carry_if_due(self) -> None:
@@ -418,34 +426,46 @@ class Tenure:
             self._sequel.arm_next(owner, armed)
         self._sequel.answer(work, answer)
         self._handled(work, work.envelope.method, len(answer.payload) + size)
-        if owner.batch_size > 2 * self._batch_bytes:
-            self._flush(
-                needs_room=False
-            )  # many ran when it was full: what they did must not become too large for one record
 
     def _handled(self, work: Work, method: str, size: int = 0) -> None:
         assert self._owner is not None
         self._owner.handled(*work.origin, work, method, size)
+        if self._owner.is_full:
+            self._end_batch(self._owner)
         if not self._flush_asked:
             self._flush_asked = True
             self._session.loop.call_soon(self._flush)
 
     # ---- committing
 
-    def _flush(self, *, needs_room: bool = True) -> None:
+    def _end_batch(self, owner: Owner[Work]) -> None:
+        """Now: many may be running, and what the next one does would make it too large for a record."""
+        if owner.may_seal:
+            self._flush()
+        else:
+            self._close(owner, whole=True)
+
+    def _flush(self) -> None:
         self._flush_asked = False
         owner = self._owner
-        if owner is None or self._over or not (owner.may_seal if needs_room else owner.has_work):
+        if owner is None or self._over or not owner.may_seal:
             return
-        kept, beside = self._sequel.take()
-        was_full = owner.is_full
-        states = self._household.changes(whole=owner.gives_image)
-        commit = owner.seal(states, kept, time=time.time())
-        if beside:
-            self._beside[commit.seq] = beside
-        owner.weigh(commit, self._logbook.append(commit))
-        if was_full:
+        was_full = not owner.may_handle
+        while owner.may_seal:
+            if not owner.has_closed:
+                self._close(owner, whole=owner.gives_image)
+            commit, beside = owner.seal(time=time.time()), self._closed_beside.popleft()
+            if beside:
+                self._beside[commit.seq] = beside
+            owner.weigh(commit, self._logbook.append(commit))
+        if was_full and owner.may_handle:
             self._household.go_on()
+
+    def _close(self, owner: Owner[Work], *, whole: bool) -> None:
+        """What has been handled is one commit, whatever is handled before it is sealed."""
+        kept, beside = self._sequel.take()
+        owner.close(self._household.changes(whole=whole), kept)
+        self._closed_beside.append(beside)
 
     async def _release(self, owner: Owner[Work], commit: Commit, released: Sequence[Posting]) -> None:
         """It counts."""

@@ -238,6 +238,11 @@ def test_commits_that_count_are_numbered_without_gaps_and_epochs_that_count_rise
 # ---- histories, written by owners in turn
 
 
+def seal(owner: Owner[str], states: list[State], outbox: list[Posting]) -> Commit:
+    owner.close(states, outbox)
+    return owner.seal()
+
+
 class Writer:
     """A journal, and one owner after another; each reads what it and those before have written."""
 
@@ -272,7 +277,7 @@ class Writer:
             name, number = self.owner.number("q")
             outbox.append(Posting(queue="q", content_type=f"{name} {number}", replies=((sender, seq),)))
         state = json.dumps([sender, seq]).encode()
-        sealed = self.owner.seal([State(body=state, size=len(state))], outbox)
+        sealed = seal(self.owner, [State(body=state, size=len(state))], outbox)
         self.log.append(sealed)
         assert self.owner.read(len(self.log) - 1, sealed) is sealed
         self.owner.posted(sealed.seq)
@@ -368,7 +373,7 @@ def handle(owner: Owner[str], seq: int) -> None:
 def test_work_is_given_back_only_when_its_commit_is_read_back_and_posted() -> None:
     owner = own()
     handle(owner, 1)
-    sealed = owner.seal([], [Posting(queue="q", content_type="")])
+    sealed = seal(owner, [], [Posting(queue="q", content_type="")])
     assert owner.own(sealed.key) is sealed
     assert owner.read(owner.past.end, sealed) is sealed
     assert owner.take("s", 1, 0, "again") == (Verdict.IN_HAND, "work 1")
@@ -395,7 +400,7 @@ def test_an_owner_that_misses_offsets_is_the_owner_no_longer() -> None:
 def test_an_image_waits_until_all_before_it_is_confirmed() -> None:
     owner = own(image_after=1)
     handle(owner, 1)
-    first = owner.seal([], [])
+    first = seal(owner, [], [])
     assert first.image is None
     owner.read(owner.past.end, first)
     handle(owner, 2)
@@ -403,7 +408,7 @@ def test_an_image_waits_until_all_before_it_is_confirmed() -> None:
     assert not owner.may_seal, "what the first one releases is not confirmed"
     owner.posted(first.seq)
     assert owner.may_seal
-    second = owner.seal([], [])
+    second = seal(owner, [], [])
     assert second.image is not None
     assert second.image.windows == {"s": (2, ())}
     assert second.low == 0
@@ -419,7 +424,7 @@ def test_an_image_is_due_however_often_owners_change() -> None:
     owner = own(past, image_after=3)
     assert not owner.wants_image
     handle(owner, 1)
-    owner.seal([], [])
+    seal(owner, [], [])
     assert owner.wants_image
 
 
@@ -430,10 +435,10 @@ def test_inherited_postings_hold_back_what_is_said_to_be_flushed() -> None:
     owner = own(past)
     assert [seq for seq, _ in owner.inherited] == [1]
     handle(owner, 1)
-    assert owner.seal([], []).flushed == 0
+    assert seal(owner, [], []).flushed == 0
     owner.posted(1)
     handle(owner, 2)
-    assert owner.seal([], []).flushed == 1
+    assert seal(owner, [], []).flushed == 1
 
 
 def test_destinations_are_numbered_on_from_the_journal() -> None:

@@ -213,6 +213,28 @@ async def test_a_state_outlives_the_place_in_the_journal_where_it_was_written(sm
     assert (await hot.read())[0] == "149" * 10_000
 
 
+@actor(durable=True)
+class Verbose:
+    def __init__(self) -> None:
+        self.count = 0
+
+    async def say(self, size: int) -> tuple[int, str]:
+        self.count += 1
+        return self.count, "x" * size
+
+    async def pid(self) -> int:
+        return os.getpid()
+
+
+async def test_answers_that_are_more_than_the_journal_are_all_given(small: Hub) -> None:
+    """Invariant: calls that come at once are all answered, in order, and the state is what they made of it."""
+    verbose = await small.spawn(Verbose)
+    answers = await asyncio.gather(*(verbose.say(50_000) for _ in range(200)))
+    assert [count for count, _ in answers] == list(range(1, 201))
+    os.kill(await verbose.pid(), signal.SIGKILL)
+    assert await verbose.say(1) == (201, "x")
+
+
 async def test_what_is_no_key_is_refused(hub: Hub) -> None:
     with pytest.raises(ValueError, match="not empty"):
         hub.at(Cart, "")

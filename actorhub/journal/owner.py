@@ -9,7 +9,7 @@ reads a higher epoch is the owner no longer: it drops all that was not read back
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -58,6 +58,9 @@ class _Batch(Generic[W]):
     sent: dict[str, int] = field(default_factory=dict)
     timers: dict[str, Armed | None] = field(default_factory=dict)
     size: int = 0
+    lineage: int = 0
+    states: Sequence[State] = ()
+    outbox: Sequence[Posting] = ()
 
 
 class Owner(Generic[W]):
@@ -94,6 +97,7 @@ class Owner(Generic[W]):
         self._senders: OrderedDict[str, _Sender[W]] = OrderedDict()
         self._in_hand: dict[tuple[str, int], W] = {}
         self._batch: _Batch[W] = _Batch()
+        self._closed: deque[_Batch[W]] = deque()
         self._appended: OrderedDict[int, tuple[Commit, _Batch[W], int]] = OrderedDict()
         self._counted: dict[int, _Batch[W]] = {}
         self._unconfirmed = set(past.unflushed)
@@ -196,30 +200,30 @@ class Owner(Generic[W]):
     @property
     def may_seal(self) -> bool:
         """Whether what has been handled shall be committed now."""
-        if not self._batch.works:
+        if not self._batch.works and not self._closed:
             return False
         if self.wants_image:
             return self.gives_image and (self.has_room or self.past.needs_image)
         if not self.has_room:
             return False
-        if len(self._batch.works) < BATCH and not self.is_full:
-            return not self._appended
-        return len(self._appended) < IN_FLIGHT or self.is_full
+        if not self.may_handle:
+            return True
+        return not self._appended or (len(self._batch.works) >= BATCH and len(self._appended) < IN_FLIGHT)
 
     @property
     def is_full(self) -> bool:
-        """What has been handled is enough for one commit."""
+        """What has been handled since the last time that it was closed is enough for one commit: `close` it."""
         return self._batch.size >= self._batch_bytes
 
     @property
-    def batch_size(self) -> int:
-        """Bytes of what has been handled and is not committed, about."""
-        return self._batch.size
+    def may_handle(self) -> bool:
+        """No commit is full, and waits to be sealed: till then nothing more should begin."""
+        return not self._closed and not self.is_full
 
     @property
-    def has_work(self) -> bool:
-        """Something has been handled that is not committed."""
-        return bool(self._batch.works)
+    def has_closed(self) -> bool:
+        """Something has been closed, and not been sealed."""
+        return bool(self._closed)
 
     @property
     def has_room(self) -> bool:
@@ -236,17 +240,22 @@ class Owner(Generic[W]):
         """And it can: nothing is in flight that the image would not have."""
         return self.wants_image and not self._appended and not self._unconfirmed
 
-    def seal(self, states: Sequence[State], outbox: Sequence[Posting], *, time: float = 0.0) -> Commit:
-        """The commit of all that has been handled since the last one, to be appended. `states`: those that it changed; with an
-        image the one of a single instance always, and whole. `outbox`: what it releases."""
+    def close(self, states: Sequence[State], outbox: Sequence[Posting]) -> None:
+        """All that has been handled since the last time is one commit, to be sealed in its turn. `states`: those that it
+        changed; of a single instance, if this commit may get an image, the whole one always. `outbox`: what it releases."""
         batch, self._batch = self._batch, _Batch()
-        return self._seal(batch, states, outbox, time)
+        batch.states, batch.outbox, batch.lineage = states, outbox, self._lineage
+        self._closed.append(batch)
+
+    def seal(self, *, time: float = 0.0) -> Commit:
+        """The next commit that was closed, to be appended."""
+        return self._seal(self._closed.popleft(), time)
 
     def seal_old(self, states: Sequence[State], *, time: float = 0.0) -> Commit:
         """A commit of states that are written anew because the journal will lose where they are. Nothing may be in flight."""
-        return self._seal(_Batch(), states, (), time)
+        return self._seal(_Batch(states=states, lineage=self.past.lineage), time)
 
-    def _seal(self, batch: _Batch[W], states: Sequence[State], outbox: Sequence[Posting], time: float) -> Commit:
+    def _seal(self, batch: _Batch[W], time: float) -> Commit:
         self._seq += 1
         commit = Commit(
             epoch=self.epoch,
@@ -259,10 +268,10 @@ class Owner(Generic[W]):
             acked=batch.acked,
             methods=tuple(batch.methods),
             sent=batch.sent,
-            lineage=self._lineage,
+            lineage=batch.lineage,
             timers=batch.timers,
-            states=tuple(states),
-            outbox=tuple(outbox),
+            states=tuple(batch.states),
+            outbox=tuple(batch.outbox),
             image=self.past.image() if self.gives_image else None,
         )
         self._appended[self._seq] = commit, batch, 0
@@ -319,7 +328,7 @@ class Owner(Generic[W]):
     @property
     def settled(self) -> bool:
         """All that has been handled is committed and posted."""
-        return not self._batch.works and not self.in_flight
+        return not self._batch.works and not self._closed and not self.in_flight
 
     @property
     def in_flight(self) -> bool:

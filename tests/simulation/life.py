@@ -343,7 +343,8 @@ class Life:
         if owner is None or not owner.may_seal:
             return
         state = bank.whole(self.state) if self.is_whole(owner) else bank.patch(self._sealed, self.state)
-        commit = owner.seal([state] if state is not None else [], self._outbox())
+        owner.close([state] if state is not None else [], self._outbox())
+        commit = owner.seal()
         self._sealed = self.state
         works, self._works = self._works, []
         self.unreleased[commit.seq] = works
