@@ -173,6 +173,8 @@ def task_rows(found: tasks.Measured) -> list[Row]:
 
 def durable_rows(found: durable.Measured) -> list[Row]:
     times, limit = found.one / found.bare, found.node_timeout + 2
+    many = f"{durable.INSTANCES:,} keyed actors touched once, {durable.SHARDS} shards"
+    touched, idle = found.many.touched / 1e6, found.many.idle / 1e6
     return [
         Row(
             "durable ask, 1,000 outstanding",
@@ -197,6 +199,22 @@ def durable_rows(found: durable.Measured) -> list[Row]:
             f"node_timeout {found.node_timeout:g} s",
             f"{limit:g} s",
             found.control_killed <= limit,
+        ),
+        Row(many, f"{found.many.rate:,.0f} /s", "", "", None),
+        Row(f"{many}: growth of the worker's memory", f"{touched:,.0f} MB", "", "300 MB", touched <= 300),
+        Row(
+            f"{many}: the same when all have left memory",
+            f"{idle:,.0f} MB",
+            f"{found.many.living} instances",
+            "none left",
+            found.many.living == 0,
+        ),
+        Row(
+            f"{many}: have their state when they are called again",
+            f"{found.many.remember:,} of {durable.SAMPLE:,}",
+            "",
+            "all",
+            found.many.remember == durable.SAMPLE,
         ),
     ]
 

@@ -1,24 +1,30 @@
-"""How fast durable actors are, and how soon they go on after a kill: `python -m bench.durable URL` prints it."""
+"""How fast durable actors are, how soon they go on after a kill, and what keyed ones need: `python -m bench.durable URL`."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import statistics
 import sys
 import time
 from dataclasses import dataclass
-from typing import cast
+from typing import ClassVar, cast
 
+import psutil
 import uvloop
 
-from actorhub import Hub, actor
+from actorhub import Hub, Settings, actor
 from actorhub.benchmark import PAYLOAD, Echo, asks
 from bench import bare_echo
 
 KILLS = 5
 OUTSTANDING = 1000
+INSTANCES = 100_000
+SHARDS = 16
+SAMPLE = 1000  # of them, called again
+IDLE = 10.0  # seconds after which an instance leaves memory
 
 
 @actor(durable=True)
@@ -36,6 +42,42 @@ class DurableEcho:
         return os.getpid()
 
 
+@actor(durable=True, shards=SHARDS)
+class Counter:
+    """One of many."""
+
+    living: ClassVar[int] = 0  # in this process
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    async def started(self) -> None:
+        type(self).living += 1
+
+    async def stopping(self) -> None:
+        type(self).living -= 1
+
+    async def next(self) -> int:
+        self.count += 1
+        return self.count
+
+    async def others(self) -> int:
+        """Instances that live in this process, but for this one."""
+        return type(self).living - 1
+
+
+@dataclass(frozen=True)
+class Many:
+    """Bytes by which a worker grows when INSTANCES are called once each, and those of them that it has when all have been idle;
+    calls a second; how many instances live then, and how many of SAMPLE have their state when they are called again."""
+
+    touched: int
+    idle: int
+    rate: float
+    living: int
+    remember: int
+
+
 @dataclass(frozen=True)
 class Measured:
     """Asks a second of one plain and one durable actor, with many outstanding; the median of one durable ask and one bare echo
@@ -49,6 +91,7 @@ class Measured:
     worker_killed: float
     control_killed: float
     node_timeout: float
+    many: Many
 
 
 async def measure(url: str, seconds: float, rounds: int) -> Measured:
@@ -67,7 +110,14 @@ async def measure(url: str, seconds: float, rounds: int) -> Measured:
     worker_killed = await _kill_workers(url)
     control_killed, node_timeout = await _kill_control(url)
     return Measured(
-        many[0], many[1], statistics.median(one), statistics.median(bare), worker_killed, control_killed, node_timeout
+        many[0],
+        many[1],
+        statistics.median(one),
+        statistics.median(bare),
+        worker_killed,
+        control_killed,
+        node_timeout,
+        await _touch_many(url),
     )
 
 
@@ -115,6 +165,43 @@ async def _kill_control(url: str) -> tuple[float, float]:
             times.append(time.perf_counter() - began)
             node_timeout = hub.settings.node_timeout
     return statistics.median(times), node_timeout
+
+
+async def _touch_many(url: str) -> Many:
+    """The worker has had an instance behind each mailbox before."""
+    settings = Settings(passivate_after=IDLE)
+    async with Hub.local(url=url, workers=1, slots=0, modules=["bench.durable"], settings=settings) as hub:
+        ((worker,),) = [node.workers for node in await hub.nodes()]
+        await _touch(hub, [f"warm {number}" for number in range(10 * SHARDS)])
+        before = _private_bytes(worker.pid)
+        keys = [f"key {number}" for number in range(INSTANCES)]
+        began = time.perf_counter()
+        await _touch(hub, keys)
+        rate = INSTANCES / (time.perf_counter() - began)
+        touched = _private_bytes(worker.pid) - before
+        until = time.perf_counter() + 3 * IDLE
+        while (living := await hub.at(Counter, "witness").others()) and time.perf_counter() < until:
+            await asyncio.sleep(0.1)
+        idle = _private_bytes(worker.pid) - before
+        again = await _touch(hub, random.sample(keys, SAMPLE))
+    return Many(touched, idle, rate, living, again.count(2))
+
+
+async def _touch(hub: Hub, keys: list[str]) -> list[int]:
+    """The counts, with so many calls on their way at any moment."""
+    counts: list[int] = []
+    left = iter(keys)
+
+    async def keep_on() -> None:
+        for key in left:
+            counts.append(await hub.at(Counter, key).next())
+
+    await asyncio.gather(*(keep_on() for _ in range(OUTSTANDING)))
+    return counts
+
+
+def _private_bytes(pid: int) -> int:
+    return int(psutil.Process(pid).memory_full_info().uss)
 
 
 if __name__ == "__main__":
