@@ -30,6 +30,7 @@ class DeadLetters:
         self._session = session
         self._namespace = namespace
         self._declaring = asyncio.Lock()
+        self._declared = 0  # times that this made the stream
         self.queue = session.names.dead(namespace)
 
     @staticmethod
@@ -63,12 +64,15 @@ class DeadLetters:
         missing = False
         while True:
             try:
+                declared = self._declared
                 outcome = await self._publish(self.queue, message)
                 if outcome is Outcome.STORED:
                     return
                 if outcome is Outcome.UNROUTABLE and missing:
                     async with self._declaring:
-                        await self.declare()
+                        if declared == self._declared:  # for the first of many that miss it, not for each
+                            await self.declare()
+                            self._declared += 1
                 missing = outcome is Outcome.UNROUTABLE
             except BrokerUnavailable:
                 log.debug("a dead letter waits for the broker", exc_info=True)
