@@ -194,6 +194,13 @@ def durable_rows(found: durable.Measured) -> list[Row]:
             found.worker_killed <= 1.5,
         ),
         Row(
+            "the same, with a standby",
+            f"{found.backed_killed:.2f} s",
+            "",
+            "0.25 s",
+            found.backed_killed <= 0.25,
+        ),
+        Row(
             "SIGKILL of the node that runs control to a new actor's answer",
             f"{found.control_killed:.2f} s",
             f"node_timeout {found.node_timeout:g} s",

@@ -66,6 +66,11 @@ class Counter:
         return type(self).living - 1
 
 
+@actor(durable=True, standby=True)
+class BackedEcho(DurableEcho):
+    """The same, and another worker stands by."""
+
+
 @dataclass(frozen=True)
 class Many:
     """Bytes by which a worker grows when INSTANCES are called once each, and those of them that it has when all have been idle;
@@ -81,14 +86,16 @@ class Many:
 @dataclass(frozen=True)
 class Measured:
     """Asks a second of one plain and one durable actor, with many outstanding; the median of one durable ask and one bare echo
-    after the other, in seconds; the seconds from the SIGKILL of a worker to its actor's next answer, and from that of the node
-    that runs control to the first answer of a new actor; medians. `node_timeout` is what control's cluster had."""
+    after the other, in seconds; the seconds from the SIGKILL of a worker to its actor's next answer, without and with a
+    standby, and from that of the node that runs control to the first answer of a new actor; medians. `node_timeout` is what
+    control's cluster had."""
 
     plain: float
     durable: float
     one: float
     bare: float
     worker_killed: float
+    backed_killed: float
     control_killed: float
     node_timeout: float
     many: Many
@@ -107,7 +114,8 @@ async def measure(url: str, seconds: float, rounds: int) -> Measured:
             await bare_echo.measure(url, 1, seconds, bare)
             one += await _one_by_one(durable, seconds)
     many = [statistics.median(rate) for rate in rates]
-    worker_killed = await _kill_workers(url)
+    worker_killed = await _kill_workers(url, DurableEcho)
+    backed_killed = await _kill_workers(url, BackedEcho)
     control_killed, node_timeout = await _kill_control(url)
     return Measured(
         many[0],
@@ -115,6 +123,7 @@ async def measure(url: str, seconds: float, rounds: int) -> Measured:
         statistics.median(one),
         statistics.median(bare),
         worker_killed,
+        backed_killed,
         control_killed,
         node_timeout,
         await _touch_many(url),
@@ -131,12 +140,14 @@ async def _one_by_one(echo: DurableEcho, seconds: float) -> list[float]:
     return times
 
 
-async def _kill_workers(url: str) -> float:
-    """Nothing stands by: control starts the actor in the other worker, which reads its journal."""
+async def _kill_workers(url: str, cls: type[DurableEcho]) -> float:
+    """Where nobody stands by, control starts the actor in the other worker, which reads its journal."""
     times: list[float] = []
     async with Hub.local(url=url, workers=2, modules=["bench.durable"]) as hub:
-        echo = await hub.spawn(DurableEcho)
+        echo = await hub.spawn(cls)
         for _ in range(KILLS):
+            while cls is BackedEcho and not any(info.standby for info in await hub.actors()):
+                await asyncio.sleep(0.05)
             await asyncio.gather(*(echo.echo(PAYLOAD) for _ in range(OUTSTANDING)))
             pid = await echo.pid()
             began = time.perf_counter()
