@@ -56,6 +56,12 @@ class Signature:
             parameters = []
         return cls(function, owner, parameters[1:] if bound else parameters, _kind(function))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Of a class that travels by value: without what was compiled, and with what the names in its annotations stand for
+        here, which the other side could not find out."""
+        compiled = {name for name, value in vars(type(self)).items() if isinstance(value, cached_property)}
+        return {name: value for name, value in vars(self).items() if name not in compiled} | {"_hints": self._hints}
+
     @property
     def takes_one(self) -> bool:
         """Whether it has a positional parameter."""

@@ -271,3 +271,31 @@ async def test_a_class_from_a_script_travels_by_value(broker_url: str, tmp_path:
     )
     out, _ = await process.communicate()
     assert (process.returncode, out.decode()) == (0, "12 15\n")
+
+
+async def test_classes_from_a_script_take_handles_of_each_other(broker_url: str, tmp_path: Path) -> None:
+    process = await _run_script(
+        "from __future__ import annotations\n"
+        "import asyncio\n"
+        "from actorhub import Hub, actor, ask, ref\n"
+        "@actor\n"
+        "class Scale:\n"
+        "    async def of(self, n: int) -> int: return n * 3\n"
+        "@actor\n"
+        "class Pair:\n"
+        "    def __init__(self, scale: Scale, number: int) -> None:\n"
+        "        self.scale, self.number = scale, number\n"
+        "    async def own(self) -> int: return await self.scale.of(self.number)\n"
+        "    async def both(self, other: Pair) -> int: return await other.own() + await self.own()\n"
+        "async def main():\n"
+        "    async with Hub.local(workers=1) as hub:\n"
+        "        scale = await hub.spawn(Scale)\n"
+        "        one, two = await hub.spawn(Pair, scale, 1), await hub.spawn(Pair, scale, 2)\n"
+        "        print(await one.both(two))\n"
+        "if __name__ == '__main__':\n"
+        "    asyncio.run(main())\n",
+        broker_url,
+        tmp_path,
+    )
+    out, _ = await process.communicate()
+    assert (process.returncode, out.decode()) == (0, "9\n")
