@@ -1,0 +1,92 @@
+"""Amounts of resources, such as `{"cpu": 2, "gpu": 0.5}`. Pure.
+
+People write amounts as numbers; all sums are in whole units, so that what was reserved and given back a million times leaves
+exactly what there was. `Resources` checks an amount where it comes in; the functions take what it let pass, and what is not
+named is nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+UNIT = 10_000  # units in 1
+LARGEST = 1e15  # of an amount: memory is in bytes, and machines have terabytes
+
+_NAME = re.compile(r"[A-Za-z0-9_.\-]{1,100}")
+_DECIMALS = 4
+
+
+def checked(resources: Mapping[str, float]) -> dict[str, float]:
+    """The same without amounts of 0.
+
+    Raises:
+        ValueError: a name or an amount cannot be.
+    """
+    for name, amount in resources.items():
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"resource {name!r} is not usable; take 1 to 100 letters, digits, '_', '-' or '.'")
+        if not 0 <= amount <= LARGEST:
+            raise ValueError(f"resource {name!r} cannot be {amount}; give an amount from 0 to {LARGEST:g}")
+        if round(amount, _DECIMALS) != amount:
+            raise ValueError(f"resource {name!r} cannot be {amount}; give at most {_DECIMALS} decimals")
+        if name == "gpu" and amount > 1 and amount != int(amount):
+            raise ValueError(f"resource 'gpu' cannot be {amount}; give a part of one, or whole ones")
+    return {name: amount for name, amount in resources.items() if amount}
+
+
+Resources = Annotated[dict[str, float], AfterValidator(checked)]
+
+
+def units(resources: Mapping[str, float]) -> dict[str, int]:
+    """In whole units; exact."""
+    return {name: _units(amount) for name, amount in resources.items()}
+
+
+def amounts(units: Mapping[str, int]) -> dict[str, float]:
+    """For people. Of `units(resources)` they are `resources` again."""
+    return {name: amount / UNIT for name, amount in units.items()}
+
+
+def plus(*several: Mapping[str, int]) -> dict[str, int]:
+    """Their sum, without what comes to 0."""
+    total: dict[str, int] = {}
+    for each in several:
+        for name, amount in each.items():
+            total[name] = total.get(name, 0) + amount
+    return {name: amount for name, amount in total.items() if amount}
+
+
+def minus(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
+    """Without what comes to 0. It may come to less: a node can come back smaller than what is reserved on it."""
+    return plus(one, {name: -amount for name, amount in other.items()})
+
+
+def fits(wanted: Mapping[str, int], free: Mapping[str, int]) -> bool:
+    """Whether all that is wanted is free."""
+    for name, amount in wanted.items():  # noqa: SIM110 - `all` of a generator takes twice as long
+        if free.get(name, 0) < amount:
+            return False
+    return True
+
+
+def share(wanted: Mapping[str, int], whole: Mapping[str, int]) -> float:
+    """The largest part that it takes of any one resource (its dominant share); infinite where the whole has none of it.
+
+    After Ghodsi and others, Dominant Resource Fairness, NSDI 2011.
+    """
+    largest = 0.0
+    for name, amount in wanted.items():
+        there = whole.get(name, 0)
+        if amount > 0:
+            largest = max(largest, amount / there if there > 0 else math.inf)
+    return largest
+
+
+def _units(amount: float) -> int:
+    whole = int(amount)  # apart from its decimals, since a product of large floats loses the last of them
+    return whole * UNIT + round((amount - whole) * UNIT)
