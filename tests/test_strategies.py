@@ -1,0 +1,278 @@
+"""Where the bundles of placement groups go, against every way there is, and against first-fit decreasing."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from actorhub.control.strategies import Site, Strategy, assign, rank, why_not
+from actorhub.resources import fits, minus, plus, share, units
+
+Amounts = Mapping[str, int]
+
+STRATEGIES: list[Strategy] = ["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"]
+
+
+@dataclass
+class Case:
+    bundles: list[dict[str, int]]
+    strategy: Strategy
+    sites: list[Site]
+    placed: list[str | None]
+
+    def assign(self) -> list[str] | None:
+        return assign(self.bundles, self.strategy, self.sites, self.placed)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    """Groups of which some bundles may keep their sites, one of which is not offered any more."""
+    amounts = st.dictionaries(st.sampled_from(["cpu", "gpu"]), st.integers(0, 4), max_size=2)
+    bundles = draw(st.lists(amounts, min_size=1, max_size=5))
+    strategy = draw(st.sampled_from(STRATEGIES))
+    free = draw(st.lists(st.tuples(amounts, st.integers(0, 2)), max_size=5))
+    sites = sorted((Site(f"n{index}", there, float(load)) for index, (there, load) in enumerate(free)), key=rank)
+    places = [site.id for site in sites] + ["gone"]
+    if strategy == "STRICT_PACK":
+        home = draw(st.sampled_from(places))
+        placed = draw(st.lists(st.sampled_from([None, home]), min_size=len(bundles), max_size=len(bundles)))
+    else:
+        kept = draw(st.lists(st.sampled_from(places), max_size=len(bundles), unique=strategy == "STRICT_SPREAD"))
+        placed = draw(st.permutations([*kept, *[None] * (len(bundles) - len(kept))]))
+    return Case(bundles, strategy, sites, placed if draw(st.booleans()) else [None] * len(bundles))
+
+
+def every_way(case: Case) -> Iterator[list[str]]:
+    def go_on(at: int, free: dict[str, Amounts], chosen: list[str]) -> Iterator[list[str]]:
+        if at == len(case.bundles):
+            yield chosen
+            return
+        place = case.placed[at]
+        if place is not None:
+            yield from go_on(at + 1, free, [*chosen, place])
+            return
+        for site_id, there in free.items():
+            if fits(case.bundles[at], there):
+                yield from go_on(at + 1, {**free, site_id: minus(there, case.bundles[at])}, [*chosen, site_id])
+
+    for chosen in go_on(0, {site.id: site.free for site in case.sites}, []):
+        new = [site_id for site_id, place in zip(chosen, case.placed, strict=True) if place is None]
+        kept = {place for place in case.placed if place is not None}
+        if case.strategy == "STRICT_PACK" and new and len({*new, *kept}) > 1:
+            continue
+        if case.strategy == "STRICT_SPREAD" and (len(set(new)) < len(new) or kept & set(new)):
+            continue
+        yield chosen
+
+
+def check(case: Case, chosen: Sequence[str]) -> None:
+    """No site holds more than it has, what is kept stays, and the strict strategies hold."""
+    assert len(chosen) == len(case.bundles)
+    taken: dict[str, dict[str, int]] = {}
+    for bundle, site_id, place in zip(case.bundles, chosen, case.placed, strict=True):
+        if place is None:
+            taken[site_id] = plus(taken.get(site_id, {}), bundle)
+        else:
+            assert site_id == place
+    free = {site.id: site.free for site in case.sites}
+    for site_id, wanted in taken.items():
+        assert fits(wanted, free[site_id]), f"{site_id} has {free[site_id]}, and is to hold {wanted}"
+    if case.strategy == "STRICT_PACK":
+        assert len(set(chosen)) == 1
+    if case.strategy == "STRICT_SPREAD":
+        assert len(set(chosen)) == len(chosen)
+
+
+@settings(max_examples=400, deadline=None)
+@given(cases())
+def test_it_finds_a_way_where_there_is_one_and_the_best(case: Case) -> None:
+    chosen = case.assign()
+    ways = list(every_way(case))
+    assert (chosen is None) == (not ways)
+    if chosen is None:
+        return
+    check(case, chosen)
+    if case.strategy == "PACK":
+        assert len(set(chosen)) == min(len(set(way)) for way in ways)
+    if case.strategy == "SPREAD":
+        assert len(set(chosen)) == max(len(set(way)) for way in ways)
+
+
+@settings(max_examples=100, deadline=None)
+@given(cases())
+def test_what_is_in_the_way_is_said_where_something_is(case: Case) -> None:
+    reason = why_not(case.bundles, case.strategy, case.sites, case.placed)
+    assert (reason is None) == (case.assign() is not None)
+    assert reason is None or "node" in reason
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_group_that_fits_exactly_is_found_among_a_thousand_nodes(strategy: Strategy) -> None:
+    """Nodes that have exactly what some bundles take are hidden among others that have too little for most."""
+    for seed in range(60):
+        chance = random.Random(seed)
+        bundles = [{"cpu": chance.randint(1, 9), "memory": chance.randint(1, 9)} for _ in range(chance.randint(2, 8))]
+        lots = {"STRICT_PACK": 1, "STRICT_SPREAD": len(bundles)}.get(strategy, chance.randint(1, len(bundles)))
+        order = chance.sample(bundles, len(bundles))
+        free = [plus(*order[lot::lots]) for lot in range(lots)]
+        free += [{"cpu": chance.randint(0, 2), "memory": chance.randint(0, 9)} for _ in range(1000 - lots)]
+        chance.shuffle(free)
+        case = Case(bundles, strategy, [Site(f"n{i:04}", each) for i, each in enumerate(free)], [None] * len(bundles))
+        chosen = case.assign()
+        assert chosen is not None, seed
+        check(case, chosen)
+        if strategy == "PACK":
+            assert len(set(chosen)) <= lots, seed
+        if strategy == "SPREAD":
+            assert len(set(chosen)) >= lots, seed
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_large_groups_go_where_there_is_plenty(strategy: Strategy) -> None:
+    sites = [Site(f"n{index:03}", units({"cpu": 1000 if index == 7 else 64})) for index in range(300)]
+    bundles = [units({"cpu": 1 + index % 3}) for index in range(250)]
+    case = Case(bundles, strategy, sites, [None] * len(bundles))
+    chosen = case.assign()
+    assert chosen is not None
+    check(case, chosen)
+    assert len(set(chosen)) == (1 if "PACK" in strategy else 250)
+
+
+def test_large_groups_share_nodes_evenly_where_they_must() -> None:
+    sites = [Site(f"n{index}", {"cpu": 100}) for index in range(10)]
+    chosen = assign([{"cpu": 1}] * 200, "SPREAD", sites)
+    assert chosen is not None
+    assert {chosen.count(site.id) for site in sites} == {20}
+
+
+@pytest.mark.parametrize("placed", [(), ("n4", None, None, None, None)])
+def test_bundles_spread_over_all_nodes_though_the_first_way_takes_fewer(placed: Sequence[str | None]) -> None:
+    sites = [
+        Site("n1", {"a": 1, "b": 1, "c": 1}),
+        Site("n2", {"a": 1}),
+        Site("n3", {"b": 1, "c": 1}),
+        Site("n4", {"d": 2 - len(placed) // 5}),
+    ]
+    chosen = assign([{"d": 1}, {"d": 1}, {"a": 1}, {"b": 1}, {"c": 1}], "SPREAD", sites, placed)
+    assert chosen is not None
+    assert chosen[:3] == ["n4", "n4", "n2"]
+    assert {*chosen[3:]} == {"n1", "n3"}
+
+
+# ---- which of many
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_what_comes_first_is_taken_first(strategy: Strategy) -> None:
+    sites = sorted((Site(f"n{9 - index}", {"cpu": 8}, load=index // 5) for index in range(10)), key=rank)
+    chosen = assign([{"cpu": 1}] * 2, strategy, sites)
+    assert chosen == (["n5", "n5"] if "PACK" in strategy else ["n5", "n6"])
+
+
+def test_packed_lots_go_to_the_first_nodes_that_have_room_for_them() -> None:
+    sites = [Site("a", {"cpu": 3}), Site("b", {"cpu": 4}), Site("c", {"cpu": 8}), Site("d", {"cpu": 5})]
+    assert assign([{"cpu": 4}] * 2, "PACK", sites[:2] + sites[3:]) == ["b", "d"]
+    assert assign([{"cpu": 4}] * 2, "PACK", sites) == ["c", "c"]
+
+
+def test_bundles_that_lost_their_node_come_to_the_others_when_packed_and_away_from_them_when_spread() -> None:
+    sites = [Site(name, {"cpu": 4}) for name in "abc"]
+    bundles = [{"cpu": 1}] * 3
+    assert assign(bundles, "PACK", sites, ["c", None, None]) == ["c", "c", "c"]
+    assert assign(bundles, "SPREAD", sites, ["a", None, None]) == ["a", "b", "c"]
+    assert assign(bundles, "STRICT_PACK", sites, ["b", "b", None]) == ["b", "b", "b"]
+    assert assign(bundles, "STRICT_SPREAD", sites, ["a", "gone", None]) == ["a", "gone", "b"]
+    assert assign(bundles, "STRICT_PACK", sites, ["gone", None, None]) is None
+    assert assign(bundles, "STRICT_PACK", sites, ["gone"] * 3) == ["gone"] * 3
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_node_that_owes_takes_only_what_it_does_not_owe(strategy: Strategy) -> None:
+    assert assign([{"gpu": 1}], strategy, [Site("a", {"cpu": -3, "gpu": 1})]) == ["a"]
+    assert assign([{"cpu": 1}], strategy, [Site("a", {"cpu": -3, "gpu": 1})]) is None
+    if "STRICT" not in strategy:
+        sites = [Site("a", {"cpu": -3, "gpu": 2}), Site("b", {"cpu": 1})]
+        assert assign([{"gpu": 1}, {"gpu": 1}, {"cpu": 1}], strategy, sites) == ["a", "a", "b"]
+
+
+def test_places_are_given_for_all_bundles_or_none() -> None:
+    with pytest.raises(ValueError, match="2 bundles have 1 places; give one for each, or none at all"):
+        assign([{}, {}], "PACK", [], ["a"])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_packed_groups_take_few_more_nodes_than_first_fit_decreasing(seed: int) -> None:
+    """First-fit decreasing knows all bundles beforehand and may tear groups apart."""
+    chance = random.Random(seed)
+    whole = units({"cpu": 32, "memory": 128, "gpu": 4})
+    groups = [
+        [
+            units(
+                {
+                    "cpu": chance.choice([1, 2, 4, 8]),
+                    "memory": chance.choice([1, 4, 8, 32]),
+                    "gpu": chance.choice([0, 0, 0.5, 1]),
+                }
+            )
+            for _ in range(chance.randint(2, 8))
+        ]
+        for _ in range(900)
+    ]
+    sites = [Site(f"{index:04}", whole) for index in range(1000)]
+    for bundles in groups:
+        chosen = assign(bundles, "PACK", sites)
+        assert chosen is not None
+        for bundle, site_id in zip(bundles, chosen, strict=True):
+            sites[int(site_id)] = Site(site_id, minus(sites[int(site_id)].free, bundle))
+    taken = sum(site.free != whole for site in sites)
+
+    bins: list[Amounts] = []
+    for bundle in sorted((bundle for group in groups for bundle in group), key=lambda bundle: -share(bundle, whole)):
+        at = next((at for at, there in enumerate(bins) if fits(bundle, there)), len(bins))
+        bins[at:] = [minus(bins[at] if at < len(bins) else whole, bundle), *bins[at + 1 :]]
+    assert taken <= 1.1 * len(bins), f"{taken} against {len(bins)}"
+
+
+# ---- what is in the way
+
+NODES = [
+    Site("n1", units({"cpu": 8})),
+    Site("n2", units({"cpu": 4, "gpu": 2})),
+    Site("n3", units({"cpu": 4, "gpu": 1})),
+]
+
+
+@pytest.mark.parametrize(
+    ("bundles", "strategy", "placed", "reason"),
+    [
+        ([{"gpu": 4}], "PACK", (), "bundle 0 asks for {'gpu': 4.0}; the nearest is node n2 with {'gpu': 2.0}"),
+        ([{"cpu": 1}, {"cpu": 8, "gpu": 1}], "SPREAD", (),
+         "bundle 1 asks for {'cpu': 8.0, 'gpu': 1.0}; the nearest is node n2 with {'cpu': 4.0, 'gpu': 2.0}"),
+        ([{"cpu": 5}, {"cpu": 5}], "STRICT_PACK", (),
+         "STRICT_PACK asks one node for {'cpu': 10.0}; the nearest is node n1 with {'cpu': 8.0}"),
+        ([{"cpu": 5}, {"cpu": 5}], "STRICT_PACK", (None, "n2"),
+         "STRICT_PACK asks node n2, where the others of the group are, for {'cpu': 5.0}; "
+         "the nearest is node n2 with {'cpu': 4.0}"),
+        ([{"cpu": 1}, {"gpu": 1}, {"gpu": 1}, {"gpu": 0.5}], "STRICT_SPREAD", (),
+         "STRICT_SPREAD asks for different nodes for bundles 1, 2 and 3; only n2 and n3 have room for any of them"),
+        ([{"cpu": 6}, {"cpu": 6}], "STRICT_SPREAD", (),
+         "STRICT_SPREAD asks for different nodes for bundles 0 and 1; only n1 has room for any of them"),
+        ([{"cpu": 6}, {"cpu": 6}], "PACK", (),
+         "each bundle fits, but not all of them at once; together they ask for {'cpu': 12.0}, "
+         "and all nodes together have {'cpu': 16.0}"),
+    ],
+)  # fmt: skip
+def test_a_reason_names_what_is_asked_and_the_best_that_there_is(
+    bundles: list[dict[str, float]], strategy: Strategy, placed: Sequence[str | None], reason: str
+) -> None:
+    assert why_not([units(bundle) for bundle in bundles], strategy, NODES, placed) == reason
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_without_nodes_the_reason_says_so(strategy: Strategy) -> None:
+    assert "there is no node for it" in (why_not([{"cpu": 1}] * 2, strategy, []) or "")
