@@ -81,12 +81,12 @@ def _all_of(state: ControlState) -> object:
     return (
         {key: state._part(key) for key in keys},
         [actor.id for actor in actors],
-        [actor.id for actor in directory.waiting()],
+        [item.id for item in state._lives.waiting.items()],
         sorted(actor.id for actor in burials._waiting),
         sorted(burials._given),
         {owner: sorted(actor.id for actor in directory.owned_by(owner)) for owner in directory.owners()},
         {worker.id: worker.load for worker in state._fleet.workers.values()},
-        {node.id: {k: v for k, v in node.reserved.items() if v} for node in state._fleet.nodes.values()},
+        {node.id: dict(node.reserved) for node in state._fleet.nodes.values()},
     )
 
 

@@ -14,9 +14,10 @@ import pytest
 from actorhub import Hub, Settings, actor, ask, tell
 from actorhub.actor import ActorOptions
 from actorhub.control.messages import ActorPlan
-from actorhub.control.placement import Node, Worker, waits_for
+from actorhub.control.placement import Ask, Node, Worker, waits_for
 from actorhub.explanation import Explanation
 from actorhub.handle import handle_ticket
+from actorhub.resources import units
 from tests.conftest import QUICK
 from tests.test_history import ACTORHUB, Account
 from tests.waiting import until
@@ -119,16 +120,18 @@ def _run(hub: Hub, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_who_waits_for_a_place_hears_what_is_missing() -> None:
     plan = ActorPlan(actor_id="a", namespace="n", class_name="m:C", options=ActorOptions(resources={"gpu": 1}))
+    ask = Ask.of(plan, units(plan.options.resources))
     node = _node("n1", gpu=2.0)
-    assert waits_for([], plan) == "a node"
-    assert waits_for([node], plan) == "a worker process on n1"
+    assert waits_for([], plan, ask) == "a node"
+    assert waits_for([node], plan, ask) == "a worker process on n1"
     node.workers["w"] = Worker("w", "n1", 1)
-    node.reserve({"gpu": 2})
-    assert waits_for([node], plan) == "it asks for resources {'gpu': 1.0}, and free are: {'n1': {'gpu': 0.0}}"
+    assert waits_for([node], plan, ask) == "others that have waited for longer, and ask for the same resources"
+    node.reserve(units({"gpu": 2}))
+    assert waits_for([node], plan, ask) == "it asks for resources {'gpu': 1.0}, and free are: {'n1': {'gpu': 0.0}}"
     node.leaving = True
-    assert waits_for([node], plan) == "the nodes that could run it are leaving: n1"
-    assert "the most that any node has: {'gpu': 0.0}" in waits_for([_node("n2", gpu=0.0)], plan)
+    assert waits_for([node], plan, ask) == "the nodes that could run it are leaving: n1"
+    assert "the most that any node has: {'gpu': 0.0}" in waits_for([_node("n2", gpu=0.0)], plan, ask)
 
 
 def _node(id_: str, gpu: float) -> Node:
-    return Node(id_, "host", 1, "1", labels={}, total={"gpu": gpu}, classes=frozenset(["m:C"]), seen=0.0)
+    return Node(id_, "host", 1, "1", labels={}, total=units({"gpu": gpu}), classes=frozenset(["m:C"]), seen=0.0)

@@ -26,6 +26,10 @@ from actorhub.control.messages import (
     BuryActor,
     Changed,
     Event,
+    GroupAnswer,
+    GroupAsked,
+    GroupInfo,
+    GroupRemoved,
     KillAsked,
     MakeDeadLetters,
     MakeMailbox,
@@ -57,7 +61,7 @@ PAGE = 1000  # actors in one answer
 SESSION_CHECK = 2.0  # seconds between looks at whether the owners of actors are still there
 
 
-@actor(durable=True, reads=("find", "describe", "task_queues", "actors", "nodes"))
+@actor(durable=True, reads=("find", "describe", "task_queues", "actors", "group", "groups", "nodes"))
 class Control:
     """Directory of namespaces, names, nodes, workers and actors. Never on the path of a message. No method waits for anything:
     what it does is a commit."""
@@ -92,8 +96,28 @@ class Control:
         """Claims the name and chooses a worker; the mailbox is there when the answer comes. The answer has the actor's plan, or
         that of the one which has the name, or why nothing was made."""
         answer = await self._handle(asked)
-        assert answer is not None
+        assert isinstance(answer, Answer)
         return answer
+
+    async def make_group(self, asked: GroupAsked) -> GroupAnswer:
+        """Claims the name. It is reserved when there is room for all of it."""
+        answer = await self._handle(asked)
+        assert isinstance(answer, GroupAnswer)
+        return answer
+
+    async def remove_group(self, group: str) -> bool:
+        """Its actors end, and what it reserved is free. False where it is not there."""
+        if self.state.group(group) is None:
+            return False
+        await self._handle(GroupRemoved(group=group, cause=f"its placement group {group} was removed"))
+        return True
+
+    async def group(self, group: str) -> GroupInfo | None:
+        return self.state.group(group)
+
+    async def groups(self, namespace: str | None = None, after: str | None = None) -> list[GroupInfo]:
+        """The next PAGE of them behind the one with this id, or the first, in the order of their making."""
+        return list(itertools.islice(self.state.groups(namespace, after), PAGE))
 
     async def find(self, namespace: str, name: str) -> ActorPlan | None:
         """The living actor that has the name."""
@@ -152,11 +176,11 @@ class Control:
 
     # ---- carrying out
 
-    async def _handle(self, event: Event) -> Answer | None:
+    async def _handle(self, event: Event) -> Answer | GroupAnswer | None:
         """Returns the answer among the commands."""
-        answer = None
+        answer: Answer | GroupAnswer | None = None
         for command in self.state.handle(event, self._now):
-            if isinstance(command, Answer):
+            if isinstance(command, Answer | GroupAnswer):
                 answer = command
             else:
                 await self._carry_out(command)

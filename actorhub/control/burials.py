@@ -23,6 +23,11 @@ class Burials:
         else:
             self._given[actor.id] = actor
 
+    @property
+    def any_waits(self) -> bool:
+        """For somebody to bury it."""
+        return bool(self._waiting)
+
     def give(self, workers: Sequence[str]) -> list[tuple[Actor, BuryActor]]:
         """Orders for all that wait, in turn to all workers; none where there is no worker."""
         orders = []

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import cast, overload
 
 from actorhub.actor import spec_of
 from actorhub.control.actor import Control
 from actorhub.control.desks import system_ticket
-from actorhub.control.messages import ActorPlan, Answer
+from actorhub.control.messages import ActorPlan, Answer, GroupAnswer, GroupPlan
 from actorhub.errors import ActorDied, ActorNotFound, NameTaken, PlacementInfeasible
 from actorhub.handle import Handle
 from actorhub.session import Session
@@ -32,11 +32,15 @@ async def find(session: Session, namespace: str, name: str) -> ActorPlan:
     return plan
 
 
-def granted(answer: Answer) -> ActorPlan:
-    """What a spawn has made.
+@overload
+def granted(answer: Answer) -> ActorPlan: ...
+@overload
+def granted(answer: GroupAnswer) -> GroupPlan: ...
+def granted(answer: Answer | GroupAnswer) -> ActorPlan | GroupPlan:
+    """What was made of what somebody asked for.
 
     Raises:
-        NameTaken, PlacementInfeasible, ActorDied: nothing was made. ActorDied: the actor that spawns it is dead.
+        NameTaken, PlacementInfeasible, ActorDied: nothing was made. ActorDied: the actor that asks for it is dead.
     """
     if answer.plan is None:
         assert answer.error is not None

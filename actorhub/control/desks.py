@@ -95,6 +95,10 @@ class NodeDesk(TaskDesk):
         """Send control a full report."""
 
     @abstractmethod
+    async def drain(self) -> None:
+        """End in order, as after SIGTERM."""
+
+    @abstractmethod
     async def acknowledge(self) -> None:
         """Control knows this node."""
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from actorhub.control.messages import ActorInfo, ActorPlan, State
+from actorhub.control.placement import Ask
+from actorhub.resources import units
 
 TOMBSTONES = 10_000  # dead actors that are remembered, with the cause
 
@@ -43,6 +45,9 @@ class Actor:
     waits: int | None = None
     digger: str | None = None
     is_buried: bool = False
+
+    def __post_init__(self) -> None:
+        self.ask = Ask.of(self.plan, units(self.plan.options.resources))
 
     @property
     def id(self) -> str:
@@ -83,7 +88,6 @@ class Directory:
         self._backed: dict[str, dict[str, Actor]] = {}
         self._alone: OrderedDict[str, Actor] = OrderedDict()
         self._owned: dict[str, dict[str, Actor]] = {}
-        self._waiting: OrderedDict[str, Actor] = OrderedDict()
         self._tombstones: OrderedDict[str, None] = OrderedDict()
         self._counted = 0
 
@@ -101,10 +105,6 @@ class Directory:
     def all(self) -> Iterable[Actor]:
         """Living and dead ones, in the order of their making."""
         return self._actors.values()
-
-    def waiting(self) -> list[Actor]:
-        """For a worker, in the order in which they began to."""
-        return list(self._waiting.values())
 
     def hosted_by(self, worker: str) -> list[Actor]:
         return list(self._hosted.get(worker, {}).values())
@@ -126,7 +126,7 @@ class Directory:
         return list(self._owned.get(owner, {}).values())
 
     def owners(self) -> list[str]:
-        """Who owns living actors: ids of sessions, and `actor:{id}`."""
+        """Who owns living actors: ids of sessions, `actor:{id}` and `group:{id}`."""
         return list(self._owned)
 
     # ---- changes
@@ -136,7 +136,7 @@ class Directory:
 
     def add(self, plan: ActorPlan) -> Actor:
         """A new actor, whose name nobody has. It waits."""
-        actor = Actor(plan, number=self._count())
+        actor = Actor(plan, number=self.count())
         self.plans[actor.id] = None
         self._index(actor)
         self.wait(actor)
@@ -145,8 +145,7 @@ class Directory:
     def wait(self, actor: Actor) -> None:
         """It is nowhere, and waits for a worker."""
         self.leave(actor)
-        actor.waits = self._count()
-        self._waiting[actor.id] = actor
+        actor.waits = self.count()
 
     def settle(self, actor: Actor, node: str, worker: str) -> None:
         """It lives there from now on, or is on its way there."""
@@ -177,7 +176,6 @@ class Directory:
         if actor.worker is not None:
             _drop(self._hosted, actor.worker, actor.id)
         actor.node = actor.worker = actor.waits = None
-        self._waiting.pop(actor.id, None)
         self._note_alone(actor)
 
     def end(self, actor: Actor) -> None:
@@ -187,7 +185,8 @@ class Directory:
         actor.state = "dead"
         if plan.name is not None and self._names.get((plan.namespace, plan.name)) is actor:
             del self._names[plan.namespace, plan.name]
-        _drop(self._owned, plan.owner, plan.actor_id)
+        for owner in _owners(plan):
+            _drop(self._owned, owner, plan.actor_id)
 
     def entomb(self, actor: Actor) -> None:
         """Nothing is left of it but what is said of it here; the oldest dead are forgotten."""
@@ -212,9 +211,6 @@ class Directory:
             self._note_alone(actor)
             if actor.is_buried:
                 self._tombstones[actor.id] = None
-        waiting = [(actor.waits, actor) for actor in there if actor.waits is not None]
-        for _, actor in sorted(waiting, key=lambda each: each[0]):
-            self._waiting[actor.id] = actor
         self._counted = max((max(actor.number, actor.waits or 0) for actor in there), default=0)
 
     def _index(self, actor: Actor) -> None:
@@ -224,12 +220,19 @@ class Directory:
             return
         if plan.name is not None:
             self._names[plan.namespace, plan.name] = actor
-        if plan.lifetime == "session":
-            self._owned.setdefault(plan.owner, {})[plan.actor_id] = actor
+        for owner in _owners(plan):
+            self._owned.setdefault(owner, {})[plan.actor_id] = actor
 
-    def _count(self) -> int:
-        self._counted += 1
+    def count(self, above: int = 0) -> int:
+        """The next number of whatever is counted: of actors, of groups, of those that wait."""
+        self._counted = max(self._counted, above) + 1
         return self._counted
+
+
+def _owners(plan: ActorPlan) -> list[str]:
+    """Whose end is its end."""
+    owners = [plan.owner] if plan.lifetime == "session" else []
+    return owners if plan.bundle is None else [*owners, f"group:{plan.bundle.group}"]
 
 
 def _drop(index: dict[str, dict[str, Actor]], key: str, actor_id: str) -> None:

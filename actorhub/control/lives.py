@@ -8,6 +8,7 @@ from actorhub.control import placement
 from actorhub.control.burials import Burials
 from actorhub.control.directory import Actor, Directory, Spot
 from actorhub.control.fleet import Fleet
+from actorhub.control.groups import Group, Groups
 from actorhub.control.messages import (
     ActorFailed,
     ActorPlan,
@@ -17,6 +18,10 @@ from actorhub.control.messages import (
     Buried,
     Changed,
     Command,
+    GroupAnswer,
+    GroupAsked,
+    GroupPlan,
+    GroupRemoved,
     KillAsked,
     MakeMailbox,
     Residency,
@@ -28,23 +33,45 @@ from actorhub.control.messages import (
     StopWorker,
     WorkerLost,
 )
+from actorhub.control.reserving import Reserving
+from actorhub.control.waiting import Request, Waiting
+from actorhub.resources import units
 
 
 class Lives:
     """Each method adds what follows to `commands`. `now` is control's clock."""
 
-    def __init__(self, directory: Directory, fleet: Fleet) -> None:
+    def __init__(self, directory: Directory, fleet: Fleet, groups: Groups) -> None:
         self.commands: list[Command] = []
         self.now = 0.0
         self.burials = Burials()
+        self.waiting: Waiting[Actor | Group] = Waiting()
         self._directory = directory
         self._fleet = fleet
+        self._groups = groups
+        self._reserving = Reserving(fleet, groups)
+
+    def restore(self) -> None:
+        """What follows from what the directory, the fleet and the groups are restored to."""
+        for group in self._groups.all():
+            self._reserving.restore(group)
+            if not group.is_ready:
+                self._wait_group(group)
+        for actor in self._directory.all():
+            if actor.node is not None:
+                self._take(actor, actor.node, actor.worker)
+            if actor.standby is not None:
+                self._take(actor, actor.standby.node, actor.standby.worker)
+            if actor.waits is not None:
+                self._wait(actor, actor.waits)
+            if actor.state == "dead" and not actor.is_buried:
+                self.burials.add(actor)
 
     # ---- spawning
 
     def settle(self) -> None:
         """Place who waits, find who stands by, have the dead buried: as far as there is room."""
-        self._place_waiting()
+        self.waiting.serve(self._place, self._fleet.room)
         self._back_alone()
         self._bury_dead()
 
@@ -63,48 +90,78 @@ class Lives:
         if holder is not None:
             self.commands.append(_name_taken(asked, holder.plan))
             return False
-        reason = placement.infeasible(self._fleet.nodes.values(), plan) if self._fleet.is_heard else None
+        reason = self._infeasible(plan)
         if reason is not None:
             self.commands.append(Answer(actor_id=plan.actor_id, error="infeasible", message=reason))
             return False
-        self._directory.add(plan)
+        actor = self._directory.add(plan)
+        self._wait(actor, actor.number)
         self.commands.append(MakeMailbox(plan=plan))
         self.commands.append(Answer(actor_id=plan.actor_id, plan=plan.outline, created=True))
         return True
 
-    def _place_waiting(self) -> None:
-        """In the order of asking. One that finds no room does not hold up those behind it."""
-        for actor in self._directory.waiting():
-            if actor.plan.options.isolation == "process":
-                self._place_isolated(actor)
-            else:
-                self._place(actor)
+    # ---- a place
 
-    def _place(self, actor: Actor) -> None:
-        worker = placement.choose_worker(self._fleet.nodes.values(), actor.plan)
-        if worker is not None:
-            self._settle(actor, worker.node, worker.id)
-            self._order_start(actor)
-            self._change(actor, "starting")
+    def _infeasible(self, plan: ActorPlan) -> str | None:
+        """Why it can never run; None where it can, or where somebody who may know more has not been heard yet."""
+        if plan.bundle is not None:
+            return self._reserving.misfit(plan.bundle, plan)
+        ask = placement.Ask.of(plan, units(plan.options.resources))
+        return placement.infeasible(self._fleet.nodes.values(), plan, ask) if self._fleet.is_heard else None
 
-    def _place_isolated(self, actor: Actor) -> None:
-        """Its node starts a worker for it; the actor starts when that worker reports."""
-        node = placement.choose_node(self._fleet.nodes.values(), actor.plan)
-        if node is not None:
+    def waits_for(self, actor: Actor) -> str:
+        """What there is not that it needs to run."""
+        bundle = actor.plan.bundle
+        if bundle is not None:
+            return self._reserving.waits_for(bundle, actor.ask)
+        return placement.waits_for(self._fleet.nodes.values(), actor.plan, actor.ask)
+
+    def group_waits_for(self, group: Group) -> str:
+        """What there is not that it needs."""
+        return self._reserving.group_waits_for(group)
+
+    def _wait(self, actor: Actor, number: int) -> None:
+        shape = (actor.ask.shape, actor.plan.bundle)
+        self.waiting.add(actor.id, Request(actor, shape, frozenset(actor.ask.units), number))
+
+    def _wait_group(self, group: Group) -> None:
+        resources = frozenset(name for bundle in group.bundles for name in bundle)
+        self.waiting.add(f"group:{group.id}", Request(group, group.id, resources, group.number))
+
+    def _place(self, item: Actor | Group) -> bool:
+        return self._reserving.place(item) if isinstance(item, Group) else self._place_actor(item)
+
+    def _place_actor(self, actor: Actor) -> bool:
+        """One that is isolated starts when the worker reports that its node starts for it."""
+        node = self._reserving.choose(actor)
+        if node is None:
+            return False
+        if actor.ask.own_worker:
             worker = f"{actor.id}-{actor.starts + 1}"
             self._settle(actor, node.id, worker)
             self.commands.append(StartWorker(node=node.id, worker=worker, actor=actor.id))
-            self._change(actor, "starting")
+        else:
+            shared = node.shared()
+            assert shared is not None, "who chose the node has looked"
+            self._settle(actor, node.id, shared.id)
+            self._order_start(actor)
+        self._change(actor, "starting")
+        return True
 
     def _settle(self, actor: Actor, node: str, worker: str) -> None:
         actor.starts += 1
         actor.incarnation = actor.starts
         self._directory.settle(actor, node, worker)
-        self._fleet.take(actor, node, worker)
+        self._take(actor, node, worker)
 
     def _leave(self, actor: Actor) -> None:
-        self._fleet.take(actor, actor.node, actor.worker, -1)
+        self.waiting.discard(actor.id)
+        self._take(actor, actor.node, actor.worker, -1)
         self._directory.leave(actor)
+
+    def _take(self, actor: Actor, node: str | None, worker: str | None, sign: int = 1) -> None:
+        if node is not None:
+            self._reserving.take(actor, node, worker, sign)
 
     def _order_start(self, actor: Actor) -> None:
         assert actor.worker is not None
@@ -126,21 +183,19 @@ class Lives:
     def _back_alone(self) -> None:
         """Whoever stands by consumes the same inbox: the broker gives it nothing as long as the first one does."""
         for actor in self._directory.alone():
-            assert actor.node is not None
-            assert actor.worker is not None
-            beside = actor.node, actor.worker
-            worker = placement.choose_worker(self._fleet.nodes.values(), actor.plan, beside=beside)
+            node = self._reserving.choose(actor, beside=actor.node)
+            worker = node.shared(besides=actor.worker) if node is not None else None
             if worker is not None:
                 actor.starts += 1
                 self._directory.back(actor, Spot(worker.node, worker.id, actor.starts))
-                self._fleet.take(actor, worker.node, worker.id)
+                self._take(actor, worker.node, worker.id)
                 self._order(actor, worker.id, actor.starts)
 
     def _step_down(self, actor: Actor) -> Spot | None:
         """Returns where somebody stood by."""
         spot = actor.standby
         if spot is not None:
-            self._fleet.take(actor, spot.node, spot.worker, -1)
+            self._take(actor, spot.node, spot.worker, -1)
             self._directory.back(actor, None)
         return spot
 
@@ -202,10 +257,12 @@ class Lives:
         if spot is not None and spot.worker in self._fleet.workers:
             actor.incarnation = spot.incarnation
             self._directory.settle(actor, spot.node, spot.worker)
-            self._fleet.take(actor, spot.node, spot.worker)
+            self._take(actor, spot.node, spot.worker)
             self._change(actor, "running" if spot.is_ready else "starting")
         else:
             self._directory.wait(actor)
+            assert actor.waits is not None
+            self._wait(actor, actor.waits)
             self._change(actor, "restarting")
 
     def kill(self, event: KillAsked) -> None:
@@ -234,10 +291,58 @@ class Lives:
 
     def end_owned_by(self, owner: str, cause: str) -> None:
         for actor in self._directory.owned_by(owner):
-            self._die(actor, cause)
+            if actor.state != "dead":  # the end of another of them may have been its end, too
+                self._die(actor, cause)
+        for group in self._groups.owned_by(owner):
+            self.remove_group(GroupRemoved(group=group.id, cause=cause))
+
+    # ---- groups
+
+    def make_group(self, asked: GroupAsked) -> None:
+        plan = asked.plan
+        known = self._groups.get(plan.group_id)
+        if known is not None:
+            self.commands.append(GroupAnswer(group_id=plan.group_id, plan=known.plan, created=True))
+            return
+        parent = plan.owner.removeprefix("actor:")
+        if plan.lifetime == "session" and parent != plan.owner and self._directory.living(parent) is None:
+            message = f"{parent} is dead, and the group would end with it"
+            self.commands.append(GroupAnswer(group_id=plan.group_id, error="parent dead", message=message))
+            return
+        holder = self._groups.find(plan.namespace, plan.name) if plan.name is not None else None
+        if holder is not None:
+            self.commands.append(_group_name_taken(asked, holder.plan))
+            return
+        reason = self._reserving.infeasible(plan) if self._fleet.is_heard else None
+        if reason is not None:
+            message = f"placement group {plan.name or plan.group_id}: {reason}"
+            self.commands.append(GroupAnswer(group_id=plan.group_id, error="infeasible", message=message))
+            return
+        group = Group(plan, self._directory.count())
+        self._groups.add(group)
+        self._wait_group(group)
+        self.commands.append(GroupAnswer(group_id=plan.group_id, plan=plan, created=True))
+
+    def remove_group(self, event: GroupRemoved) -> None:
+        """Its actors end with it, and what it reserved is free."""
+        group = self._groups.get(event.group)
+        if group is not None:
+            self.end_owned_by(f"group:{group.id}", event.cause)
+            self.waiting.discard(f"group:{group.id}")
+            self._reserving.give_back(group)
+            self._groups.remove(group)
+
+    def clear(self, node_id: str) -> None:
+        """The node is gone, or leaves: bundles that are there go elsewhere. Their actors follow."""
+        for group in self._groups.on(node_id):
+            self._reserving.give_back(group, node_id)
+            if f"group:{group.id}" not in self.waiting:
+                self._wait_group(group)
 
     def _bury_dead(self) -> None:
         """Any shared worker can bury."""
+        if not self.burials.any_waits:
+            return
         workers = [worker.id for worker in self._fleet.workers.values() if worker.dedicated_to is None]
         for actor, order in self.burials.give(workers):
             self._directory.touch(actor)
@@ -287,6 +392,19 @@ def is_at(actor: Actor | None, worker: str, incarnation: int) -> bool:
     spot = actor.standby
     there = [(actor.worker, actor.incarnation)] + ([(spot.worker, spot.incarnation)] if spot is not None else [])
     return (worker, incarnation) in there
+
+
+def _group_name_taken(asked: GroupAsked, holder: GroupPlan) -> GroupAnswer:
+    plan = asked.plan
+    if asked.get_if_exists and (holder.bundles, holder.strategy) == (plan.bundles, plan.strategy):
+        return GroupAnswer(group_id=plan.group_id, plan=holder)
+    kind = "another, with other bundles or another strategy" if asked.get_if_exists else "another placement group"
+    return GroupAnswer(
+        group_id=plan.group_id,
+        error="name taken",
+        message=f"{plan.name!r} is taken in namespace {plan.namespace!r} by {kind}; choose another name, remove that one, or "
+        "take it with get_if_exists=True",
+    )
 
 
 def _name_taken(asked: SpawnAsked, holder: ActorPlan) -> Answer:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from actorhub.actor import ActorOptions, Ticket
 from actorhub.address import Names
 from actorhub.broker import Queue, QueueKind
+from actorhub.control.strategies import Strategy
 from actorhub.envelope import Codec
+from actorhub.resources import Resources
 
 Lifetime = Literal["session", "detached"]
 State = Literal["pending", "starting", "running", "restarting", "dead"]
@@ -20,6 +22,13 @@ class _Model(BaseModel):
 
 
 # ---- what there is
+
+
+class Bundle(_Model):
+    """A part of a placement group, by its index."""
+
+    group: str
+    index: int
 
 
 class ActorPlan(_Model):
@@ -37,6 +46,8 @@ class ActorPlan(_Model):
     code: bytes | None = None
     node: str | None = None
     labels: dict[str, str] = Field(default_factory=dict)
+    prefer: dict[str, str] = Field(default_factory=dict)
+    bundle: Bundle | None = None
 
     @property
     def outline(self) -> ActorPlan:
@@ -67,6 +78,47 @@ class ActorPlan(_Model):
             limited=self.options.mailbox_limit is not None,
             durable=self.options.durable,
         )
+
+
+class GroupPlan(_Model):
+    """A placement group, as somebody asked for it."""
+
+    group_id: str
+    namespace: str
+    name: str | None = None
+    bundles: list[Resources] = Field(min_length=1)
+    strategy: Strategy = "PACK"
+    lifetime: Lifetime = "session"
+    owner: str = ""
+
+    @field_validator("bundles")
+    @classmethod
+    def _none_is_empty(cls, bundles: list[dict[str, float]]) -> list[dict[str, float]]:
+        for index, bundle in enumerate(bundles):
+            if not bundle:
+                raise ValueError(
+                    f"bundle {index} asks for nothing; give it resources, such as {{'cpu': 1}}, or leave it out"
+                )
+        return bundles
+
+
+class BundleInfo(_Model):
+    """A bundle, and the node that it is reserved on; None while it waits."""
+
+    resources: dict[str, float]
+    node: str | None
+
+
+class GroupInfo(_Model):
+    """A placement group, for people. `waits_for`: what there is not that it needs, while it is not ready."""
+
+    id: str
+    name: str | None
+    namespace: str
+    strategy: Strategy
+    is_ready: bool
+    bundles: list[BundleInfo]
+    waits_for: str = ""
 
 
 class Residency(_Model):
@@ -146,6 +198,18 @@ class SpawnAsked(_Model):
 
     plan: ActorPlan
     get_if_exists: bool = False
+
+
+class GroupAsked(_Model):
+    """Asking again changes nothing."""
+
+    plan: GroupPlan
+    get_if_exists: bool = False
+
+
+class GroupRemoved(_Model):
+    group: str
+    cause: str
 
 
 class WorkerReport(_Model):
@@ -264,7 +328,7 @@ class Tick(_Model):
     """Time has passed."""
 
 
-Event = SpawnAsked | NodeReport | Notice | KillAsked | SessionEnded | QueueUsed | Tick
+Event = SpawnAsked | GroupAsked | GroupRemoved | NodeReport | Notice | KillAsked | SessionEnded | QueueUsed | Tick
 
 
 # ---- commands
@@ -275,6 +339,16 @@ class Answer(_Model):
 
     actor_id: str
     plan: ActorPlan | None = None
+    created: bool = False
+    error: Literal["name taken", "infeasible", "parent dead"] | None = None
+    message: str = ""
+
+
+class GroupAnswer(_Model):
+    """To whoever asked for the group. One of `plan` and `error` is there."""
+
+    group_id: str
+    plan: GroupPlan | None = None
     created: bool = False
     error: Literal["name taken", "infeasible", "parent dead"] | None = None
     message: str = ""
@@ -364,4 +438,4 @@ Order = (
     | MakeDeadLetters
     | Changed
 )
-Command = Answer | Order
+Command = Answer | GroupAnswer | Order

@@ -1,19 +1,21 @@
-"""What of control's knowledge outlives it, in parts: of each actor its plan and its life, of each node what is known of it, and
-what is known of the whole cluster. A part has a key, and is JSON. Pure."""
+"""What of control's knowledge outlives it, in parts: of each actor its plan and its life, of each node and each placement group
+what is known of it, and what is known of the whole cluster. A part has a key, and is JSON. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
 from actorhub.control.directory import Actor, Directory, Spot
 from actorhub.control.fleet import Fleet
-from actorhub.control.messages import ActorPlan, State
+from actorhub.control.groups import Group, Groups
+from actorhub.control.messages import ActorPlan, GroupPlan, State
 from actorhub.control.placement import Node, Worker
 
-PLAN, LIFE, NODE = "plan.", "life.", "node."
+PLAN, LIFE, NODE, TEAM = "plan.", "life.", "node.", "team."
 CLUSTER = "cluster"
 
 
@@ -60,7 +62,7 @@ class Unit(_Part):
     pid: int
     version: str
     labels: dict[str, str] = {}
-    total: dict[str, float] = {}
+    total: dict[str, int] = {}
     classes: tuple[str, ...] = ()
     leaving: bool = False
     store: str | None = None
@@ -79,6 +81,21 @@ class Unit(_Part):
         return Node(**fields)
 
 
+class Team(_Part):
+    """A placement group, and where its bundles are."""
+
+    plan: GroupPlan
+    number: int
+    nodes: tuple[str | None, ...]
+
+    @classmethod
+    def of(cls, group: Group) -> Self:
+        return cls(plan=group.plan, number=group.number, nodes=tuple(group.nodes))
+
+    def group(self) -> Group:
+        return Group(self.plan, self.number, list(self.nodes))
+
+
 class Cluster(_Part):
     """The task queues that anybody has used, and the namespaces that are prepared."""
 
@@ -86,34 +103,57 @@ class Cluster(_Part):
     namespaces: tuple[str, ...] = ()
 
 
-def changed(directory: Directory, fleet: Fleet) -> list[str]:
+@dataclass(frozen=True)
+class Knowledge:
+    """All that parts are of."""
+
+    directory: Directory
+    fleet: Fleet
+    groups: Groups
+
+
+def changed(known: Knowledge) -> list[str]:
     """The keys of all parts that have changed since they were taken down."""
-    plans, lives, nodes = (PLAN, directory.plans), (LIFE, directory.lives), (NODE, fleet.touched)
-    return [f"{prefix}{id_}" for prefix, ids in (plans, lives, nodes) for id_ in ids]
+    touched = {
+        PLAN: known.directory.plans,
+        LIFE: known.directory.lives,
+        NODE: known.fleet.touched,
+        TEAM: known.groups.touched,
+    }
+    return [f"{prefix}{id_}" for prefix, ids in touched.items() for id_ in ids]
 
 
-def encoded(key: str, directory: Directory, fleet: Fleet) -> bytes | None:
+def taken_down(known: Knowledge) -> None:
+    """From here on nothing has changed."""
+    for ids in (known.directory.plans, known.directory.lives, known.fleet.touched, known.groups.touched):
+        ids.clear()
+
+
+def encoded(key: str, known: Knowledge) -> bytes | None:
     """A part as it is now; None where there is none any more."""
     kind, id_ = key[: len(PLAN)], key[len(PLAN) :]
     if kind == NODE:
-        node = fleet.nodes.get(id_)
+        node = known.fleet.nodes.get(id_)
         return Unit.of(node).encoded() if node is not None else None
-    actor = directory.get(id_)
+    if kind == TEAM:
+        group = known.groups.get(id_)
+        return Team.of(group).encoded() if group is not None else None
+    actor = known.directory.get(id_)
     if actor is None:
         return None
     return actor.plan.model_dump_json().encode() if kind == PLAN else Life.of(actor).encoded()
 
 
-def restore(parts: Mapping[str, bytes], directory: Directory, fleet: Fleet, *, now: float) -> None:
-    """Fill both as the parts say. Whoever is silent is so from now on."""
-    plans = {
-        key[len(PLAN) :]: ActorPlan.model_validate_json(body) for key, body in parts.items() if key.startswith(PLAN)
-    }
-    actors = [
-        Life.model_validate_json(body).actor(plans[key[len(LIFE) :]])
-        for key, body in parts.items()
-        if key.startswith(LIFE)
-    ]
-    nodes = [Unit.model_validate_json(body).node(now) for key, body in parts.items() if key.startswith(NODE)]
-    directory.restore(actors)
-    fleet.restore(nodes, actors)
+def restore(parts: Mapping[str, bytes], known: Knowledge, *, now: float) -> None:
+    """Fill all of it as the parts say. Whoever is silent is so from now on."""
+    of: dict[str, dict[str, bytes]] = {PLAN: {}, LIFE: {}, NODE: {}, TEAM: {}}
+    for key, body in parts.items():
+        of.get(key[: len(PLAN)], {})[key[len(PLAN) :]] = body
+    plans = {id_: ActorPlan.model_validate_json(body) for id_, body in of[PLAN].items()}
+    groups = [Team.model_validate_json(body).group() for body in of[TEAM].values()]
+    known.directory.restore(Life.model_validate_json(body).actor(plans[id_]) for id_, body in of[LIFE].items())
+    known.fleet.restore(Unit.model_validate_json(body).node(now) for body in of[NODE].values())
+    for group in sorted(groups, key=lambda group: group.number):
+        known.directory.count(above=group.number - 1)
+        known.groups.add(group)
+    taken_down(known)

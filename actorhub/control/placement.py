@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from actorhub.control.messages import ANY_CLASS, ActorPlan, NodeInfo, WorkerInfo
+from actorhub.control.strategies import Site
+from actorhub.resources import amounts, fits, minus
 
 
 @dataclass(eq=False)
@@ -21,25 +23,42 @@ class Worker:
 
 @dataclass(eq=False)
 class Node:
-    """A node that lives, and what of its resources is not reserved."""
+    """A node that lives. `total` and `free` are in units; what is reserved is not free."""
 
     id: str
     host: str
     pid: int
     version: str
     labels: Mapping[str, str]
-    total: Mapping[str, float]
+    total: Mapping[str, int]
     classes: frozenset[str]
     seen: float
-    is_heard: bool = False  # since the process began that runs control
     leaving: bool = False
     store: str | None = None
-    reserved: dict[str, float] = field(default_factory=dict)
+    free: dict[str, int] = field(default_factory=dict)
     workers: dict[str, Worker] = field(default_factory=dict)
     slots: dict[str, int] = field(default_factory=dict)  # pids by id
 
-    def free(self, name: str) -> float:
-        return self.total.get(name, 0.0) - self.reserved.get(name, 0.0)
+    def __post_init__(self) -> None:
+        self.free = self.free or dict(self.total)
+
+    def reserve(self, units: Mapping[str, int], sign: int = 1) -> None:
+        for name, amount in units.items():
+            self.free[name] = self.free.get(name, 0) - sign * amount
+
+    @property
+    def reserved(self) -> Mapping[str, int]:
+        return minus(self.total, self.free)
+
+    def shared(self, *, besides: str | None = None) -> Worker | None:
+        """Of the workers that many actors share, but for this one: the one with the fewest."""
+        there = [worker for worker in self.workers.values() if worker.dedicated_to is None and worker.id != besides]
+        return min(there, key=lambda worker: (worker.load, worker.id), default=None)
+
+    def site(self) -> Site:
+        """For strategies. It goes on to say what is free."""
+        shared = self.shared()
+        return Site(self.id, self.free, shared.load if shared is not None else 0)
 
     def info(self, hosted: Mapping[str, list[str]]) -> NodeInfo:
         """For people. `hosted`: the ids of each worker's actors."""
@@ -49,8 +68,8 @@ class Node:
             pid=self.pid,
             version=self.version,
             labels=dict(self.labels),
-            resources_total=dict(self.total),
-            resources_free={name: self.free(name) for name in self.total},
+            resources_total=amounts(self.total),
+            resources_free=amounts({name: self.free.get(name, 0) for name in self.total}),
             leaving=self.leaving,
             workers=[
                 WorkerInfo(
@@ -65,79 +84,109 @@ class Node:
             store=self.store,
         )
 
-    def reserve(self, resources: Mapping[str, float], sign: int = 1) -> None:
-        for name, amount in resources.items():
-            self.reserved[name] = self.reserved.get(name, 0.0) + sign * amount
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What an actor asks of a node: units of resources, labels that it must have and labels that it should have, and which
+    classes it must know."""
+
+    units: Mapping[str, int]
+    labels: Mapping[str, str]
+    prefer: Mapping[str, str]
+    node: str | None
+    class_name: str | None
+    own_worker: bool
+
+    @classmethod
+    def of(cls, plan: ActorPlan, units: Mapping[str, int]) -> Ask:
+        return cls(
+            units=units,
+            labels=plan.labels,
+            prefer=plan.prefer,
+            node=plan.node,
+            class_name=plan.class_name if plan.code is None else None,
+            own_worker=plan.options.isolation == "process",
+        )
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """Two of one shape fit in the same places."""
+        parts = (self.units, self.labels, self.prefer)
+        return (*(tuple(sorted(part.items())) for part in parts), self.node, self.class_name, self.own_worker)
+
+    def may_run(self, node: Node) -> bool:
+        """Whether the node could run it if it were empty."""
+        return (
+            (self.class_name is None or self.class_name in node.classes or ANY_CLASS in node.classes)
+            and (self.node is None or self.node == node.id)
+            and all(node.labels.get(name) == value for name, value in self.labels.items())
+            and fits(self.units, node.total)
+        )
+
+    def has_room(self, node: Node) -> bool:
+        return fits(self.units, node.free) and self.has_worker(node)
+
+    def has_worker(self, node: Node) -> bool:
+        """Or gets one there."""
+        return not node.leaving and (self.own_worker or node.shared() is not None)
+
+    def prefers(self, node: Node) -> bool:
+        return all(node.labels.get(name) == value for name, value in self.prefer.items())
 
 
-def may_run(node: Node, plan: ActorPlan) -> bool:
-    """Whether the node could run it if it were empty."""
-    return (
-        (plan.code is not None or _knows(node, plan))
-        and (plan.node is None or plan.node == node.id)
-        and all(node.labels.get(name) == value for name, value in plan.labels.items())
-        and all(node.total.get(name, 0.0) >= amount for name, amount in plan.options.resources.items())
-    )
+def choose(nodes: Iterable[Node], ask: Ask, *, beside: str | None = None) -> Node | None:
+    """The first of the nodes that has room, which come in order of their load: one with the labels that it prefers, if any has
+    them. `beside`: where the actor is already; that node comes last."""
+    second: Node | None = None
+    last: Node | None = None
+    for node in nodes:
+        if not ask.may_run(node) or not ask.has_room(node):
+            continue
+        if node.id == beside:
+            last = last or node
+        elif ask.prefers(node):
+            return node
+        else:
+            second = second or node
+    return second or last
 
 
-def has_room(node: Node, plan: ActorPlan) -> bool:
-    return not node.leaving and all(node.free(name) >= amount for name, amount in plan.options.resources.items())
-
-
-def choose_node(nodes: Iterable[Node], plan: ActorPlan) -> Node | None:
-    """For an actor that gets a worker of its own: the node with the fewest workers."""
-    fitting = [node for node in nodes if may_run(node, plan) and has_room(node, plan)]
-    return min(fitting, key=lambda node: (len(node.workers), node.id), default=None)
-
-
-def choose_worker(nodes: Iterable[Node], plan: ActorPlan, *, beside: tuple[str, str] | None = None) -> Worker | None:
-    """The shared worker with the fewest actors; None where all that could run it are full or not there yet. `beside`: where
-    the actor is already, by node and worker: then another worker, on another node if there is one."""
-    home = beside or ("", "")
-    fitting = (
-        worker
-        for node in nodes
-        if may_run(node, plan) and has_room(node, plan)
-        for worker in node.workers.values()
-        if worker.dedicated_to is None and worker.id != home[1]
-    )
-    return min(fitting, key=lambda worker: (worker.node == home[0], worker.load, worker.id), default=None)
-
-
-def infeasible(nodes: Iterable[Node], plan: ActorPlan) -> str | None:
+def infeasible(nodes: Iterable[Node], plan: ActorPlan, ask: Ask) -> str | None:
     """Why no node could ever run it, with the best that there is; None where one could, or where there is no node yet."""
     there = list(nodes)
-    if not there or any(may_run(node, plan) for node in there):
+    if not there or any(ask.may_run(node) for node in there):
         return None
     what = f"{plan.class_name} {plan.name or plan.actor_id}"
-    if plan.node is not None and all(node.id != plan.node for node in there):
-        return f"{what} asks for node {plan.node!r}; there are: {', '.join(sorted(node.id for node in there))}"
-    if plan.code is None and not any(_knows(node, plan) for node in there):
+    if ask.node is not None and all(node.id != ask.node for node in there):
+        return f"{what} asks for node {ask.node!r}; there are: {', '.join(sorted(node.id for node in there))}"
+    if ask.class_name is not None and not any(_knows(node, ask.class_name) for node in there):
         known = sorted({name for node in there for name in node.classes})
         module = plan.class_name.partition(":")[0]
         hint = f"start one with `actorhub node {module}`; nodes know: {', '.join(known) or 'none'}"
         return f"no node knows {plan.class_name}; {hint}"
-    if plan.labels and not any(node.labels.items() >= plan.labels.items() for node in there):
-        return f"{what} asks for labels {dict(plan.labels)}; nodes have: {[dict(node.labels) for node in there]}"
-    best = {name: max(node.total.get(name, 0.0) for node in there) for name in plan.options.resources}
-    return f"{what} asks for resources {plan.options.resources}; the most that any node has: {best}"
+    if ask.labels and not any(node.labels.items() >= ask.labels.items() for node in there):
+        return f"{what} asks for labels {dict(ask.labels)}; nodes have: {[dict(node.labels) for node in there]}"
+    best = {name: max(node.total.get(name, 0) for node in there) for name in ask.units}
+    return f"{what} asks for resources {amounts(ask.units)}; the most that any node has: {amounts(best)}"
 
 
-def waits_for(nodes: Iterable[Node], plan: ActorPlan) -> str:
+def waits_for(nodes: Iterable[Node], plan: ActorPlan, ask: Ask) -> str:
     """What there is not that the actor needs to run."""
     there = list(nodes)
-    reason = infeasible(there, plan)
+    reason = infeasible(there, plan, ask)
     if reason is not None:
         return reason
-    able = [node for node in there if may_run(node, plan)]
+    able = [node for node in there if ask.may_run(node)]
     staying = [node for node in able if not node.leaving]
     if not staying:
         return f"the nodes that could run it are leaving: {', '.join(node.id for node in able)}" if able else "a node"
-    if not any(has_room(node, plan) for node in staying):
-        free = {node.id: {name: node.free(name) for name in plan.options.resources} for node in staying}
-        return f"it asks for resources {plan.options.resources}, and free are: {free}"
+    if not any(fits(ask.units, node.free) for node in staying):
+        free = {node.id: amounts({name: node.free.get(name, 0) for name in ask.units}) for node in staying}
+        return f"it asks for resources {amounts(ask.units)}, and free are: {free}"
+    if any(ask.has_room(node) for node in staying):
+        return "others that have waited for longer, and ask for the same resources"
     return f"a worker process on {', '.join(node.id for node in staying)}"
 
 
-def _knows(node: Node, plan: ActorPlan) -> bool:
-    return plan.class_name in node.classes or ANY_CLASS in node.classes
+def _knows(node: Node, class_name: str) -> bool:
+    return class_name in node.classes or ANY_CLASS in node.classes

@@ -7,11 +7,13 @@ parts as they were last. It knows then where each actor lives, and hears from th
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Protocol, TypeVar
 
 from actorhub.control import parts, placement
 from actorhub.control.directory import Directory
 from actorhub.control.fleet import Fleet
+from actorhub.control.groups import Groups
 from actorhub.control.lives import Lives, is_at
 from actorhub.control.messages import (
     Acknowledge,
@@ -24,6 +26,9 @@ from actorhub.control.messages import (
     Buried,
     Command,
     Event,
+    GroupAsked,
+    GroupInfo,
+    GroupRemoved,
     KillAsked,
     MakeDeadLetters,
     NodeInfo,
@@ -49,7 +54,9 @@ class ControlState:
         self._node_timeout = node_timeout
         self._directory = Directory()
         self._fleet = Fleet()
-        self._lives = Lives(self._directory, self._fleet)
+        self._groups = Groups()
+        self._known = parts.Knowledge(self._directory, self._fleet, self._groups)
+        self._lives = Lives(self._directory, self._fleet, self._groups)
         self._queues: dict[str, None] = {}  # task queues, in the order of their first use
         self._namespaces: dict[str, None] = {}  # those that have a place for dead letters
         self._renewed: dict[str, None] = {}  # keys of parts that are to be taken down again
@@ -58,10 +65,8 @@ class ControlState:
     def restored(cls, known: Mapping[str, bytes], *, node_timeout: float, now: float) -> ControlState:
         """As its parts say."""
         state = cls(node_timeout=node_timeout)
-        parts.restore(known, state._directory, state._fleet, now=now)
-        for actor in state._directory.all():
-            if actor.state == "dead" and not actor.is_buried:
-                state._lives.burials.add(actor)
+        parts.restore(known, state._known, now=now)
+        state._lives.restore()
         cluster = parts.Cluster.model_validate_json(known.get(parts.CLUSTER, b"{}"))
         state._queues = dict.fromkeys(cluster.queues)
         state._namespaces = dict.fromkeys(cluster.namespaces)
@@ -75,6 +80,10 @@ class ControlState:
             case SpawnAsked():
                 if lives.spawn(event):
                     self._prepare(event.plan.namespace)
+            case GroupAsked():
+                lives.make_group(event)
+            case GroupRemoved():
+                lives.remove_group(event)
             case NodeReport():
                 self._report(event)
             case WorkerLost():
@@ -106,13 +115,13 @@ class ControlState:
     @property
     def changed(self) -> list[str]:
         """The keys of the parts that have changed since `changes`."""
-        return [*parts.changed(self._directory, self._fleet), *self._renewed]
+        return [*parts.changed(self._known), *self._renewed]
 
     def changes(self) -> dict[str, bytes | None]:
         """Those parts, by their keys; None: it is gone."""
         found = {key: self._part(key) for key in self.changed}
-        for ids in (self._directory.plans, self._directory.lives, self._fleet.touched, self._renewed):
-            ids.clear()
+        parts.taken_down(self._known)
+        self._renewed.clear()
         return found
 
     def renew(self, key: str) -> None:
@@ -122,7 +131,7 @@ class ControlState:
     def _part(self, key: str) -> bytes | None:
         if key == parts.CLUSTER:
             return parts.Cluster(queues=tuple(self._queues), namespaces=tuple(self._namespaces)).encoded()
-        return parts.encoded(key, self._directory, self._fleet)
+        return parts.encoded(key, self._known)
 
     # ---- questions
 
@@ -136,15 +145,24 @@ class ControlState:
         found = self._directory.get(actor_id)
         if found is None or found.waits is None:
             return found.info if found is not None else None
-        waits_for = placement.waits_for(self._fleet.nodes.values(), found.plan)
-        return found.info.model_copy(update={"waits_for": waits_for})
+        return found.info.model_copy(update={"waits_for": self._lives.waits_for(found)})
+
+    def group(self, group_id: str) -> GroupInfo | None:
+        found = self._groups.get(group_id)
+        return found.info(self._lives.group_waits_for(found)) if found is not None else None
+
+    def groups(self, namespace: str | None = None, after: str | None = None) -> Iterator[GroupInfo]:
+        """In the order of their making, those behind the one with this id."""
+        found = _behind(after, self._groups.all())
+        return (
+            group.info(self._lives.group_waits_for(group))
+            for group in found
+            if namespace is None or group.plan.namespace == namespace
+        )
 
     def actors(self, namespace: str | None = None, after: str | None = None) -> Iterator[ActorInfo]:
         """Living and dead ones in the order of their making, those behind the one with this id."""
-        found = iter(self._directory.all())
-        if after is not None:
-            found = itertools.dropwhile(lambda actor: actor.id != after, found)
-            next(found, None)
+        found = _behind(after, self._directory.all())
         return (actor.info for actor in found if namespace is None or actor.plan.namespace == namespace)
 
     def nodes(self) -> list[NodeInfo]:
@@ -158,8 +176,9 @@ class ControlState:
         return list(self._queues)
 
     def sessions(self) -> set[str]:
-        """The sessions that own living actors."""
-        return {owner for owner in self._directory.owners() if not owner.startswith("actor:")}
+        """The sessions that own living actors, or groups."""
+        owners = {*self._directory.owners(), *self._groups.owners()}
+        return {owner for owner in owners if not owner.startswith(("actor:", "group:"))}
 
     # ---- nodes and workers
 
@@ -179,6 +198,8 @@ class ControlState:
         for worker in report.workers:
             self._worker_reported(node, worker)
         self._fleet.drop_if_left(node)
+        if is_new or node.leaving:
+            self._lives.clear(node.id)
 
     def _prepare(self, namespace: str) -> None:
         """Its dead letters have a place before anybody can need one."""
@@ -219,5 +240,23 @@ class ControlState:
             for worker_id in list(node.workers):
                 self._lives.worker_gone(worker_id, node.id, cause)
             self._fleet.drop(node)
+            self._lives.clear(node.id)
             for actor in [actor for actor in self._directory.all() if actor.node == node.id]:
                 self._lives.restart(actor, cause)  # it waited for a worker of its own there
+
+
+class _Named(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
+N = TypeVar("N", bound=_Named)
+
+
+def _behind(after: str | None, all_: Iterable[N]) -> Iterator[N]:
+    """Those that come after the one with this id; all where none is named."""
+    found = iter(all_)
+    if after is not None:
+        found = itertools.dropwhile(lambda each: each.id != after, found)
+        next(found, None)
+    return found
