@@ -32,6 +32,7 @@ from actorhub.errors import (
     WorkerDied,
 )
 from actorhub.future import Future
+from actorhub.group import PlacementGroup
 from actorhub.handle import ask, tell
 from actorhub.hub import Hub
 from actorhub.object_ref import ObjectRef
@@ -65,6 +66,7 @@ __all__ = [
     "ObjectLost",
     "ObjectRef",
     "PayloadTooLarge",
+    "PlacementGroup",
     "PlacementInfeasible",
     "RemoteError",
     "Retry",

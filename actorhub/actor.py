@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol, TypeVar, overload
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter, model_validator
 from pydantic_core import PydanticCustomError, core_schema
 
+from actorhub.resources import Resources
 from actorhub.signature import Signature
 
 T = TypeVar("T")
@@ -37,7 +38,7 @@ class ActorOptions(BaseModel):
     max_restarts: int = Field(3, ge=0)
     restart_window: float | None = Field(None, gt=0, allow_inf_nan=False)
     max_redeliveries: int = Field(3, ge=0)
-    resources: dict[str, float] = Field(default_factory=dict)
+    resources: Resources = Field(default_factory=dict)
     mailbox_limit: int | None = Field(None, ge=1)
     on_error: Literal["keep", "restart"] = "keep"
 

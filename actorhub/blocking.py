@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, Literal, ParamSpec, Self, TypeVar, cast, overload
 
 from actorhub import hub as asynchronous
@@ -24,10 +24,12 @@ from actorhub.call import Call
 from actorhub.cluster import BrokerChoice
 from actorhub.connection import OnRetry
 from actorhub.context import surroundings
-from actorhub.control.messages import ActorInfo, NodeInfo, QueueInfo
+from actorhub.control.messages import ActorInfo, Bundle, GroupInfo, NodeInfo, QueueInfo
+from actorhub.control.strategies import Strategy
 from actorhub.errors import ActorHubError, HubClosed
 from actorhub.explanation import Explanation
 from actorhub.future import Future
+from actorhub.group import PlacementGroup
 from actorhub.handle import RemoteMethod, ask, tell
 from actorhub.history import ActorState, HistoryEntry
 from actorhub.letter import DeadLetter
@@ -184,8 +186,10 @@ class Hub:
         get_if_exists: bool | None = None,
         lifetime: Literal["session", "detached"] | None = None,
         resources: dict[str, float] | None = None,
+        placement: Bundle | None = None,
         node: str | None = None,
         labels: dict[str, str] | None = None,
+        prefer: dict[str, str] | None = None,
         max_restarts: int | None = None,
         priority: int | None = None,
         delay: float | None = None,
@@ -200,8 +204,10 @@ class Hub:
             "get_if_exists": get_if_exists,
             "lifetime": lifetime,
             "resources": resources,
+            "placement": placement,
             "node": node,
             "labels": labels,
+            "prefer": prefer,
             "max_restarts": max_restarts,
             "priority": priority,
             "delay": delay,
@@ -366,6 +372,34 @@ class Hub:
         """See `actorhub.Hub.tasks`."""
         hub, loop = self._ready()
         return loop.run(hub.tasks(all_namespaces=all_namespaces))
+
+    def placement_group(
+        self, bundles: Sequence[Mapping[str, float]], *, strategy: Strategy = "PACK", name: str | None = None
+    ) -> PlacementGroup:
+        """See `actorhub.Hub.placement_group`. Returns when all of it is reserved."""
+        hub, loop = self._ready()
+
+        async def make() -> PlacementGroup:
+            group = await hub.placement_group(bundles, strategy=strategy, name=name)
+            await group.ready()
+            return group
+
+        return loop.run(make())
+
+    def remove(self, group: PlacementGroup) -> bool:
+        """See `actorhub.Hub.remove`."""
+        hub, loop = self._ready()
+        return loop.run(hub.remove(group))
+
+    def groups(self, *, all_namespaces: bool = False) -> list[GroupInfo]:
+        """See `actorhub.Hub.groups`."""
+        hub, loop = self._ready()
+        return loop.run(hub.groups(all_namespaces=all_namespaces))
+
+    def drain(self, node: str) -> None:
+        """See `actorhub.Hub.drain`."""
+        hub, loop = self._ready()
+        loop.run(hub.drain(node))
 
     def nodes(self) -> list[NodeInfo]:
         """See `actorhub.Hub.nodes`."""

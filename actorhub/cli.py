@@ -244,6 +244,48 @@ def tasks(
 
 
 @app.command()
+def groups(
+    url: Url = None,
+    namespace: Namespace = None,
+    all_namespaces: Annotated[bool, typer.Option("--all", help="Of every namespace.")] = False,
+    json_: Json = False,
+) -> None:
+    """The placement groups: where their bundles are, and what those wait for that are not reserved."""
+    rows = _look(_settings(url, namespace), lambda hub: hub.groups(all_namespaces=all_namespaces))
+    if json_:
+        _print_json(rows)
+        return
+    table = Table("id", "name", "strategy", "bundles", "waits for")
+    for row in rows:
+        bundles = ", ".join(f"{_words(bundle.resources)} on {bundle.node or '?'}" for bundle in row.bundles)
+        table.add_row(row.id, escape(row.name or ""), row.strategy, bundles, escape(row.waits_for))
+    console.print(table)
+
+
+@app.command()
+def drain(
+    node: Annotated[str, typer.Argument(help="The node's id, as `actorhub status` shows it.")],
+    url: Url = None,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for its end.")] = 60.0,
+) -> None:
+    """Have a node end in order: its actors go elsewhere, what runs may end. Ends with code 1 where it is still there."""
+
+    async def end(hub: Hub) -> bool:
+        await hub.drain(node)
+        until = asyncio.get_running_loop().time() + wait
+        while any(each.id == node for each in await hub.nodes()):
+            if asyncio.get_running_loop().time() >= until:
+                return False
+            await asyncio.sleep(0.1)
+        return True
+
+    if not _look(_settings(url, None), end, wait + 30.0):
+        fail(
+            f"node {node} has not ended in {wait:g} s; it does when what runs on it has ended, or its drain_timeout is over"
+        )
+
+
+@app.command()
 def call(
     name: Annotated[str, typer.Argument(help="The actor's name.")],
     method: str,

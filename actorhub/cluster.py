@@ -8,7 +8,7 @@ import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -59,7 +59,8 @@ class LocalCluster:
             self.start_node(f"node-{number + 1}")
         return self.settings
 
-    def start_node(self, node_id: str) -> None:
+    def start_node(self, node_id: str, *, resources: Mapping[str, float] | None = None) -> None:
+        """`resources`: instead of what is found, and beside it."""
         environment = {
             **os.environ,
             **self.settings.to_environment(),
@@ -68,6 +69,8 @@ class LocalCluster:
         command = [sys.executable, "-m", "actorhub", "node", "--workers", str(self.workers), "--id", node_id]
         if self.slots is not None:
             command += ["--slots", str(self.slots)]
+        for name, amount in (resources or {}).items():
+            command += ["--resource", f"{name}={amount}"]
         # the pipe to its standard input ends when this process does, however it ends; then the node ends too
         self.processes[node_id] = subprocess.Popen(
             [*command, "--with-parent", *self.modules], env=environment, stdin=subprocess.PIPE

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import SecretStr
 
 from actorhub import keyed
 from actorhub.actor import ActorSpec, Ticket, binder, spec_of
@@ -16,23 +16,24 @@ from actorhub.address import check_word, new_id
 from actorhub.cluster import BrokerChoice, LocalCluster
 from actorhub.codec import by_value
 from actorhub.connection import OnRetry
-from actorhub.control.actor import PAGE
 from actorhub.control.client import control_of, find, granted
-from actorhub.control.messages import ActorInfo, ActorPlan, NodeInfo, QueueInfo, SpawnAsked
-from actorhub.dead import DeadLetters
+from actorhub.control.messages import (
+    ActorPlan,
+    Bundle,
+    SpawnAsked,
+)
 from actorhub.depot import Depot
 from actorhub.errors import ActorHubError, ActorNotFound, HubClosed
-from actorhub.explanation import Explainer, Explanation
 from actorhub.grave import death
 from actorhub.handle import Handle, handle_ticket, remote_of
-from actorhub.history import ActorState, History, HistoryEntry
-from actorhub.letter import DeadLetter
+from actorhub.looking import Looking
+from actorhub.options import Options
+from actorhub.placing import Placing
 from actorhub.ref import residence
 from actorhub.session import Session
 from actorhub.settings import Settings
 from actorhub.signature import Untyped
 from actorhub.submit import Sending
-from actorhub.task import HIGHEST_PRIORITY
 from actorhub.tasks import Tasks
 from actorhub.timer import Timer, after, every
 
@@ -47,25 +48,7 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 
-class Options(BaseModel):
-    """What a view of the hub adds to a spawn or a look-up."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str | None = None
-    namespace: str = "default"
-    get_if_exists: bool = False
-    lifetime: Literal["session", "detached"] = "session"
-    resources: dict[str, float] | None = None
-    node: str | None = None
-    labels: dict[str, str] = {}
-    max_restarts: int | None = None
-    priority: int | None = Field(default=None, ge=0, le=HIGHEST_PRIORITY)
-    delay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    catch_up: Literal["skip", "once", "all"] = "once"
-
-
-class Hub(Tasks):
+class Hub(Tasks, Looking, Placing):
     """Spawns and finds actors. Use it as `async with Hub(...) as hub:`; one for a process is enough.
 
     `url` names the broker (`amqp://user:password@host:port/vhost`), by default ACTORHUB_URL. Without either, the hub brings a
@@ -230,8 +213,10 @@ class Hub(Tasks):
         get_if_exists: bool | None = None,
         lifetime: Literal["session", "detached"] | None = None,
         resources: dict[str, float] | None = None,
+        placement: Bundle | None = None,
         node: str | None = None,
         labels: dict[str, str] | None = None,
+        prefer: dict[str, str] | None = None,
         max_restarts: int | None = None,
         priority: int | None = None,
         delay: float | None = None,
@@ -242,7 +227,9 @@ class Hub(Tasks):
         - `name`: unique among the living actors of the namespace. `get_if_exists`: take the one that has it.
         - `lifetime`: "session" ends with this hub, or with the actor that spawned it; "detached" lives until it is killed.
         - `resources`, `max_restarts`: instead of the class's own.
-        - `node`: the id of the node to run on. `labels`: what the node's labels must be.
+        - `placement`: the bundle of a placement group to run in, such as `group[0]`; what is asked for is taken from it.
+        - `node`: the id of the node to run on. `labels`: what the node's labels must be; `prefer`: what they should be, where
+          such a node has room.
         - `priority`: of tasks, instead of their own. `delay`: seconds before a task is given to a worker, which the broker
           waits for.
         - `catch_up`: what becomes of a timer's times that have passed by; see `every`.
@@ -254,7 +241,9 @@ class Hub(Tasks):
             "lifetime": lifetime,
             "resources": resources,
             "node": node,
+            "placement": placement,
             "labels": labels,
+            "prefer": prefer,
             "max_restarts": max_restarts,
             "priority": priority,
             "delay": delay,
@@ -301,6 +290,8 @@ class Hub(Tasks):
             code=session.signer.dumps(spec.cls, spec.class_name) if by_value(spec.cls) else None,
             node=options.node,
             labels=options.labels,
+            prefer=options.prefer,
+            bundle=options.placement,
         )
         session.owns_actors = True
         asked = SpawnAsked(plan=plan, get_if_exists=options.get_if_exists)
@@ -380,106 +371,6 @@ class Hub(Tasks):
         """
         return every(remote_of(method), interval, self._options.catch_up, args, kwargs)
 
-    # ---- looking
-
-    async def actors(self, *, all_namespaces: bool = False) -> list[ActorInfo]:
-        """The actors of the namespace, living and lately dead."""
-        namespace = None if all_namespaces else self._options.namespace
-        control, found = control_of(self._open_session()), list[ActorInfo]()
-        while True:
-            page = await control.actors(namespace, found[-1].id if found else None)
-            found += page
-            if len(page) < PAGE:
-                return found
-
-    async def tasks(self, *, all_namespaces: bool = False) -> list[QueueInfo]:
-        """The task queues of the namespace that anybody has used, with what waits in them."""
-        session, found = self._open_session(), list[QueueInfo]()
-        for queue in await control_of(session).task_queues(None if all_namespaces else self._options.namespace):
-            state = await (await session.live_link()).state(queue)
-            waiting, slots = (state.messages, state.consumers) if state is not None else (0, 0)
-            namespace = session.names.namespace_of(queue)
-            word = queue.removeprefix(session.names.task(namespace, ""))
-            found.append(QueueInfo(queue=word, namespace=namespace, waiting=waiting, slots=slots))
-        return found
-
-    async def nodes(self) -> list[NodeInfo]:
-        """The nodes of the cluster with their workers."""
-        return await control_of(self._open_session()).nodes()
-
-    async def history(self, actor: object, *, limit: int = 100) -> list[HistoryEntry]:
-        """The last records of a durable actor's journal, in their order, by its handle, its name or its id. They stay there.
-        All instances of a keyed class that share a mailbox share a journal.
-
-        Raises:
-            ActorNotFound: there is no such durable actor.
-            ActorHubError: it is not durable.
-        """
-        return await (await self._history(actor)).read(limit)
-
-    async def state_at(self, actor: object, number: int | None = None, *, key: str | None = None) -> ActorState:
-        """A durable actor's state after the commit of this number, or the last one.
-        `key`: which instance of a keyed class, where its handle does not say.
-
-        Raises:
-            ActorNotFound: there is no such durable actor.
-            ActorHubError: it is not durable, or its journal has no such commit.
-            UntrustedPayload, NotSerialisable: the state is a pickle that cannot be read here.
-        """
-        return await (await self._history(actor, key)).state(number)
-
-    async def explain(self, what: object) -> Explanation:
-        """Why it waits: an actor, by its handle, its name or its id; a call or a task, by what its answer is awaited on.
-
-        Print its `text`. It answers though no node runs, or the actor does not exist."""
-        session = self._open_session()
-        return await Explainer(session, self._options.namespace).explain(what)
-
-    async def _history(self, actor: object, key: str | None = None) -> History:
-        session, namespace = self._open_session(), self._options.namespace
-        if not isinstance(actor, str):
-            return History(session, handle_ticket(actor).of(key or ""))
-        link, names = await session.live_link(), session.names
-        if await link.state(names.journal(namespace, actor)) is not None:  # an id: no node needs to run
-            queue = names.durable(namespace, actor)
-            ticket = Ticket(queue=queue, actor_id=actor, namespace=namespace, class_name="", durable=True, key=key)
-            return History(session, ticket)
-        plan = await find(self._open_session(), namespace, actor)
-        return History(session, plan.ticket(names))
-
-    # ---- dead letters
-
-    async def dead(self, limit: int = 100, *, after: int | None = None) -> list[DeadLetter]:
-        """The oldest dead letters of the namespace, or the oldest behind the one with the id `after`. Reading removes none,
-        and ends where the letters end when it begins."""
-        return await self._dead_letters().read(limit, after)
-
-    async def dead_letter(self, id: int) -> DeadLetter:
-        """Raises:
-        LetterNotFound: the namespace has no dead letter of that id.
-        """
-        return await self._dead_letters().get(id)
-
-    async def replay(self, letter: DeadLetter | int) -> DeadLetter:
-        """Send the message of a dead letter, or of the one with this id, again: as a new one without a deadline, whose answer
-        nobody waits for. The letter stays, and `replayed` says when. Returns it so.
-
-        Raises:
-            LetterNotFound: the namespace has no dead letter of that id.
-            ActorNotFound: the actor is dead, and its mailbox gone.
-            MailboxFull: the actor's mailbox is at its limit.
-            BrokerUnavailable: the connection was lost before the broker confirmed: it may or may not be sent.
-        """
-        return await self._dead_letters().replay(letter)
-
-    async def purge_dead(self) -> int:
-        """Drop all dead letters of the namespace; returns how many there were when it began. Ids begin anew.
-
-        Raises:
-            BrokerUnavailable: the connection was lost; look what is left.
-        """
-        return await self._dead_letters().purge()
-
     # ---- handles
 
     def adopt(self, handle: T) -> T:
@@ -497,9 +388,6 @@ class Hub(Tasks):
         if self._session is None:
             raise HubClosed("the hub is not open; use it inside `async with Hub() as hub:`")
         return self._session
-
-    def _dead_letters(self) -> DeadLetters:
-        return DeadLetters(self._open_session(), self._options.namespace)
 
     def _handle(self, plan: ActorPlan, spec: ActorSpec) -> Handle:
         session = self._open_session()

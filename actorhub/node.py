@@ -33,11 +33,13 @@ from actorhub.desk import Desk
 from actorhub.errors import ActorHubError, InvalidEnvelope, ObjectLost
 from actorhub.fates import Fates, TaskFates
 from actorhub.handle import Handle, ask, tell
+from actorhub.hardware import found
 from actorhub.keeper import Keeper
 from actorhub.letter import DeadLetter
 from actorhub.objects.site import sweep
 from actorhub.objects.store import Store
 from actorhub.processes import Exit, Processes, WorkerProcess
+from actorhub.resources import Resources, checked
 from actorhub.session import Session
 from actorhub.settings import Settings
 from actorhub.settle import publish
@@ -54,14 +56,14 @@ _VERSION = version("actorhub-mq")
 
 class NodeConfig(BaseModel):
     """What one node offers. `workers` counts processes that share the node's actors, `slots` those that run tasks; None
-    means as many as workers."""
+    means as many as workers. `resources` beside what is found of cpu, memory (bytes) and gpu, or instead of it."""
 
     model_config = ConfigDict(frozen=True)
 
     modules: list[str] = Field(default_factory=list)
     workers: int = Field(2, ge=0)
     slots: int | None = Field(None, ge=0)
-    resources: dict[str, float] = Field(default_factory=dict)
+    resources: Resources = Field(default_factory=dict)
     labels: dict[str, str] = Field(default_factory=dict)
     node_id: str = Field(default_factory=lambda: f"{socket.gethostname()[:40].replace('.', '-')}-{new_id(6)}")
 
@@ -81,6 +83,7 @@ class Node:
         )
         self.fates = Fates()
         self._warden = Warden(self._processes, self.fates.cancelled, self._task_late)
+        self._resources: dict[str, float] = {}
         self._store: Store | None = None
         self._keeper: Keeper | None = None
         self._known = False
@@ -107,6 +110,7 @@ class Node:
             ActorHubError: a node of this id lives on this machine.
         """
         await self.session.open()
+        self._resources = checked({**await asyncio.to_thread(found), **self.config.resources})
         self._store = await asyncio.to_thread(self._make_store)
         self._keeper = Keeper(self.session, self._store, self.config.node_id)
         await asyncio.gather(self._start_workers(), self._open(), self._keeper.open())
@@ -340,7 +344,7 @@ class Node:
             pid=os.getpid(),
             version=_VERSION,
             labels=self.config.labels,
-            resources=self.config.resources,
+            resources=self._resources,
             classes=[ANY_CLASS] if self._processes.knows_everything else _classes(),
             workers=workers,
             slots={slot.config.worker: slot.pid for slot in self._living("task") if slot.ready},
@@ -405,6 +409,9 @@ class _Desk(NodeDesk):
 
     async def report(self) -> None:
         await self._node.report_all()
+
+    async def drain(self) -> None:
+        self._node.ask_to_stop()
 
     async def acknowledge(self) -> None:
         self._node.acknowledged()

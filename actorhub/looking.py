@@ -1,0 +1,128 @@
+"""What a hub tells of a cluster: its actors, task queues and nodes, what durable actors have done, why something waits, and
+what could not be processed."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from actorhub.actor import Ticket
+from actorhub.control.actor import PAGE
+from actorhub.control.client import control_of, find
+from actorhub.control.messages import ActorInfo, NodeInfo, QueueInfo
+from actorhub.dead import DeadLetters
+from actorhub.explanation import Explainer, Explanation
+from actorhub.handle import handle_ticket
+from actorhub.history import ActorState, History, HistoryEntry
+from actorhub.letter import DeadLetter
+from actorhub.options import Options
+from actorhub.session import Session
+
+
+class Looking(ABC):
+    """The part of `Hub` that looks, and changes nothing but dead letters."""
+
+    _options: Options
+
+    @abstractmethod
+    def _open_session(self) -> Session: ...
+
+    async def actors(self, *, all_namespaces: bool = False) -> list[ActorInfo]:
+        """The actors of the namespace, living and lately dead."""
+        namespace = None if all_namespaces else self._options.namespace
+        control, found = control_of(self._open_session()), list[ActorInfo]()
+        while True:
+            page = await control.actors(namespace, found[-1].id if found else None)
+            found += page
+            if len(page) < PAGE:
+                return found
+
+    async def tasks(self, *, all_namespaces: bool = False) -> list[QueueInfo]:
+        """The task queues of the namespace that anybody has used, with what waits in them."""
+        session, found = self._open_session(), list[QueueInfo]()
+        for queue in await control_of(session).task_queues(None if all_namespaces else self._options.namespace):
+            state = await (await session.live_link()).state(queue)
+            waiting, slots = (state.messages, state.consumers) if state is not None else (0, 0)
+            namespace = session.names.namespace_of(queue)
+            word = queue.removeprefix(session.names.task(namespace, ""))
+            found.append(QueueInfo(queue=word, namespace=namespace, waiting=waiting, slots=slots))
+        return found
+
+    async def nodes(self) -> list[NodeInfo]:
+        """The nodes of the cluster with their workers."""
+        return await control_of(self._open_session()).nodes()
+
+    async def history(self, actor: object, *, limit: int = 100) -> list[HistoryEntry]:
+        """The last records of a durable actor's journal, in their order, by its handle, its name or its id. They stay there.
+        All instances of a keyed class that share a mailbox share a journal.
+
+        Raises:
+            ActorNotFound: there is no such durable actor.
+            ActorHubError: it is not durable.
+        """
+        return await (await self._history(actor)).read(limit)
+
+    async def state_at(self, actor: object, number: int | None = None, *, key: str | None = None) -> ActorState:
+        """A durable actor's state after the commit of this number, or the last one.
+        `key`: which instance of a keyed class, where its handle does not say.
+
+        Raises:
+            ActorNotFound: there is no such durable actor.
+            ActorHubError: it is not durable, or its journal has no such commit.
+            UntrustedPayload, NotSerialisable: the state is a pickle that cannot be read here.
+        """
+        return await (await self._history(actor, key)).state(number)
+
+    async def explain(self, what: object) -> Explanation:
+        """Why it waits: an actor, by its handle, its name or its id; a call or a task, by what its answer is awaited on.
+
+        Print its `text`. It answers though no node runs, or the actor does not exist."""
+        session = self._open_session()
+        return await Explainer(session, self._options.namespace).explain(what)
+
+    async def _history(self, actor: object, key: str | None = None) -> History:
+        session, namespace = self._open_session(), self._options.namespace
+        if not isinstance(actor, str):
+            return History(session, handle_ticket(actor).of(key or ""))
+        link, names = await session.live_link(), session.names
+        if await link.state(names.journal(namespace, actor)) is not None:  # an id: no node needs to run
+            queue = names.durable(namespace, actor)
+            ticket = Ticket(queue=queue, actor_id=actor, namespace=namespace, class_name="", durable=True, key=key)
+            return History(session, ticket)
+        plan = await find(self._open_session(), namespace, actor)
+        return History(session, plan.ticket(names))
+
+    # ---- dead letters
+
+    async def dead(self, limit: int = 100, *, after: int | None = None) -> list[DeadLetter]:
+        """The oldest dead letters of the namespace, or the oldest behind the one with the id `after`. Reading removes none,
+        and ends where the letters end when it begins."""
+        return await self._dead_letters().read(limit, after)
+
+    async def dead_letter(self, id: int) -> DeadLetter:
+        """Raises:
+        LetterNotFound: the namespace has no dead letter of that id.
+        """
+        return await self._dead_letters().get(id)
+
+    async def replay(self, letter: DeadLetter | int) -> DeadLetter:
+        """Send the message of a dead letter, or of the one with this id, again: as a new one without a deadline, whose answer
+        nobody waits for. The letter stays, and `replayed` says when. Returns it so.
+
+        Raises:
+            LetterNotFound: the namespace has no dead letter of that id.
+            ActorNotFound: the actor is dead, and its mailbox gone.
+            MailboxFull: the actor's mailbox is at its limit.
+            BrokerUnavailable: the connection was lost before the broker confirmed: it may or may not be sent.
+        """
+        return await self._dead_letters().replay(letter)
+
+    async def purge_dead(self) -> int:
+        """Drop all dead letters of the namespace; returns how many there were when it began. Ids begin anew.
+
+        Raises:
+            BrokerUnavailable: the connection was lost; look what is left.
+        """
+        return await self._dead_letters().purge()
+
+    def _dead_letters(self) -> DeadLetters:
+        return DeadLetters(self._open_session(), self._options.namespace)
