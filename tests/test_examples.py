@@ -81,6 +81,14 @@ def test_linear_regression_learns_what_least_squares_finds(broker: str) -> None:
 
 
 @pytest.mark.parametrize("broker", ["embedded", "rabbitmq"])
+def test_a_parameter_server_learns_though_the_node_of_a_trainer_is_killed(broker: str) -> None:
+    done = run("-m", "examples.parameter_server", "--kill", "--broker", broker, env={})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "and its workers" in done.stdout
+    assert "the largest difference to the exact solution" in done.stdout
+
+
+@pytest.mark.parametrize("broker", ["embedded", "rabbitmq"])
 def test_the_bank_s_total_is_right_though_workers_are_killed(broker: str) -> None:
     done = run("-m", "examples.bank", "--broker", broker, env={})
     assert done.returncode == 0, done.stdout + done.stderr
