@@ -7,7 +7,6 @@ confirmed and whatever call has no answer yet. Receivers handle the second copy 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import json
 import logging
@@ -18,6 +17,7 @@ from typing import Any, Protocol
 
 from actorhub.actor import ActorSpec, Ticket, binder
 from actorhub.address import Names, new_id
+from actorhub.boxes import Boxes
 from actorhub.broker import Broker, Delivery, Link, Message, Outcome, Queue, open_broker
 from actorhub.call import STREAM_CREDIT, Call, Inflow, Stream
 from actorhub.codec import Signer
@@ -36,7 +36,7 @@ from actorhub.errors import (
 )
 from actorhub.futures import once
 from actorhub.handle import Handle
-from actorhub.outbox import Outbox, Outgoing, Questions
+from actorhub.outbox import Outgoing
 from actorhub.replies import Pending, Replies, Way
 from actorhub.settings import Settings
 from actorhub.signature import Signature
@@ -45,7 +45,6 @@ log = logging.getLogger(__name__)
 
 HEADER_ROOM = 64 * 1024  # bytes of a message that are left for its header
 REPLY_PREFETCH = 200
-SILENCE = 5.0  # seconds after which the broker is asked whether a call's queue is still there
 
 
 class Attachment(Protocol):
@@ -88,16 +87,13 @@ class Session:
             on_retry=on_retry,
         )
         self._attachments: list[Attachment] = []
-        self._outboxes: dict[str, Outbox] = {}
-        self._reply_outboxes: dict[str, Outbox] = {}
-        self._question_boxes: dict[str, Outbox] = {}
-        self._held: set[Outbox] = set()
         self._replies = Replies(self.id, self.signer, settings.max_pending, self._timed_out)
         self._counter = itertools.count(1)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed: ActorHubError | None = None
         self.loop: asyncio.AbstractEventLoop
         self.thread_id = 0
+        self._boxes: Boxes
 
     # ---- life
 
@@ -107,8 +103,9 @@ class Session:
         """
         self.loop = asyncio.get_running_loop()
         self.thread_id = threading.get_ident()
+        self._boxes = Boxes(self.loop, self.spawn_task, lambda: self.make_mailbox)
         await self._connection.open(self.settings.connect_timeout)
-        self.spawn_task(self._look_for_vanished(), "actorhub-vanished")
+        self.spawn_task(self._boxes.look_for_vanished(), "actorhub-vanished")
 
     async def close(self) -> None:
         """What was not answered fails with HubClosed. Waits until what was published is confirmed, for a second at most."""
@@ -130,8 +127,7 @@ class Session:
     async def flush(self, timeout: float) -> bool:
         """Wait until the broker has confirmed all that was sent. False where it has not in `timeout` seconds."""
         until = self.loop.time() + timeout
-        submitted = [self.submitter] if self.submitter is not None else []
-        while any(box.unconfirmed for box in (*self._boxes(), *submitted)):
+        while self._boxes.unconfirmed or (self.submitter is not None and self.submitter.unconfirmed):
             if self.loop.time() >= until:
                 return False
             await asyncio.sleep(0.005)
@@ -191,12 +187,7 @@ class Session:
         )
         for attachment in list(self._attachments):
             await attachment.attach(link)
-        for outbox in self._boxes():
-            if outbox not in self._held:
-                outbox.attach(link)
-
-    def _boxes(self) -> list[Outbox]:
-        return [*self._outboxes.values(), *self._reply_outboxes.values(), *self._question_boxes.values()]
+        self._boxes.attach(link)
 
     def _on_reply_end(self, link: Link, reason: str) -> None:
         if link.lost is None:
@@ -210,26 +201,11 @@ class Session:
     def _on_lost(self) -> None:
         for attachment in self._attachments:
             attachment.detach()
-        for outbox in self._boxes():
-            outbox.detach()
+        self._boxes.detach()
 
     def _on_given_up(self, error: BrokerUnavailable) -> None:
         self._closed = error
         self._replies.fail_all(error)
-
-    async def _look_for_vanished(self) -> None:
-        """A queue that is deleted in the moment of a publish takes the message along, and the broker confirms it all the same.
-        So the broker is asked whether the queues are there of which answers have been long in coming."""
-        while True:
-            await asyncio.sleep(SILENCE)
-            link = self._connection.link
-            late = [box for box in self._outboxes.values() if box.waiting_since < self.loop.time() - SILENCE]
-            for outbox in late:
-                if link is None or link is not self._connection.link:
-                    break  # over the next link they are sent again
-                with contextlib.suppress(BrokerUnavailable):
-                    if await link.state(outbox.queue) is None:
-                        outbox.vanished()
 
     # ---- sending
 
@@ -244,13 +220,13 @@ class Session:
         """
         payload, codec = signature.pack(args, kwargs, self.signer)
         self.check_sendable(payload)
-        outbox = self._outbox(ticket)
+        outbox = self._boxes.to_actor(ticket)
         fields: dict[str, Any] = {"method": method, "codec": codec}
         if ticket.key is not None:
             fields["key"] = ticket.key
         around = effects()
         if around is not None and ticket.durable and not signature.is_generator:
-            outbox = self._questions(ticket)
+            outbox = self._boxes.for_questions(ticket)
             fields["id"] = around.next_ask()
         pending = self.expect(signature, outbox, fields)
         outgoing = self._outgoing(fields, payload, lambda outcome: self._call_settled(pending, ticket, outcome))
@@ -335,7 +311,7 @@ class Session:
         outgoing = self._outgoing(fields, payload, once(settled))
         if deadline is not None:
             fields["deadline"] = deadline
-        outbox = self._outbox(ticket)
+        outbox = self._boxes.to_actor(ticket)
         outbox.put(outgoing)
         try:
             async with asyncio.timeout(None if deadline is None else max(0.0, deadline - time.time())):
@@ -377,7 +353,7 @@ class Session:
             around.told.append(_told(ticket, fields, payload))
             settled.set_result(Outcome.STORED)
         else:
-            self._outbox(ticket).put(self._outgoing({**fields, "sender": self.id}, payload, once(settled)))
+            self._boxes.to_actor(ticket).put(self._outgoing({**fields, "sender": self.id}, payload, once(settled)))
         return settled
 
     async def accepted(self, ticket: Ticket, label: str, outcome: Outcome) -> None:
@@ -398,13 +374,7 @@ class Session:
         foreign: str | None = None,
     ) -> None:
         """Send an answer. `foreign`: the correlation id of a caller that reads plain JSON only."""
-        outbox = self._reply_outboxes.get(reply_to)
-        if outbox is None:
-            self._forget_idle(self._reply_outboxes)
-            outbox = self._reply_outboxes[reply_to] = Outbox(reply_to, self.loop, numbered=False, limited=False)
-            if self._connection.link is not None:
-                outbox.attach(self._connection.link)
-        outbox.put(
+        self._boxes.for_answers(reply_to).put(
             Outgoing(fields, payload, settled, persistent=persistent, alone=foreign is not None, correlation_id=foreign)
         )
 
@@ -440,52 +410,6 @@ class Session:
 
     def _outgoing(self, fields: dict[str, Any], payload: bytes, settled: Callable[[Outcome], None]) -> Outgoing:
         return Outgoing(fields, payload, settled, waits_when_full=surroundings.get().waits_when_full)
-
-    def _outbox(self, ticket: Ticket) -> Outbox:
-        outbox = self._outboxes.get(ticket.queue)
-        if outbox is None:
-            outbox = self._outboxes[ticket.queue] = Outbox(
-                ticket.queue, self.loop, numbered=True, limited=ticket.limited
-            )
-            self._open_box(outbox, ticket)
-        return outbox
-
-    def _open_box(self, box: Outbox, ticket: Ticket) -> None:
-        """What is sent to an instance of a keyed class waits until its mailbox is there."""
-        if ticket.key is not None and self.make_mailbox is not None:
-            self._held.add(box)
-            self.spawn_task(self._open_when_made(box, ticket, self.make_mailbox), "actorhub-mailbox")
-        elif self._connection.link is not None:
-            box.attach(self._connection.link)
-
-    async def _open_when_made(self, box: Outbox, ticket: Ticket, make: Callable[[Ticket], Awaitable[None]]) -> None:
-        try:
-            await make(ticket)
-        except ActorHubError as exc:
-            log.warning("the mailbox of %s cannot be made: %s", ticket.class_name, exc)
-            self._outboxes.pop(ticket.queue, None)
-            self._question_boxes.pop(ticket.queue, None)
-            box.give_up()
-        else:
-            if self._connection.link is not None:
-                box.attach(self._connection.link)
-        finally:
-            self._held.discard(box)
-
-    def _questions(self, ticket: Ticket) -> Outbox:
-        """The way of what durable actors of this process ask another: not numbered, and nobody waits for it over the next link,
-        for with this one their own lives end."""
-        box = self._question_boxes.get(ticket.queue)
-        if box is None:
-            self._forget_idle(self._question_boxes)
-            box = self._question_boxes[ticket.queue] = Questions(ticket.queue, self.loop, limited=ticket.limited)
-            self._open_box(box, ticket)
-        return box
-
-    def _forget_idle(self, outboxes: dict[str, Outbox]) -> None:
-        if len(outboxes) >= 1000:
-            for queue in [queue for queue, outbox in outboxes.items() if outbox.idle]:
-                del outboxes[queue]
 
     def _timed_out(self, label: str) -> CallTimeout:
         blocked = f"; the broker takes no messages: {self.blocked}" if self.blocked else ""

@@ -21,8 +21,8 @@ from actorhub import (
     TooManyPending,
     actor,
     ask,
+    boxes,
     deadline,
-    session,
     tell,
 )
 from actorhub.broker import LocalServer, Message, Outcome
@@ -168,7 +168,7 @@ async def test_whoever_waits_for_an_actor_whose_queue_vanishes_is_told(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Invariant: a call that the broker has confirmed and that is gone with its queue fails, and does not wait for ever."""
-    monkeypatch.setattr(session, "SILENCE", 0.2)
+    monkeypatch.setattr(boxes, "SILENCE", 0.2)
     async with Hub(settings=hub.settings) as own:
         sleeper = await own.spawn(Sleeper, str(tmp_path / "begun"))
         call = sleeper.sleep()

@@ -1,0 +1,134 @@
+"""The ways out of one session: to each actor, for what durable actors of this process ask, and for answers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+from actorhub.actor import Ticket
+from actorhub.broker import Link
+from actorhub.errors import ActorHubError, BrokerUnavailable
+from actorhub.outbox import Outbox, Questions
+
+log = logging.getLogger(__name__)
+
+MANY = 1000  # ways of one kind past which idle ones are forgotten
+SILENCE = 5.0  # seconds after which the broker is asked whether a call's queue is still there
+
+MakeMailbox = Callable[[Ticket], Awaitable[None]]
+
+
+class Boxes:
+    """`make_mailbox`: what makes the mailbox of an instance of a keyed class, where anything does."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        spawn_task: Callable[[Any, str], object],
+        make_mailbox: Callable[[], MakeMailbox | None],
+    ) -> None:
+        self._loop = loop
+        self._spawn_task = spawn_task
+        self._make_mailbox = make_mailbox
+        self._link: Link | None = None
+        self._actors: dict[str, Outbox] = {}
+        self._answers: dict[str, Outbox] = {}
+        self._questions: dict[str, Outbox] = {}
+        self._held: set[Outbox] = set()  # their mailboxes are being made
+
+    def attach(self, link: Link) -> None:
+        """Go on over this link."""
+        self._link = link
+        for box in self._all():
+            if box not in self._held:
+                box.attach(link)
+
+    def detach(self) -> None:
+        """The link is lost."""
+        self._link = None
+        for box in self._all():
+            box.detach()
+
+    @property
+    def unconfirmed(self) -> bool:
+        """The broker has not confirmed all that was sent."""
+        return any(box.unconfirmed for box in self._all())
+
+    # ---- ways
+
+    def to_actor(self, ticket: Ticket) -> Outbox:
+        box = self._actors.get(ticket.queue)
+        if box is None:
+            box = self._actors[ticket.queue] = Outbox(ticket.queue, self._loop, numbered=True, limited=ticket.limited)
+            self._open(box, ticket)
+        return box
+
+    def for_questions(self, ticket: Ticket) -> Outbox:
+        """The way of what durable actors of this process ask another: not numbered, and nobody waits for it over the next link,
+        for with this one their own lives end."""
+        box = self._questions.get(ticket.queue)
+        if box is None:
+            _forget_idle(self._questions)
+            box = self._questions[ticket.queue] = Questions(ticket.queue, self._loop, limited=ticket.limited)
+            self._open(box, ticket)
+        return box
+
+    def for_answers(self, queue: str) -> Outbox:
+        box = self._answers.get(queue)
+        if box is None:
+            _forget_idle(self._answers)
+            box = self._answers[queue] = Outbox(queue, self._loop, numbered=False, limited=False)
+            if self._link is not None:
+                box.attach(self._link)
+        return box
+
+    def _all(self) -> Iterator[Outbox]:
+        return iter([*self._actors.values(), *self._answers.values(), *self._questions.values()])
+
+    def _open(self, box: Outbox, ticket: Ticket) -> None:
+        """What is sent to an instance of a keyed class waits until its mailbox is there."""
+        make = self._make_mailbox()
+        if ticket.key is not None and make is not None:
+            self._held.add(box)
+            self._spawn_task(self._open_when_made(box, ticket, make), "actorhub-mailbox")
+        elif self._link is not None:
+            box.attach(self._link)
+
+    async def _open_when_made(self, box: Outbox, ticket: Ticket, make: MakeMailbox) -> None:
+        try:
+            await make(ticket)
+        except ActorHubError as exc:
+            log.warning("the mailbox of %s cannot be made: %s", ticket.class_name, exc)
+            self._actors.pop(ticket.queue, None)
+            self._questions.pop(ticket.queue, None)
+            box.give_up()
+        else:
+            if self._link is not None:
+                box.attach(self._link)
+        finally:
+            self._held.discard(box)
+
+    # ---- queues that are gone
+
+    async def look_for_vanished(self) -> None:
+        """A queue that is deleted in the moment of a publish takes the message along, and the broker confirms it all the same.
+        So the broker is asked whether the queues are there of which answers have been long in coming."""
+        while True:
+            await asyncio.sleep(SILENCE)
+            link = self._link
+            late = [box for box in self._actors.values() if box.waiting_since < self._loop.time() - SILENCE]
+            for box in late:
+                if link is None or link is not self._link:
+                    break  # over the next link they are sent again
+                with contextlib.suppress(BrokerUnavailable):
+                    if await link.state(box.queue) is None:
+                        box.vanished()
+
+
+def _forget_idle(boxes: dict[str, Outbox]) -> None:
+    if len(boxes) >= MANY:
+        for queue in [queue for queue, box in boxes.items() if box.idle]:
+            del boxes[queue]
