@@ -29,8 +29,8 @@ class DeadLetters:
     def __init__(self, session: Session, namespace: str) -> None:
         self._session = session
         self._namespace = namespace
-        self._declaring = asyncio.Lock()
-        self._declared = 0  # times that this made the stream
+        self._looking = asyncio.Lock()
+        self._is_there = True  # the stream, as far as anybody knows
         self.queue = session.names.dead(namespace)
 
     @staticmethod
@@ -60,23 +60,35 @@ class DeadLetters:
         await self._store(message)
 
     async def _store(self, message: Message) -> None:
-        """Where the stream is missing, somebody purges it and declares it again in this moment; if not, that is done here."""
-        missing = False
+        """Where the stream is missing, somebody purges it and declares it again in this moment; if not, that is done here. Only
+        one letter at a time finds out: RabbitMQ 3.10 closes the connection of who publishes to a stream that is being made."""
         while True:
             try:
-                declared = self._declared
-                outcome = await self._publish(self.queue, message)
-                if outcome is Outcome.STORED:
-                    return
-                if outcome is Outcome.UNROUTABLE and missing:
-                    async with self._declaring:
-                        if declared == self._declared:  # for the first of many that miss it, not for each
-                            await self.declare()
-                            self._declared += 1
-                missing = outcome is Outcome.UNROUTABLE
+                if self._is_there:
+                    outcome = await self._publish(self.queue, message)
+                    self._is_there = outcome is not Outcome.UNROUTABLE
+                    if outcome is Outcome.STORED:
+                        return
+                else:
+                    async with self._looking:
+                        if not self._is_there:
+                            await self._look_for_stream(message)
+                            return
+                        continue
             except BrokerUnavailable:
                 log.debug("a dead letter waits for the broker", exc_info=True)
             await asyncio.sleep(PAUSE)
+
+    async def _look_for_stream(self, message: Message) -> None:
+        """Returns when this message is in it."""
+        missed = 0
+        while (outcome := await self._publish(self.queue, message)) is not Outcome.STORED:
+            missed += outcome is Outcome.UNROUTABLE
+            if missed > 1:
+                await self.declare()
+                missed = 0
+            await asyncio.sleep(PAUSE)
+        self._is_there = True
 
     async def _publish(self, queue: str, message: Message) -> Outcome:
         link = await self._session.live_link()

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from actorhub.actor import Ticket
 from actorhub.address import actor_of
 from actorhub.broker import Link, Message, Outcome, Queue
+from actorhub.dead import DeadLetters
 from actorhub.delay import Delays
 from actorhub.envelope import Parcel, decode, encode
 from actorhub.errors import ActorHubError, ActorNotFound, BrokerUnavailable
@@ -20,6 +21,7 @@ from actorhub.session import Session
 
 log = logging.getLogger(__name__)
 
+MISSING_PAUSE = 0.1  # seconds before a letter is posted again whose stream was not there
 REFUSED_PAUSE = 0.02  # seconds before what a full mailbox refused is posted again
 
 
@@ -82,6 +84,7 @@ class Poster:
         self._name = name
         self._dead = dead
         self._delays = Delays(session.names)
+        self._one_letter = asyncio.Lock()
 
     async def release(self, postings: Sequence[Posting]) -> None:
         """All that one commit releases: its queues are there before anything else leaves.
@@ -107,6 +110,9 @@ class Poster:
         Raises:
             BrokerUnavailable: the link was lost. Whoever is the owner next posts it again.
         """
+        if posting.queue == self._dead:
+            await self._post_letter(posting)
+            return
         while True:
             outcome = await self._send(posting)
             if outcome is Outcome.STORED:
@@ -122,6 +128,20 @@ class Poster:
                     f"the connection was lost before {posting.queue} had what {self._name} sends it"
                 )
             await asyncio.sleep(REFUSED_PAUSE)
+
+    async def _post_letter(self, posting: Posting) -> None:
+        """Where the stream is missing, somebody purges it and makes it again in this moment; if not, that is done here. One
+        letter at a time: RabbitMQ 3.10 closes the connection of who publishes to a stream that is being made."""
+        async with self._one_letter:
+            missed = 0
+            while (outcome := await self._send(posting)) is not Outcome.STORED:
+                if outcome is Outcome.LOST:
+                    raise BrokerUnavailable(f"the connection was lost before {self._dead} had a letter of {self._name}")
+                missed += outcome is Outcome.UNROUTABLE
+                if missed > 1:
+                    await self._declare(DeadLetters.stream(self._dead))
+                    missed = 0
+                await asyncio.sleep(MISSING_PAUSE)
 
     async def _send(self, posting: Posting) -> Outcome:
         message = Message(
