@@ -244,7 +244,7 @@ async def test_a_node_that_drains_under_load_fails_no_call(settings: Settings, d
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("replaced", [False, True], ids=["restarted", "replaced"])
+@pytest.mark.parametrize("replaced", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["restarted", "replaced"])
 async def test_a_cluster_restarted_node_by_node_under_load_fails_no_call(
     settings: Settings, *, replaced: bool, tmp_path: Path
 ) -> None:
