@@ -25,6 +25,7 @@ from actorhub import (
     deadline,
     tell,
 )
+from actorhub.address import new_id
 from actorhub.broker import LocalServer, Message, Outcome
 from actorhub.codec import Signer
 from actorhub.envelope import Codec, Envelope, encode
@@ -32,6 +33,7 @@ from actorhub.errors import UntrustedPayload
 from actorhub.futures import once
 from actorhub_embedded import EmbeddedServer
 from actorhub_rabbitmq import PrivateNode
+from tests.chaos.broker import Private
 from tests.conftest import QUICK
 from tests.waiting import SETTLED, until
 
@@ -332,6 +334,26 @@ async def test_a_broker_killed_and_restarted_under_load_loses_nothing(
         assert set(numbers) == set(range(3001))
         assert [n for n in numbers if n % 2 == 0] == list(range(0, 3001, 2))
         assert retries
+
+
+async def test_no_actor_dies_of_connections_that_are_lost_while_it_starts(own_rabbitmq: PrivateNode) -> None:
+    """Invariant: whatever was spawned answers, and none has died at birth."""
+    settings = Settings(url=own_rabbitmq.url, secret="s", prefix=f"t{new_id(6)}", **QUICK)  # type: ignore[arg-type]
+    broker = Private(own_rabbitmq)
+    async with Hub.local(workers=2, modules=[__name__], settings=settings) as hub:
+        await (await hub.spawn(Killer)).ping()
+        closing = asyncio.create_task(_close_connections(broker, 3))
+        killers: list[Killer] = []
+        while not closing.done():
+            killers += await asyncio.gather(*(hub.spawn(Killer) for _ in range(10)))
+        async with asyncio.timeout(60):
+            assert set(await asyncio.gather(*(killer.ping() for killer in killers))) == {"pong"}
+        assert not [info for info in await hub.actors() if info.state == "dead"]
+
+
+async def _close_connections(broker: Private, times: int) -> None:
+    for _ in range(times):
+        await asyncio.to_thread(broker.close_connections)
 
 
 async def test_a_broker_that_takes_no_messages_is_named_when_the_deadline_passes(own_rabbitmq: PrivateNode) -> None:
