@@ -17,9 +17,6 @@ LARGEST_CHUNK = 256  # tasks
 CHUNK_BYTES = 256 * 1024
 LARGEST_PREFETCH = 100
 SMALLEST_PREFETCH = 2  # one that runs, and one that follows it at once
-STEADY = (
-    20  # messages in a row that ask for another prefetch before there is one: a new consumer costs as much as they do
-)
 CONCURRENT = 100  # `async def` tasks that one slot runs at once; more where these seem to wait for others
 WIDEST = 10_000  # messages in one slot's hand past which it makes no room for more
 _WEIGHT = 0.2  # of a new measurement

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 
 from actorhub.broker import Consumer, Delivery, Link
-from actorhub.chunks import CONCURRENT, SMALLEST_PREFETCH, STEADY, Means, adapted, prefetch, wider
+from actorhub.chunks import CONCURRENT, SMALLEST_PREFETCH, Means, adapted, prefetch, wider
 from actorhub.errors import ActorHubError, ActorNotFound, BrokerUnavailable
 from actorhub.session import Session
 from actorhub.taskbox import task_queue
@@ -57,7 +57,6 @@ class Intake:
         self._means = Means()
         self._least = SMALLEST_PREFETCH
         self._prefetch = prefetch(None)
-        self._unfit = 0  # messages in a row for which another prefetch would have been better
         self._shift: Shift | None = None
         self._seen: tuple[Shift, int] | None = None  # full, and how many had ended then
         self._ending: set[Shift] = set()
@@ -115,11 +114,9 @@ class Intake:
             self._adjust()
 
     def measured(self, seconds: float) -> None:
-        """The slot was busy with a message of this queue for so long; the prefetch follows what lasts."""
+        """The slot was busy with a message of this queue for so long; the prefetch follows."""
         self._means.record("", seconds)
-        self._unfit = 0 if self._adapted() == self._prefetch else self._unfit + 1
-        if self._unfit >= STEADY:
-            self.adapt()
+        self.adapt()
 
     def widen(self) -> None:
         """There are `async def` tasks in this queue. They may wait for others of their kind, so many of them must find room."""
@@ -129,12 +126,8 @@ class Intake:
 
     def adapt(self) -> None:
         """The prefetch follows what was measured, and what waits."""
-        self._unfit = 0
-        self._change(self._adapted())
-
-    def _adapted(self) -> int:
         wanted = max(self._least, prefetch(self._means.of("")))
-        return adapted(self._prefetch, wanted, self.waiting)
+        self._change(adapted(self._prefetch, wanted, self.waiting))
 
     def look(self) -> None:
         """Make room where no message that has a place has ended since the last look; else adapt."""
