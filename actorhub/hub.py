@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, cast
@@ -20,6 +21,7 @@ from actorhub.control.client import control_of, find, granted
 from actorhub.control.messages import (
     ActorPlan,
     Bundle,
+    NodeInfo,
     SpawnAsked,
 )
 from actorhub.depot import Depot
@@ -40,6 +42,10 @@ from actorhub.timer import Timer, after, every
 if TYPE_CHECKING:
     from actorhub.inside import InsideCluster
 
+log = logging.getLogger(__name__)
+
+ANSWER = 2.0  # seconds that control may take for one; who asked again too early on a busy machine would never hear any
+PATIENCE = 20.0  # seconds after which somebody who waits for a local cluster hears what is there of it
 KILLING = 5.0  # seconds that a killed actor's end is waited for
 LOOK = 0.01  # seconds between looks whether it has come
 
@@ -179,10 +185,18 @@ class Hub(Tasks, Looking, Placing):
             await self._cluster.stop()
 
     async def _until_ready(self, cluster: LocalCluster | InsideCluster) -> None:
+        loop = asyncio.get_running_loop()
+        said, nodes = loop.time(), list[NodeInfo]()
         while True:
             cluster.check()
+            if loop.time() - said > PATIENCE:
+                said = loop.time()
+                there = {node.id: len(node.workers) for node in nodes}
+                log.warning(
+                    "a local cluster of %d nodes is not ready yet; there are, with workers: %s", cluster.nodes, there
+                )
             try:
-                async with asyncio.timeout(0.25):
+                async with asyncio.timeout(ANSWER):
                     nodes = await self.nodes()
             except (TimeoutError, ActorNotFound):
                 await asyncio.sleep(0.02)
