@@ -80,7 +80,7 @@ def test_linear_regression_learns_what_least_squares_finds(broker: str) -> None:
     assert "the largest difference to the exact solution" in done.stdout
 
 
-@pytest.mark.parametrize("broker", ["embedded", "rabbitmq"])
+@pytest.mark.parametrize("broker", ["embedded", pytest.param("rabbitmq", marks=pytest.mark.slow)])
 def test_a_parameter_server_learns_though_the_node_of_a_trainer_is_killed(broker: str) -> None:
     done = run("-m", "examples.parameter_server", "--kill", "--broker", broker, env={})
     assert done.returncode == 0, done.stdout + done.stderr

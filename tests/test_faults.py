@@ -342,7 +342,7 @@ async def test_no_actor_dies_of_connections_that_are_lost_while_it_starts(own_ra
     broker = Private(own_rabbitmq)
     async with Hub.local(workers=2, modules=[__name__], settings=settings) as hub:
         await (await hub.spawn(Killer)).ping()
-        closing = asyncio.create_task(_close_connections(broker, 3))
+        closing = asyncio.create_task(_close_connections(broker, 2))
         killers: list[Killer] = []
         while not closing.done():
             killers += await asyncio.gather(*(hub.spawn(Killer) for _ in range(10)))
