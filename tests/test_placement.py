@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from actorhub.actor import ActorOptions
+from actorhub.control import waiting
 from actorhub.control.messages import (
     ActorInfo,
     ActorPlan,
@@ -37,7 +38,6 @@ from actorhub.control.messages import (
     WorkerReport,
 )
 from actorhub.control.state import ControlState
-from actorhub.control.waiting import OVERTAKEN
 from actorhub.resources import fits, plus, units
 
 CLASS = "app:Actor"
@@ -377,22 +377,75 @@ def test_labels_that_an_actor_prefers_are_chosen_where_there_is_room_and_those_i
     assert console.info("c").node is None
 
 
-def test_a_large_request_is_not_starved_by_small_ones() -> None:
-    console = Console()
-    console.node("n1", cpu=2)
-    console.spawn("s0", resources={"cpu": 1})
+def _churn(console: Console, rounds: int) -> int:
+    """One small actor at a time gives way to the next, which is there before. Returns when the large one has a place."""
+    console.spawn("s0", resources={"cpu": 1}, labels={"name": "n1"})
     console.spawn("large", resources={"cpu": 2})
-    for number in range(1, OVERTAKEN + 50):
+    for number in range(1, rounds):
         console.spawn(f"s{number}", resources={"cpu": 1})
         console.handle(KillAsked(actor=f"s{number - 1}", cause="c"))
         if console.info("large").node is not None:
-            break
-    for number in range(OVERTAKEN + 50):
-        if console.info("large").node is None and console.state.describe(f"s{number}") is not None:
-            console.handle(KillAsked(actor=f"s{number}", cause="c"))
+            return number
+    return rounds
+
+
+FEW = 10  # others that may go first, in these tests
+
+
+def test_a_large_request_is_not_starved_by_small_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "OVERTAKEN", FEW)
+    console = Console()
+    console.node("n1", cpu=2)
+    assert FEW <= _churn(console, 3 * FEW) <= FEW + 2
     assert console.info("large").node == "n1"
-    assert console.spawn("free").created
-    assert console.info("free").node == "n1", "what asks for nothing waits for nobody"
+
+
+def test_small_ones_would_starve_a_large_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "OVERTAKEN", 10**9)
+    console = Console()
+    console.node("n1", cpu=2)
+    assert _churn(console, 3 * FEW) == 3 * FEW
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"resources": {"cpu": 2}},  # where it would fit somebody lives for ever
+        {"resources": {"cpu": 1}, "labels": {"name": "n1"}},
+        {"resources": {"cpu": 1}, "node": "n1"},
+        {"resources": {"cpu": 1}, "bundle": Bundle(group="g", index=0)},
+    ],
+)
+def test_one_that_is_never_served_holds_up_nobody_elsewhere(
+    asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "OVERTAKEN", FEW)
+    console = Console()
+    console.node("n1", cpu=3)
+    console.spawn("for ever", resources={"cpu": 2})
+    console.group("g", [{"cpu": 1}])
+    console.spawn("in the bundle", resources={"cpu": 1}, bundle=Bundle(group="g", index=0))
+    console.node("n2", cpu=1)
+    assert console.spawn("waits", **asked).created
+    for number in range(3 * FEW):
+        console.spawn(f"s{number}", resources={"cpu": 1})
+        assert console.info(f"s{number}").node == "n2"
+        assert console.spawn(f"t{number}").created
+        assert console.info(f"t{number}").node is not None, "what asks for nothing waits for nobody"
+        console.handle(KillAsked(actor=f"s{number}", cause="c"))
+    assert console.info("waits").node is None
+
+
+def test_a_successor_tries_those_who_wait_in_their_order() -> None:
+    console = Console()
+    console.node("n1", cpu=1)
+    options = {"max_restarts": 9}
+    console.spawn("first", resources={"cpu": 1}, options=options)
+    console.spawn("second", resources={"cpu": 1}, options=options)
+    console.handle(WorkerLost(node="n1", worker="n1-0-1", cause="c"))
+    console.state = ControlState.restored(console.parts, node_timeout=TIMEOUT, now=console.now)
+    console.node("n1", pid=2, cpu=1)
+    assert console.info("second").node == "n1", "it waited before the first one did again"
 
 
 # ---- worlds by chance

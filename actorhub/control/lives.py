@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Set
 from dataclasses import replace
 
 from actorhub.control import placement
@@ -62,16 +63,17 @@ class Lives:
                 self._take(actor, actor.node, actor.worker)
             if actor.standby is not None:
                 self._take(actor, actor.standby.node, actor.standby.worker)
-            if actor.waits is not None:
-                self._wait(actor, actor.waits)
             if actor.state == "dead" and not actor.is_buried:
                 self.burials.add(actor)
+        waiting = [(actor.waits, actor) for actor in self._directory.all() if actor.waits is not None]
+        for number, actor in sorted(waiting, key=lambda each: each[0]):
+            self._wait(actor, number)
 
     # ---- spawning
 
     def settle(self) -> None:
         """Place who waits, find who stands by, have the dead buried: as far as there is room."""
-        self.waiting.serve(self._place, self._fleet.room)
+        self.waiting.serve(self._place, self._reserving.keep, self._fleet.room)
         self._back_alone()
         self._bury_dead()
 
@@ -121,19 +123,17 @@ class Lives:
         return self._reserving.group_waits_for(group)
 
     def _wait(self, actor: Actor, number: int) -> None:
-        shape = (actor.ask.shape, actor.plan.bundle)
-        self.waiting.add(actor.id, Request(actor, shape, frozenset(actor.ask.units), number))
+        self.waiting.add(actor.id, Request(actor, (actor.ask.shape, actor.plan.bundle), number))
 
     def _wait_group(self, group: Group) -> None:
-        resources = frozenset(name for bundle in group.bundles for name in bundle)
-        self.waiting.add(f"group:{group.id}", Request(group, group.id, resources, group.number))
+        self.waiting.add(f"group:{group.id}", Request(group, group.id, group.number))
 
-    def _place(self, item: Actor | Group) -> bool:
-        return self._reserving.place(item) if isinstance(item, Group) else self._place_actor(item)
+    def _place(self, item: Actor | Group, kept: Set[Hashable]) -> bool:
+        return self._reserving.place(item, kept) if isinstance(item, Group) else self._place_actor(item, kept)
 
-    def _place_actor(self, actor: Actor) -> bool:
+    def _place_actor(self, actor: Actor, kept: Set[Hashable]) -> bool:
         """One that is isolated starts when the worker reports that its node starts for it."""
-        node = self._reserving.choose(actor)
+        node = self._reserving.choose(actor, kept)
         if node is None:
             return False
         if actor.ask.own_worker:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Set
+
 from actorhub.control import placement, strategies
 from actorhub.control.directory import Actor
 from actorhub.control.fleet import Fleet
 from actorhub.control.groups import Group, Groups
 from actorhub.control.messages import ActorPlan, Bundle, GroupPlan
 from actorhub.control.placement import Ask, Node
-from actorhub.resources import amounts, fits, units
+from actorhub.resources import amounts, fits, minus, share, units
 
 
 class Reserving:
@@ -20,11 +22,16 @@ class Reserving:
 
     # ---- actors
 
-    def choose(self, actor: Actor, *, beside: str | None = None) -> Node | None:
-        """A node with room for it. `beside`: where it is already."""
+    def choose(self, actor: Actor, kept: Set[Hashable] = frozenset(), *, beside: str | None = None) -> Node | None:
+        """A node with room for it, which is not kept for others, if it asks for anything. `beside`: where it is already."""
         bundle = actor.plan.bundle
         if bundle is None:
-            return placement.choose(self._fleet.candidates(actor.ask), actor.ask, beside=beside)
+            nodes = self._fleet.candidates(actor.ask)
+            if kept and actor.ask.units:
+                nodes = (node for node in nodes if node.id not in kept)
+            return placement.choose(nodes, actor.ask, beside=beside)
+        if bundle in kept and actor.ask.units:
+            return None
         group = self._groups.get(bundle.group)
         node_id = group.nodes[bundle.index] if group is not None else None
         node = self._fleet.nodes.get(node_id) if node_id is not None else None
@@ -70,12 +77,30 @@ class Reserving:
             return f"it asks for {amounts(ask.units)}, and free in bundle {bundle.index} of its group are: {free}"
         return f"a worker process on {group.nodes[bundle.index]}"
 
+    # ---- what is kept for who has waited for long
+
+    def keep(self, item: Actor | Group, kept: Set[Hashable]) -> Set[Hashable]:
+        """The nodes, or the bundle, where it would be if they were empty, of those that are not kept for others."""
+        if isinstance(item, Group):
+            wholes = [site for site in self._fleet.wholes if site.id not in kept]
+            chosen = strategies.assign(item.bundles, item.plan.strategy, wholes, item.nodes)
+            return {node for node, had in zip(chosen, item.nodes, strict=True) if had is None} if chosen else set()
+        if item.plan.bundle is not None:
+            return {item.plan.bundle}
+        able = [
+            node
+            for node in self._fleet.candidates(item.ask)
+            if node.id not in kept and not node.leaving and item.ask.may_run(node)
+        ]
+        nearest = min(able, key=lambda node: share(minus(item.ask.units, node.free), node.total), default=None)
+        return {nearest.id} if nearest is not None else set()
+
     # ---- groups
 
-    def place(self, group: Group) -> bool:
-        """Reserve all of it, or what has lost its place; or nothing."""
-        plan = group.plan
-        chosen = strategies.assign(group.bundles, plan.strategy, self._fleet.sites, group.nodes)
+    def place(self, group: Group, kept: Set[Hashable] = frozenset()) -> bool:
+        """Reserve all of it, or what has lost its place; or nothing. Not on nodes that are kept for others."""
+        sites = [site for site in self._fleet.sites if site.id not in kept] if kept else self._fleet.sites
+        chosen = strategies.assign(group.bundles, group.plan.strategy, sites, group.nodes)
         if chosen is None:
             return False
         for index, node in enumerate(chosen):

@@ -5,30 +5,33 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Set
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+Place = Callable[[T, Set[Hashable]], bool]
+"""Whether it has found a place, which is none of those that are kept for others."""
+Keep = Callable[[T, Set[Hashable]], Set[Hashable]]
+"""The places to be kept for it, none of which is kept for another already; none where it could not be anywhere."""
 
 OVERTAKEN = 100  # later requests that may go first before those behind leave the resources to the one that waits
 
 
 @dataclass(frozen=True, slots=True)
 class Request(Generic[T]):
-    """`shape`: two of one shape fit in the same places. `resources`: the names of those that it asks for. `number`: its place
-    in the order."""
+    """`shape`: two of one shape fit in the same places. `number`: its place in the order."""
 
     item: T
     shape: Hashable
-    resources: frozenset[str]
     number: int
 
 
 class Waiting(Generic[T]):
     """Requests are tried in their order. One that finds no place holds up nobody at first, so that what is small runs beside
-    what is large; but when OVERTAKEN others have been placed since it began to wait, those behind it leave to it the resources
-    that it asks for. So each is served in the end, if it can ever be, and if those that are served end.
+    what is large. When OVERTAKEN others have been placed since it began to wait, places are kept for it where it would fit if
+    they were empty: nothing that comes behind it goes there. So it is served in the end, if what is there ends; what fits
+    elsewhere is not held up.
     """
 
     def __init__(self) -> None:
@@ -36,9 +39,7 @@ class Waiting(Generic[T]):
         self._by_id: dict[str, Request[T]] = {}
         self._first_try: list[tuple[int, str]] = []
         self._placed = 0
-        self._placed_before: dict[
-            str, int
-        ] = {}  # how many had been placed when it began to wait; the longest waits first
+        self._placed_before: dict[str, int] = {}  # when it began to wait; who waits longest is first
         self._tried_at: object = None
 
     def __len__(self) -> int:
@@ -65,52 +66,45 @@ class Waiting(Generic[T]):
             if not of:
                 del self._shapes[request.shape]
 
-    def serve(self, place: Callable[[T], bool], room: object) -> None:
-        """Try them. `place` says whether it has found a place, and takes it out then. While `room` stays the same nobody has
-        given anything back, and only those are tried that are new."""
-        if room == self._tried_at:
-            self._serve_new(place)
-        else:
+    def serve(self, place: Place[T], keep: Keep[T], room: object) -> None:
+        """Try them. While `room` stays the same nobody has given anything back, and only those are tried that are new."""
+        if room != self._tried_at or (self._first_try and self._is_anybody_impatient):
             self._tried_at = room
-            self._serve_all(place)
+            self._serve_all(place, keep)
+        else:
+            for _, id_ in sorted(self._first_try):
+                request = self._by_id.get(id_)
+                if request is not None and next(iter(self._shapes[request.shape])) == id_:
+                    self._try(id_, place, frozenset())
         self._first_try.clear()
 
-    def _serve_new(self, place: Callable[[T], bool]) -> None:
-        if not self._first_try:
-            return
-        longest = next(iter(self._placed_before), None)
-        if longest is not None and self._is_patient_no_more(longest):
-            self._serve_all(place)
-            return
-        for _, id_ in sorted(self._first_try):
-            request = self._by_id.get(id_)
-            if request is not None and next(iter(self._shapes[request.shape])) == id_:
-                self._try(id_, place)
-
-    def _serve_all(self, place: Callable[[T], bool]) -> None:
+    def _serve_all(self, place: Place[T], keep: Keep[T]) -> None:
         heads = [(of[id_].number, id_) for of in self._shapes.values() for id_ in itertools.islice(of, 1)]
         heapq.heapify(heads)
-        held: set[str] = set()
+        kept: set[Hashable] = set()
         while heads:
             _, id_ = heapq.heappop(heads)
             request = self._by_id[id_]
-            if not held.isdisjoint(request.resources):
-                continue
-            if self._try(id_, place):
+            if self._try(id_, place, kept):
                 following = self._shapes.get(request.shape)
                 if following:
                     head, after = next(iter(following.items()))
                     heapq.heappush(heads, (after.number, head))
-            elif self._is_patient_no_more(id_):
-                held |= request.resources
+            elif self._is_impatient(id_):
+                kept |= keep(request.item, kept)
 
-    def _try(self, id_: str, place: Callable[[T], bool]) -> bool:
+    def _try(self, id_: str, place: Place[T], kept: Set[Hashable]) -> bool:
         request = self._by_id.get(id_)
-        if request is None or not place(request.item):
+        if request is None or not place(request.item, kept):
             return False
         self._placed += 1
         self.discard(id_)
         return True
 
-    def _is_patient_no_more(self, id_: str) -> bool:
+    @property
+    def _is_anybody_impatient(self) -> bool:
+        longest = next(iter(self._placed_before), None)
+        return longest is not None and self._is_impatient(longest)
+
+    def _is_impatient(self, id_: str) -> bool:
         return self._placed - self._placed_before[id_] >= OVERTAKEN
