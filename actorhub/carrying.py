@@ -44,12 +44,13 @@ class Carrying:
             JournalLost, BrokerUnavailable: the journal cannot be read.
         """
         owner, past = self._owner, self._owner.past
-        begin = past.end
+        begin, written = past.end, 0
         while self.is_due:
             place = next(iter(past.places.values()))
-            if place.offset >= begin:
-                await self._wait_for_fewer()
-                begin = past.end
+            if place.offset >= begin:  # all of them have been written anew, and so much else was written meanwhile
+                if written > self._room // 4:
+                    await self._wait_for_fewer()
+                begin, written = past.end, 0
                 continue
             try:
                 commit = await self._logbook.read(place.offset)
@@ -60,12 +61,14 @@ class Carrying:
             await self._until_nothing_is_in_flight()  # from here on without an await: the journal has nothing newer
             if there := [state for state in commit.states if past.places.get(state.key) == place]:
                 sealed = owner.seal_old(there, time=time.time())
-                owner.weigh(sealed, self._logbook.append(sealed))
+                size = self._logbook.append(sealed)
+                owner.weigh(sealed, size)
+                written += size
             await self._until_nothing_is_in_flight()
             self._flush()
 
     async def _wait_for_fewer(self) -> None:
-        """All of them have been written anew, and it did not help."""
+        """They alone take too much."""
         log.error(
             "the states of %s need more than a quarter of its journal, of which %d bytes are kept; give the class more shards, "
             "or journals more room by `journal_retention`",

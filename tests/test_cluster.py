@@ -180,9 +180,12 @@ async def test_control_s_successor_knows_what_actors_have_been_through(settings:
         assert await found.work(2) == 2
 
 
-async def test_control_knows_everything_though_its_journal_has_been_written_over(broker_url: str) -> None:
-    """Invariant: names, actors and what became of them outlive all that the broker keeps of control's journal."""
-    room = 1024 * 1024
+async def test_control_knows_everything_though_its_journal_has_been_written_over(
+    broker_url: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Invariant: names, actors and what became of them outlive all that the broker keeps of control's journal, which has room
+    for them."""
+    room = 4 * 1024 * 1024
     settings = Settings(
         url=broker_url, secret="s", prefix=f"t{new_id(6)}", journal_retention=room, **{**QUICK, "heartbeat": 0.05}
     )  # type: ignore[arg-type]
@@ -190,7 +193,7 @@ async def test_control_knows_everything_though_its_journal_has_been_written_over
     async with hub:
         workers = await asyncio.gather(*(hub.options(name=f"w{number}").spawn(Worker) for number in range(40)))
         await asyncio.gather(*(hub.kill(worker) for worker in workers[30:]))
-        for _ in range(12):  # each is about 100 KiB of journal: the plans have arguments
+        for _ in range(25):  # each is about 400 KiB of journal: the plans have arguments
             big = await asyncio.gather(*(hub.spawn(Worker, "x" * 10_000) for _ in range(10)))
             await asyncio.gather(*(hub.kill(each) for each in big))
         before = {info.name: info.state for info in await hub.actors() if info.name is not None}
@@ -201,6 +204,7 @@ async def test_control_knows_everything_though_its_journal_has_been_written_over
         with pytest.raises(ActorDied, match=r"killed by hub\.kill"):
             await workers[35].work(1)
         assert await asyncio.gather(*(worker.work(7) for worker in workers[:30])) == [7] * 30
+    assert "need more than" not in capfd.readouterr().err
 
 
 async def _named_and_settled(hub: Hub, running: int) -> list[Any]:
