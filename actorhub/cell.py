@@ -79,9 +79,8 @@ class Cell:
         self._waiting: deque[Work] = deque()
         self._running: dict[str, _Running] = {}
         self._runners: set[asyncio.Task[None]] = set()
-        self.may_begin: Callable[[], bool] = lambda: (
-            True
-        )  # asked before each call; after a False, `go_on` has to follow
+        self.may_begin: Callable[[], bool] = lambda: True
+        """Asked before each call; after a False, `go_on` has to follow."""
         self._extra = 0  # reentrant calls, beside the `concurrency` ordinary runners
         self._ready = False
         self._stopped = False

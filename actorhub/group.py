@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator
 
 from actorhub.control.client import control_of
 from actorhub.control.messages import Bundle, GroupInfo, GroupPlan
@@ -14,7 +14,7 @@ FIRST_LOOK = 0.02  # seconds between looks whether it is reserved, at first
 LAST_LOOK = 0.5
 
 
-class PlacementGroup(Sequence[Bundle]):
+class PlacementGroup:
     """Bundles of resources that are reserved together. `group[0]` is where an actor may go: `hub.options(placement=group[0])`.
 
     It may be passed on to whoever shall spawn in it; `hub.remove` ends it.
@@ -35,7 +35,10 @@ class PlacementGroup(Sequence[Bundle]):
     def __len__(self) -> int:
         return len(self._plan.bundles)
 
-    def __getitem__(self, index: int) -> Bundle:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Bundle]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> Bundle:
         """Raises:
         IndexError: it has no such bundle.
         """

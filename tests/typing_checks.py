@@ -7,7 +7,7 @@ from typing import assert_type
 
 from tenacity import wait_exponential_jitter
 
-from actorhub import Call, Future, Hub, ObjectRef, Retry, Stream, actor, ask, ref, task, tell
+from actorhub import Call, Future, Hub, ObjectRef, PlacementGroup, Retry, Stream, actor, ask, ref, task, tell
 from actorhub.blocking import Hub as BlockingHub
 from actorhub.delay import Delays, Forwarder, OnUnroutable
 from actorhub.session import Session
@@ -46,6 +46,10 @@ async def right(hub: Hub) -> None:
     assert_type(await hub.find(Counter, "x"), Counter)
     account = await hub.spawn(Account, "me")
     await account.transfer(account, 3)
+    group = await hub.placement_group([{"cpu": 1}, {"cpu": 1, "gpu": 0.5}], strategy="STRICT_SPREAD", name="train")
+    assert_type(group, PlacementGroup)
+    assert_type(await hub.options(placement=group[1], prefer={"zone": "a"}).spawn(Counter, 1), Counter)
+    assert_type(await hub.remove(group), bool)
 
 
 @task(queue="images", retry=Retry(attempts=5, wait=wait_exponential_jitter(max=60)), timeout=30, priority=5)

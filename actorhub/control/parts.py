@@ -15,7 +15,7 @@ from actorhub.control.groups import Group, Groups
 from actorhub.control.messages import ActorPlan, GroupPlan, State
 from actorhub.control.placement import Node, Worker
 
-PLAN, LIFE, NODE, TEAM = "plan.", "life.", "node.", "team."
+PLAN, LIFE, NODE, GROUP = "plan", "life", "node", "group"
 CLUSTER = "cluster"
 
 
@@ -54,7 +54,7 @@ class Life(_Part):
         return Actor(plan, **fields)
 
 
-class Unit(_Part):
+class NodePart(_Part):
     """A node, but for what follows from the lives of its actors."""
 
     id: str
@@ -81,7 +81,7 @@ class Unit(_Part):
         return Node(**fields)
 
 
-class Team(_Part):
+class GroupPart(_Part):
     """A placement group, and where its bundles are."""
 
     plan: GroupPlan
@@ -118,9 +118,9 @@ def changed(known: Knowledge) -> list[str]:
         PLAN: known.directory.plans,
         LIFE: known.directory.lives,
         NODE: known.fleet.touched,
-        TEAM: known.groups.touched,
+        GROUP: known.groups.touched,
     }
-    return [f"{prefix}{id_}" for prefix, ids in touched.items() for id_ in ids]
+    return [f"{kind}.{id_}" for kind, ids in touched.items() for id_ in ids]
 
 
 def taken_down(known: Knowledge) -> None:
@@ -131,13 +131,13 @@ def taken_down(known: Knowledge) -> None:
 
 def encoded(key: str, known: Knowledge) -> bytes | None:
     """A part as it is now; None where there is none any more."""
-    kind, id_ = key[: len(PLAN)], key[len(PLAN) :]
+    kind, _, id_ = key.partition(".")
     if kind == NODE:
         node = known.fleet.nodes.get(id_)
-        return Unit.of(node).encoded() if node is not None else None
-    if kind == TEAM:
+        return NodePart.of(node).encoded() if node is not None else None
+    if kind == GROUP:
         group = known.groups.get(id_)
-        return Team.of(group).encoded() if group is not None else None
+        return GroupPart.of(group).encoded() if group is not None else None
     actor = known.directory.get(id_)
     if actor is None:
         return None
@@ -146,13 +146,14 @@ def encoded(key: str, known: Knowledge) -> bytes | None:
 
 def restore(parts: Mapping[str, bytes], known: Knowledge, *, now: float) -> None:
     """Fill all of it as the parts say. Whoever is silent is so from now on."""
-    of: dict[str, dict[str, bytes]] = {PLAN: {}, LIFE: {}, NODE: {}, TEAM: {}}
+    of: dict[str, dict[str, bytes]] = {PLAN: {}, LIFE: {}, NODE: {}, GROUP: {}}
     for key, body in parts.items():
-        of.get(key[: len(PLAN)], {})[key[len(PLAN) :]] = body
+        kind, _, id_ = key.partition(".")
+        of.get(kind, {})[id_] = body
     plans = {id_: ActorPlan.model_validate_json(body) for id_, body in of[PLAN].items()}
-    groups = [Team.model_validate_json(body).group() for body in of[TEAM].values()]
+    groups = [GroupPart.model_validate_json(body).group() for body in of[GROUP].values()]
     known.directory.restore(Life.model_validate_json(body).actor(plans[id_]) for id_, body in of[LIFE].items())
-    known.fleet.restore(Unit.model_validate_json(body).node(now) for body in of[NODE].values())
+    known.fleet.restore(NodePart.model_validate_json(body).node(now) for body in of[NODE].values())
     for group in sorted(groups, key=lambda group: group.number):
         known.directory.count(above=group.number - 1)
         known.groups.add(group)

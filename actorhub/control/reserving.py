@@ -30,7 +30,7 @@ class Reserving:
             if kept and actor.ask.units:
                 nodes = (node for node in nodes if node.id not in kept)
             return placement.choose(nodes, actor.ask, beside=beside)
-        if bundle in kept and actor.ask.units:
+        if (bundle.group, bundle.index) in kept and actor.ask.units:
             return None
         group = self._groups.get(bundle.group)
         node_id = group.nodes[bundle.index] if group is not None else None
@@ -85,8 +85,9 @@ class Reserving:
             wholes = [site for site in self._fleet.wholes if site.id not in kept]
             chosen = strategies.assign(item.bundles, item.plan.strategy, wholes, item.nodes)
             return {node for node, had in zip(chosen, item.nodes, strict=True) if had is None} if chosen else set()
-        if item.plan.bundle is not None:
-            return {item.plan.bundle}
+        bundle = item.plan.bundle
+        if bundle is not None:
+            return {(bundle.group, bundle.index)}
         able = [
             node
             for node in self._fleet.candidates(item.ask)
