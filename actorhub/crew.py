@@ -150,7 +150,7 @@ class Crew:
         runner.put(turn.batch.works)
 
     def _make_runner(self) -> Runner:
-        return Runner(self._run, self._on_ended, self._idle, self._turned)
+        return Runner(self._run, self._on_ended, self._idle, self._turned, lambda: bool(self._batches))
 
     def _run(self, work: Work, runner: Runner) -> Answer:
         return self._attempts.run(work, runner.lend)

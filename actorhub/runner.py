@@ -33,7 +33,7 @@ Ended = Callable[[Work, Answer | BaseException, float], None]
 class Runner:
     """`run` runs one task in the thread; `on_ended` is called on the event loop for each, in order, and `on_idle` when a batch
     is through. What is left of a batch may be taken away meanwhile: the thread takes from its left end. `on_turned` hears that
-    a task has lent its turn (`waits`), or has gone on."""
+    a task has lent its turn (`waits`), or has gone on. `is_awaited`: whether a batch waits for a thread."""
 
     def __init__(
         self,
@@ -41,6 +41,7 @@ class Runner:
         on_ended: Ended,
         on_idle: Callable[[Runner], None],
         on_turned: Callable[[Runner], None],
+        is_awaited: Callable[[], bool],
     ) -> None:
         self.current: Current | None = None
         self.waits: Future[Any] | None = None
@@ -49,6 +50,7 @@ class Runner:
         self._on_ended = on_ended
         self._on_idle = on_idle
         self._on_turned = on_turned
+        self._is_awaited = is_awaited
         self._loop = asyncio.get_running_loop()
         self._batches: queue.SimpleQueue[deque[Work] | None] = queue.SimpleQueue()
         self._results: deque[Result] = deque()
@@ -149,8 +151,13 @@ class Runner:
             self._on_ended(*self._results.popleft())
 
     def _finished(self) -> None:
-        self._hear()
-        self._loop.call_soon(self._rest)  # first the answers leave, which were put a moment ago
+        """Where a batch waits, the thread goes on before the answers of this one are sent; else they leave first."""
+        if self._is_awaited():
+            self._rest()
+            self._loop.call_soon(self._hear)
+        else:
+            self._hear()
+            self._loop.call_soon(self._rest)
 
     def _rest(self) -> None:
         self.busy = False
