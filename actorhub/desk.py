@@ -38,9 +38,6 @@ class Desk:
         self._mailbox = Mailbox(session, queue, self._cell, DeadLetters(session, "system"))
 
     async def open(self) -> None:
-        """Raises:
-        BrokerUnavailable: the connection was lost.
-        """
         await self._session.live_link()
         await self._session.add(self)
         await self._cell.start()

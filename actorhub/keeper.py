@@ -80,9 +80,6 @@ class Keeper:
         self._watching: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Raises:
-        BrokerUnavailable: the connection was lost.
-        """
         await self._desk.open()
         self._watching = self._session.spawn_task(self._watch(), "actorhub-leases")
 

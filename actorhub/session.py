@@ -87,6 +87,7 @@ class Session:
             on_retry=on_retry,
         )
         self._attachments: list[Attachment] = []
+        self._ready: Link | None = None  # the last link on which all of them were set up
         self._replies = Replies(self.id, self.signer, settings.max_pending, self._timed_out)
         self._counter = itertools.count(1)
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -151,10 +152,17 @@ class Session:
         return self._connection.link
 
     async def add(self, attachment: Attachment) -> None:
-        """Set it up now, and again on every new link."""
+        """Set it up now, and again on every new link. Where this one fails, the next one has it when this returns."""
         self._attachments.append(attachment)
-        if self._connection.link is not None:
-            await attachment.attach(self._connection.link)
+        link = self._connection.link
+        if link is None:
+            return
+        try:
+            await attachment.attach(link)
+        except BrokerUnavailable as exc:
+            self.renew(link, f"something could not be set up: {exc}")
+            while self._closed is None and self._ready in (None, link):
+                await asyncio.sleep(0.02)
 
     def attach_later(self, attachment: Attachment) -> None:
         """Set it up on every new link; on this one it sets up itself."""
@@ -188,6 +196,7 @@ class Session:
         for attachment in list(self._attachments):
             await attachment.attach(link)
         self._boxes.attach(link)
+        self._ready = link
 
     def _on_reply_end(self, link: Link, reason: str) -> None:
         if link.lost is None:

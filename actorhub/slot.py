@@ -21,7 +21,7 @@ from actorhub.broker import Delivery, Message
 from actorhub.chunks import CONCURRENT, SPLIT_AFTER
 from actorhub.crew import Batch, Crew
 from actorhub.envelope import Parcel, decode
-from actorhub.errors import ActorHubError, BrokerUnavailable, CallCancelled, CallTimeout, InvalidEnvelope
+from actorhub.errors import ActorHubError, CallCancelled, CallTimeout, InvalidEnvelope
 from actorhub.fates import TaskFates
 from actorhub.intake import Intake, Shift
 from actorhub.session import Session
@@ -75,12 +75,7 @@ class Slot:
         for queue in queues:
             if queue not in self._intakes and not self._stopping:
                 intake = self._intakes[queue] = Intake(self._session, queue, self._on_delivery, self._crew.lost)
-                link = self._session.link
-                try:
-                    await intake.open()
-                except BrokerUnavailable as exc:  # it is set up again on the next link, and so are those after it
-                    if link is not None:
-                        self._session.renew(link, f"{queue} could not be consumed: {exc}")
+                await intake.open()
 
     async def stop(self, patience: float) -> None:
         """Give back what was not begun; let what was begun end, for `patience` seconds."""

@@ -33,7 +33,7 @@ from actorhub.dead import DeadLetters
 from actorhub.depot import Depot
 from actorhub.desk import Desk
 from actorhub.durable import DurableMailbox
-from actorhub.errors import ActorDied, ActorHubError, ActorInitFailed, BrokerUnavailable
+from actorhub.errors import ActorDied, ActorHubError, ActorInitFailed
 from actorhub.grave import bury, death
 from actorhub.handle import Handle, tell
 from actorhub.keyed import make_mailbox
@@ -161,10 +161,7 @@ class Worker:
             log.warning("actor %s of %s could not start", plan.actor_id, plan.class_name, exc_info=True)
             await self._report_failed(order, exc, "birth")
             return
-        try:
-            await hosted.mailbox.open()
-        except BrokerUnavailable:  # it is opened over the next link
-            log.debug("the connection was lost while %s was started", plan.actor_id, exc_info=True)
+        await hosted.mailbox.open()
         self.hosted[plan.actor_id] = hosted
         if self._stopped.get(plan.actor_id, 0) >= incarnation:
             await self.end(plan.actor_id, incarnation)

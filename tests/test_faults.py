@@ -26,7 +26,7 @@ from actorhub import (
     tell,
 )
 from actorhub.address import new_id
-from actorhub.broker import LocalServer, Message, Outcome
+from actorhub.broker import Link, LocalServer, Message, Outcome
 from actorhub.codec import Signer
 from actorhub.envelope import Codec, Envelope, encode
 from actorhub.errors import UntrustedPayload
@@ -349,6 +349,32 @@ async def test_no_actor_dies_of_connections_that_are_lost_while_it_starts(own_ra
         async with asyncio.timeout(60):
             assert set(await asyncio.gather(*(killer.ping() for killer in killers))) == {"pong"}
         assert not [info for info in await hub.actors() if info.state == "dead"]
+
+
+class _FailsOnce:
+    """Attached to a session."""
+
+    def __init__(self) -> None:
+        self.links: list[Link] = []
+
+    async def attach(self, link: Link) -> None:
+        self.links.append(link)
+        if len(self.links) == 1:
+            raise BrokerUnavailable("the broker said INTERNAL_ERROR")
+
+    def detach(self) -> None:
+        """Nothing is kept."""
+
+
+async def test_what_cannot_be_set_up_on_one_connection_is_there_on_the_next(hub: Hub) -> None:
+    """Invariant: who sets something up while the connection is lost goes on, and has it on the next one."""
+    session, fails = hub._open_session(), _FailsOnce()
+    async with asyncio.timeout(20):
+        await session.add(fails)
+    first, second = fails.links
+    assert second is session.link is not first
+    session.remove(fails)
+    assert await (await hub.spawn(Killer)).ping() == "pong"
 
 
 async def _close_connections(broker: Private, times: int) -> None:
