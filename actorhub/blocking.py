@@ -24,8 +24,7 @@ from actorhub.call import Call
 from actorhub.cluster import BrokerChoice
 from actorhub.connection import OnRetry
 from actorhub.context import surroundings
-from actorhub.control.messages import ActorInfo, Bundle, GroupInfo, NodeInfo, QueueInfo
-from actorhub.control.strategies import Strategy
+from actorhub.control.messages import ActorInfo, Bundle, GroupInfo, NodeInfo, QueueInfo, Strategy
 from actorhub.errors import ActorHubError, HubClosed
 from actorhub.explanation import Explanation
 from actorhub.future import Future

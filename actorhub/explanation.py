@@ -37,7 +37,7 @@ class Explanation(BaseModel):
     take from it. `doing`: what its worker says of it. `blocked`: why the broker takes no messages. Of a durable actor: the last
     epoch and the last commit of its journal."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(defer_build=True, frozen=True)
 
     text: str
     actor: ActorInfo | None = None

@@ -40,7 +40,7 @@ class HistoryEntry(BaseModel):
     `size` is that of the whole record. `time` is Unix time in seconds, by the owner's clock.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(defer_build=True, frozen=True)
 
     offset: int
     kind: Literal["commit", "epoch", "unknown"]
@@ -64,7 +64,7 @@ class ActorState(BaseModel):
     """A durable actor's state after the commit of that number: as JSON, or each attribute's `repr` where it is a pickle.
     `version` is that of its class, `time` that of the commit, by its owner's clock."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(defer_build=True, frozen=True)
 
     number: int
     epoch: int

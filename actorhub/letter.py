@@ -36,7 +36,9 @@ class DeadLetter(BaseModel):
     Times are Unix time in seconds; 0 where it is not known.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
+    model_config = ConfigDict(
+        defer_build=True, frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64"
+    )
 
     id: int | None = None
     reason: Reason
@@ -171,7 +173,7 @@ class Replayed(BaseModel):
     """The mark of a letter that was sent again. After a purge, offsets begin anew: `kept`, the letter's own time, tells apart
     those that had the same."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(defer_build=True, frozen=True, extra="forbid")
 
     letter: int
     kept: float

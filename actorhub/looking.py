@@ -6,8 +6,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 from actorhub.actor import Ticket
-from actorhub.control.actor import PAGE
 from actorhub.control.client import control_of, find
+from actorhub.control.desks import PAGE
 from actorhub.control.messages import ActorInfo, NodeInfo, QueueInfo
 from actorhub.dead import DeadLetters
 from actorhub.explanation import Explainer, Explanation

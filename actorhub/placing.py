@@ -8,11 +8,9 @@ from typing import cast
 
 from actorhub.actor import spec_of
 from actorhub.address import new_id
-from actorhub.control.actor import PAGE
 from actorhub.control.client import control_of, granted
-from actorhub.control.desks import NodeDesk, system_ticket
-from actorhub.control.messages import GroupAsked, GroupInfo, GroupPlan
-from actorhub.control.strategies import Strategy
+from actorhub.control.desks import PAGE, NodeDesk, system_ticket
+from actorhub.control.messages import GroupAsked, GroupInfo, GroupPlan, Strategy
 from actorhub.errors import ActorHubError, ActorNotFound
 from actorhub.group import PlacementGroup
 from actorhub.handle import Handle

@@ -48,6 +48,7 @@ class Shape:
     """
 
     def __init__(self, adapter: TypeAdapter[Any]) -> None:
+        adapter.rebuild(raise_errors=True)  # a model may have deferred it
         self.adapter = adapter
         self.schema = adapter.core_schema
         self.validator = SchemaValidator(self.schema, _CORE_CONFIG)

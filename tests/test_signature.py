@@ -16,7 +16,7 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from actorhub import InvalidArguments, InvalidResult, NotSerialisable, UntrustedPayload
 from actorhub.codec import Signer
@@ -182,6 +182,25 @@ def test_constraints_of_annotations_hold() -> None:
         signature("bounded").pack((0,), {}, signer)
     with pytest.raises(InvalidArguments, match="mode: Input should be 'fast' or 'slow'"):
         signature("bounded").pack((1, "medium"), {}, signer)
+
+
+class Deferred(BaseModel):
+    model_config = ConfigDict(defer_build=True)
+
+    item: Item
+
+
+def take(one: Deferred, more: list[Deferred]) -> Deferred:
+    return more[0] if more else one
+
+
+def test_a_model_that_is_built_when_it_is_first_used_may_be_an_argument_and_a_result() -> None:
+    of = Signature.of(take, owner="tests", bound=False)
+    one = Deferred(item=Item(name="a"))
+    packed, codec = of.pack((one, [one]), {}, signer)
+    assert codec is Codec.JSON
+    assert of.unpack(packed, codec, signer)[1] == {"one": one, "more": [one]}
+    assert of.unpack_result(*of.pack_result(one, signer), signer) == one
 
 
 def test_defaults_are_the_receiver_s() -> None:

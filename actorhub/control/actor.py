@@ -16,7 +16,7 @@ from typing import Any, cast
 from actorhub.actor import actor, spec_of
 from actorhub.broker import Link
 from actorhub.context import effects
-from actorhub.control.desks import NodeDesk, WorkerDesk, system_ticket
+from actorhub.control.desks import PAGE, ControlDesk, NodeDesk, WorkerDesk, system_ticket
 from actorhub.control.messages import (
     Acknowledge,
     ActorInfo,
@@ -57,12 +57,11 @@ from actorhub.settings import Settings
 
 log = logging.getLogger(__name__)
 
-PAGE = 1000  # actors in one answer
 SESSION_CHECK = 2.0  # seconds between looks at whether the owners of actors are still there
 
 
 @actor(durable=True, reads=("find", "describe", "task_queues", "actors", "group", "groups", "nodes"))
-class Control:
+class Control(ControlDesk):
     """Directory of namespaces, names, nodes, workers and actors. Never on the path of a message. No method waits for anything:
     what it does is a commit."""
 
@@ -93,20 +92,16 @@ class Control:
     # ---- what hubs ask
 
     async def spawn(self, asked: SpawnAsked) -> Answer:
-        """Claims the name and chooses a worker; the mailbox is there when the answer comes. The answer has the actor's plan, or
-        that of the one which has the name, or why nothing was made."""
         answer = await self._handle(asked)
         assert isinstance(answer, Answer)
         return answer
 
     async def make_group(self, asked: GroupAsked) -> GroupAnswer:
-        """Claims the name. It is reserved when there is room for all of it."""
         answer = await self._handle(asked)
         assert isinstance(answer, GroupAnswer)
         return answer
 
     async def remove_group(self, group: str) -> bool:
-        """Its actors end, and what it reserved is free. False where it is not there."""
         if self.state.group(group) is None:
             return False
         await self._handle(GroupRemoved(group=group, cause=f"its placement group {group} was removed"))
@@ -116,19 +111,15 @@ class Control:
         return self.state.group(group)
 
     async def groups(self, namespace: str | None = None, after: str | None = None) -> list[GroupInfo]:
-        """The next PAGE of them behind the one with this id, or the first, in the order of their making."""
         return list(itertools.islice(self.state.groups(namespace, after), PAGE))
 
     async def find(self, namespace: str, name: str) -> ActorPlan | None:
-        """The living actor that has the name."""
         return self.state.find(namespace, name)
 
     async def describe(self, actor_id: str) -> ActorInfo | None:
         return self.state.describe(actor_id)
 
     async def kill(self, actor_id: str, cause: str) -> bool:
-        """False where it was dead already, or is not known. When its mailbox is gone, it answers nobody any more, and its
-        callers have been told."""
         known = self.state.describe(actor_id)
         if known is None or known.state == "dead":
             return False
@@ -136,20 +127,16 @@ class Control:
         return True
 
     async def serve(self, queue: str) -> None:
-        """Somebody sends tasks to this queue: every node's slots shall take from it."""
         await self._handle(QueueUsed(queue=queue, namespace=self._session.names.namespace_of(queue)))
 
     async def task_queues(self, namespace: str | None = None) -> list[str]:
-        """Those of the namespace; of all namespaces where none is named."""
         names, queues = self._session.names, self.state.queues()
         return [queue for queue in queues if namespace is None or names.namespace_of(queue) == namespace]
 
     async def end_session(self, session_id: str) -> None:
-        """Its actors end with it."""
         await self._handle(SessionEnded(session=session_id))
 
     async def actors(self, namespace: str | None = None, after: str | None = None) -> list[ActorInfo]:
-        """The next PAGE of them behind the one with this id, or the first, in the order of their making."""
         return list(itertools.islice(self.state.actors(namespace, after), PAGE))
 
     async def nodes(self) -> list[NodeInfo]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import cast, overload
 
 from actorhub.actor import spec_of
-from actorhub.control.actor import Control
-from actorhub.control.desks import system_ticket
+from actorhub.control.desks import ControlDesk, system_ticket
 from actorhub.control.messages import ActorPlan, Answer, GroupAnswer, GroupPlan
 from actorhub.errors import ActorDied, ActorNotFound, NameTaken, PlacementInfeasible
 from actorhub.handle import Handle
@@ -15,9 +14,9 @@ from actorhub.session import Session
 _REFUSALS = {"name taken": NameTaken, "infeasible": PlacementInfeasible, "parent dead": ActorDied}
 
 
-def control_of(session: Session) -> Control:
+def control_of(session: Session) -> ControlDesk:
     """The control of the session's cluster, on whichever node it runs."""
-    return cast(Control, Handle(session, system_ticket(session.names.control, Control), spec_of(Control)))
+    return cast(ControlDesk, Handle(session, system_ticket(session.names.control, ControlDesk), spec_of(ControlDesk)))
 
 
 async def find(session: Session, namespace: str, name: str) -> ActorPlan:

@@ -1,14 +1,101 @@
-"""What workers and nodes do for control: the actors that stand at their command queues."""
+"""What control, workers and nodes do for each other and for hubs: the actors at their queues, as callers know them."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
 from actorhub.actor import Ticket, actor, class_name_of
-from actorhub.control.messages import BuryActor, Doing, Residency, StartActor
+from actorhub.control.messages import (
+    ActorInfo,
+    ActorPlan,
+    Answer,
+    BuryActor,
+    Doing,
+    GroupAnswer,
+    GroupAsked,
+    GroupInfo,
+    NodeInfo,
+    NodeReport,
+    Notice,
+    Residency,
+    SpawnAsked,
+    StartActor,
+)
 from actorhub.fates import TaskFates
 
 SYSTEM = "$system"  # the namespace of what is not a user's actor
+PAGE = 1000  # actors, or groups, in one answer
+
+
+@actor
+class ControlDesk(ABC):
+    """What control does for hubs, nodes and workers."""
+
+    # ---- what hubs ask
+
+    @abstractmethod
+    async def spawn(self, asked: SpawnAsked) -> Answer:
+        """Claims the name and chooses a worker; the mailbox is there when the answer comes. The answer has the actor's plan, or
+        that of the one which has the name, or why nothing was made."""
+
+    @abstractmethod
+    async def make_group(self, asked: GroupAsked) -> GroupAnswer:
+        """Claims the name. It is reserved when there is room for all of it."""
+
+    @abstractmethod
+    async def remove_group(self, group: str) -> bool:
+        """Its actors end, and what it reserved is free. False where it is not there."""
+
+    @abstractmethod
+    async def group(self, group: str) -> GroupInfo | None:
+        """None where it is not there."""
+
+    @abstractmethod
+    async def groups(self, namespace: str | None = None, after: str | None = None) -> list[GroupInfo]:
+        """The next PAGE of them behind the one with this id, or the first, in the order of their making."""
+
+    @abstractmethod
+    async def find(self, namespace: str, name: str) -> ActorPlan | None:
+        """The living actor that has the name."""
+
+    @abstractmethod
+    async def describe(self, actor_id: str) -> ActorInfo | None:
+        """With what it waits for, where it waits for a place."""
+
+    @abstractmethod
+    async def kill(self, actor_id: str, cause: str) -> bool:
+        """False where it was dead already, or is not known. When its mailbox is gone, it answers nobody any more, and its
+        callers have been told."""
+
+    @abstractmethod
+    async def serve(self, queue: str) -> None:
+        """Somebody sends tasks to this queue: every node's slots shall take from it."""
+
+    @abstractmethod
+    async def task_queues(self, namespace: str | None = None) -> list[str]:
+        """Those of the namespace; of all namespaces where none is named."""
+
+    @abstractmethod
+    async def end_session(self, session_id: str) -> None:
+        """Its actors end with it."""
+
+    @abstractmethod
+    async def actors(self, namespace: str | None = None, after: str | None = None) -> list[ActorInfo]:
+        """The next PAGE of them behind the one with this id, or the first, in the order of their making."""
+
+    @abstractmethod
+    async def nodes(self) -> list[NodeInfo]:
+        """All that live."""
+
+    # ---- what nodes and workers tell
+
+    @abstractmethod
+    async def report(self, report: NodeReport) -> None:
+        """A node lives."""
+
+    @abstractmethod
+    async def notice(self, event: Notice) -> None:
+        """Something has happened on a node."""
 
 
 @actor(concurrency=10_000)

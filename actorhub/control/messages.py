@@ -9,16 +9,22 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from actorhub.actor import ActorOptions, Ticket
 from actorhub.address import Names
 from actorhub.broker import Queue, QueueKind
-from actorhub.control.strategies import Strategy
 from actorhub.envelope import Codec
 from actorhub.resources import Resources
 
 Lifetime = Literal["session", "detached"]
+Strategy = Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"]
 State = Literal["pending", "starting", "running", "restarting", "dead"]
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        ser_json_bytes="base64",
+        val_json_bytes="base64",
+        defer_build=True,  # when it is first used: a client uses few of them
+    )
 
 
 # ---- what there is

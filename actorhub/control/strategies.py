@@ -13,12 +13,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal
 
+from actorhub.control.messages import Strategy
 from actorhub.control.packing import fewest, most
 from actorhub.resources import amounts, fits, plus, share
 
-Strategy = Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"]
 Bundle = Mapping[str, int]
 
 

@@ -22,7 +22,7 @@ class InvalidRecord(ActorHubError):
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(defer_build=True, frozen=True, extra="forbid")
 
 
 class Mark(_Model):
@@ -79,7 +79,9 @@ Numbers = tuple[int, tuple[int, ...]]
 class Armed(_Model):
     """A timer, and the message that comes when it is due."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
+    model_config = ConfigDict(
+        defer_build=True, frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64"
+    )
 
     timer: Timer
     method: str
@@ -129,7 +131,7 @@ class Commit(_Model):
 
 Record = Mark | Epoch | Commit
 
-_record: TypeAdapter[Record] = TypeAdapter(Record)
+_record: TypeAdapter[Record] = TypeAdapter(Record, config=ConfigDict(defer_build=True))
 
 
 @dataclass
