@@ -152,12 +152,18 @@ class Runner:
 
     def _finished(self) -> None:
         """Where a batch waits, the thread goes on before the answers of this one are sent; else they leave first."""
-        if self._is_awaited():
+        if self._is_awaited() and not self._left:
+            ended, self._results = self._results, deque()  # the thread stands still
             self._rest()
-            self._loop.call_soon(self._hear)
+            self._loop.call_soon(self._tell, ended)
         else:
             self._hear()
             self._loop.call_soon(self._rest)
+
+    def _tell(self, ended: deque[Result]) -> None:
+        """Also where nothing more is heard of the thread from now on."""
+        for result in ended:
+            self._on_ended(*result)
 
     def _rest(self) -> None:
         self.busy = False
