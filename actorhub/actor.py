@@ -57,11 +57,17 @@ class ActorOptions(BaseModel):
             raise ValueError(
                 "reads= says what a durable actor's journal need not keep; add durable=True, or leave it out"
             )
-        if self.standby and (not self.durable or self.isolation == "process"):
+        if self.standby and (not self.durable or self.is_isolated):
             raise ValueError(
-                "a standby goes on from the journal, in a worker that it shares: add durable=True, and leave out isolation"
+                "a standby goes on from the journal, in a worker that it shares: add durable=True, and leave out isolation "
+                "and gpu"
             )
         return self
+
+    @property
+    def is_isolated(self) -> bool:
+        """Whether it has a process for itself. Which GPUs there are is said to whole processes."""
+        return self.isolation == "process" or "gpu" in self.resources
 
 
 class Ticket(BaseModel):

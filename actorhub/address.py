@@ -6,6 +6,7 @@ A queue's name is its address on the broker:
     {prefix}.{namespace}.durable.{id}    a durable actor
     {prefix}.{namespace}.journal.{id}    what a durable actor has done
     {prefix}.{namespace}.task.{queue}    a task queue
+    {prefix}.{namespace}.task.{queue}.{digest}  the same, of tasks that all ask for the same place
     {prefix}.{namespace}.gathering.{id}  results that wait for the others of their kind
     {prefix}.{namespace}.dead            what could not be processed
     {prefix}.reply.{session}             answers to one hub or worker
@@ -72,6 +73,14 @@ class Names:
 
     def task(self, namespace: str, queue: str) -> str:
         return f"{self.prefix}.{namespace}.task.{queue}"
+
+    def word_of(self, queue: str) -> str:
+        """What a task queue is called by its users."""
+        return queue.removeprefix(self.task(self.namespace_of(queue), "")).partition(".")[0]
+
+    def asks_for_a_place(self, queue: str) -> bool:
+        """Whether it is a task queue that has slots of its own, which control makes and nobody else."""
+        return self.is_task(queue) and "." in queue.removeprefix(self.task(self.namespace_of(queue), ""))
 
     def is_task(self, queue: str) -> bool:
         """Whether it is the name of a task queue."""

@@ -24,7 +24,7 @@ from actorhub.call import Call
 from actorhub.cluster import BrokerChoice
 from actorhub.connection import OnRetry
 from actorhub.context import surroundings
-from actorhub.control.messages import ActorInfo, Bundle, GroupInfo, NodeInfo, QueueInfo, Strategy
+from actorhub.control.messages import ActorInfo, GroupInfo, NodeInfo, QueueInfo, Strategy
 from actorhub.errors import ActorHubError, HubClosed
 from actorhub.explanation import Explanation
 from actorhub.future import Future
@@ -32,6 +32,7 @@ from actorhub.group import PlacementGroup
 from actorhub.handle import RemoteMethod, ask, tell
 from actorhub.history import ActorState, HistoryEntry
 from actorhub.letter import DeadLetter
+from actorhub.needs import Bundle
 from actorhub.object_ref import ObjectRef
 from actorhub.ref import residence
 from actorhub.timer import Timer

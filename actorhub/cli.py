@@ -237,9 +237,10 @@ def tasks(
     if json_:
         _print_json(rows)
         return
-    table = Table("namespace", "queue", "waiting messages", "slots")
+    table = Table("namespace", "queue", "asks for", "waiting messages", "slots", "needs")
     for row in rows:
-        table.add_row(row.namespace, row.queue, str(row.waiting), str(row.slots))
+        asks = str(row.needs) if row.needs is not None else ""
+        table.add_row(row.namespace, row.queue, asks, str(row.waiting), str(row.slots), row.waits_for)
     console.print(table)
 
 

@@ -163,7 +163,8 @@ class Explainer:
             tasks = f"{_many(waiting, 'message', 'messages')} of tasks in {way.queue} that no slot has taken"
             taking = _many(slots, "slot takes", "slots take") if slots else "no slot takes"
             where = f"There {'is' if waiting == 1 else 'are'} {tasks}, and {taking} from it."
-            return self._told([said, where]).model_copy(update={"waiting": waiting, "consumers": slots})
+            needs = await self._what_a_slot_needs(way.queue) if not slots else []
+            return self._told([said, where, *needs]).model_copy(update={"waiting": waiting, "consumers": slots})
         actor_id = actor_of(way.queue) if isinstance(way, Outbox) else ""
         if not isinstance(way, Outbox) or not actor_id:
             return self._told([said])
@@ -173,6 +174,21 @@ class Explainer:
         ticket = Ticket(queue=way.queue, actor_id=actor_id, namespace=of, class_name="", durable=durable)
         found = await self._actor(ticket, actor_id)
         return found.model_copy(update={"text": f"{said}\n{found.text}"})
+
+    async def _what_a_slot_needs(self, queue: str) -> list[str]:
+        names = self._session.names
+        try:
+            if names.asks_for_a_place(queue):
+                all_ = await self._ask(lambda: self._control.served(names.namespace_of(queue)))
+                return [
+                    f"A slot for it needs {each.waits_for}." for each in all_ if each.name == queue and each.waits_for
+                ]
+            nodes = await self._ask(self._control.nodes)
+        except (TimeoutError, ActorHubError):
+            return [_SILENT]
+        if any(worker.kind == "task" for node in nodes for worker in node.workers):
+            return []
+        return ["No node has slots: start one with `actorhub node MODULE --slots 2`."]
 
     # ---- asking
 

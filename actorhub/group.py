@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Iterator
 
 from actorhub.control.client import control_of
-from actorhub.control.messages import Bundle, GroupInfo, GroupPlan
+from actorhub.control.messages import GroupInfo, GroupPlan
 from actorhub.errors import ActorHubError
+from actorhub.needs import Bundle
 from actorhub.session import Session
 
 FIRST_LOOK = 0.02  # seconds between looks whether it is reserved, at first

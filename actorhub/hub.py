@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, cast
 from pydantic import SecretStr
 
 from actorhub import keyed
-from actorhub.actor import ActorSpec, Ticket, binder, spec_of
+from actorhub.actor import ActorOptions, ActorSpec, Ticket, binder, spec_of
 from actorhub.address import check_word, new_id
 from actorhub.cluster import BrokerChoice, LocalCluster
 from actorhub.codec import by_value
@@ -20,7 +20,6 @@ from actorhub.connection import OnRetry
 from actorhub.control.client import control_of, find, granted
 from actorhub.control.messages import (
     ActorPlan,
-    Bundle,
     NodeInfo,
     SpawnAsked,
 )
@@ -29,6 +28,7 @@ from actorhub.errors import ActorHubError, ActorNotFound, HubClosed
 from actorhub.grave import death
 from actorhub.handle import Handle, handle_ticket, remote_of
 from actorhub.looking import Looking
+from actorhub.needs import Bundle
 from actorhub.options import Options
 from actorhub.placing import Placing
 from actorhub.ref import residence
@@ -289,7 +289,8 @@ class Hub(Tasks, Looking, Placing):
         options = self._options
         arguments, codec = spec.init.pack(args, kwargs, session.signer)
         changes = {"resources": options.resources, "max_restarts": options.max_restarts}
-        chosen = spec.options.model_copy(update={k: v for k, v in changes.items() if v is not None})
+        given = {k: v for k, v in changes.items() if v is not None}
+        chosen = ActorOptions.model_validate({**dict(spec.options), **given}) if given else spec.options
         word = "".join(letter for letter in spec.cls.__name__.lower() if letter.isalnum())[:30] or "actor"
         plan = ActorPlan(
             actor_id=f"{word}-{new_id(10)}",
@@ -396,7 +397,13 @@ class Hub(Tasks, Looking, Placing):
 
     def _sending(self) -> Sending:
         options = self._options
-        return Sending(options.namespace, options.priority, options.delay)
+        return Sending(
+            namespace=options.namespace,
+            resources=options.resources,
+            place=options.place,
+            priority=options.priority,
+            delay=options.delay,
+        )
 
     def _open_session(self) -> Session:
         if self._session is None:

@@ -136,6 +136,8 @@ class _Workers(Processes):
             found.stopping = True
             self._ending[worker_id] = asyncio.get_running_loop().create_task(self._end(found))
 
+    kill = terminate
+
     async def _end(self, inside: _Inside) -> None:
         try:
             await inside.worker.stop()

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from actorhub.actor import Ticket
 from actorhub.control.client import control_of, find
 from actorhub.control.desks import PAGE
-from actorhub.control.messages import ActorInfo, NodeInfo, QueueInfo
+from actorhub.control.messages import ActorInfo, Demand, NodeInfo, QueueInfo, Served
 from actorhub.dead import DeadLetters
 from actorhub.explanation import Explainer, Explanation
 from actorhub.handle import handle_ticket
@@ -38,14 +38,29 @@ class Looking(ABC):
 
     async def tasks(self, *, all_namespaces: bool = False) -> list[QueueInfo]:
         """The task queues of the namespace that anybody has used, with what waits in them."""
-        session, found = self._open_session(), list[QueueInfo]()
-        for queue in await control_of(session).task_queues(None if all_namespaces else self._options.namespace):
-            state = await (await session.live_link()).state(queue)
-            waiting, slots = (state.messages, state.consumers) if state is not None else (0, 0)
-            namespace = session.names.namespace_of(queue)
-            word = queue.removeprefix(session.names.task(namespace, ""))
-            found.append(QueueInfo(queue=word, namespace=namespace, waiting=waiting, slots=slots))
-        return found
+        session = self._open_session()
+        namespace, control = None if all_namespaces else self._options.namespace, control_of(session)
+        served = {queue.name: queue for queue in await control.served(namespace)}
+        queues = [*await control.task_queues(namespace), *served]
+        return [await self._task_queue(queue, served.get(queue)) for queue in queues]
+
+    async def _task_queue(self, queue: str, served: Served | None) -> QueueInfo:
+        session = self._open_session()
+        state = await (await session.live_link()).state(queue)
+        waiting, slots = (state.messages, state.consumers) if state is not None else (0, 0)
+        return QueueInfo(
+            queue=session.names.word_of(queue),
+            namespace=session.names.namespace_of(queue),
+            waiting=waiting,
+            slots=slots,
+            needs=served.needs if served is not None else None,
+            waits_for=served.waits_for if served is not None and waiting and not slots else "",
+        )
+
+    async def demand(self) -> list[Demand]:
+        """What waits for a place in the whole cluster: actors, placement groups and slots for tasks, by what they ask for. More
+        nodes that have it would let them begin."""
+        return await control_of(self._open_session()).demand()
 
     async def nodes(self) -> list[NodeInfo]:
         """The nodes of the cluster with their workers."""

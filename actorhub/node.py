@@ -15,23 +15,33 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import version
-from typing import Any, Literal, cast
+from typing import cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from actorhub.actor import actor, registry, spec_of
 from actorhub.address import new_id
-from actorhub.blackbox import InHand
 from actorhub.broker import Message
 from actorhub.control.client import control_of
-from actorhub.control.desks import NodeDesk, SlotDesk, TaskDesk, WorkerDesk, system_ticket
-from actorhub.control.messages import ANY_CLASS, NodeReport, Residency, Running, WorkerLost, WorkerReport, WorkerStopped
+from actorhub.control.desks import NodeDesk, WorkerDesk, system_ticket
+from actorhub.control.messages import (
+    ANY_CLASS,
+    NodeReport,
+    Residency,
+    Running,
+    SlotEnded,
+    StartSlot,
+    WorkerLost,
+    WorkerReport,
+    WorkerStopped,
+)
 from actorhub.control.standby import Standby
 from actorhub.dead import DeadLetters
 from actorhub.delay import Delays, Forwarder
 from actorhub.desk import Desk
+from actorhub.devices import Devices
 from actorhub.errors import ActorHubError, InvalidEnvelope, ObjectLost
-from actorhub.fates import Fates, TaskFates
+from actorhub.fates import TaskFates
 from actorhub.handle import Handle, ask, tell
 from actorhub.hardware import found
 from actorhub.keeper import Keeper
@@ -43,14 +53,10 @@ from actorhub.resources import Resources, checked
 from actorhub.session import Session
 from actorhub.settings import Settings
 from actorhub.settle import publish
-from actorhub.task import tasks
-from actorhub.warden import Warden
+from actorhub.task_slots import PAUSE, YOUNG, TaskSlots
 
 log = logging.getLogger(__name__)
 
-YOUNG = 5.0  # seconds; a worker that dies younger is replaced after a pause
-PAUSE = 0.5
-NOTICING = 0.5  # seconds after which the end of a slot is seen
 _VERSION = version("actorhub-mq")
 
 
@@ -78,12 +84,9 @@ class Node:
         modules = ["actorhub.benchmark", *config.modules]
         preload = [type(self.session.broker).__module__, *modules]
         self._processes = processes(config.node_id, modules, preload, settings, self._worker_ended)
-        self._queues: dict[str, None] = dict.fromkeys(
-            self.session.names.task(settings.namespace, spec.options.queue) for spec in tasks.values()
-        )
-        self.fates = Fates()
-        self._warden = Warden(self._processes, self.fates.cancelled, self._task_late)
+        self.slots = TaskSlots(self.session, config.node_id, self._processes, self._start_worker, self._tell_end)
         self._resources: dict[str, float] = {}
+        self._devices = Devices(0.0, {})
         self._store: Store | None = None
         self._keeper: Keeper | None = None
         self._known = False
@@ -111,13 +114,14 @@ class Node:
         """
         await self.session.open()
         self._resources = checked({**await asyncio.to_thread(found), **self.config.resources})
+        self._devices = Devices(self._resources.get("gpu", 0.0), os.environ)
         self._store = await asyncio.to_thread(self._make_store)
         self._keeper = Keeper(self.session, self._store, self.config.node_id)
         await asyncio.gather(self._start_workers(), self._open(), self._keeper.open())
         self.session.spawn_task(self._keep_reporting(), "actorhub-heartbeat")
-        await self._until(lambda: self._known and all(worker.ready for worker in self._living("actors")))
-        self.session.spawn_task(self._start_slots(), "actorhub-slots")
-        self.session.spawn_task(self._warden.watch(), "actorhub-warden")
+        await self._until(lambda: self._known and all(worker.ready for worker in self._living_workers()))
+        slots = self.config.workers if self.config.slots is None else self.config.slots
+        self.session.spawn_task(self.slots.open(slots), "actorhub-slots")
 
     async def wait(self) -> None:
         loop = asyncio.get_running_loop()
@@ -178,24 +182,19 @@ class Node:
         for _ in range(self.config.workers):
             await self._start_worker()
 
-    async def _start_slots(self) -> None:
-        for _ in range(self.config.workers if self.config.slots is None else self.config.slots):
-            await self._start_slot()
-
-    async def _start_worker(self, worker_id: str | None = None, **more: Any) -> None:
+    async def _start_worker(self, worker_id: str | None = None, *, gpu: float = 0.0, **more: object) -> None:
         if not self._leaving:
             store = self._store.path if self._store is not None else None
-            await self._processes.start(worker_id or new_id(8), store=store, **more)
+            worker_id = worker_id or new_id(8)
+            environment = self._devices.take(worker_id, gpu)
+            await self._processes.start(worker_id, store=store, environment=environment, **more)
 
-    async def _start_slot(self) -> None:
-        await self._start_worker(kind="task", queues=list(self._queues), fates=self.fates.all())
-
-    async def start_worker(self, worker_id: str, actor_id: str) -> None:
+    async def start_worker(self, worker_id: str, actor_id: str, gpu: float) -> None:
         if self._processes.get(worker_id) is None:
-            await self._start_worker(worker_id, actor_id=actor_id)
+            await self._start_worker(worker_id, actor_id=actor_id, gpu=gpu)
 
-    def _living(self, kind: Literal["actors", "task"]) -> list[WorkerProcess]:
-        return [worker for worker in self._processes.living if worker.config.kind == kind]
+    def _living_workers(self) -> list[WorkerProcess]:
+        return [worker for worker in self._processes.living if worker.config.kind == "actors"]
 
     def stop_worker(self, worker_id: str) -> None:
         self._processes.terminate(worker_id)
@@ -205,22 +204,19 @@ class Node:
         if found is not None and not found.ready:
             found.ready = True
             if found.config.kind == "task":
-                later = [queue for queue in self._queues if queue not in found.config.queues]
-                if later:
-                    await self._tell_slot(found, later)
+                await self.slots.ready(found)
             await self._report()
             self._changed.set()
 
     async def worker_leaves(self, worker_id: str) -> None:
         found = self._processes.get(worker_id)
-        if found is not None and not found.replaced:
-            found.replaced = True
-            await self._start_slot()
+        if found is not None:
+            await self.slots.leaves(found)
 
     def _worker_ended(self, end: Exit) -> None:
-        if end.worker.config.kind == "task" and not end.meant:
-            for running in end.in_hand:  # now: a slot that has got the task already may ask in the next moment
-                self.fates.died(running.call, self.fates.deaths.get(running.call, 0) + 1)
+        self._devices.give_back(end.worker.config.worker)
+        if end.worker.config.kind == "task":
+            self.slots.note_deaths(end)
         if end.worker.config.kind == "actors" and end.worker.ready:
             self._untold[end.worker.config.worker] = end.worker
         self.session.spawn_task(self._replace(end), "actorhub-replace")
@@ -232,7 +228,8 @@ class Node:
                 await asyncio.to_thread(self._store.collect)
         config = end.worker.config
         if config.kind == "task":
-            await self._replace_slot(end)
+            if not self._leaving:
+                await self.slots.ended(end)
             return
         if self._leaving or end.worker.stopping:
             await self._tell_end(WorkerStopped(node=config.node, worker=config.worker))
@@ -246,63 +243,26 @@ class Node:
                 await asyncio.sleep(PAUSE)
             await self._start_worker()
 
-    async def _tell_end(self, event: WorkerLost | WorkerStopped) -> None:
+    async def _tell_end(self, event: WorkerLost | WorkerStopped | SlotEnded) -> None:
         """Until control has heard it, reports have the worker among the others: control would take it for gone, and not know
         what it had in hand."""
         async with self._telling:
             await tell(self._control.notice, event)
-            self._untold.pop(event.worker, None)
+            if not isinstance(event, SlotEnded):
+                self._untold.pop(event.worker, None)
 
-    async def _replace_slot(self, end: Exit) -> None:
-        """Every slot hears which tasks it ran when it died: one that does so again and again is not run any more."""
-        if self._leaving:
-            return
-        if not end.meant:
-            log.error("%s", end.cause, extra={"in_hand": [call.method for call in end.in_hand]})
-            for running in end.in_hand:
-                times = self.fates.deaths.get(running.call, 1)
-                self.session.broadcast(TaskDesk.task_died.__name__, {"call_id": running.call, "times": times})
-            if end.worker.age < YOUNG and not end.worker.ready:
-                await asyncio.sleep(PAUSE)
-        if not end.worker.replaced:
-            await self._start_slot()
-
-    # ---- task queues
-
-    async def serve(self, queues: list[str]) -> None:
-        self._queues.update(dict.fromkeys(queues))
-        for slot in self._living("task"):
-            if slot.ready:
-                await self._tell_slot(slot, queues)
-
-    async def _tell_slot(self, slot: WorkerProcess, queues: list[str]) -> None:
-        queue = self.session.names.worker(slot.config.worker)
-        try:
-            await tell(cast(SlotDesk, self._system(queue, SlotDesk)).serve, queues)
-        except ActorHubError:
-            log.debug("slot %s ends; another one serves %s", slot.config.worker, queues, exc_info=True)
+    # ---- what cannot be brought anywhere
 
     async def _unroutable(self, target: str | None, message: Message) -> None:
         """A task that is due, and whose queue somebody has deleted; or a message that nobody can bring anywhere."""
-        if target is not None and self.session.names.is_task(target):
+        names = self.session.names
+        if target is not None and names.is_task(target) and not names.asks_for_a_place(target):
             await publish(self.session, self._delays, target, message)
         else:
             queue = target or self.session.names.due
             error = InvalidEnvelope(f"it was due for {queue}, which is not there")
             letter = DeadLetter.malformed(queue, message, error)
             await DeadLetters(self.session, self.settings.namespace).keep(letter)
-
-    async def fates_of(self, call_ids: list[str]) -> TaskFates:
-        """The broker may have seen the end of a slot first, and given its tasks to the one that asks."""
-        until = asyncio.get_running_loop().time() + NOTICING
-        while self._processes.holds(call_ids) and asyncio.get_running_loop().time() < until:
-            await asyncio.sleep(0.01)
-        return self.fates.of(call_ids)
-
-    def _task_late(self, task: InHand) -> None:
-        """Whoever gets it next hears that it has failed, before its slot is killed."""
-        self.fates.was_late(task.call, task.attempt)
-        self.session.broadcast(TaskDesk.task_late.__name__, {"call_id": task.call, "attempt": task.attempt})
 
     # ---- reports
 
@@ -347,15 +307,16 @@ class Node:
             resources=self._resources,
             classes=[ANY_CLASS] if self._processes.knows_everything else _classes(),
             workers=workers,
-            slots={slot.config.worker: slot.pid for slot in self._living("task") if slot.ready},
-            queues=list(self._queues),
+            slots={slot.config.worker: slot.pid for slot in self.slots.living if slot.ready},
+            placed=self.slots.placed,
+            queues=self.slots.queues,
             known=self._known,
             leaving=self._leaving,
             store=str(self._store.path) if self._store is not None else None,
         )
 
     def _ready(self) -> list[WorkerProcess]:
-        return [worker for worker in self._living("actors") if worker.ready]
+        return [worker for worker in self._living_workers() if worker.ready]
 
     async def _inventories(self) -> dict[str, list[Residency] | None]:
         """Control that does not know this node has started nothing here."""
@@ -386,26 +347,32 @@ class _Desk(NodeDesk):
     async def worker_leaves(self, worker: str) -> None:
         await self._node.worker_leaves(worker)
 
-    async def start_worker(self, worker: str, actor_id: str) -> None:
-        await self._node.start_worker(worker, actor_id)
+    async def start_worker(self, worker: str, actor_id: str, gpu: float = 0.0) -> None:
+        await self._node.start_worker(worker, actor_id, gpu)
 
     async def stop_worker(self, worker: str) -> None:
         self._node.stop_worker(worker)
 
+    async def start_slot(self, order: StartSlot) -> None:
+        await self._node.slots.start(order)
+
+    async def stop_slot(self, slot: str, now: bool) -> None:
+        await self._node.slots.stop(slot, now=now)
+
     async def serve(self, queues: list[str]) -> None:
-        await self._node.serve(queues)
+        await self._node.slots.serve(queues)
 
     async def cancel_task(self, call_id: str) -> None:
-        self._node.fates.cancel(call_id)
+        self._node.slots.fates.cancel(call_id)
 
     async def task_died(self, call_id: str, times: int) -> None:
-        self._node.fates.died(call_id, times)
+        self._node.slots.fates.died(call_id, times)
 
     async def task_late(self, call_id: str, attempt: int) -> None:
-        self._node.fates.was_late(call_id, attempt)
+        self._node.slots.fates.was_late(call_id, attempt)
 
     async def fates(self, call_ids: list[str]) -> TaskFates:
-        return await self._node.fates_of(call_ids)
+        return await self._node.slots.fates_of(call_ids)
 
     async def report(self) -> None:
         await self._node.report_all()

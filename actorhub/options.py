@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from actorhub.control.messages import Bundle
+from actorhub.needs import NOWHERE, Bundle, Needs
 from actorhub.resources import Resources
 from actorhub.task import HIGHEST_PRIORITY
 
@@ -29,3 +29,10 @@ class Options(BaseModel):
     priority: int | None = Field(default=None, ge=0, le=HIGHEST_PRIORITY)
     delay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     catch_up: Literal["skip", "once", "all"] = "once"
+
+    @property
+    def place(self) -> Needs:
+        """What tasks ask for, beside resources."""
+        if not (self.node or self.labels or self.prefer or self.placement):
+            return NOWHERE
+        return Needs(node=self.node, labels=self.labels, prefer=self.prefer, bundle=self.placement)

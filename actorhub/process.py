@@ -42,6 +42,10 @@ class WorkerConfig(BaseModel):
     actor_id: str | None = None
     """The only actor it is for, where that one is isolated."""
     queues: list[str] = Field(default_factory=list)
+    placed: bool = False
+    """A slot that control has placed for its queue alone: it ends when nothing comes."""
+    environment: dict[str, str] = Field(default_factory=dict)
+    """What the process's has besides."""
     fates: TaskFates = TaskFates()
 
 
@@ -58,6 +62,7 @@ def serve(make: Callable[[], Served], config: WorkerConfig, settings: Settings) 
     """Import the node's modules, start it, and stop it when the agent says so or is gone. Never returns."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the agent's to handle
     logs.configure(settings.log_format, settings.log_level, node=config.node, worker=config.worker)
+    os.environ.update(config.environment)
     for module in config.modules:
         importlib.import_module(module)
     gc.freeze()  # what was imported stays: the collector need not look at it again and again

@@ -105,6 +105,9 @@ class Replies:
         """The call that waits for this answer."""
         return next((pending for pending in self._pending.values() if pending.answer is answer), None)
 
+    def sent_by(self, way: Way) -> list[Pending]:
+        return [pending for pending in self._pending.values() if pending.outbox is way]
+
     def receive(self, envelope: Envelope, payload: bytes) -> None:
         """An item, a result or a failure. One that nobody waits for (any more) is dropped."""
         pending = self._pending.get(envelope.call)

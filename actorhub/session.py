@@ -280,6 +280,10 @@ class Session:
         """The call that waits for this answer."""
         return self._replies.find(answer)
 
+    def pending_by(self, way: Way) -> list[Pending]:
+        """The calls that were sent by it and wait for their answers."""
+        return self._replies.sent_by(way)
+
     def next_id(self) -> str:
         return f"{self.id}-{next(self._counter)}"
 

@@ -40,6 +40,11 @@ class Settings(BaseSettings):
     recycle_memory: int | None = Field(
         default=None, gt=0, description="bytes of resident memory past which a slot's process is replaced"
     )
+    slot_idle: float = Field(
+        default=10.0,
+        gt=0,
+        description="seconds without work after which a slot ends whose queue's tasks ask for resources or a place",
+    )
     store_capacity: int | None = Field(
         default=None, gt=0, description="bytes of memory for a node's objects; by default 30 % of the machine's"
     )

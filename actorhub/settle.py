@@ -19,6 +19,7 @@ from actorhub.errors import (
     InvalidResult,
     NotSerialisable,
     PayloadTooLarge,
+    PlacementInfeasible,
     TaskNotFound,
     UntrustedPayload,
     WorkerDied,
@@ -36,7 +37,7 @@ log = logging.getLogger(__name__)
 
 PAUSE = 0.1  # seconds before what the broker could not take is tried again
 _INVALID = (InvalidArguments, InvalidResult, NotSerialisable, PayloadTooLarge, TaskNotFound, UntrustedPayload)
-_HOPELESS = (*_INVALID, CallCancelled, WorkerDied)  # trying again changes nothing
+_HOPELESS = (*_INVALID, CallCancelled, PlacementInfeasible, WorkerDied)  # trying again changes nothing
 
 
 class Settling:
@@ -142,8 +143,12 @@ class Settling:
         """The next step takes the result; the answer goes to whom this one's would have gone."""
         step, *later = work.envelope.then
         changes = {"then": tuple(later), "attempt": 1, "since": None, "codec": answer.fields["codec"]}
-        await self._take_step(step, work.envelope.model_copy(update=changes), answer.payload)
-        work.done()
+        try:
+            await self._take_step(step, work.envelope.model_copy(update=changes), answer.payload)
+        except PlacementInfeasible as exc:
+            self.fail(work, None, exc, 0.0)
+        else:
+            work.done()
 
     async def _take_step(self, step: Step, envelope: Envelope, payload: bytes) -> None:
         to_step = {"method": step.method, "code": step.code, "priority": step.priority, "alone": True}
@@ -174,8 +179,12 @@ class Settling:
 
     async def _publish(self, work: Work, envelope: Envelope, *, delay: float = 0.0) -> None:
         message = task_message([(envelope, work.payload)], correlation_id=work.foreign)
-        await publish(self._session, self._delays, work.queue, message, delay)
-        work.done()
+        try:
+            await publish(self._session, self._delays, work.queue, message, delay)
+        except PlacementInfeasible as exc:
+            self.fail(work, None, exc, 0.0)
+        else:
+            work.done()
 
 
 def task_message(parcels: list[Parcel], *, correlation_id: str | None = None) -> Message:
@@ -185,7 +194,11 @@ def task_message(parcels: list[Parcel], *, correlation_id: str | None = None) ->
 
 
 async def publish(session: Session, delays: Delays, queue: str, message: Message, delay: float = 0.0) -> None:
-    """To a task queue, `delay` seconds from now; returns when the broker has it."""
+    """To a task queue, `delay` seconds from now; returns when the broker has it.
+
+    Raises:
+        PlacementInfeasible: the queue's tasks ask for a place, and nobody can serve them any more.
+    """
     due = time.time() + delay
     while True:
         try:
@@ -193,12 +206,15 @@ async def publish(session: Session, delays: Delays, queue: str, message: Message
             outcome = await delays.put(link, queue, message, due)
             if outcome is Outcome.STORED:
                 return
+            if outcome is Outcome.UNROUTABLE and session.names.asks_for_a_place(queue):
+                break
             if outcome is Outcome.UNROUTABLE:
                 await link.declare(task_queue(queue))
                 continue
         except ActorHubError:
             log.debug("a task for %s waits for the broker", queue, exc_info=True)
         await asyncio.sleep(PAUSE)
+    raise PlacementInfeasible(f"{queue} is gone: what its tasks ask for was removed")
 
 
 def _said(envelope: Envelope) -> tuple[str, int]:

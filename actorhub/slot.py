@@ -17,17 +17,17 @@ from contextlib import suppress
 from actorhub.admission import Admission
 from actorhub.attempt import Attempts
 from actorhub.blackbox import BlackBox
-from actorhub.broker import Delivery, Message
+from actorhub.broker import Delivery
 from actorhub.chunks import CONCURRENT, SPLIT_AFTER
 from actorhub.crew import Batch, Crew
-from actorhub.envelope import Parcel, decode
+from actorhub.envelope import decode
 from actorhub.errors import ActorHubError, CallCancelled, CallTimeout, InvalidEnvelope
 from actorhub.fates import TaskFates
 from actorhub.intake import Intake, Shift
 from actorhub.session import Session
 from actorhub.settle import Settling
 from actorhub.task import TaskSpec
-from actorhub.work import Answer, Receipt, Work, from_stranger, key_of_stranger
+from actorhub.work import Answer, Receipt, Work, task_work
 
 log = logging.getLogger(__name__)
 
@@ -129,19 +129,11 @@ class Slot:
             self._settling.malformed(intake.queue, message, exc, Receipt(delivery, 1, shift.acked))
             return
         receipt = Receipt(delivery, len(parcels), shift.acked)
-        works = [self._work(parcel, message, receipt, intake.queue) for parcel in parcels]
+        works = [task_work(parcel, message, receipt, self._settling.answer, intake.queue) for parcel in parcels]
         if delivery.redelivered:
             self._session.spawn_task(self._hear_first(works, intake, delivery, shift), "actorhub-deaths")
         else:
             self._take(works, intake, delivery, shift)
-
-    def _work(self, parcel: Parcel, message: Message, receipt: Receipt, queue: str) -> Work:
-        envelope, payload = parcel
-        foreign, key = None, envelope.id
-        if not envelope.sender:
-            key = key_of_stranger(envelope, message)
-            envelope, foreign = from_stranger(envelope, message)
-        return Work(envelope, payload, receipt, self._settling.answer, foreign, queue=queue, key=key)
 
     async def _hear_first(self, works: list[Work], intake: Intake, delivery: Delivery, shift: Shift) -> None:
         """Others had it in hand. The agent knows whether they died of it, a moment before everybody hears."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
@@ -14,15 +14,15 @@ from actorhub.broker import Link, Outcome
 from actorhub.call import Call, Inflow, Stream
 from actorhub.chunks import Means
 from actorhub.codec import by_value
-from actorhub.control.client import control_of
 from actorhub.control.desks import TaskDesk
 from actorhub.delay import Delays
 from actorhub.depot import Depot
 from actorhub.envelope import Codec, Envelope, Into, Kind, Step
-from actorhub.errors import ActorHubError, BrokerUnavailable, CallCancelled
+from actorhub.errors import BrokerUnavailable, CallCancelled, PlacementInfeasible
 from actorhub.future import Future, placeholders_in, with_results
 from actorhub.futures import once
 from actorhub.gathering import gathering_queue
+from actorhub.needs import NOWHERE, Needs
 from actorhub.object_ref import StandIn, stand_ins_travel
 from actorhub.outbox import Outgoing
 from actorhub.replies import Pending
@@ -30,17 +30,21 @@ from actorhub.session import Session
 from actorhub.settle import publish, task_message
 from actorhub.task import TaskSpec, is_registered
 from actorhub.taskbox import TaskBox
+from actorhub.taskways import TaskWays
 
 log = logging.getLogger(__name__)
 
-ANNOUNCE_AGAIN = 1.0  # seconds
+DECLARE_AGAIN = 1.0  # seconds
 
 
 @dataclass(frozen=True)
 class Sending:
-    """Where and how a task goes. `delay` is seconds; `then` are the tasks that go on with its result."""
+    """Where and how a task goes. `resources`: instead of the task's own; `place`: what else it asks for. `delay` is seconds;
+    `then` are the tasks that go on with its result."""
 
     namespace: str
+    resources: dict[str, float] | None = None
+    place: Needs = NOWHERE
     priority: int | None = None
     delay: float = 0.0
     then: tuple[TaskSpec, ...] = ()
@@ -51,8 +55,8 @@ class Submitter:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._boxes: dict[str, TaskBox] = {}
         self._means = Means()
+        self._ways = TaskWays(session, self._means, self._cancelled, self._gone)
         self._delays = Delays(session.names)
         self._codes: WeakKeyDictionary[Any, bytes] = WeakKeyDictionary()
 
@@ -64,16 +68,14 @@ class Submitter:
         return cast(Submitter, session.submitter)
 
     async def attach(self, link: Link) -> None:
-        for box in self._boxes.values():
-            box.attach(link)
+        self._ways.attach(link)
 
     def detach(self) -> None:
-        for box in self._boxes.values():
-            box.detach()
+        self._ways.detach()
 
     @property
     def unconfirmed(self) -> int:
-        return sum(box.unconfirmed for box in self._boxes.values())
+        return self._ways.unconfirmed
 
     # ---- sending
 
@@ -143,7 +145,7 @@ class Submitter:
         session = self._session
         places = placeholders_in([*args, *kwargs.values()])
         payload, codec = self._pack(spec, tuple(args), kwargs, places)
-        box = self._box(self._queue(spec, sending))
+        box = self._box(spec, sending)
         fields = self._fields(spec, sending) | {"codec": codec}
         last = sending.then[-1] if sending.then else spec
         pending = session.expect(
@@ -152,10 +154,20 @@ class Submitter:
         outgoing = Outgoing(fields, payload, lambda outcome: accepted(None))
         pending.outgoing = outgoing
         pending.needs = places
-        if sending.delay:
-            self._send_later(box.queue, outgoing, sending.delay)
-        else:
-            box.put(outgoing)
+
+        def go() -> None:
+            if pending.outgoing is None:  # it was cancelled
+                return
+            if sending.delay:
+                self._send_later(box.queue, outgoing, sending.delay)
+            else:
+                box.put(outgoing)
+
+        self._ways.when_open(
+            [box.queue, *(step.queue for step in fields.get("then", ()))],
+            go,
+            lambda error: self._session.fail(pending, error),
+        )
         return pending
 
     def _pack(
@@ -179,13 +191,16 @@ class Submitter:
         return fields | {name: value for name, value in optional.items() if value}
 
     def _step(self, spec: TaskSpec, sending: Sending) -> Step:
-        queue = self._queue(spec, sending)
-        self._box(queue)  # it is there before anything can come to it
-        priority = spec.options.priority if sending.priority is None else sending.priority
-        return Step(method=spec.name, queue=queue, priority=priority, code=self._code_of(spec))
+        queue = self._box(spec, sending).queue  # it is there before anything can come to it
+        return Step(method=spec.name, queue=queue, priority=_priority(spec, sending), code=self._code_of(spec))
 
-    def _queue(self, spec: TaskSpec, sending: Sending) -> str:
-        return self._session.names.task(sending.namespace, spec.options.queue)
+    def _box(self, spec: TaskSpec, sending: Sending) -> TaskBox:
+        queue = self._session.names.task(sending.namespace, spec.options.queue)
+        resources = spec.options.resources if sending.resources is None else sending.resources
+        if not resources and sending.place is NOWHERE:
+            return self._ways.to(queue, None, 0)
+        needs = sending.place.model_copy(update={"resources": resources})
+        return self._ways.to(queue + needs.suffix, needs if needs.any else None, _priority(spec, sending))
 
     def _send_later(self, queue: str, outgoing: Outgoing, delay: float) -> None:
         envelope = outgoing.envelope = Envelope(**outgoing.fields)
@@ -214,7 +229,7 @@ class Submitter:
                 f"{spec.signature.label} has no rows of arguments, so {collect.signature.label} would never run"
             )
         accepted: asyncio.Future[None] = session.loop.create_future()
-        box = self._box(self._queue(spec, sending))
+        box = self._box(spec, sending)
         parts = [session.next_id() for _ in packed]
         way = _Parts(parts, self._cancelled)
         fields: dict[str, Any] = {}
@@ -249,7 +264,14 @@ class Submitter:
                 own = {"id": part, "sender": session.id, "kind": Kind.CALL, "codec": codec, "into": into}
                 box.put(Outgoing(common | own, payload, one_more))
 
-        session.spawn_task(send(), f"actorhub-gather-{collect.name}")
+        def go() -> None:
+            session.spawn_task(send(), f"actorhub-gather-{collect.name}")
+
+        self._ways.when_open(
+            [box.queue, step.queue],
+            go,
+            lambda error: session.fail(pending, error),
+        )
         return self._future(collect, cast("Call[Any]", pending.answer), accepted, Sending(sending.namespace))
 
     async def _declare(self, queue: str) -> None:
@@ -258,7 +280,7 @@ class Submitter:
                 await (await self._session.live_link()).declare(gathering_queue(queue))
                 return
             except BrokerUnavailable:
-                await asyncio.sleep(ANNOUNCE_AGAIN)
+                await asyncio.sleep(DECLARE_AGAIN)
 
     def _code_of(self, spec: TaskSpec) -> bytes | None:
         """A function that nodes cannot know by name travels by value.
@@ -275,32 +297,20 @@ class Submitter:
             self._codes[spec.function] = code
         return code
 
-    def _box(self, queue: str) -> TaskBox:
-        box = self._boxes.get(queue)
-        if box is None:
-            session = self._session
-            box = self._boxes[queue] = TaskBox(queue, session.loop, self._means, self._cancelled)
-            if session.link is not None:
-                box.attach(session.link)
-            session.spawn_task(self._announce(queue), f"actorhub-announce-{queue}")
-        return box
-
-    async def _announce(self, queue: str) -> None:
-        """Control tells the nodes that there is such a queue. Until it has heard of it, it is told again."""
-        session = self._session
-        control = control_of(session)
-        while True:
-            try:
-                async with asyncio.timeout(10 * ANNOUNCE_AGAIN):
-                    await control.serve(queue)
-                return
-            except (TimeoutError, ActorHubError) as exc:
-                log.debug("no control serves %s yet: %s", queue, exc)
-            await asyncio.sleep(ANNOUNCE_AGAIN)
+    def _gone(self, box: TaskBox, outgoing: Collection[Outgoing] | None, reason: str) -> None:
+        """Nobody will run these; None: whatever has been sent there."""
+        ids = None if outgoing is None else {each.fields["id"] for each in outgoing}
+        for pending in self._session.pending_by(box):
+            if ids is None or pending.id in ids:
+                self._session.fail(pending, PlacementInfeasible(reason))
 
     def _cancelled(self, call_id: str) -> None:
         """Told to every slot."""
         self._session.broadcast(TaskDesk.cancel_task.__name__, {"call_id": call_id})
+
+
+def _priority(spec: TaskSpec, sending: Sending) -> int:
+    return spec.options.priority if sending.priority is None else sending.priority
 
 
 class _Parts:

@@ -19,6 +19,7 @@ from tenacity.stop import stop_base
 from tenacity.wait import wait_base
 
 from actorhub.address import check_word
+from actorhub.resources import Resources
 from actorhub.signature import Signature
 
 P = ParamSpec("P")
@@ -71,6 +72,7 @@ class TaskOptions(BaseModel):
     timeout: float | None = Field(default=None, gt=0)
     priority: int = Field(default=0, ge=0, le=HIGHEST_PRIORITY)
     max_redeliveries: int = Field(default=3, ge=0)
+    resources: Resources = Field(default_factory=dict)
 
     @field_validator("queue")
     @classmethod
@@ -112,6 +114,7 @@ def task(
     timeout: float | None = None,
     priority: int = 0,
     max_redeliveries: int = 3,
+    resources: dict[str, float] | None = None,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Makes the function a task, and returns the function itself, which can still be called.
@@ -124,6 +127,8 @@ def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     - `timeout`: seconds that one attempt may take; then it is ended, and it counts as one that raised CallTimeout.
     - `priority`: 0 to 31. RabbitMQ 4 serves those above 4 before the others; older versions know none.
     - `max_redeliveries`: how often a task may kill its worker before it goes to the dead letters instead.
+    - `resources`: what is reserved while it runs, such as `{"cpu": 2, "gpu": 1}`. Slots for such tasks are started where there
+      is room, while any wait, and end when none come; without, a task runs in one of the slots that every node has.
 
     Raises:
         TypeError: it is not a function.
@@ -133,7 +138,8 @@ def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         if isinstance(function, type) or not callable(function) or not hasattr(function, "__qualname__"):
             raise TypeError(f"@task decorates functions, and {function!r} is none; classes take @actor")
-        spec = TaskSpec(function, TaskOptions(**options))
+        given = {name: value for name, value in options.items() if value is not None}
+        spec = TaskSpec(function, TaskOptions(**given))
         tasks[spec.name] = spec
         setattr(function, SPEC, spec)
         return function

@@ -26,15 +26,23 @@ def task_queue(name: str) -> Queue:
 
 
 class TaskBox:
-    """`cancelled` is called with the id of a task that has left and that nobody waits for any more."""
+    """`cancelled` is called with the id of a task that has left and that nobody waits for any more. `on_unroutable`: the queue
+    is somebody else's to make, who hears that it is not there; what could not be sent waits until the box is attached again."""
 
     def __init__(
-        self, queue: str, loop: asyncio.AbstractEventLoop, means: Means, cancelled: Callable[[str], None]
+        self,
+        queue: str,
+        loop: asyncio.AbstractEventLoop,
+        means: Means,
+        cancelled: Callable[[str], None],
+        *,
+        on_unroutable: Callable[[], None] | None = None,
     ) -> None:
         self.queue = queue
         self._loop = loop
         self._means = means
         self._cancelled = cancelled
+        self._on_unroutable = on_unroutable
         self._waiting: deque[Outgoing] = deque()
         self._in_flight: dict[int, list[Outgoing]] = {}
         self._link: Link | None = None
@@ -69,10 +77,21 @@ class TaskBox:
             outgoing for chunk in reversed(list(self._in_flight.values())) for outgoing in reversed(chunk)
         )
         self._in_flight.clear()
-        self._declare(link)
+        if self._on_unroutable is None:
+            self._declare(link)
+        else:
+            self._ask_flush()
 
     def detach(self) -> None:
         self._link = None
+
+    def give_up(self) -> list[Outgoing]:
+        """Nothing more leaves. Returns what the broker does not have."""
+        in_flight = [outgoing for chunk in self._in_flight.values() for outgoing in chunk]
+        left = [*in_flight, *self._waiting]
+        self._in_flight.clear()
+        self._waiting.clear()
+        return left
 
     def _declare(self, link: Link) -> None:
         """The queue is there before anything is published."""
@@ -133,7 +152,10 @@ class TaskBox:
             return
         self._waiting.extendleft(reversed(chunk))
         if outcome is Outcome.UNROUTABLE:  # somebody deleted the queue
-            self._declare(link)
+            if self._on_unroutable is None:
+                self._declare(link)
+            else:
+                self._on_unroutable()
         else:
             self._loop.call_later(PAUSE, self._ask_flush)
 

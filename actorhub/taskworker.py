@@ -44,8 +44,9 @@ class TaskWorker:
         leave = _leave if is_process else None
         self.slot = Slot(self.session, self.blackbox, config.node, ask=self._node.fates, leave=leave)
         queue = names.worker(config.worker)
-        self._desk = Desk(self.session, queue, SlotDesk, lambda: _Desk(self.slot), exchange=names.tasks)
+        self._desk = Desk(self.session, queue, SlotDesk, lambda: _Desk(self), exchange=names.tasks)
         self._is_process = is_process
+        self._leaving = False
 
     async def start(self) -> None:
         await self.session.open()
@@ -55,6 +56,8 @@ class TaskWorker:
         await self.slot.serve(self.config.queues)
         if self._is_process and (self.settings.recycle_tasks or self.settings.recycle_memory):
             self.session.spawn_task(self._recycle(), "actorhub-recycle")
+        if self.config.placed:
+            self.session.spawn_task(self._leave_when_idle(), "actorhub-idle")
         await tell(self._node.worker_ready, self.config.worker, os.getpid())
 
     async def stop(self) -> None:
@@ -75,18 +78,40 @@ class TaskWorker:
                     "slot %s is recycled after %d tasks, with %d bytes", self.config.worker, self.slot.done, resident
                 )
                 await tell(self._node.worker_leaves, self.config.worker)
-                await self.slot.stop(math.inf)  # nobody is in a hurry: what it has begun ends here
-                await self.session.flush(timeout=2.0)
-                _leave()
+                await self.leave()
+
+    async def _leave_when_idle(self) -> None:
+        """Others may have what is reserved for it."""
+        done, since = -1, self.session.loop.time()
+        while self.session.loop.time() - since < self.settings.slot_idle:
+            await asyncio.sleep(min(0.2, self.settings.slot_idle / 4))
+            if self.slot.busy or self.slot.done != done:
+                done, since = self.slot.done, self.session.loop.time()
+        await self.leave()
+
+    async def leave(self) -> None:
+        """Take nothing more, and end with what runs: nobody is in a hurry."""
+        if self._leaving:
+            return
+        self._leaving = True
+        await self.slot.stop(math.inf)
+        await self.session.flush(timeout=2.0)
+        if self._is_process:
+            _leave()
+        await tell(self._node.stop_worker, self.config.worker)
 
 
 @actor(concurrency=1000)
 class _Desk(SlotDesk):
-    def __init__(self, slot: Slot) -> None:
-        self._slot = slot
+    def __init__(self, worker: TaskWorker) -> None:
+        self._worker = worker
+        self._slot = worker.slot
 
     async def serve(self, queues: list[str]) -> None:
         await self._slot.serve(queues)
+
+    async def leave(self) -> None:
+        self._worker.session.spawn_task(self._worker.leave(), "actorhub-leave")
 
     async def cancel_task(self, call_id: str) -> None:
         self._slot.cancel(call_id)

@@ -10,7 +10,7 @@ from typing import Any
 from actorhub.address import new_id
 from actorhub.broker import Delivery, Message
 from actorhub.context import Effects
-from actorhub.envelope import Envelope, Kind
+from actorhub.envelope import Envelope, Kind, Parcel
 from actorhub.failure import Failure
 from actorhub.letter import Reason
 
@@ -51,7 +51,7 @@ class Receipt:
 
     __slots__ = ("_delivery", "_left", "_on_acked")
 
-    def __init__(self, delivery: Delivery, envelopes: int, on_acked: Callable[[], None]) -> None:
+    def __init__(self, delivery: Delivery, envelopes: int, on_acked: Callable[[], None] = lambda: None) -> None:
         self._delivery = delivery
         self._left = envelopes
         self._on_acked = on_acked
@@ -109,3 +109,15 @@ class Work:
     def done(self) -> None:
         for receipt in self._receipts:
             receipt.done()
+
+
+def task_work(
+    parcel: Parcel, message: Message, receipt: Receipt, on_finished: Callable[[Work, Answer], None], queue: str
+) -> Work:
+    """One task of a message from a task queue."""
+    envelope, payload = parcel
+    foreign, key = None, envelope.id
+    if not envelope.sender:
+        key = key_of_stranger(envelope, message)
+        envelope, foreign = from_stranger(envelope, message)
+    return Work(envelope, payload, receipt, on_finished, foreign, queue=queue, key=key)

@@ -24,6 +24,7 @@ from actorhub.control.messages import (
     ActorStopped,
     Buried,
     BuryActor,
+    BuryQueue,
     Doing,
     Notice,
     Residency,
@@ -33,6 +34,7 @@ from actorhub.dead import DeadLetters
 from actorhub.depot import Depot
 from actorhub.desk import Desk
 from actorhub.durable import DurableMailbox
+from actorhub.emptying import empty
 from actorhub.errors import ActorDied, ActorHubError, ActorInitFailed
 from actorhub.grave import bury, death
 from actorhub.handle import Handle, tell
@@ -295,6 +297,10 @@ class Worker:
         await bury(self.session, plan.queue(names), dead, error, journal=journal)
         await self._tell_control(Buried(actor=plan.actor_id))
 
+    async def bury_queue(self, order: BuryQueue) -> None:
+        await empty(self.session, order.queue, ActorHubError(order.cause))
+        await self._tell_control(Buried(actor=order.queue))
+
     def inventory(self) -> list[Residency]:
         starting = [each.residency for each in self._starting.values()]
         return [*(hosted.residency for hosted in self.hosted.values()), *starting]
@@ -322,6 +328,9 @@ class _Desk(WorkerDesk):
 
     async def bury(self, order: BuryActor) -> None:
         await self._worker.bury(order)
+
+    async def bury_queue(self, order: BuryQueue) -> None:
+        await self._worker.bury_queue(order)
 
     async def inventory(self) -> list[Residency]:
         return self._worker.inventory()

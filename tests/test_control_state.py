@@ -181,7 +181,7 @@ def test_a_name_has_one_living_holder_and_is_free_after_its_death() -> None:
         ({"node": "n9"}, "asks for node 'n9'; there are: n1"),
         ({"class_name": "app:Unknown"}, "no node knows app:Unknown; start one with `actorhub node app`"),
         ({"labels": {"zone": "b"}}, "asks for labels {'zone': 'b'}"),
-        ({"options": {"resources": {"gpu": 2}}}, "asks for resources {'gpu': 2.0}; the most that any node has"),
+        ({"options": {"resources": {"disk": 2}}}, "asks for resources {'disk': 2.0}; the most that any node has"),
     ],
 )
 def test_what_no_node_can_ever_run_is_refused_with_the_best_there_is(overrides: dict[str, Any], words: str) -> None:
@@ -196,18 +196,18 @@ def test_what_no_node_can_ever_run_is_refused_with_the_best_there_is(overrides: 
 
 def test_actors_go_to_the_worker_with_the_fewest_and_resources_are_given_back() -> None:
     console = Console()
-    console.handle(_report("n1", "w1", "w2", resources={"gpu": 1}))
+    console.handle(_report("n1", "w1", "w2", resources={"disk": 1}))
     orders = [console.run(_plan(str(number))).worker for number in range(6)]
     assert sorted(orders) == ["w1"] * 3 + ["w2"] * 3
-    console.run(_plan("g1", options={"resources": {"gpu": 1}}))
-    console.spawn(_plan("g2", options={"resources": {"gpu": 1}}))
+    console.run(_plan("g1", options={"resources": {"disk": 1}}))
+    console.spawn(_plan("g2", options={"resources": {"disk": 1}}))
     assert console.info("g2").state == "pending", "there is one, and it is taken"
     assert console.spawn(_plan("small")).created
     assert console.info("small").state == "starting", "one that waits does not hold up the others"
     console.handle(KillAsked(actor="g1", cause="c"))
     assert [order.residency.plan.actor_id for order in console.of(StartActor)] == ["g2"]
     [node] = console.state.nodes()
-    assert node.resources_free == {"gpu": 0.0}
+    assert node.resources_free == {"disk": 0.0}
 
 
 def test_an_isolated_actor_gets_a_worker_of_its_own_which_ends_with_it() -> None:
@@ -465,13 +465,13 @@ def test_a_word_of_an_old_incarnation_stops_it_and_changes_nothing_else() -> Non
 
 def test_a_node_that_starts_again_under_its_name_is_another_one() -> None:
     console = Console()
-    console.handle(_report("n1", "w1", pid=1, resources={"gpu": 2}))
-    console.run(_plan(options={"resources": {"gpu": 1}}))
-    console.handle(_report("n1", pid=2, resources={"gpu": 1}, known=False))
+    console.handle(_report("n1", "w1", pid=1, resources={"disk": 2}))
+    console.run(_plan(options={"resources": {"disk": 1}}))
+    console.handle(_report("n1", pid=2, resources={"disk": 1}, known=False))
     assert [acknowledged.node for acknowledged in console.of(Acknowledge)] == ["n1"]
     assert console.info().state == "restarting"
-    assert console.state.nodes()[0].resources_free == {"gpu": 1.0}
-    console.handle(_report("n1", "w2", pid=2, resources={"gpu": 1}))
+    assert console.state.nodes()[0].resources_free == {"disk": 1.0}
+    console.handle(_report("n1", "w2", pid=2, resources={"disk": 1}))
     assert [order.worker for order in console.of(StartActor)] == ["w2"]
 
 

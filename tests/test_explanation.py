@@ -119,19 +119,19 @@ def _run(hub: Hub, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_who_waits_for_a_place_hears_what_is_missing() -> None:
-    plan = ActorPlan(actor_id="a", namespace="n", class_name="m:C", options=ActorOptions(resources={"gpu": 1}))
-    ask = Ask.of(plan, units(plan.options.resources))
-    node = _node("n1", gpu=2.0)
-    assert waits_for([], plan, ask) == "a node"
-    assert waits_for([node], plan, ask) == "a worker process on n1"
+    plan = ActorPlan(actor_id="a", namespace="n", class_name="m:C", options=ActorOptions(resources={"disk": 1}))
+    ask = Ask.of(plan)
+    node = _node("n1", disk=2.0)
+    assert waits_for([], "it", ask) == "a node"
+    assert waits_for([node], "it", ask) == "a worker process on n1"
     node.workers["w"] = Worker("w", "n1", 1)
-    assert waits_for([node], plan, ask) == "others that have waited for longer, and ask for the same resources"
-    node.reserve(units({"gpu": 2}))
-    assert waits_for([node], plan, ask) == "it asks for resources {'gpu': 1.0}, and free are: {'n1': {'gpu': 0.0}}"
+    assert waits_for([node], "it", ask) == "others that have waited for longer, and ask for the same resources"
+    node.reserve(units({"disk": 2}))
+    assert waits_for([node], "it", ask) == "it asks for resources {'disk': 1.0}, and free are: {'n1': {'disk': 0.0}}"
     node.leaving = True
-    assert waits_for([node], plan, ask) == "the nodes that could run it are leaving: n1"
-    assert "the most that any node has: {'gpu': 0.0}" in waits_for([_node("n2", gpu=0.0)], plan, ask)
+    assert waits_for([node], "it", ask) == "the nodes that could run it are leaving: n1"
+    assert "the most that any node has: {'disk': 0.0}" in waits_for([_node("n2", disk=0.0)], "it", ask)
 
 
-def _node(id_: str, gpu: float) -> Node:
-    return Node(id_, "host", 1, "1", labels={}, total=units({"gpu": gpu}), classes=frozenset(["m:C"]), seen=0.0)
+def _node(id_: str, disk: float) -> Node:
+    return Node(id_, "host", 1, "1", labels={}, total=units({"disk": disk}), classes=frozenset(["m:C"]), seen=0.0)

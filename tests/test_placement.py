@@ -17,9 +17,9 @@ from actorhub.control.messages import (
     ActorPlan,
     ActorStarted,
     Answer,
-    Bundle,
     Buried,
     BuryActor,
+    BuryQueue,
     Command,
     Event,
     GroupAnswer,
@@ -29,15 +29,25 @@ from actorhub.control.messages import (
     GroupRemoved,
     KillAsked,
     NodeReport,
+    QueueAnswer,
+    QueueUsed,
     SessionEnded,
+    SlotEnded,
     SpawnAsked,
     StartActor,
+    StartSlot,
+    StartWorker,
     StopActor,
+    StopSlot,
+    StopWorker,
+    TasksWait,
     Tick,
     WorkerLost,
     WorkerReport,
+    WorkerStopped,
 )
 from actorhub.control.state import ControlState
+from actorhub.needs import Bundle, Needs
 from actorhub.resources import fits, plus, units
 
 CLASS = "app:Actor"
@@ -68,8 +78,20 @@ class Console:
     def of(self, kind: type[Any]) -> list[Any]:
         return [command for command in self.last if isinstance(command, kind)]
 
-    def node(self, node: str, *, workers: int = 1, leaving: bool = False, pid: int = 1, **resources: float) -> None:
+    def node(
+        self,
+        node: str,
+        *,
+        workers: int = 1,
+        own: dict[str, str] | None = None,
+        placed: tuple[str, ...] = (),
+        leaving: bool = False,
+        pid: int = 1,
+        **resources: float,
+    ) -> None:
+        """`own`: workers for one actor each."""
         reports = [WorkerReport(id=f"{node}-{number}-{pid}", pid=1) for number in range(workers)]
+        reports += [WorkerReport(id=worker, pid=1, dedicated_to=actor) for worker, actor in (own or {}).items()]
         self.handle(
             NodeReport(
                 node=node,
@@ -80,6 +102,8 @@ class Console:
                 resources=resources,
                 classes=[CLASS],
                 workers=reports,
+                slots=dict.fromkeys(placed, 1),
+                placed=list(placed),
                 known=True,
                 leaving=leaving,
             )
@@ -117,7 +141,8 @@ def told(state: ControlState) -> object:
     for node in nodes:
         for worker in node["workers"]:
             worker["actors"].sort()
-    return list(state.actors()), list(state.groups()), nodes
+    queues = sorted((queue.model_dump() for queue in state.task_queues()), key=lambda queue: str(queue["name"]))
+    return list(state.actors()), list(state.groups()), nodes, queues
 
 
 def check(state: ControlState) -> None:
@@ -131,6 +156,13 @@ def check(state: ControlState) -> None:
                 taken.setdefault(node, []).append(dict(actor.ask.units))
             elif node is not None and actor.plan.bundle is not None:
                 inside.setdefault(actor.plan.bundle, []).append(dict(actor.ask.units))
+    for queue in state._task_queues.all():
+        for slot in queue.slots.values():
+            assert slot.node is not None
+            if slot.bundle is None:
+                taken.setdefault(slot.node, []).append(dict(slot.ask.units))
+            else:
+                inside.setdefault(slot.bundle, []).append(dict(slot.ask.units))
     for group in state._groups.all():
         for bundle, node in zip(group.bundles, group.nodes, strict=True):
             if node is not None:
@@ -467,19 +499,29 @@ STEPS = st.lists(
         st.tuples(st.just("kill"), st.integers(0, 30)),
         st.tuples(st.just("group"), BUNDLES, STRATEGIES),
         st.tuples(st.just("remove"), st.integers(0, 9)),
+        st.tuples(st.just("tasks"), RESOURCES, st.integers(0, 5), st.integers(0, 2)),
+        st.tuples(st.just("tasks_inside"), st.integers(0, 9), st.integers(0, 2), RESOURCES, st.integers(0, 5)),
+        st.tuples(st.just("through"), st.integers(0, 9)),
+        st.tuples(st.just("time"), st.sampled_from([0.5, 5.0])),
     ),
     max_size=40,
 )
 
 
+Ordered = StartActor | BuryActor | StartWorker | StopWorker | StartSlot | StopSlot | BuryQueue
+
+
 class World(Console):
-    """Nodes, actors and groups that come and go; everything that is ordered is done at once."""
+    """Nodes, actors, groups and tasks that come and go; everything that is ordered is done at once."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.orders: deque[StartActor | BuryActor] = deque()
+        self.orders: deque[Ordered] = deque()
         self.there: dict[str, dict[str, float]] = {}
         self.pids: dict[str, int] = {}
+        self.own: dict[str, dict[str, str]] = {}
+        self.placed: dict[str, dict[str, str]] = {}
+        self.tasks: dict[str, int] = {}
         self.count = 0
 
     def step(self, step: tuple[Any, ...]) -> None:
@@ -489,48 +531,106 @@ class World(Console):
 
     def handle(self, event: Event) -> list[Command]:
         super().handle(event)
-        self.orders.extend(order for order in self.last if isinstance(order, StartActor | BuryActor))
+        self.orders.extend(order for order in self.last if isinstance(order, Ordered))
         return self.last
 
-    def _obey(self, order: StartActor | BuryActor) -> None:
-        if isinstance(order, StartActor):
-            residency = order.residency
-            event: Event = ActorStarted(
-                actor=residency.plan.actor_id, worker=order.worker, incarnation=residency.incarnation
-            )
-        else:
-            event = Buried(actor=order.plan.actor_id)
-        self.handle(event)
+    def _obey(self, order: Ordered) -> None:
+        match order:
+            case StartActor():
+                residency = order.residency
+                self.handle(
+                    ActorStarted(actor=residency.plan.actor_id, worker=order.worker, incarnation=residency.incarnation)
+                )
+            case BuryActor():
+                self.handle(Buried(actor=order.plan.actor_id))
+            case BuryQueue():
+                self.tasks.pop(order.queue, None)
+                self.handle(Buried(actor=order.queue))
+            case StartWorker() if order.node in self.there:
+                self.own[order.node][order.worker] = order.actor
+                self._report(order.node)
+            case StopWorker() if order.node in self.there:
+                if self.own[order.node].pop(order.worker, None) is not None:
+                    self.handle(WorkerStopped(node=order.node, worker=order.worker))
+            case StartSlot() if order.node in self.there:
+                self.placed[order.node][order.slot] = order.queue
+                self._report(order.node)
+            case StopSlot() if order.node in self.there:
+                self.placed[order.node].pop(order.slot, None)
+                self.handle(SlotEnded(node=order.node, slot=order.slot))
+            case _:
+                pass  # its node is gone
+
+    def _report(self, node: str, **more: Any) -> None:
+        given: dict[str, Any] = {"workers": 2, "own": self.own[node], "placed": tuple(self.placed[node]), **more}
+        self.node(node, pid=self.pids[node], **given, **self.there[node])
 
     def do_join(self, number: int, cpu: float, gpu: float) -> None:
         node = f"n{number}"
         self.pids[node] = self.pids.get(node, 0) + 1
         self.there[node] = {"cpu": cpu} | ({"gpu": gpu} if gpu else {})
-        self.node(node, workers=2, pid=self.pids[node], **self.there[node])
+        self.own[node], self.placed[node] = {}, {}
+        self._report(node)
 
     def do_leave(self, number: int) -> None:
         node = f"n{number}"
-        resources = self.there.pop(node, None)
-        if resources is not None:
-            self.node(node, workers=2, leaving=True, pid=self.pids[node], **resources)
-            self.node(node, workers=0, leaving=True, pid=self.pids[node], **resources)
+        if node in self.there:
+            self._report(node, leaving=True)
+            self.own[node], self.placed[node] = {}, {}
+            self._report(node, workers=0, leaving=True)
+            del self.there[node]
 
     def do_lose(self, number: int) -> None:
         self.there.pop(f"n{number}", None)
         self.now += TIMEOUT + 1
-        for node, resources in self.there.items():
-            self.node(node, workers=2, pid=self.pids[node], **resources)
+        for node in self.there:
+            self._report(node)
         self.handle(Tick())
 
     def do_worker(self, number: int) -> None:
         node = f"n{number}"
         if node in self.there:
             self.handle(WorkerLost(node=node, worker=f"{node}-0-{self.pids[node]}", cause="killed"))
-            self.node(node, workers=2, pid=self.pids[node], **self.there[node])
+            self._report(node)
+
+    def do_tasks(self, resources: dict[str, float], count: int, priority: int) -> None:
+        self._submit(Needs(resources=resources or {"cpu": 1}), count, priority)
+
+    def do_tasks_inside(self, group: int, index: int, resources: dict[str, float], count: int) -> None:
+        self._submit(Needs(resources=resources, bundle=Bundle(group=f"g{group}", index=index)), count, 0)
+
+    def _submit(self, needs: Needs, count: int, priority: int) -> None:
+        queue = f"q{needs.suffix}"
+        self.handle(QueueUsed(queue=queue, namespace="default", needs=needs, priority=priority))
+        if self.of(QueueAnswer)[0].error is None:
+            self.tasks[queue] = self.tasks.get(queue, 0) + count
+            self.look()
+
+    def look(self) -> None:
+        if self.state.wants(self.tasks):
+            self.handle(TasksWait(waiting=dict(self.tasks)))
+
+    def do_through(self, number: int) -> None:
+        """One queue's tasks are done, and its slots end."""
+        for queue in list(self.tasks)[number : number + 1]:
+            self.tasks[queue] = 0
+            self.look()
+            for node, slots in self.placed.items():
+                for slot in [slot for slot, of in slots.items() if of == queue]:
+                    del slots[slot]
+                    self.handle(SlotEnded(node=node, slot=slot))
+
+    def do_time(self, seconds: float) -> None:
+        self.now += seconds
+        for node in self.there:
+            self._report(node)
+        self.look()
+        self.handle(Tick())
 
     def do_spawn(self, resources: dict[str, float], standby: bool) -> None:
         self.count += 1
-        options: dict[str, Any] = {"durable": True, "standby": True} if standby else {"max_restarts": 1000}
+        backed = standby and "gpu" not in resources
+        options: dict[str, Any] = {"durable": True, "standby": True} if backed else {"max_restarts": 1000}
         self.spawn(f"a{self.count}", resources=resources, options=options)
 
     def do_inside(self, group: int, index: int, resources: dict[str, float]) -> None:
@@ -554,6 +654,8 @@ class World(Console):
         """Large nodes join, and everything that can be placed is."""
         for number in range(5, 13):
             self.step(("join", number, 400.0, 100.0))
+        for _ in range(10):
+            self.step(("time", 0.5))
 
 
 @settings(max_examples=150, deadline=None)
@@ -568,6 +670,12 @@ def test_whatever_happens_no_node_is_given_away_twice_and_all_that_wait_are_serv
     waiting = [info for info in world.state.actors() if info.state not in ("running", "dead")]
     assert not waiting
     assert all(isinstance(group, GroupInfo) and group.is_ready for group in world.state.groups())
+    assert not world.state.demand()
+    for queue in world.state.task_queues():
+        assert queue.slots or not world.tasks[queue.name], "nobody serves a queue in which tasks wait"
+    for queue in world.state._task_queues.all():
+        for slot in queue.slots.values():
+            assert slot.id in world.placed[slot.node or ""]
     for group in world.state._groups.all():
         for actor in world.state._directory.owned_by(f"group:{group.id}"):
             assert actor.plan.bundle is not None

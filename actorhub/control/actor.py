@@ -24,7 +24,9 @@ from actorhub.control.messages import (
     Answer,
     AskReport,
     BuryActor,
+    BuryQueue,
     Changed,
+    Demand,
     Event,
     GroupAnswer,
     GroupAsked,
@@ -33,34 +35,45 @@ from actorhub.control.messages import (
     KillAsked,
     MakeDeadLetters,
     MakeMailbox,
+    MakeQueue,
     NodeInfo,
     NodeReport,
     Notice,
     Order,
+    QueueAnswer,
     QueueUsed,
+    Served,
     ServeQueues,
     SessionEnded,
     SpawnAsked,
     StartActor,
+    StartSlot,
     StartWorker,
     StopActor,
+    StopSlot,
     StopWorker,
+    TasksWait,
     Tick,
 )
 from actorhub.control.state import ControlState
+from actorhub.control.watch import QueueWatch
 from actorhub.dead import DeadLetters
 from actorhub.errors import ActorHubError
 from actorhub.handle import Handle, tell
+from actorhub.needs import Needs
 from actorhub.ref import residence
 from actorhub.session import Session
 from actorhub.settings import Settings
+from actorhub.taskbox import task_queue
 
 log = logging.getLogger(__name__)
 
 SESSION_CHECK = 2.0  # seconds between looks at whether the owners of actors are still there
 
 
-@actor(durable=True, reads=("find", "describe", "task_queues", "actors", "group", "groups", "nodes"))
+@actor(
+    durable=True, reads=("find", "describe", "task_queues", "served", "demand", "actors", "group", "groups", "nodes")
+)
 class Control(ControlDesk):
     """Directory of namespaces, names, nodes, workers and actors. Never on the path of a message. No method waits for anything:
     what it does is a commit."""
@@ -73,6 +86,7 @@ class Control(ControlDesk):
         self._now = time.time()  # stands still while this control does not hear what others say
         self.state = ControlState.restored(known, node_timeout=settings.node_timeout, now=self._now)
         self._tasks: list[asyncio.Task[Any]] = []
+        self._watch = QueueWatch(link, self.state, self._tell_what_waits)
 
     async def started(self) -> None:
         here = residence.get()
@@ -83,6 +97,7 @@ class Control(ControlDesk):
         self._tasks = [
             self._session.spawn_task(self._keep_ticking(), "actorhub-control-tick"),
             self._session.spawn_task(self._check_sessions(), "actorhub-control-sessions"),
+            self._session.spawn_task(self._watch.keep_looking(), "actorhub-control-queues"),
         ]
 
     async def stopping(self) -> None:
@@ -126,12 +141,22 @@ class Control(ControlDesk):
         await self._handle(KillAsked(actor=actor_id, cause=cause))
         return True
 
-    async def serve(self, queue: str) -> None:
-        await self._handle(QueueUsed(queue=queue, namespace=self._session.names.namespace_of(queue)))
+    async def serve(self, queue: str, needs: Needs | None = None, priority: int = 0) -> QueueAnswer:
+        namespace = self._session.names.namespace_of(queue)
+        answer = await self._handle(QueueUsed(queue=queue, namespace=namespace, needs=needs, priority=priority))
+        assert isinstance(answer, QueueAnswer)
+        self._watch.look_at(queue)
+        return answer
 
     async def task_queues(self, namespace: str | None = None) -> list[str]:
         names, queues = self._session.names, self.state.queues()
         return [queue for queue in queues if namespace is None or names.namespace_of(queue) == namespace]
+
+    async def served(self, namespace: str | None = None) -> list[Served]:
+        return list(self.state.task_queues(namespace))
+
+    async def demand(self) -> list[Demand]:
+        return self.state.demand()
 
     async def end_session(self, session_id: str) -> None:
         await self._handle(SessionEnded(session=session_id))
@@ -150,6 +175,10 @@ class Control(ControlDesk):
     async def notice(self, event: Notice) -> None:
         await self._handle(event)
 
+    async def tasks_wait(self, waiting: dict[str, int]) -> None:
+        """What control's watch has seen in the queues that have slots of their own."""
+        await self._handle(TasksWait(waiting=waiting))
+
     async def tick(self) -> None:
         """Control's clock: what control tells itself through its own queue.
 
@@ -163,11 +192,11 @@ class Control(ControlDesk):
 
     # ---- carrying out
 
-    async def _handle(self, event: Event) -> Answer | GroupAnswer | None:
+    async def _handle(self, event: Event) -> Answer | GroupAnswer | QueueAnswer | None:
         """Returns the answer among the commands."""
-        answer: Answer | GroupAnswer | None = None
+        answer: Answer | GroupAnswer | QueueAnswer | None = None
         for command in self.state.handle(event, self._now):
-            if isinstance(command, Answer | GroupAnswer):
+            if isinstance(command, Answer | GroupAnswer | QueueAnswer):
                 answer = command
             else:
                 await self._carry_out(command)
@@ -189,8 +218,16 @@ class Control(ControlDesk):
                 await tell(self._worker(command.worker).stop, command.actor, command.incarnation)
             case BuryActor():
                 await tell(self._worker(command.worker).bury, command)
+            case MakeQueue():
+                leaving.queues.append(task_queue(command.queue))
+            case BuryQueue():
+                await tell(self._worker(command.worker).bury_queue, command)
             case StartWorker():
-                await tell(self._node(command.node).start_worker, command.worker, command.actor)
+                await tell(self._node(command.node).start_worker, command.worker, command.actor, command.gpu)
+            case StartSlot():
+                await tell(self._node(command.node).start_slot, command)
+            case StopSlot():
+                await tell(self._node(command.node).stop_slot, command.slot, command.now)
             case StopWorker():
                 await tell(self._node(command.node).stop_worker, command.worker)
             case Acknowledge():
@@ -235,6 +272,9 @@ class Control(ControlDesk):
             self._gone_since.pop(owner, None)
         elif self._now - self._gone_since.setdefault(owner, self._now) > self._settings.session_timeout:
             await self._tell(self._me.end_session, owner)
+
+    async def _tell_what_waits(self, waiting: dict[str, int]) -> None:
+        await self._tell(self._me.tasks_wait, waiting)
 
     async def _tell(self, method: object, *args: object) -> None:
         try:

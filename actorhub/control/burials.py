@@ -4,59 +4,66 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-
-from actorhub.control.directory import Actor
-from actorhub.control.messages import BuryActor
+from typing import Generic, Protocol, TypeVar
 
 
-class Burials:
+class Dead(Protocol):
+    """`digger`: the worker that buries it."""
+
+    digger: str | None
+
+    @property
+    def id(self) -> str: ...
+
+
+T = TypeVar("T", bound=Dead)
+
+
+class Burials(Generic[T]):
     """Each of the dead is given to one worker, and to another if that one dies."""
 
     def __init__(self) -> None:
-        self._waiting: deque[Actor] = deque()
-        self._given: dict[str, Actor] = {}
+        self._waiting: deque[T] = deque()
+        self._given: dict[str, T] = {}
 
-    def add(self, actor: Actor) -> None:
-        """It is dead. Where its digger is known, that one buries it."""
-        if actor.digger is None:
-            self._waiting.append(actor)
+    def add(self, dead: T) -> None:
+        """Where its digger is known, that one buries it."""
+        if dead.digger is None:
+            self._waiting.append(dead)
         else:
-            self._given[actor.id] = actor
+            self._given[dead.id] = dead
 
     @property
     def any_waits(self) -> bool:
         """For somebody to bury it."""
         return bool(self._waiting)
 
-    def give(self, workers: Sequence[str]) -> list[tuple[Actor, BuryActor]]:
-        """Orders for all that wait, in turn to all workers; none where there is no worker."""
-        orders = []
+    def give(self, workers: Sequence[str]) -> list[T]:
+        """All that wait, each with a digger: the workers in turn. None where there is no worker."""
+        given = []
         while workers and self._waiting:
-            actor = self._waiting.popleft()
-            actor.digger = workers[len(self._given) % len(workers)]
-            self._given[actor.id] = actor
-            order = BuryActor(
-                worker=actor.digger, plan=actor.plan, cause=actor.last_error or "", at_birth=actor.died_at_birth
-            )
-            orders.append((actor, order))
-        return orders
+            dead = self._waiting.popleft()
+            dead.digger = workers[len(self._given) % len(workers)]
+            self._given[dead.id] = dead
+            given.append(dead)
+        return given
 
-    def done(self, actor_id: str) -> Actor | None:
+    def done(self, id_: str) -> T | None:
         """It is buried, whoever did it. None where it was before."""
-        given = self._given.pop(actor_id, None)
+        given = self._given.pop(id_, None)
         if given is not None:
             return given
-        for actor in self._waiting:
-            if actor.id == actor_id:
-                self._waiting.remove(actor)
-                return actor
+        for dead in self._waiting:
+            if dead.id == id_:
+                self._waiting.remove(dead)
+                return dead
         return None
 
-    def take_back(self, worker: str) -> list[Actor]:
+    def take_back(self, worker: str) -> list[T]:
         """The worker is gone. Returns those whom it should have buried."""
-        left = [actor for actor in self._given.values() if actor.digger == worker]
-        for actor in left:
-            del self._given[actor.id]
-            actor.digger = None
-            self._waiting.append(actor)
+        left = [dead for dead in self._given.values() if dead.digger == worker]
+        for dead in left:
+            del self._given[dead.id]
+            dead.digger = None
+            self._waiting.append(dead)
         return left

@@ -10,6 +10,8 @@ from actorhub.control.messages import (
     ActorPlan,
     Answer,
     BuryActor,
+    BuryQueue,
+    Demand,
     Doing,
     GroupAnswer,
     GroupAsked,
@@ -17,11 +19,15 @@ from actorhub.control.messages import (
     NodeInfo,
     NodeReport,
     Notice,
+    QueueAnswer,
     Residency,
+    Served,
     SpawnAsked,
     StartActor,
+    StartSlot,
 )
 from actorhub.fates import TaskFates
+from actorhub.needs import Needs
 
 SYSTEM = "$system"  # the namespace of what is not a user's actor
 PAGE = 1000  # actors, or groups, in one answer
@@ -68,12 +74,22 @@ class ControlDesk(ABC):
         callers have been told."""
 
     @abstractmethod
-    async def serve(self, queue: str) -> None:
-        """Somebody sends tasks to this queue: every node's slots shall take from it."""
+    async def serve(self, queue: str, needs: Needs | None = None, priority: int = 0) -> QueueAnswer:
+        """Somebody sends tasks to this queue: every node's slots shall take from it. Where its tasks ask for a place, it gets
+        slots of its own while anything waits in it; it is there when the answer comes, or the answer says why it never can
+        be served. `priority`: the highest of them."""
 
     @abstractmethod
     async def task_queues(self, namespace: str | None = None) -> list[str]:
-        """Those of the namespace; of all namespaces where none is named."""
+        """Those of the namespace that every slot serves; of all namespaces where none is named."""
+
+    @abstractmethod
+    async def served(self, namespace: str | None = None) -> list[Served]:
+        """The task queues that have slots of their own."""
+
+    @abstractmethod
+    async def demand(self) -> list[Demand]:
+        """What waits for a place, by what it asks for."""
 
     @abstractmethod
     async def end_session(self, session_id: str) -> None:
@@ -115,6 +131,10 @@ class WorkerDesk(ABC):
         """Answer every waiting caller of a dead actor, and delete its queue."""
 
     @abstractmethod
+    async def bury_queue(self, order: BuryQueue) -> None:
+        """Fail all tasks of a queue that nobody can serve any more, and delete it."""
+
+    @abstractmethod
     async def inventory(self) -> list[Residency]:
         """What runs here."""
 
@@ -147,6 +167,10 @@ class SlotDesk(TaskDesk):
     async def serve(self, queues: list[str]) -> None:
         """Take tasks of these queues, too."""
 
+    @abstractmethod
+    async def leave(self) -> None:
+        """Take nothing more, and end with what runs."""
+
 
 @actor(concurrency=1000)
 class NodeDesk(TaskDesk):
@@ -162,12 +186,20 @@ class NodeDesk(TaskDesk):
         that may wait for tasks that nobody else would run."""
 
     @abstractmethod
-    async def start_worker(self, worker: str, actor_id: str) -> None:
-        """Start a worker process for one actor alone."""
+    async def start_worker(self, worker: str, actor_id: str, gpu: float = 0.0) -> None:
+        """Start a worker process for one actor alone. `gpu`: how much of it is reserved for it."""
 
     @abstractmethod
     async def stop_worker(self, worker: str) -> None:
         """End such a worker."""
+
+    @abstractmethod
+    async def start_slot(self, order: StartSlot) -> None:
+        """Start a slot for one queue alone."""
+
+    @abstractmethod
+    async def stop_slot(self, slot: str, now: bool) -> None:
+        """End such a slot: when what it runs has ended, or `now`."""
 
     @abstractmethod
     async def serve(self, queues: list[str]) -> None:

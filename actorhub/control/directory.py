@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from actorhub.control.messages import ActorInfo, ActorPlan, State
 from actorhub.control.placement import Ask
-from actorhub.resources import units
+from actorhub.needs import Bundle
 
 TOMBSTONES = 10_000  # dead actors that are remembered, with the cause
 
@@ -47,11 +47,20 @@ class Actor:
     is_buried: bool = False
 
     def __post_init__(self) -> None:
-        self.ask = Ask.of(self.plan, units(self.plan.options.resources))
+        self.ask = Ask.of(self.plan)
 
     @property
     def id(self) -> str:
         return self.plan.actor_id
+
+    @property
+    def bundle(self) -> Bundle | None:
+        return self.plan.bundle
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        return f"{self.plan.class_name} {self.plan.name or self.id}"
 
     @property
     def info(self) -> ActorInfo:

@@ -17,6 +17,7 @@ from actorhub.control.messages import (
     ActorStopped,
     Answer,
     Buried,
+    BuryActor,
     Changed,
     Command,
     GroupAnswer,
@@ -34,7 +35,9 @@ from actorhub.control.messages import (
     StopWorker,
     WorkerLost,
 )
+from actorhub.control.queues import Slot, TaskQueue, TaskQueues
 from actorhub.control.reserving import Reserving
+from actorhub.control.slots import Slots
 from actorhub.control.waiting import Request, Waiting
 from actorhub.resources import units
 
@@ -42,18 +45,20 @@ from actorhub.resources import units
 class Lives:
     """Each method adds what follows to `commands`. `now` is control's clock."""
 
-    def __init__(self, directory: Directory, fleet: Fleet, groups: Groups) -> None:
+    def __init__(self, directory: Directory, fleet: Fleet, groups: Groups, queues: TaskQueues) -> None:
         self.commands: list[Command] = []
         self.now = 0.0
-        self.burials = Burials()
-        self.waiting: Waiting[Actor | Group] = Waiting()
+        self.burials: Burials[Actor | TaskQueue] = Burials()
+        self.waiting: Waiting[Actor | Group | Slot] = Waiting()
         self._directory = directory
         self._fleet = fleet
         self._groups = groups
+        self._queues = queues
         self._reserving = Reserving(fleet, groups)
+        self.slots = Slots(queues, fleet, self._reserving, self.waiting, directory.count, self._say)
 
     def restore(self) -> None:
-        """What follows from what the directory, the fleet and the groups are restored to."""
+        """What follows from what the directory, the fleet, the groups and the task queues are restored to."""
         for group in self._groups.all():
             self._reserving.restore(group)
             if not group.is_ready:
@@ -65,9 +70,16 @@ class Lives:
                 self._take(actor, actor.standby.node, actor.standby.worker)
             if actor.state == "dead" and not actor.is_buried:
                 self.burials.add(actor)
+        self.slots.restore(self.now)
+        for queue in self._queues.all():
+            if queue.cause is not None:
+                self.burials.add(queue)
         waiting = [(actor.waits, actor) for actor in self._directory.all() if actor.waits is not None]
         for number, actor in sorted(waiting, key=lambda each: each[0]):
             self._wait(actor, number)
+
+    def _say(self, command: Command) -> None:
+        self.commands.append(command)
 
     # ---- spawning
 
@@ -107,16 +119,18 @@ class Lives:
     def _infeasible(self, plan: ActorPlan) -> str | None:
         """Why it can never run; None where it can, or where somebody who may know more has not been heard yet."""
         if plan.bundle is not None:
-            return self._reserving.misfit(plan.bundle, plan)
-        ask = placement.Ask.of(plan, units(plan.options.resources))
-        return placement.infeasible(self._fleet.nodes.values(), plan, ask) if self._fleet.is_heard else None
+            return self._reserving.misfit(plan.bundle, plan.class_name, units(plan.options.resources))
+        if not self._fleet.is_heard:
+            return None
+        what = f"{plan.class_name} {plan.name or plan.actor_id}"
+        return placement.infeasible(self._fleet.nodes.values(), what, placement.Ask.of(plan))
 
     def waits_for(self, actor: Actor) -> str:
         """What there is not that it needs to run."""
         bundle = actor.plan.bundle
         if bundle is not None:
             return self._reserving.waits_for(bundle, actor.ask)
-        return placement.waits_for(self._fleet.nodes.values(), actor.plan, actor.ask)
+        return placement.waits_for(self._fleet.nodes.values(), actor.label, actor.ask)
 
     def group_waits_for(self, group: Group) -> str:
         """What there is not that it needs."""
@@ -128,8 +142,12 @@ class Lives:
     def _wait_group(self, group: Group) -> None:
         self.waiting.add(f"group:{group.id}", Request(group, group.id, group.number))
 
-    def _place(self, item: Actor | Group, kept: Set[Hashable]) -> bool:
-        return self._reserving.place(item, kept) if isinstance(item, Group) else self._place_actor(item, kept)
+    def _place(self, item: Actor | Group | Slot, kept: Set[Hashable]) -> bool:
+        if isinstance(item, Group):
+            return self._reserving.place(item, kept)
+        if isinstance(item, Slot):
+            return self.slots.place(item, kept, self.now)
+        return self._place_actor(item, kept)
 
     def _place_actor(self, actor: Actor, kept: Set[Hashable]) -> bool:
         """One that is isolated starts when the worker reports that its node starts for it."""
@@ -139,7 +157,8 @@ class Lives:
         if actor.ask.own_worker:
             worker = f"{actor.id}-{actor.starts + 1}"
             self._settle(actor, node.id, worker)
-            self.commands.append(StartWorker(node=node.id, worker=worker, actor=actor.id))
+            gpu = actor.plan.options.resources.get("gpu", 0.0)
+            self.commands.append(StartWorker(node=node.id, worker=worker, actor=actor.id, gpu=gpu))
         else:
             shared = node.shared()
             assert shared is not None, "who chose the node has looked"
@@ -286,7 +305,7 @@ class Lives:
         self.end_owned_by(f"actor:{actor.id}", f"its parent {actor.id} died")
 
     def _stop_dedicated(self, actor: Actor) -> None:
-        if actor.plan.options.isolation == "process" and actor.worker is not None and actor.node in self._fleet.nodes:
+        if actor.ask.own_worker and actor.worker is not None and actor.node in self._fleet.nodes:
             self.commands.append(StopWorker(node=actor.node, worker=actor.worker))
 
     def end_owned_by(self, owner: str, cause: str) -> None:
@@ -328,6 +347,8 @@ class Lives:
         group = self._groups.get(event.group)
         if group is not None:
             self.end_owned_by(f"group:{group.id}", event.cause)
+            for queue in self.slots.end_group(group.id, event.cause):
+                self.burials.add(queue)
             self.waiting.discard(f"group:{group.id}")
             self._reserving.give_back(group)
             self._groups.remove(group)
@@ -344,14 +365,26 @@ class Lives:
         if not self.burials.any_waits:
             return
         workers = [worker.id for worker in self._fleet.workers.values() if worker.dedicated_to is None]
-        for actor, order in self.burials.give(workers):
-            self._directory.touch(actor)
-            self.commands.append(order)
+        for dead in self.burials.give(workers):
+            self._note_digger(dead)
+            if isinstance(dead, TaskQueue):
+                self.slots.bury(dead)
+            elif dead.digger is not None:
+                cause, at_birth = dead.last_error or "", dead.died_at_birth
+                self._say(BuryActor(worker=dead.digger, plan=dead.plan, cause=cause, at_birth=at_birth))
 
     def buried(self, event: Buried) -> None:
-        actor = self.burials.done(event.actor)
-        if actor is not None:
-            self._directory.entomb(actor)
+        dead = self.burials.done(event.actor)
+        if isinstance(dead, TaskQueue):
+            self._queues.remove(dead)
+        elif dead is not None:
+            self._directory.entomb(dead)
+
+    def _note_digger(self, dead: Actor | TaskQueue) -> None:
+        if isinstance(dead, TaskQueue):
+            self._queues.touch(dead)
+        else:
+            self._directory.touch(dead)
 
     # ---- workers
 
@@ -381,8 +414,8 @@ class Lives:
             else:
                 actor.last_error = None
                 self._move(actor)
-        for actor in self.burials.take_back(worker_id):
-            self._directory.touch(actor)
+        for dead in self.burials.take_back(worker_id):
+            self._note_digger(dead)
 
 
 def is_at(actor: Actor | None, worker: str, incarnation: int) -> bool:

@@ -10,6 +10,7 @@ from actorhub.actor import ActorOptions, Ticket
 from actorhub.address import Names
 from actorhub.broker import Queue, QueueKind
 from actorhub.envelope import Codec
+from actorhub.needs import Bundle, Needs
 from actorhub.resources import Resources
 
 Lifetime = Literal["session", "detached"]
@@ -28,13 +29,6 @@ class _Model(BaseModel):
 
 
 # ---- what there is
-
-
-class Bundle(_Model):
-    """A part of a placement group, by its index."""
-
-    group: str
-    index: int
 
 
 class ActorPlan(_Model):
@@ -188,12 +182,37 @@ class NodeInfo(_Model):
 
 
 class QueueInfo(_Model):
-    """A task queue. `waiting`: tasks' messages that no slot has taken; `slots`: how many take from it."""
+    """A task queue. `waiting`: tasks' messages that no slot has taken; `slots`: how many take from it. `needs`: what all of its
+    tasks ask for, if anything. `waits_for`: what there is not that it needs to be served, where something waits."""
 
     queue: str
     namespace: str
     waiting: int
     slots: int
+    needs: Needs | None = None
+    waits_for: str = ""
+
+
+class Served(_Model):
+    """A task queue, as control knows it. `slots`: those that were placed for it alone, with their nodes. `waits_for`: what
+    there is not that a slot for it needs, where none serves it."""
+
+    name: str
+    namespace: str
+    needs: Needs | None = None
+    slots: dict[str, str] = Field(default_factory=dict)
+    waits_for: str = ""
+
+
+class Demand(_Model):
+    """What waits for a place, `count` times: of an actor, a placement group, or a slot for tasks. What a scaler adds nodes for.
+    `resources`: of a group, of all its bundles."""
+
+    kind: Literal["actor", "group", "task"]
+    resources: dict[str, float]
+    labels: dict[str, str] = Field(default_factory=dict)
+    node: str | None = None
+    count: int
 
 
 # ---- events
@@ -232,8 +251,8 @@ ANY_CLASS = "*"
 
 
 class NodeReport(_Model):
-    """A node lives, with these workers and slots (pids by id), and knows these task queues. `known`: a control has
-    acknowledged it before."""
+    """A node lives, with these workers and slots (pids by id), and knows these task queues. `placed`: the slots among them,
+    and those that are not ready yet, that control has placed there. `known`: a control has acknowledged it before."""
 
     node: str
     host: str
@@ -244,6 +263,7 @@ class NodeReport(_Model):
     classes: list[str] = Field(default_factory=list)
     workers: list[WorkerReport] = Field(default_factory=list)
     slots: dict[str, int] = Field(default_factory=dict)
+    placed: list[str] = Field(default_factory=list)
     queues: list[str] = Field(default_factory=list)
     known: bool = False
     leaving: bool = False
@@ -305,13 +325,21 @@ class ActorStopped(_Model):
 
 
 class Buried(_Model):
-    """A dead actor's queue is gone."""
+    """A dead actor's queue is gone, or a task queue that nobody can serve any more: `actor` is its name then."""
 
     kind: Literal["buried"] = "buried"
     actor: str
 
 
-Notice = WorkerLost | WorkerStopped | ActorStarted | ActorFailed | ActorStopped | Buried
+class SlotEnded(_Model):
+    """A slot that control had placed there."""
+
+    kind: Literal["slot_ended"] = "slot_ended"
+    node: str
+    slot: str
+
+
+Notice = WorkerLost | WorkerStopped | ActorStarted | ActorFailed | ActorStopped | Buried | SlotEnded
 
 
 class KillAsked(_Model):
@@ -324,17 +352,36 @@ class SessionEnded(_Model):
 
 
 class QueueUsed(_Model):
-    """Somebody sends tasks to the queue."""
+    """Somebody sends tasks to the queue, which ask for `needs`, if for anything. `priority`: the highest of them."""
 
     queue: str
     namespace: str
+    needs: Needs | None = None
+    priority: int = 0
+
+
+class TasksWait(_Model):
+    """Messages that no slot has taken, by the queues that have slots of their own."""
+
+    waiting: dict[str, int]
 
 
 class Tick(_Model):
     """Time has passed."""
 
 
-Event = SpawnAsked | GroupAsked | GroupRemoved | NodeReport | Notice | KillAsked | SessionEnded | QueueUsed | Tick
+Event = (
+    SpawnAsked
+    | GroupAsked
+    | GroupRemoved
+    | NodeReport
+    | Notice
+    | KillAsked
+    | SessionEnded
+    | QueueUsed
+    | TasksWait
+    | Tick
+)
 
 
 # ---- commands
@@ -374,12 +421,51 @@ class StopActor(_Model):
     incarnation: int
 
 
+class QueueAnswer(_Model):
+    """To whoever sends to the queue. `error`: why no node can ever serve it; then there is none."""
+
+    queue: str
+    error: str | None = None
+
+
 class StartWorker(_Model):
-    """A worker process for one isolated actor."""
+    """A worker process for one isolated actor. `gpu`: how much of it is reserved."""
 
     node: str
     worker: str
     actor: str
+    gpu: float = 0.0
+
+
+class StartSlot(_Model):
+    """A slot for the tasks of one queue. `gpu`: how much of it is reserved."""
+
+    node: str
+    slot: str
+    queue: str
+    gpu: float = 0.0
+
+
+class StopSlot(_Model):
+    """It takes nothing more, and ends with what it runs; `now`: it ends at once, and what it ran comes again."""
+
+    node: str
+    slot: str
+    now: bool = False
+
+
+class MakeQueue(_Model):
+    """There shall be this task queue before anybody sends to it."""
+
+    queue: str
+
+
+class BuryQueue(_Model):
+    """Fail all tasks of a queue that nobody can serve any more, and delete it."""
+
+    worker: str
+    queue: str
+    cause: str
 
 
 class StopWorker(_Model):
@@ -436,12 +522,16 @@ Order = (
     | StopActor
     | StartWorker
     | StopWorker
+    | StartSlot
+    | StopSlot
     | BuryActor
+    | BuryQueue
     | Acknowledge
     | AskReport
     | ServeQueues
     | MakeMailbox
+    | MakeQueue
     | MakeDeadLetters
     | Changed
 )
-Command = Answer | GroupAnswer | Order
+Command = Answer | GroupAnswer | QueueAnswer | Order

@@ -1,5 +1,6 @@
-"""What of control's knowledge outlives it, in parts: of each actor its plan and its life, of each node and each placement group
-what is known of it, and what is known of the whole cluster. A part has a key, and is JSON. Pure."""
+"""What of control's knowledge outlives it, in parts: of each actor its plan and its life, of each node, placement group and
+task queue with slots of its own what is known of it, and what is known of the whole cluster. A part has a key, and is JSON.
+Pure."""
 
 from __future__ import annotations
 
@@ -14,8 +15,10 @@ from actorhub.control.fleet import Fleet
 from actorhub.control.groups import Group, Groups
 from actorhub.control.messages import ActorPlan, GroupPlan, State
 from actorhub.control.placement import Node, Worker
+from actorhub.control.queues import Slot, TaskQueue, TaskQueues
+from actorhub.needs import Needs
 
-PLAN, LIFE, NODE, GROUP = "plan", "life", "node", "group"
+PLAN, LIFE, NODE, GROUP, QUEUE = "plan", "life", "node", "group", "queue"
 CLUSTER = "cluster"
 
 
@@ -96,6 +99,30 @@ class GroupPart(_Part):
         return Group(self.plan, self.number, list(self.nodes))
 
 
+class QueuePart(_Part):
+    """A task queue with slots of its own, and where these are. See `TaskQueue`."""
+
+    name: str
+    namespace: str
+    needs: Needs
+    priority: int = 0
+    starts: int = 0
+    cause: str | None = None
+    digger: str | None = None
+    slots: dict[str, str] = {}
+
+    @classmethod
+    def of(cls, queue: TaskQueue) -> Self:
+        fields = {name: getattr(queue, name) for name in cls.model_fields}
+        return cls.model_validate(fields | {"slots": {slot.id: slot.node for slot in queue.slots.values()}})
+
+    def queue(self, now: float) -> TaskQueue:
+        fields: dict[str, Any] = {name: value for name, value in self if name != "slots"}
+        queue = TaskQueue(**fields)
+        queue.slots = {id_: Slot(id_, queue, node, since=now) for id_, node in self.slots.items()}
+        return queue
+
+
 class Cluster(_Part):
     """The task queues that anybody has used, and the namespaces that are prepared."""
 
@@ -110,6 +137,7 @@ class Knowledge:
     directory: Directory
     fleet: Fleet
     groups: Groups
+    queues: TaskQueues
 
 
 def changed(known: Knowledge) -> list[str]:
@@ -119,13 +147,15 @@ def changed(known: Knowledge) -> list[str]:
         LIFE: known.directory.lives,
         NODE: known.fleet.touched,
         GROUP: known.groups.touched,
+        QUEUE: known.queues.touched,
     }
     return [f"{kind}.{id_}" for kind, ids in touched.items() for id_ in ids]
 
 
 def taken_down(known: Knowledge) -> None:
     """From here on nothing has changed."""
-    for ids in (known.directory.plans, known.directory.lives, known.fleet.touched, known.groups.touched):
+    touched = (known.directory.plans, known.directory.lives, known.fleet.touched, known.groups.touched)
+    for ids in (*touched, known.queues.touched):
         ids.clear()
 
 
@@ -138,6 +168,9 @@ def encoded(key: str, known: Knowledge) -> bytes | None:
     if kind == GROUP:
         group = known.groups.get(id_)
         return GroupPart.of(group).encoded() if group is not None else None
+    if kind == QUEUE:
+        queue = known.queues.get(id_)
+        return QueuePart.of(queue).encoded() if queue is not None else None
     actor = known.directory.get(id_)
     if actor is None:
         return None
@@ -146,7 +179,7 @@ def encoded(key: str, known: Knowledge) -> bytes | None:
 
 def restore(parts: Mapping[str, bytes], known: Knowledge, *, now: float) -> None:
     """Fill all of it as the parts say. Whoever is silent is so from now on."""
-    of: dict[str, dict[str, bytes]] = {PLAN: {}, LIFE: {}, NODE: {}, GROUP: {}}
+    of: dict[str, dict[str, bytes]] = {PLAN: {}, LIFE: {}, NODE: {}, GROUP: {}, QUEUE: {}}
     for key, body in parts.items():
         kind, _, id_ = key.partition(".")
         of.get(kind, {})[id_] = body
@@ -157,4 +190,6 @@ def restore(parts: Mapping[str, bytes], known: Knowledge, *, now: float) -> None
     for group in sorted(groups, key=lambda group: group.number):
         known.directory.count(above=group.number - 1)
         known.groups.add(group)
+    for body in of[QUEUE].values():
+        known.queues.add(QueuePart.model_validate_json(body).queue(now))
     taken_down(known)

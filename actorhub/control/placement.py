@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from actorhub.control.messages import ANY_CLASS, ActorPlan, NodeInfo, WorkerInfo
 from actorhub.control.strategies import Site
-from actorhub.resources import amounts, fits, minus
+from actorhub.needs import Needs
+from actorhub.resources import amounts, fits, minus, units
 
 
 @dataclass(eq=False)
@@ -87,8 +88,8 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What an actor asks of a node: units of resources, labels that it must have and labels that it should have, and which
-    classes it must know."""
+    """What an actor or a slot asks of a node: units of resources, labels that it must have, labels that it should have, and
+    which classes it must know."""
 
     units: Mapping[str, int]
     labels: Mapping[str, str]
@@ -98,14 +99,25 @@ class Ask:
     own_worker: bool
 
     @classmethod
-    def of(cls, plan: ActorPlan, units: Mapping[str, int]) -> Ask:
+    def of(cls, plan: ActorPlan) -> Ask:
         return cls(
-            units=units,
+            units=units(plan.options.resources),
             labels=plan.labels,
             prefer=plan.prefer,
             node=plan.node,
             class_name=plan.class_name if plan.code is None else None,
-            own_worker=plan.options.isolation == "process",
+            own_worker=plan.options.is_isolated,
+        )
+
+    @classmethod
+    def of_slot(cls, needs: Needs) -> Ask:
+        return cls(
+            units=units(needs.wanted),
+            labels=needs.labels,
+            prefer=needs.prefer,
+            node=needs.node,
+            class_name=None,
+            own_worker=True,
         )
 
     @property
@@ -151,29 +163,28 @@ def choose(nodes: Iterable[Node], ask: Ask, *, beside: str | None = None) -> Nod
     return second or last
 
 
-def infeasible(nodes: Iterable[Node], plan: ActorPlan, ask: Ask) -> str | None:
-    """Why no node could ever run it, with the best that there is; None where one could, or where there is no node yet."""
+def infeasible(nodes: Iterable[Node], what: str, ask: Ask) -> str | None:
+    """Why no node could ever run `what`, with the best that there is; None where one could, or where there is no node yet."""
     there = list(nodes)
     if not there or any(ask.may_run(node) for node in there):
         return None
-    what = f"{plan.class_name} {plan.name or plan.actor_id}"
     if ask.node is not None and all(node.id != ask.node for node in there):
         return f"{what} asks for node {ask.node!r}; there are: {', '.join(sorted(node.id for node in there))}"
     if ask.class_name is not None and not any(_knows(node, ask.class_name) for node in there):
         known = sorted({name for node in there for name in node.classes})
-        module = plan.class_name.partition(":")[0]
+        module = ask.class_name.partition(":")[0]
         hint = f"start one with `actorhub node {module}`; nodes know: {', '.join(known) or 'none'}"
-        return f"no node knows {plan.class_name}; {hint}"
+        return f"no node knows {ask.class_name}; {hint}"
     if ask.labels and not any(node.labels.items() >= ask.labels.items() for node in there):
         return f"{what} asks for labels {dict(ask.labels)}; nodes have: {[dict(node.labels) for node in there]}"
     best = {name: max(node.total.get(name, 0) for node in there) for name in ask.units}
     return f"{what} asks for resources {amounts(ask.units)}; the most that any node has: {amounts(best)}"
 
 
-def waits_for(nodes: Iterable[Node], plan: ActorPlan, ask: Ask) -> str:
-    """What there is not that the actor needs to run."""
+def waits_for(nodes: Iterable[Node], what: str, ask: Ask) -> str:
+    """What there is not that `what` needs to run."""
     there = list(nodes)
-    reason = infeasible(there, plan, ask)
+    reason = infeasible(there, what, ask)
     if reason is not None:
         return reason
     able = [node for node in there if ask.may_run(node)]

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Set
+from collections.abc import Hashable, Mapping, Set
+from typing import Protocol
 
 from actorhub.control import placement, strategies
-from actorhub.control.directory import Actor
 from actorhub.control.fleet import Fleet
 from actorhub.control.groups import Group, Groups
-from actorhub.control.messages import ActorPlan, Bundle, GroupPlan
+from actorhub.control.messages import GroupPlan
 from actorhub.control.placement import Ask, Node
+from actorhub.needs import Bundle
 from actorhub.resources import amounts, fits, minus, share, units
+
+
+class Tenant(Protocol):
+    """What takes up room on a node, or in a bundle: an actor or a slot."""
+
+    @property
+    def ask(self) -> Ask: ...
+
+    @property
+    def bundle(self) -> Bundle | None: ...
 
 
 class Reserving:
@@ -20,48 +31,52 @@ class Reserving:
         self._fleet = fleet
         self._groups = groups
 
-    # ---- actors
+    # ---- actors and slots
 
-    def choose(self, actor: Actor, kept: Set[Hashable] = frozenset(), *, beside: str | None = None) -> Node | None:
+    def choose(self, tenant: Tenant, kept: Set[Hashable] = frozenset(), *, beside: str | None = None) -> Node | None:
         """A node with room for it, which is not kept for others, if it asks for anything. `beside`: where it is already."""
-        bundle = actor.plan.bundle
+        bundle, ask = tenant.bundle, tenant.ask
         if bundle is None:
-            nodes = self._fleet.candidates(actor.ask)
-            if kept and actor.ask.units:
+            nodes = self._fleet.candidates(ask)
+            if kept and ask.units:
                 nodes = (node for node in nodes if node.id not in kept)
-            return placement.choose(nodes, actor.ask, beside=beside)
-        if (bundle.group, bundle.index) in kept and actor.ask.units:
+            return placement.choose(nodes, ask, beside=beside)
+        if (bundle.group, bundle.index) in kept and ask.units:
             return None
         group = self._groups.get(bundle.group)
         node_id = group.nodes[bundle.index] if group is not None else None
         node = self._fleet.nodes.get(node_id) if node_id is not None else None
-        if group is None or node is None or not group.has_room(bundle.index, actor.ask.units):
+        if group is None or node is None or not group.has_room(bundle.index, ask.units):
             return None
-        return node if actor.ask.has_worker(node) else None
+        return node if ask.has_worker(node) else None
 
-    def take(self, actor: Actor, node: str, worker: str | None, sign: int = 1) -> None:
+    def take(self, tenant: Tenant, node: str, worker: str | None, sign: int = 1) -> None:
         """It takes up room there; with -1 it takes it up no longer."""
-        bundle = actor.plan.bundle
+        bundle = tenant.bundle
         if bundle is None:
-            self._fleet.take(actor.ask.units, node, worker, sign)
+            self._fleet.take(tenant.ask.units, node, worker, sign)
             return
         group = self._groups.get(bundle.group)
         if group is not None:
-            group.take(bundle.index, actor.ask.units, sign)
+            group.take(bundle.index, tenant.ask.units, sign)
         self._fleet.take({}, node, worker, sign)
 
-    def misfit(self, bundle: Bundle, plan: ActorPlan) -> str | None:
-        """Why the actor can never run in this bundle."""
+    def free_in(self, bundle: Bundle) -> Mapping[str, int]:
+        """What nobody in it has taken."""
+        group = self._groups.get(bundle.group)
+        return group.free[bundle.index] if group is not None else {}
+
+    def misfit(self, bundle: Bundle, what: str, wanted: Mapping[str, int]) -> str | None:
+        """Why `what` can never run in this bundle."""
         group = self._groups.get(bundle.group)
         if group is None:
             return f"there is no placement group {bundle.group} (any more); make one with hub.placement_group"
         if not 0 <= bundle.index < len(group.bundles):
             last = len(group.bundles) - 1
             return f"placement group {group.plan.name or group.id} has bundles 0 to {last}, and no {bundle.index}"
-        wanted = units(plan.options.resources)
         if not fits(wanted, group.bundles[bundle.index]):
             has = group.plan.bundles[bundle.index]
-            return f"{plan.class_name} asks for {amounts(wanted)}, and bundle {bundle.index} of its group has {has}"
+            return f"{what} asks for {amounts(wanted)}, and bundle {bundle.index} of its group has {has}"
         return None
 
     def waits_for(self, bundle: Bundle, ask: Ask) -> str:
@@ -79,13 +94,13 @@ class Reserving:
 
     # ---- what is kept for who has waited for long
 
-    def keep(self, item: Actor | Group, kept: Set[Hashable]) -> Set[Hashable]:
+    def keep(self, item: Tenant | Group, kept: Set[Hashable]) -> Set[Hashable]:
         """The nodes, or the bundle, where it would be if they were empty, of those that are not kept for others."""
         if isinstance(item, Group):
             wholes = [site for site in self._fleet.wholes if site.id not in kept]
             chosen = strategies.assign(item.bundles, item.plan.strategy, wholes, item.nodes)
             return {node for node, had in zip(chosen, item.nodes, strict=True) if had is None} if chosen else set()
-        bundle = item.plan.bundle
+        bundle = item.bundle
         if bundle is not None:
             return {(bundle.group, bundle.index)}
         able = [

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol, TypeVar
 
 from actorhub.control import parts, placement
-from actorhub.control.directory import Directory
+from actorhub.control.directory import Actor, Directory
 from actorhub.control.fleet import Fleet
-from actorhub.control.groups import Groups
+from actorhub.control.groups import Group, Groups
 from actorhub.control.lives import Lives, is_at
 from actorhub.control.messages import (
     Acknowledge,
@@ -25,6 +25,7 @@ from actorhub.control.messages import (
     AskReport,
     Buried,
     Command,
+    Demand,
     Event,
     GroupAsked,
     GroupInfo,
@@ -33,18 +34,24 @@ from actorhub.control.messages import (
     MakeDeadLetters,
     NodeInfo,
     NodeReport,
+    QueueAnswer,
     QueueUsed,
     Residency,
+    Served,
     ServeQueues,
     SessionEnded,
+    SlotEnded,
     SpawnAsked,
     StopActor,
     StopWorker,
+    TasksWait,
     Tick,
     WorkerLost,
     WorkerReport,
     WorkerStopped,
 )
+from actorhub.control.queues import Slot, TaskQueues
+from actorhub.resources import amounts, plus
 
 
 class ControlState:
@@ -55,9 +62,10 @@ class ControlState:
         self._directory = Directory()
         self._fleet = Fleet()
         self._groups = Groups()
-        self._known = parts.Knowledge(self._directory, self._fleet, self._groups)
-        self._lives = Lives(self._directory, self._fleet, self._groups)
-        self._queues: dict[str, None] = {}  # task queues, in the order of their first use
+        self._task_queues = TaskQueues()
+        self._known = parts.Knowledge(self._directory, self._fleet, self._groups, self._task_queues)
+        self._lives = Lives(self._directory, self._fleet, self._groups, self._task_queues)
+        self._queues: dict[str, None] = {}  # task queues that every slot serves, in the order of their first use
         self._namespaces: dict[str, None] = {}  # those that have a place for dead letters
         self._renewed: dict[str, None] = {}  # keys of parts that are to be taken down again
 
@@ -66,6 +74,7 @@ class ControlState:
         """As its parts say."""
         state = cls(node_timeout=node_timeout)
         parts.restore(known, state._known, now=now)
+        state._lives.now = now
         state._lives.restore()
         cluster = parts.Cluster.model_validate_json(known.get(parts.CLUSTER, b"{}"))
         state._queues = dict.fromkeys(cluster.queues)
@@ -103,10 +112,14 @@ class ControlState:
             case SessionEnded():
                 lives.end_owned_by(event.session, f"its session {event.session} ended")
             case QueueUsed():
-                self._prepare(event.namespace)
-                self._use_queues([event.queue])
+                self._use(event)
+            case TasksWait():
+                lives.slots.demand(event.waiting)
+            case SlotEnded():
+                lives.slots.ended(event.slot)
             case Tick():
                 self._tick()
+                lives.slots.make_way(now)
         lives.settle()
         return lives.commands
 
@@ -172,8 +185,36 @@ class ControlState:
         ]
 
     def queues(self) -> list[str]:
-        """The task queues that anybody has used."""
+        """The task queues that anybody has used, and that every slot serves."""
         return list(self._queues)
+
+    def task_queues(self, namespace: str | None = None) -> Iterator[Served]:
+        """Those that have slots of their own."""
+        found = (queue for queue in self._task_queues.all() if queue.cause is None)
+        return (self._lives.slots.served(queue) for queue in found if namespace in (None, queue.namespace))
+
+    def watched(self) -> dict[str, bool]:
+        """Their names, and whether they have a slot."""
+        return {queue.name: bool(queue.slots) for queue in self._task_queues.all() if queue.cause is None}
+
+    def queue_waits_for(self, name: str) -> str:
+        """What there is not that the queue needs to be served; empty where it is served."""
+        queue = self._task_queues.get(name)
+        return self._lives.slots.served(queue).waits_for if queue is not None else ""
+
+    def wants(self, waiting: Mapping[str, int]) -> bool:
+        """Whether anything would follow from `TasksWait` with this."""
+        return self._lives.slots.wants(waiting)
+
+    def demand(self) -> list[Demand]:
+        """What waits for a place, by what it asks for."""
+        found: dict[tuple[object, ...], Demand] = {}
+        for item in self._lives.waiting.items():
+            one = demand_of(item)
+            shape = (one.kind, tuple(sorted(one.resources.items())), tuple(sorted(one.labels.items())), one.node)
+            known = found.get(shape)
+            found[shape] = one if known is None else known.model_copy(update={"count": known.count + 1})
+        return list(found.values())
 
     def sessions(self) -> set[str]:
         """The sessions that own living actors, or groups."""
@@ -195,11 +236,24 @@ class ControlState:
         living = {worker.id for worker in report.workers}
         for worker_id in [worker for worker in node.workers if worker not in living]:
             self._lives.worker_gone(worker_id, node.id, f"worker {worker_id} of node {node.id} is no longer there")
+        if is_new:
+            self._lives.slots.gone(node.id)  # those of the one before it
         for worker in report.workers:
             self._worker_reported(node, worker)
+        self._lives.slots.reported(node.id, report.placed, report.slots, self._lives.now)
         self._fleet.drop_if_left(node)
         if is_new or node.leaving:
             self._lives.clear(node.id)
+
+    def _use(self, event: QueueUsed) -> None:
+        if event.needs is None:
+            self._use_queues([event.queue])
+            error = None
+        else:
+            error = self._lives.slots.use(event)
+        if error is None:
+            self._prepare(event.namespace)
+        self._lives.commands.append(QueueAnswer(queue=event.queue, error=error))
 
     def _prepare(self, namespace: str) -> None:
         """Its dead letters have a place before anybody can need one."""
@@ -239,10 +293,19 @@ class ControlState:
             cause = f"node {node.id} was lost: silent for {self._lives.now - node.seen:.1f} s"
             for worker_id in list(node.workers):
                 self._lives.worker_gone(worker_id, node.id, cause)
+            self._lives.slots.gone(node.id)
             self._fleet.drop(node)
             self._lives.clear(node.id)
             for actor in [actor for actor in self._directory.all() if actor.node == node.id]:
                 self._lives.restart(actor, cause)  # it waited for a worker of its own there
+
+
+def demand_of(item: Actor | Group | Slot) -> Demand:
+    if isinstance(item, Group):
+        missing = [bundle for bundle, node in zip(item.bundles, item.nodes, strict=True) if node is None]
+        return Demand(kind="group", resources=amounts(plus(*missing)), count=1)
+    ask, kind = item.ask, "task" if isinstance(item, Slot) else "actor"
+    return Demand(kind=kind, resources=amounts(ask.units), labels=dict(ask.labels), node=ask.node, count=1)
 
 
 class _Named(Protocol):

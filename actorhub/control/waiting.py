@@ -20,11 +20,17 @@ OVERTAKEN = 100  # later requests that may go first before those behind leave th
 
 @dataclass(frozen=True, slots=True)
 class Request(Generic[T]):
-    """`shape`: two of one shape fit in the same places. `number`: its place in the order."""
+    """`shape`: two of one shape fit in the same places. `number`: its place in the order of its priority; the higher priority
+    comes first."""
 
     item: T
     shape: Hashable
     number: int
+    priority: int = 0
+
+    @property
+    def order(self) -> tuple[int, int]:
+        return -self.priority, self.number
 
 
 class Waiting(Generic[T]):
@@ -37,9 +43,9 @@ class Waiting(Generic[T]):
     def __init__(self) -> None:
         self._shapes: dict[Hashable, OrderedDict[str, Request[T]]] = {}
         self._by_id: dict[str, Request[T]] = {}
-        self._first_try: list[tuple[int, str]] = []
+        self._first_try: list[tuple[tuple[int, int], str]] = []
         self._placed = 0
-        self._placed_before: dict[str, int] = {}  # when it began to wait; who waits longest is first
+        self._placed_before: OrderedDict[str, int] = OrderedDict()  # when it began to wait; the most impatient is first
         self._tried_at: object = None
 
     def __len__(self) -> int:
@@ -50,13 +56,23 @@ class Waiting(Generic[T]):
 
     def items(self) -> list[T]:
         """In their order."""
-        return [request.item for request in sorted(self._by_id.values(), key=lambda request: request.number)]
+        return [request.item for request in sorted(self._by_id.values(), key=lambda request: request.order)]
+
+    def heads(self) -> list[T]:
+        """The first of each shape, in their order."""
+        first = (next(iter(of.values())) for of in self._shapes.values())
+        return [request.item for request in sorted(first, key=lambda request: request.order)]
 
     def add(self, id_: str, request: Request[T]) -> None:
         self._shapes.setdefault(request.shape, OrderedDict())[id_] = request
         self._by_id[id_] = request
         self._placed_before[id_] = self._placed
-        self._first_try.append((request.number, id_))
+        self._first_try.append((request.order, id_))
+
+    def hurry(self, id_: str) -> None:
+        """Somebody makes way for it: what becomes free there is kept for it."""
+        self._placed_before[id_] = self._placed - OVERTAKEN
+        self._placed_before.move_to_end(id_, last=False)
 
     def discard(self, id_: str) -> None:
         request = self._by_id.pop(id_, None)
@@ -79,7 +95,7 @@ class Waiting(Generic[T]):
         self._first_try.clear()
 
     def _serve_all(self, place: Place[T], keep: Keep[T]) -> None:
-        heads = [(of[id_].number, id_) for of in self._shapes.values() for id_ in itertools.islice(of, 1)]
+        heads = [(of[id_].order, id_) for of in self._shapes.values() for id_ in itertools.islice(of, 1)]
         heapq.heapify(heads)
         kept: set[Hashable] = set()
         while heads:
@@ -89,7 +105,7 @@ class Waiting(Generic[T]):
                 following = self._shapes.get(request.shape)
                 if following:
                     head, after = next(iter(following.items()))
-                    heapq.heappush(heads, (after.number, head))
+                    heapq.heappush(heads, (after.order, head))
             elif self._is_impatient(id_):
                 kept |= keep(request.item, kept)
 

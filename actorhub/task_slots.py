@@ -1,0 +1,170 @@
+"""The slots of one node: those that serve all queues whose tasks ask for nothing, and those that control has placed for one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Protocol, cast
+
+from actorhub.actor import spec_of
+from actorhub.blackbox import InHand
+from actorhub.control.desks import SlotDesk, TaskDesk, system_ticket
+from actorhub.control.messages import SlotEnded, StartSlot
+from actorhub.errors import ActorHubError
+from actorhub.fates import Fates, TaskFates
+from actorhub.handle import Handle, tell
+from actorhub.processes import Exit, Processes, WorkerProcess
+from actorhub.session import Session
+from actorhub.task import tasks
+from actorhub.warden import Warden
+
+log = logging.getLogger(__name__)
+
+YOUNG = 5.0  # seconds; a process that dies younger is replaced after a pause
+PAUSE = 0.5
+NOTICING = 0.5  # seconds after which the end of a slot is seen
+
+
+class Start(Protocol):
+    """Starts a worker process, with this id or a new one, unless the node leaves."""
+
+    def __call__(self, worker_id: str | None = None, *, gpu: float = 0.0, **more: object) -> Awaitable[None]: ...
+
+
+class TaskSlots:
+    """`tell_ended` tells control that one which it has placed is not there any more."""
+
+    def __init__(
+        self,
+        session: Session,
+        node: str,
+        processes: Processes,
+        start: Start,
+        tell_ended: Callable[[SlotEnded], Awaitable[None]],
+    ) -> None:
+        self.fates = Fates()
+        self._session = session
+        self._node = node
+        self._processes = processes
+        self._start = start
+        self._tell_ended = tell_ended
+        self._queues = dict.fromkeys(
+            session.names.task(session.settings.namespace, spec.options.queue)
+            for spec in tasks.values()
+            if not spec.options.resources
+        )
+        self._warden = Warden(processes, self.fates.cancelled, self._task_late)
+
+    @property
+    def queues(self) -> list[str]:
+        """Those that every slot serves."""
+        return list(self._queues)
+
+    @property
+    def living(self) -> list[WorkerProcess]:
+        return [worker for worker in self._processes.living if worker.config.kind == "task"]
+
+    @property
+    def placed(self) -> list[str]:
+        """The ids of those that control has placed."""
+        return [slot.config.worker for slot in self.living if slot.config.placed]
+
+    async def open(self, count: int) -> None:
+        for _ in range(count):
+            await self._start_one()
+        self._session.spawn_task(self._warden.watch(), "actorhub-warden")
+
+    async def _start_one(self) -> None:
+        await self._start(kind="task", queues=self.queues, fates=self.fates.all())
+
+    # ---- queues
+
+    async def serve(self, queues: list[str]) -> None:
+        self._queues.update(dict.fromkeys(queues))
+        for slot in self.living:
+            if slot.ready and not slot.config.placed:
+                await self._tell(slot, queues)
+
+    async def ready(self, slot: WorkerProcess) -> None:
+        """What has come up since it was started."""
+        later = [queue for queue in self._queues if queue not in slot.config.queues]
+        if later and not slot.config.placed:
+            await self._tell(slot, later)
+
+    async def _tell(self, slot: WorkerProcess, queues: list[str]) -> None:
+        try:
+            await tell(self._desk(slot.config.worker).serve, queues)
+        except ActorHubError:
+            log.debug("slot %s ends; another one serves %s", slot.config.worker, queues, exc_info=True)
+
+    def _desk(self, slot: str) -> SlotDesk:
+        ticket = system_ticket(self._session.names.worker(slot), SlotDesk)
+        return cast(SlotDesk, Handle(self._session, ticket, spec_of(SlotDesk)))
+
+    # ---- those that control places
+
+    async def start(self, order: StartSlot) -> None:
+        if self._processes.get(order.slot) is None:
+            await self._start(
+                order.slot, kind="task", queues=[order.queue], placed=True, fates=self.fates.all(), gpu=order.gpu
+            )
+        if self._processes.get(order.slot) is None:  # the node leaves
+            await self._tell_ended(SlotEnded(node=self._node, slot=order.slot))
+
+    async def stop(self, slot_id: str, *, now: bool) -> None:
+        slot = self._processes.get(slot_id)
+        if slot is None:
+            await self._tell_ended(SlotEnded(node=self._node, slot=slot_id))
+        elif now:
+            self._processes.kill(slot_id)
+        elif not slot.ready:
+            self._processes.terminate(slot_id)
+        else:
+            try:
+                await tell(self._desk(slot_id).leave)
+            except ActorHubError:
+                log.debug("slot %s has ended already", slot_id, exc_info=True)
+
+    # ---- their ends
+
+    async def leaves(self, slot: WorkerProcess) -> None:
+        """It ends with what it runs: another takes its place now."""
+        if not slot.replaced and not slot.config.placed:
+            slot.replaced = True
+            await self._start_one()
+
+    def note_deaths(self, end: Exit) -> None:
+        """Now: a slot that has got the task already may ask in the next moment."""
+        if not end.meant:
+            for running in end.in_hand:
+                self.fates.died(running.call, self.fates.deaths.get(running.call, 0) + 1)
+
+    async def ended(self, end: Exit) -> None:
+        """Every slot hears which tasks it ran when it died: one that does so again and again is not run any more."""
+        slot = end.worker
+        if not end.meant and not slot.stopping:
+            log.error("%s", end.cause, extra={"in_hand": [call.method for call in end.in_hand]})
+            for running in end.in_hand:
+                times = self.fates.deaths.get(running.call, 1)
+                self._session.broadcast(TaskDesk.task_died.__name__, {"call_id": running.call, "times": times})
+            if slot.age < YOUNG and not slot.ready:
+                await asyncio.sleep(PAUSE)
+        if slot.config.placed:
+            await self._tell_ended(SlotEnded(node=self._node, slot=slot.config.worker))
+        elif not slot.replaced:
+            await self._start_one()
+
+    # ---- single tasks
+
+    async def fates_of(self, call_ids: list[str]) -> TaskFates:
+        """The broker may have seen the end of a slot first, and given its tasks to the one that asks."""
+        until = asyncio.get_running_loop().time() + NOTICING
+        while self._processes.holds(call_ids) and asyncio.get_running_loop().time() < until:
+            await asyncio.sleep(0.01)
+        return self.fates.of(call_ids)
+
+    def _task_late(self, task: InHand) -> None:
+        """Whoever gets it next hears that it has failed, before its slot is killed."""
+        self.fates.was_late(task.call, task.attempt)
+        self._session.broadcast(TaskDesk.task_late.__name__, {"call_id": task.call, "attempt": task.attempt})

@@ -1,0 +1,198 @@
+"""Tasks that ask for resources or a place, on real nodes: where they run, what is reserved meanwhile, and bad input."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from typing import cast
+
+import pytest
+from pydantic import ValidationError
+
+from actorhub import ActorHubError, Hub, PlacementInfeasible, Retry, Settings, actor, task
+from actorhub.address import new_id
+from actorhub.cluster import LocalCluster
+from tests.conftest import QUICK
+from tests.waiting import until
+
+NODES = {"one": {"cpu": 2, "gpu": 2}, "two": {"cpu": 4}}
+
+
+@task(queue="work", resources={"cpu": 1})
+def where(seconds: float = 0.0) -> tuple[str, int]:
+    """The node that it runs on, and its process."""
+    time.sleep(seconds)
+    return os.environ["NODE"], os.getpid()
+
+
+@task(queue="work", resources={"gpu": 1})
+def devices(seconds: float = 0.0) -> str:
+    time.sleep(seconds)
+    return os.environ["CUDA_VISIBLE_DEVICES"]
+
+
+@task(queue="work")
+def node_of() -> str:
+    return os.environ["NODE"]
+
+
+@task(queue="work", resources={"cpu": 1}, retry=Retry(attempts=3))
+def twice(path: str) -> int:
+    with open(path, "a") as file:
+        file.write("x")
+    if os.path.getsize(path) < 2:
+        raise ValueError("not yet")
+    return os.path.getsize(path)
+
+
+@task(queue="work", resources={"cpu": 1})
+def die(path: str) -> str:
+    if not os.path.exists(path):
+        open(path, "w").close()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "alive"
+
+
+@actor(resources={"cpu": 4})
+class Large:
+    async def ping(self) -> str:
+        return "pong"
+
+
+@actor(resources={"gpu": 1})
+class Trainer:
+    async def devices(self) -> str:
+        return os.environ["CUDA_VISIBLE_DEVICES"]
+
+
+@pytest.fixture
+async def hub(broker_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Hub]:
+    """Two nodes of different resources on one machine, each of which knows its own name."""
+    settings = Settings(url=broker_url, secret="s", prefix=f"t{new_id(6)}", slot_idle=1.0, **QUICK)  # type: ignore[arg-type]
+    async with Hub.local(nodes=1, workers=1, slots=0, modules=[__name__], settings=settings) as hub:
+        cluster = cast(LocalCluster, hub._cluster)
+        for node, resources in NODES.items():
+            monkeypatch.setenv("NODE", node)
+            cluster.start_node(node, resources=resources)
+        await cluster.stop_node("node-1")
+        await until(lambda: _there(hub))
+        yield hub
+
+
+async def _there(hub: Hub) -> bool:
+    return {node.id for node in await hub.nodes() if node.workers} == set(NODES)
+
+
+async def _free(hub: Hub) -> dict[str, float]:
+    return {node.id: node.resources_free["cpu"] for node in await hub.nodes()}
+
+
+async def test_tasks_run_where_what_they_ask_for_is_free_and_give_it_back(hub: Hub) -> None:
+    assert {await hub.submit(devices) for _ in range(3)} <= {"0", "1"}
+    assert {node for node, _ in await hub.get([hub.submit(where, 0.5) for _ in range(24)])} == {"one", "two"}
+    assert await until(lambda: _all_free(hub))  # slots end when nothing comes
+    assert (await hub.options(resources={"cpu": 4}).submit(where))[0] == "two"
+    assert await hub.options(node="one").submit(node_of) == "one"
+    assert await hub.options(resources={"cpu": 0.5}, node="two").submit(node_of) == "two"
+
+
+async def _all_free(hub: Hub) -> bool:
+    return await _free(hub) == {node: resources["cpu"] for node, resources in NODES.items()}
+
+
+async def test_what_a_task_has_is_reserved_while_it_runs(hub: Hub) -> None:
+    running = [hub.submit(devices, 2.0) for _ in range(3)]
+    done, [last] = await hub.wait(running, count=2)
+    assert sorted(await hub.get(done)) == ["0", "1"]
+    assert not last.done()
+    assert await last in ("0", "1")
+
+
+async def test_slots_make_way_for_an_actor_that_waits(hub: Hub) -> None:
+    """Invariant: nobody waits for ever behind a queue that never ends; no task is lost or run twice for it."""
+    seen = [hub.submit(where, 0.1) for _ in range(250)]
+    await hub.wait(seen, count=20)
+    large = await hub.spawn(Large)
+    async with asyncio.timeout(20):
+        assert await large.ping() == "pong"
+    assert not all(future.done() for future in seen)
+    assert len(await hub.get(seen)) == 250
+
+
+async def test_tasks_of_a_group_run_in_its_bundles_and_fail_when_it_is_removed(hub: Hub) -> None:
+    group = await hub.placement_group([{"cpu": 1}, {"cpu": 3}], strategy="STRICT_SPREAD")
+    nodes = [await hub.options(placement=bundle).submit(node_of) for bundle in group]
+    assert nodes == ["one", "two"]
+    waiting = [hub.options(placement=group[0]).submit(where, 60.0) for _ in range(3)]
+    await asyncio.gather(*(future.accepted() for future in waiting))
+    assert await hub.remove(group)
+    async with asyncio.timeout(20):
+        failed = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(isinstance(error, ActorHubError) and "removed" in str(error) for error in failed), failed
+    assert len(await hub.dead()) == 3  # nothing that was accepted is lost
+    with pytest.raises(PlacementInfeasible, match="no placement group"):
+        await hub.options(placement=group[0]).submit(node_of)
+    assert await until(lambda: _all_free(hub))
+
+
+async def test_what_never_fits_fails_at_once_and_is_not_sent(hub: Hub) -> None:
+    with pytest.raises(
+        PlacementInfeasible, match=r"asks for resources \{'cpu': 64.0\}; the most that any node has: .*4.0"
+    ):
+        await hub.options(resources={"cpu": 64}).submit(where)
+    with pytest.raises(PlacementInfeasible, match="asks for node 'three'; there are: one, two"):
+        await hub.options(node="three").submit(node_of)
+    with pytest.raises(PlacementInfeasible, match="gold"):
+        await hub.options(resources={"gold": 1}).chain(node_of, where).submit()
+    group = await hub.placement_group([{"cpu": 1}])
+    with pytest.raises(PlacementInfeasible, match="bundle 0 of its group has"):
+        await hub.options(placement=group[0], resources={"gpu": 1}).submit(devices)
+    with pytest.raises(ValidationError, match="cannot be -1"):
+        hub.options(resources={"cpu": -1})
+    with pytest.raises(ValidationError, match="cannot be nan"):
+        task(resources={"cpu": float("nan")})(where)
+    assert not [queue for queue in await hub.tasks() if queue.waiting]
+
+
+async def test_retries_and_deaths_come_back_to_slots_of_their_own(hub: Hub, tmp_path: object) -> None:
+    assert await hub.submit(twice, f"{tmp_path}/twice") == 2
+    assert await hub.submit(die, f"{tmp_path}/die") == "alive"
+    assert await hub.options(delay=0.5).submit(where)
+
+
+async def test_what_waits_for_resources_says_so(hub: Hub) -> None:
+    holding = [hub.options(resources={"gpu": 1}).submit(devices, 4.0) for _ in range(2)]
+    await asyncio.sleep(1.0)
+    waits = hub.options(resources={"cpu": 1, "gpu": 2}).submit(devices)
+    await waits.accepted()
+    assert await until(lambda: _demanded(hub))
+    explained = await hub.explain(waits)
+    assert "A slot for it needs it asks for resources" in explained.text, explained.text
+    [info] = [queue for queue in await hub.tasks() if queue.waits_for]
+    assert (info.queue, str(info.needs), info.waiting) == ("work", "cpu 1, gpu 2", 1)
+    await hub.get(holding)
+    assert sorted((await waits).split(",")) == ["0", "1"]
+
+
+async def _demanded(hub: Hub) -> bool:
+    return [(d.kind, d.resources, d.count) for d in await hub.demand()] == [("task", {"cpu": 1.0, "gpu": 2.0}, 1)]
+
+
+async def test_an_actor_sees_the_gpus_that_it_has(hub: Hub) -> None:
+    trainers = [await hub.spawn(Trainer) for _ in range(2)]
+    assert sorted([await trainer.devices() for trainer in trainers]) == ["0", "1"]
+    await hub.kill(trainers[0])
+    assert await hub.options(resources={"gpu": 0.5}).submit(devices) == "0"
+
+
+async def test_a_killed_node_s_tasks_run_elsewhere(hub: Hub) -> None:
+    """Invariant: every accepted task is done."""
+    futures = [hub.options(prefer={"zone": "x"}).submit(where, 0.3) for _ in range(40)]
+    await hub.wait(futures, count=4)
+    victim = next(node for node in await hub.nodes() if node.id == "two")
+    os.kill(victim.pid, signal.SIGKILL)
+    async with asyncio.timeout(50):
+        assert len(await hub.get(futures)) == 40
