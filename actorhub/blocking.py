@@ -21,7 +21,7 @@ from typing import Any, Generic, Literal, ParamSpec, Self, TypeVar, cast, overlo
 
 from actorhub import hub as asynchronous
 from actorhub.call import Call
-from actorhub.cluster import BrokerChoice
+from actorhub.cluster import BrokerChoice, LocalNodes
 from actorhub.connection import OnRetry
 from actorhub.context import surroundings
 from actorhub.control.messages import ActorInfo, GroupInfo, NodeInfo, QueueInfo, Strategy
@@ -117,7 +117,7 @@ class Hub:
     def local(
         cls,
         *,
-        nodes: int = 1,
+        nodes: LocalNodes = 1,
         workers: int = 2,
         slots: int | None = None,
         broker: BrokerChoice = "auto",

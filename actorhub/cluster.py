@@ -20,6 +20,8 @@ from actorhub.errors import BrokerUnavailable
 from actorhub.settings import Settings
 
 BrokerChoice = Literal["auto", "rabbitmq", "embedded"]
+LocalNodes = int | Mapping[str, Mapping[str, float]]
+"""How many, or their ids with the resources of each."""
 
 
 @dataclass(eq=False)
@@ -32,7 +34,7 @@ class LocalCluster:
     """
 
     settings: Settings
-    nodes: int = 1
+    nodes: LocalNodes = 1
     workers: int = 2
     slots: int | None = None
     modules: Sequence[str] = ()
@@ -55,9 +57,18 @@ class LocalCluster:
         self.settings = self.settings.model_copy(
             update={"url": url, "secret": secret, "prefix": f"{self.settings.prefix}-{new_id(6)}"}
         )
-        for number in range(self.nodes):
-            self.start_node(f"node-{number + 1}")
+        if isinstance(self.nodes, int):
+            for number in range(self.nodes):
+                self.start_node(f"node-{number + 1}")
+        else:
+            for node_id, resources in self.nodes.items():
+                self.start_node(node_id, resources=resources)
         return self.settings
+
+    @property
+    def size(self) -> int:
+        """How many nodes it begins with."""
+        return self.nodes if isinstance(self.nodes, int) else len(self.nodes)
 
     def start_node(self, node_id: str, *, resources: Mapping[str, float] | None = None) -> None:
         """`resources`: instead of what is found, and beside it."""

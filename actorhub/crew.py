@@ -42,6 +42,11 @@ class Batch:
     shift: Shift
     whole: bool  # no task of the message has been begun or settled
 
+    @property
+    def priority(self) -> int:
+        """Tasks of one message have the same."""
+        return self.works[0].envelope.priority if self.works else 0
+
 
 class Turn:
     """A thread, and the batch that it runs. `since`: when it last went on; `worked`: the seconds before that."""
@@ -86,6 +91,7 @@ class Crew:
         self._on_ended = on_ended
         self._leave = leave
         self._batches: deque[Batch] = deque()
+        self._are_ranked = False  # there may be one of a higher priority than others among them
         self._turns: dict[Runner, Turn] = {}
         self._spare: Runner | None = None
         self._context = contextvars.copy_context()
@@ -112,6 +118,7 @@ class Crew:
 
     def take(self, batch: Batch) -> None:
         self._batches.append(batch)
+        self._are_ranked = self._are_ranked or batch.priority > 0
         self._next()
 
     def lost(self) -> None:
@@ -145,9 +152,18 @@ class Crew:
         except RuntimeError as exc:
             log.warning("a task waits for the end of others, %d of which wait: %s", len(self._turns), exc)
             return
-        turn = self._turns[runner] = Turn(runner, self._batches.popleft())
+        turn = self._turns[runner] = Turn(runner, self._take_next())
         self._watch(turn, self._soonest(turn.batch))
         runner.put(turn.batch.works)
+
+    def _take_next(self) -> Batch:
+        """The first of the highest priority, whichever queue it is from."""
+        if not self._are_ranked:
+            return self._batches.popleft()
+        batch = max(self._batches, key=lambda batch: batch.priority)
+        self._batches.remove(batch)
+        self._are_ranked = any(batch.priority for batch in self._batches)
+        return batch
 
     def _make_runner(self) -> Runner:
         return Runner(self._run, self._on_ended, self._idle, self._turned, lambda: bool(self._batches))
@@ -184,7 +200,9 @@ class Crew:
                 rest.appendleft(work)
             if rest:
                 batch = turn.batch
-                self._batches.appendleft(Batch(rest, batch.intake, batch.delivery, batch.shift, whole=False))
+                left = Batch(rest, batch.intake, batch.delivery, batch.shift, whole=False)
+                self._batches.appendleft(left)
+                self._are_ranked = self._are_ranked or left.priority > 0
             turn.batch.whole = False
             self._go_on()
 

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from actorhub import keyed
 from actorhub.actor import ActorOptions, ActorSpec, Ticket, binder, spec_of
 from actorhub.address import check_word, new_id
-from actorhub.cluster import BrokerChoice, LocalCluster
+from actorhub.cluster import BrokerChoice, LocalCluster, LocalNodes
 from actorhub.codec import by_value
 from actorhub.connection import OnRetry
 from actorhub.control.client import control_of, find, granted
@@ -92,7 +92,7 @@ class Hub(Tasks, Looking, Placing):
     def local(
         cls,
         *,
-        nodes: int = 1,
+        nodes: LocalNodes = 1,
         workers: int = 2,
         slots: int | None = None,
         broker: BrokerChoice = "auto",
@@ -102,7 +102,8 @@ class Hub(Tasks, Looking, Placing):
         settings: Settings | None = None,
     ) -> Hub:
         """A hub of a cluster of its own on this machine: `nodes` agents with `workers` processes for actors each, and `slots`
-        for tasks, by default as many as workers.
+        for tasks, by default as many as workers. `nodes` may give the resources of each, by its id:
+        `{"one": {"cpu": 2}, "two": {"cpu": 1, "gpu": 1}}`.
 
         It waits until they are ready and stops them after. With `broker="auto"` it uses the broker at `url` or
         ACTORHUB_URL, else it starts a private RabbitMQ, or the embedded broker where RabbitMQ is not installed; "rabbitmq" and
@@ -193,7 +194,7 @@ class Hub(Tasks, Looking, Placing):
                 said = loop.time()
                 there = {node.id: len(node.workers) for node in nodes}
                 log.warning(
-                    "a local cluster of %d nodes is not ready yet; there are, with workers: %s", cluster.nodes, there
+                    "a local cluster of %d nodes is not ready yet; there are, with workers: %s", cluster.size, there
                 )
             try:
                 async with asyncio.timeout(ANSWER):
@@ -202,7 +203,7 @@ class Hub(Tasks, Looking, Placing):
                 await asyncio.sleep(0.02)
                 continue
             hosting = [[worker for worker in node.workers if worker.kind == "shared"] for node in nodes]
-            if len(nodes) >= cluster.nodes and all(len(workers) >= cluster.workers for workers in hosting):
+            if len(nodes) >= cluster.size and all(len(workers) >= cluster.workers for workers in hosting):
                 return
             await asyncio.sleep(0.02)
 

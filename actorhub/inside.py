@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 class InsideCluster:
     """`start` returns the settings of a hub of this cluster. With the process everything in it is gone."""
 
-    nodes = 1
+    size = 1
     workers = 1
 
     def __init__(self, settings: Settings) -> None:

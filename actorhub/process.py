@@ -62,7 +62,7 @@ def serve(make: Callable[[], Served], config: WorkerConfig, settings: Settings) 
     """Import the node's modules, start it, and stop it when the agent says so or is gone. Never returns."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the agent's to handle
     logs.configure(settings.log_format, settings.log_level, node=config.node, worker=config.worker)
-    os.environ.update(config.environment)
+    os.environ.update({"ACTORHUB_NODE": config.node, **config.environment})  # for user code
     for module in config.modules:
         importlib.import_module(module)
     gc.freeze()  # what was imported stays: the collector need not look at it again and again

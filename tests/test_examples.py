@@ -88,6 +88,14 @@ def test_a_parameter_server_learns_though_the_node_of_a_trainer_is_killed(broker
     assert "the largest difference to the exact solution" in done.stdout
 
 
+@pytest.mark.parametrize("broker", ["embedded", pytest.param("rabbitmq", marks=pytest.mark.slow)])
+def test_stages_of_a_pipeline_run_where_what_they_ask_for_is_though_a_gpu_node_is_killed(broker: str) -> None:
+    done = run("-m", "examples.embeddings", "--kill", "--broker", broker, env={})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "SIGKILL of gpu-2" in done.stdout
+    assert "1024 passages, the largest difference to one process: 0.0e+00" in done.stdout
+
+
 @pytest.mark.parametrize("broker", ["embedded", "rabbitmq"])
 def test_the_bank_s_total_is_right_though_workers_are_killed(broker: str) -> None:
     done = run("-m", "examples.bank", "--broker", broker, env={})

@@ -41,12 +41,7 @@ NODES = {"one": {"cpu": 2, "gpu": 1}, "two": {"cpu": 2}, "three": {"cpu": 4}}
 async def hub(broker_url: str) -> AsyncIterator[Hub]:
     """Three nodes of different resources on one machine."""
     settings = Settings(url=broker_url, secret="s", prefix=f"t{new_id(6)}", **QUICK)  # type: ignore[arg-type]
-    async with Hub.local(nodes=1, workers=1, slots=0, modules=[__name__], settings=settings) as hub:
-        cluster = cast(LocalCluster, hub._cluster)
-        for node, resources in NODES.items():
-            cluster.start_node(node, resources=resources)
-        await cluster.stop_node("node-1")
-        await until(lambda: _there(hub, set(NODES)))
+    async with Hub.local(nodes=NODES, workers=1, slots=0, modules=[__name__], settings=settings) as hub:
         yield hub
 
 

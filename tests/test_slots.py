@@ -7,14 +7,12 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator
-from typing import cast
 
 import pytest
 from pydantic import ValidationError
 
 from actorhub import ActorHubError, Hub, PlacementInfeasible, Retry, Settings, actor, task
 from actorhub.address import new_id
-from actorhub.cluster import LocalCluster
 from tests.conftest import QUICK
 from tests.waiting import until
 
@@ -25,7 +23,7 @@ NODES = {"one": {"cpu": 2, "gpu": 2}, "two": {"cpu": 4}}
 def where(seconds: float = 0.0) -> tuple[str, int]:
     """The node that it runs on, and its process."""
     time.sleep(seconds)
-    return os.environ["NODE"], os.getpid()
+    return os.environ["ACTORHUB_NODE"], os.getpid()
 
 
 @task(queue="work", resources={"gpu": 1})
@@ -36,7 +34,7 @@ def devices(seconds: float = 0.0) -> str:
 
 @task(queue="work")
 def node_of() -> str:
-    return os.environ["NODE"]
+    return os.environ["ACTORHUB_NODE"]
 
 
 @task(queue="work", resources={"cpu": 1}, retry=Retry(attempts=3))
@@ -69,21 +67,11 @@ class Trainer:
 
 
 @pytest.fixture
-async def hub(broker_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Hub]:
-    """Two nodes of different resources on one machine, each of which knows its own name."""
+async def hub(broker_url: str) -> AsyncIterator[Hub]:
+    """Two nodes of different resources on one machine."""
     settings = Settings(url=broker_url, secret="s", prefix=f"t{new_id(6)}", slot_idle=1.0, **QUICK)  # type: ignore[arg-type]
-    async with Hub.local(nodes=1, workers=1, slots=0, modules=[__name__], settings=settings) as hub:
-        cluster = cast(LocalCluster, hub._cluster)
-        for node, resources in NODES.items():
-            monkeypatch.setenv("NODE", node)
-            cluster.start_node(node, resources=resources)
-        await cluster.stop_node("node-1")
-        await until(lambda: _there(hub))
+    async with Hub.local(nodes=NODES, workers=1, slots=0, modules=[__name__], settings=settings) as hub:
         yield hub
-
-
-async def _there(hub: Hub) -> bool:
-    return {node.id for node in await hub.nodes() if node.workers} == set(NODES)
 
 
 async def _free(hub: Hub) -> dict[str, float]:
