@@ -230,6 +230,8 @@ class Cell:
             task.uncancel()
             answer = self._failure(envelope, CallCancelled(f"{self._label(envelope)} was cancelled"))
         except (Exception, SystemExit, KeyboardInterrupt) as exc:
+            if self._session.is_closed:  # nobody's answer: the message goes back, and is handled elsewhere
+                raise asyncio.CancelledError from exc
             failed = exc
             answer = self._failure(envelope, exc, _reason(exc, running))
         finally:

@@ -92,6 +92,8 @@ class Mailbox:
             await self._consumer.close()
 
     async def attach(self, link: Link) -> None:
+        if self._closed:
+            return
         try:
             self._consumer = await link.consume(
                 self.queue, self._on_delivery, lambda reason: self._on_end(link, reason), prefetch=self._prefetch
@@ -100,6 +102,8 @@ class Mailbox:
             if self._on_gone is None:
                 raise
             self._on_gone()
+        if self._closed and self._consumer is not None:
+            await self._consumer.close()
 
     def detach(self) -> None:
         self._consumer = None

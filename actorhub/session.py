@@ -135,6 +135,11 @@ class Session:
         return True
 
     @property
+    def is_closed(self) -> bool:
+        """It closes: nothing more can be sent by it."""
+        return self._closed is not None
+
+    @property
     def link(self) -> Link | None:
         return self._connection.link
 

@@ -88,6 +88,7 @@ class Worker:
         self.session.make_mailbox = functools.partial(make_mailbox, self.session)
         self._cells: WeakSet[Cell] = WeakSet()
         self._stopped: dict[str, int] = {}
+        self._is_leaving = False
         self._starting: dict[str, Starting] = {}
         self._desk = Desk(self.session, self.session.names.worker(config.worker), WorkerDesk, lambda: _Desk(self))
         self._control = control_of(self.session)
@@ -104,6 +105,7 @@ class Worker:
     async def stop(self) -> None:
         """Let running calls end (`drain_timeout`), acknowledge them, and give everything else back to the broker."""
         await self._desk.close()
+        self._is_leaving = True  # what is being started is not hosted any more: control has it start elsewhere
         await asyncio.gather(*(self._hand_over(hosted) for hosted in list(self.hosted.values())))
         await self.session.close()
 
@@ -160,11 +162,16 @@ class Worker:
             hosted = self._host(order, spec)
             await hosted.cell.start()
         except Exception as exc:
+            if self._is_leaving:  # it may be why
+                return
             log.warning("actor %s of %s could not start", plan.actor_id, plan.class_name, exc_info=True)
             await self._report_failed(order, exc, "birth")
             return
-        await hosted.mailbox.open()
+        if self._is_leaving:
+            await hosted.cell.stop(0.0)
+            return
         self.hosted[plan.actor_id] = hosted
+        await hosted.mailbox.open()
         if self._stopped.get(plan.actor_id, 0) >= incarnation:
             await self.end(plan.actor_id, incarnation)
         else:

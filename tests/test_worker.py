@@ -1,0 +1,135 @@
+"""A worker that stops: what it has not done comes to the next one, and its end is nobody's answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from actorhub import Hub, Settings, actor
+from actorhub.actor import spec_of
+from actorhub.address import new_id
+from actorhub.blackbox import BlackBox
+from actorhub.broker import Link, Queue
+from actorhub.control.messages import ActorPlan, Residency, StartActor
+from actorhub.handle import Handle
+from actorhub.process import WorkerConfig
+from actorhub.session import Session
+from actorhub.worker import Worker
+from tests.conftest import QUICK
+from tests.waiting import until
+
+starting = asyncio.Event()
+may_start = asyncio.Event()
+waiting = asyncio.Event()
+
+
+class _Waits:
+    async def started(self) -> None:
+        starting.set()
+        await may_start.wait()
+
+    async def wait_for(self, other: Any) -> str:
+        waiting.set()
+        return cast(str, await other.never())
+
+    async def never(self) -> str:
+        await asyncio.Event().wait()
+        return "never"
+
+
+@actor(max_restarts=9)
+class Plain(_Waits):
+    async def wait_for(self, other: Plain) -> str:
+        return await super().wait_for(other)
+
+
+@actor(durable=True)
+class Durable(_Waits):
+    async def wait_for(self, other: Durable) -> str:
+        return await super().wait_for(other)
+
+
+class Site:
+    """A worker without an agent, and somebody who sends to its actors."""
+
+    def __init__(self, session: Session, worker: Worker) -> None:
+        self.session = session
+        self.worker = worker
+
+    @property
+    def link(self) -> Link:
+        assert self.session.link is not None
+        return self.session.link
+
+    async def begin(self, cls: Any) -> Any:
+        spec = spec_of(cls)
+        plan = ActorPlan(
+            actor_id=new_id(), namespace="default", class_name=spec.class_name, options=spec.options, arguments=b"{}"
+        )
+        for queue in plan.queues(self.session.names, self.session.settings.journal_retention):
+            await self.link.declare(queue)
+        self.worker.begin(StartActor(worker="w", residency=Residency(plan=plan, incarnation=1, restarts=0)))
+        return Handle(self.session, plan.ticket(self.session.names), spec)
+
+    async def waits(self, handle: Any) -> tuple[int, int]:
+        """Messages in its queue, and who takes them."""
+        state = await self.link.state(handle._ticket.queue)
+        assert state is not None
+        return state.messages, state.consumers
+
+
+@pytest.fixture
+async def site(broker_url: str, tmp_path: Path) -> AsyncIterator[Site]:
+    for event in (starting, may_start, waiting):
+        event.clear()
+    settings = Settings(url=broker_url, secret="s", prefix=f"t{new_id(6)}", **QUICK)  # type: ignore[arg-type]
+    BlackBox.create(tmp_path / "box")
+    config = WorkerConfig(worker="w", node="n", modules=[], blackbox=tmp_path / "box")
+    async with Hub(settings=settings) as hub:
+        session = hub._open_session()
+        assert session.link is not None
+        await session.link.declare(Queue(session.names.node("n")))
+        await session.link.declare(Queue(session.names.control))
+        worker = Worker(config, settings)
+        await worker.start()
+        yield Site(session, worker)
+        await worker.stop()
+
+
+@pytest.mark.parametrize("cls", [Plain, Durable])
+async def test_an_actor_that_starts_while_its_worker_stops_takes_no_message(site: Site, cls: Any) -> None:
+    """Invariant: what was sent to it waits for the next worker."""
+    handle = await site.begin(cls)
+    call = handle.never()
+    if cls is Plain:
+        await starting.wait()
+    await asyncio.gather(site.worker.stop(), _soon(may_start))
+    assert await until(lambda: _is(site, handle, (1, 0)))
+    assert not call.done()
+    call.cancel()
+
+
+@pytest.mark.parametrize("cls", [Plain, Durable])
+async def test_a_call_that_ends_with_its_worker_is_not_answered_by_that(site: Site, cls: Any) -> None:
+    """Invariant: the caller waits for the next worker's answer; nothing is committed, and nothing acknowledged."""
+    may_start.set()
+    one, other = await site.begin(cls), await site.begin(cls)
+    call = one.wait_for(other)
+    await waiting.wait()
+    await site.worker.session.close()  # before its actors have ended: nothing else is worse
+    assert await until(lambda: _is(site, one, (1, 0)))
+    assert not call.done()
+    call.cancel()
+
+
+async def _is(site: Site, handle: Any, wanted: tuple[int, int]) -> bool:
+    return await site.waits(handle) == wanted
+
+
+async def _soon(event: asyncio.Event) -> None:
+    await asyncio.sleep(0.1)
+    event.set()
