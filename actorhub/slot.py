@@ -219,6 +219,8 @@ class Slot:
                 self._settling.fail(work, spec, exc, time.monotonic() - began)  # its own: of something that it awaited
             # else the slot ends: the message goes back
         except (Exception, SystemExit, KeyboardInterrupt) as exc:
+            if self._session.is_closed:  # no outcome of the task: it goes back, and is run elsewhere
+                return
             ran = time.monotonic() - began
             late = CallTimeout(f"{envelope.method} was ended: it had run for {ran:.2f} s")
             self._settling.fail(work, spec, late if scope.expired() else exc, ran)

@@ -9,15 +9,17 @@ from typing import Any, cast
 
 import pytest
 
-from actorhub import Hub, Settings, actor
+from actorhub import Hub, Settings, actor, task
 from actorhub.actor import spec_of
 from actorhub.address import new_id
 from actorhub.blackbox import BlackBox
 from actorhub.broker import Link, Queue
 from actorhub.control.messages import ActorPlan, Residency, StartActor
+from actorhub.dead import DeadLetters
 from actorhub.handle import Handle
 from actorhub.process import WorkerConfig
 from actorhub.session import Session
+from actorhub.taskworker import TaskWorker
 from actorhub.worker import Worker
 from tests.conftest import QUICK
 from tests.waiting import until
@@ -51,6 +53,12 @@ class Plain(_Waits):
 class Durable(_Waits):
     async def wait_for(self, other: Durable) -> str:
         return await super().wait_for(other)
+
+
+@task
+async def wait_in_a_task(other: Plain) -> str:
+    waiting.set()
+    return await other.never()
 
 
 class Site:
@@ -124,6 +132,34 @@ async def test_a_call_that_ends_with_its_worker_is_not_answered_by_that(site: Si
     assert await until(lambda: _is(site, one, (1, 0)))
     assert not call.done()
     call.cancel()
+
+
+async def test_a_task_that_ends_with_its_slot_is_not_answered_by_that(site: Site, tmp_path: Path) -> None:
+    """Invariant: the caller waits for another slot's answer; the task's message is in its queue again."""
+    may_start.set()
+    session, hub = site.session, Hub(settings=site.session.settings)
+    async with hub:
+        other = hub.adopt(await site.begin(Plain))
+        await site.link.declare(DeadLetters.stream(session.names.dead("default")))
+        call = hub.submit(wait_in_a_task, other)
+        queue = session.names.task("default", "default")
+        BlackBox.create(tmp_path / "slot")
+        config = WorkerConfig(
+            worker="slot", node="n", modules=[], blackbox=tmp_path / "slot", kind="task", queues=[queue]
+        )
+        slot = TaskWorker(config, session.settings, is_process=False)
+        await slot.start()
+        await waiting.wait()
+        await slot.session.close()
+        assert await until(lambda: _in_queue(site, queue))
+        assert not await hub.dead()
+        assert not call.done()
+        call.cancel()
+
+
+async def _in_queue(site: Site, queue: str) -> bool:
+    state = await site.link.state(queue)
+    return state is not None and (state.messages, state.consumers) == (1, 0)
 
 
 async def _is(site: Site, handle: Any, wanted: tuple[int, int]) -> bool:
