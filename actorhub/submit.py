@@ -154,21 +154,24 @@ class Submitter:
         outgoing = Outgoing(fields, payload, lambda outcome: accepted(None))
         pending.outgoing = outgoing
         pending.needs = places
-
-        def go() -> None:
-            if pending.outgoing is None:  # it was cancelled
-                return
-            if sending.delay:
-                self._send_later(box.queue, outgoing, sending.delay)
-            else:
-                box.put(outgoing)
-
-        self._ways.when_open(
-            [box.queue, *(step.queue for step in fields.get("then", ()))],
-            go,
-            lambda error: self._session.fail(pending, error),
-        )
+        if self._ways.all_open:
+            self._put(box, pending, sending.delay)
+        else:
+            self._ways.when_open(
+                [box.queue, *(step.queue for step in fields.get("then", ()))],
+                lambda: self._put(box, pending, sending.delay),
+                lambda error: self._session.fail(pending, error),
+            )
         return pending
+
+    def _put(self, box: TaskBox, pending: Pending, delay: float) -> None:
+        outgoing = pending.outgoing
+        if outgoing is None:  # it was cancelled
+            return
+        if delay:
+            self._send_later(box.queue, outgoing, delay)
+        else:
+            box.put(outgoing)
 
     def _pack(
         self, spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any], places: list[Any]

@@ -55,6 +55,7 @@ class TaskWays:
         self._gone = gone
         self._boxes: dict[str, TaskBox] = {}
         self._ways: dict[str, _Way] = {}  # to queues whose tasks ask for a place
+        self._closed: set[str] = set()  # those that wait for control
         self._looking: asyncio.Task[None] | None = None
 
     def attach(self, link: Link) -> None:
@@ -92,6 +93,11 @@ class TaskWays:
         elif needs is not None:
             self._say_that_it_is_used(queue, priority)
         return box
+
+    @property
+    def all_open(self) -> bool:
+        """Whether no way waits for control."""
+        return not self._closed
 
     def when_open(
         self, queues: Iterable[str], then: Callable[[], None], failed: Callable[[ActorHubError], None]
@@ -135,10 +141,12 @@ class TaskWays:
         task: asyncio.Task[str | None] = self._session.spawn_task(
             self._tell(queue, needs, priority), f"actorhub-grant-{queue}"
         )
+        self._closed.add(queue)
         task.add_done_callback(lambda done: None if done.cancelled() else self._answered(queue, done))
         return task
 
     def _answered(self, queue: str, granted: asyncio.Task[str | None]) -> None:
+        self._closed.discard(queue)
         way = self._ways[queue]
         reason = granted.result()
         if reason is None:
