@@ -100,6 +100,11 @@ class TaskQueues:
     def slot(self, slot_id: str) -> Slot | None:
         return self._slots.get(slot_id)
 
+    @property
+    def nodes(self) -> Iterable[str]:
+        """Those that have any."""
+        return self._on.keys()
+
     def on(self, node: str) -> list[Slot]:
         return list(self._on.get(node, {}).values())
 

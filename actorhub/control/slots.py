@@ -23,7 +23,7 @@ from actorhub.resources import fits, plus
 TURN = 2.0  # seconds for which a slot keeps what others of its priority wait for
 UNSEEN = 10.0  # seconds after which a slot that its node has never named is not there
 AT_ONCE = 100  # slots of one queue that wait for places at the same time
-LOOKS = 100  # of those that wait, how many are looked at whether slots shall make way for them
+LOOKS = 20  # of those that wait, how many are looked at whether slots shall make way for them
 
 
 class Slots:
@@ -176,6 +176,8 @@ class Slots:
 
     def make_way(self, now: float) -> None:
         """Some of them shall end, where others have waited for what they have."""
+        if not self._queues.nodes:
+            return
         for item in self._waiting.heads()[:LOOKS]:
             if isinstance(item, Group):
                 self._make_way_for_group(item, now)
@@ -195,10 +197,7 @@ class Slots:
 
     def _make_way_for_group(self, group: Group, now: float) -> None:
         """As if those that may have left already: where would it be?"""
-        sites = []
-        for site in self._fleet.sites:
-            yielding = [slot for slot in _outside(self._queues.on(site.id)) if self._may_yield(slot, group, now)]
-            sites.append(Site(site.id, plus(site.free, *(slot.ask.units for slot in yielding)), site.load))
+        sites = [self._without_slots(site, group, now) for site in self._fleet.sites]
         chosen = strategies.assign(group.bundles, group.plan.strategy, sites, group.nodes)
         for node_id in dict.fromkeys(chosen or ()):
             asked = plus(
@@ -210,6 +209,13 @@ class Slots:
             )
             there = _outside(self._queues.on(node_id))
             self._leave(there, asked, self._fleet.nodes[node_id].free, group, now)
+
+    def _without_slots(self, site: Site, group: Group, now: float) -> Site:
+        """As it would be without those that may make way."""
+        there = [
+            slot for slot in _outside(self._queues.on(site.id)) if slot.is_leaving or self._may_yield(slot, group, now)
+        ]
+        return Site(site.id, plus(site.free, *(slot.ask.units for slot in there)), site.load) if there else site
 
     def _leave(
         self,
