@@ -24,7 +24,8 @@ from actorhub.call import Call
 from actorhub.cluster import BrokerChoice, LocalNodes
 from actorhub.connection import OnRetry
 from actorhub.context import surroundings
-from actorhub.control.messages import ActorInfo, GroupInfo, NodeInfo, QueueInfo, Strategy
+from actorhub.control.infos import ActorInfo, GroupInfo, NodeInfo, QueueInfo
+from actorhub.control.plans import Strategy
 from actorhub.errors import ActorHubError, HubClosed
 from actorhub.explanation import Explanation
 from actorhub.future import Future

@@ -20,7 +20,7 @@ from rich.table import Table
 from actorhub import logs
 from actorhub.benchmark import measure
 from actorhub.cluster import BrokerChoice
-from actorhub.control.messages import NodeInfo
+from actorhub.control.infos import NodeInfo
 from actorhub.errors import ActorHubError
 from actorhub.explanation import Explanation
 from actorhub.history import ActorState, HistoryEntry

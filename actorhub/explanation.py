@@ -16,7 +16,7 @@ from actorhub.broker import QueueState
 from actorhub.call import Call
 from actorhub.control.client import control_of, find
 from actorhub.control.desks import WorkerDesk, system_ticket
-from actorhub.control.messages import ActorInfo, Doing
+from actorhub.control.infos import ActorInfo, Doing
 from actorhub.errors import ActorHubError, ActorNotFound
 from actorhub.future import Future
 from actorhub.handle import Handle, handle_ticket

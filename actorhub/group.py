@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Iterator
 
 from actorhub.control.client import control_of
-from actorhub.control.messages import GroupInfo, GroupPlan
+from actorhub.control.infos import GroupInfo
+from actorhub.control.plans import GroupPlan
 from actorhub.errors import ActorHubError
 from actorhub.needs import Bundle
 from actorhub.session import Session

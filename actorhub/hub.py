@@ -18,11 +18,9 @@ from actorhub.cluster import BrokerChoice, LocalCluster, LocalNodes
 from actorhub.codec import by_value
 from actorhub.connection import OnRetry
 from actorhub.control.client import control_of, find, granted
-from actorhub.control.messages import (
-    ActorPlan,
-    NodeInfo,
-    SpawnAsked,
-)
+from actorhub.control.events import SpawnAsked
+from actorhub.control.infos import NodeInfo
+from actorhub.control.plans import ActorPlan
 from actorhub.depot import Depot
 from actorhub.errors import ActorHubError, ActorNotFound, HubClosed
 from actorhub.grave import death

@@ -9,7 +9,8 @@ from actorhub.actor import ActorSpec, Ticket, registry
 from actorhub.address import Names
 from actorhub.codec import by_value
 from actorhub.control.client import control_of, granted
-from actorhub.control.messages import ActorPlan, SpawnAsked
+from actorhub.control.events import SpawnAsked
+from actorhub.control.plans import ActorPlan
 from actorhub.errors import ActorNotFound
 from actorhub.session import Session
 

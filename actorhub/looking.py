@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from actorhub.actor import Ticket
 from actorhub.control.client import control_of, find
 from actorhub.control.desks import PAGE
-from actorhub.control.messages import ActorInfo, Demand, NodeInfo, QueueInfo, Served
+from actorhub.control.infos import ActorInfo, Demand, NodeInfo, QueueInfo, Served
 from actorhub.dead import DeadLetters
 from actorhub.explanation import Explainer, Explanation
 from actorhub.handle import handle_ticket

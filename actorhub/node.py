@@ -23,18 +23,10 @@ from actorhub.actor import actor, registry, spec_of
 from actorhub.address import new_id
 from actorhub.broker import Message
 from actorhub.control.client import control_of
+from actorhub.control.commands import StartSlot
 from actorhub.control.desks import NodeDesk, WorkerDesk, system_ticket
-from actorhub.control.messages import (
-    ANY_CLASS,
-    NodeReport,
-    Residency,
-    Running,
-    SlotEnded,
-    StartSlot,
-    WorkerLost,
-    WorkerReport,
-    WorkerStopped,
-)
+from actorhub.control.events import ANY_CLASS, NodeReport, Running, SlotEnded, WorkerLost, WorkerReport, WorkerStopped
+from actorhub.control.plans import Residency
 from actorhub.control.standby import Standby
 from actorhub.dead import DeadLetters
 from actorhub.delay import Delays, Forwarder

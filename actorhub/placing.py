@@ -10,7 +10,9 @@ from actorhub.actor import spec_of
 from actorhub.address import new_id
 from actorhub.control.client import control_of, granted
 from actorhub.control.desks import PAGE, NodeDesk, system_ticket
-from actorhub.control.messages import GroupAsked, GroupInfo, GroupPlan, Strategy
+from actorhub.control.events import GroupAsked
+from actorhub.control.infos import GroupInfo
+from actorhub.control.plans import GroupPlan, Strategy
 from actorhub.errors import ActorHubError, ActorNotFound
 from actorhub.group import PlacementGroup
 from actorhub.handle import Handle

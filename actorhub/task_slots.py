@@ -9,8 +9,9 @@ from typing import Protocol, cast
 
 from actorhub.actor import spec_of
 from actorhub.blackbox import InHand
+from actorhub.control.commands import StartSlot
 from actorhub.control.desks import SlotDesk, TaskDesk, system_ticket
-from actorhub.control.messages import SlotEnded, StartSlot
+from actorhub.control.events import SlotEnded
 from actorhub.errors import ActorHubError
 from actorhub.fates import Fates, TaskFates
 from actorhub.handle import Handle, tell

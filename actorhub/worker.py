@@ -16,20 +16,11 @@ from actorhub.actor import ActorSpec, actor, registry, spec_of
 from actorhub.blackbox import BlackBox
 from actorhub.cell import Cell
 from actorhub.control.client import control_of
+from actorhub.control.commands import BuryActor, BuryQueue, StartActor
 from actorhub.control.desks import NodeDesk, WorkerDesk, system_ticket
-from actorhub.control.messages import (
-    ActorFailed,
-    ActorPlan,
-    ActorStarted,
-    ActorStopped,
-    Buried,
-    BuryActor,
-    BuryQueue,
-    Doing,
-    Notice,
-    Residency,
-    StartActor,
-)
+from actorhub.control.events import ActorFailed, ActorStarted, ActorStopped, Buried, Notice
+from actorhub.control.infos import Doing
+from actorhub.control.plans import ActorPlan, Residency
 from actorhub.dead import DeadLetters
 from actorhub.depot import Depot
 from actorhub.desk import Desk

@@ -9,15 +9,8 @@ import time
 from dataclasses import dataclass
 
 from actorhub.actor import ActorOptions
-from actorhub.control.messages import (
-    ActorPlan,
-    GroupAsked,
-    GroupPlan,
-    NodeReport,
-    SpawnAsked,
-    Tick,
-    WorkerReport,
-)
+from actorhub.control.events import GroupAsked, NodeReport, SpawnAsked, Tick, WorkerReport
+from actorhub.control.plans import ActorPlan, GroupPlan
 from actorhub.control.state import ControlState
 
 CLASS = "app:Actor"

@@ -11,36 +11,37 @@ from typing import Any
 import pytest
 
 from actorhub.actor import ActorOptions
-from actorhub.control.messages import (
+from actorhub.control.commands import (
     Acknowledge,
-    ActorFailed,
-    ActorPlan,
-    ActorStarted,
-    ActorStopped,
     Answer,
     AskReport,
-    Buried,
     BuryActor,
     Command,
-    Event,
-    KillAsked,
     MakeDeadLetters,
     MakeMailbox,
-    NodeReport,
-    QueueUsed,
-    Residency,
-    Running,
-    SessionEnded,
-    SpawnAsked,
     StartActor,
     StartWorker,
     StopActor,
     StopWorker,
+)
+from actorhub.control.events import (
+    ActorFailed,
+    ActorStarted,
+    ActorStopped,
+    Buried,
+    Event,
+    KillAsked,
+    NodeReport,
+    QueueUsed,
+    Running,
+    SessionEnded,
+    SpawnAsked,
     Tick,
     WorkerLost,
     WorkerReport,
     WorkerStopped,
 )
+from actorhub.control.plans import ActorPlan, Residency
 from actorhub.control.state import ControlState
 
 CLASS = "app:Actor"

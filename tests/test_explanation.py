@@ -13,8 +13,8 @@ import pytest
 
 from actorhub import Hub, Settings, actor, ask, tell
 from actorhub.actor import ActorOptions
-from actorhub.control.messages import ActorPlan
 from actorhub.control.placement import Ask, Node, Worker, waits_for
+from actorhub.control.plans import ActorPlan
 from actorhub.explanation import Explanation
 from actorhub.handle import handle_ticket
 from actorhub.resources import units

@@ -28,7 +28,7 @@ from actorhub import (
 )
 from actorhub.address import Names, new_id
 from actorhub.broker import Message, Queue
-from actorhub.control.messages import NodeInfo
+from actorhub.control.infos import NodeInfo
 from actorhub.depot import Depot, Home
 from actorhub.envelope import Envelope
 from actorhub.gather import AT_ONCE, get_all

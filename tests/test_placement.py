@@ -12,40 +12,40 @@ from pydantic import ValidationError
 
 from actorhub.actor import ActorOptions
 from actorhub.control import waiting
-from actorhub.control.messages import (
-    ActorInfo,
-    ActorPlan,
-    ActorStarted,
+from actorhub.control.commands import (
     Answer,
-    Buried,
     BuryActor,
     BuryQueue,
     Command,
-    Event,
     GroupAnswer,
-    GroupAsked,
-    GroupInfo,
-    GroupPlan,
-    GroupRemoved,
-    KillAsked,
-    NodeReport,
     QueueAnswer,
-    QueueUsed,
-    SessionEnded,
-    SlotEnded,
-    SpawnAsked,
     StartActor,
     StartSlot,
     StartWorker,
     StopActor,
     StopSlot,
     StopWorker,
+)
+from actorhub.control.events import (
+    ActorStarted,
+    Buried,
+    Event,
+    GroupAsked,
+    GroupRemoved,
+    KillAsked,
+    NodeReport,
+    QueueUsed,
+    SessionEnded,
+    SlotEnded,
+    SpawnAsked,
     TasksWait,
     Tick,
     WorkerLost,
     WorkerReport,
     WorkerStopped,
 )
+from actorhub.control.infos import ActorInfo, GroupInfo
+from actorhub.control.plans import ActorPlan, GroupPlan
 from actorhub.control.state import ControlState
 from actorhub.needs import Bundle, Needs
 from actorhub.resources import fits, plus, units

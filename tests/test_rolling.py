@@ -15,7 +15,7 @@ import pytest
 
 from actorhub import Hub, Settings, actor, ask, task, tell
 from actorhub.address import new_id
-from actorhub.control.messages import NodeInfo
+from actorhub.control.infos import NodeInfo
 from tests.conftest import QUICK
 from tests.waiting import until
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actorhub.control.messages import Strategy
+from actorhub.control.plans import Strategy
 from actorhub.control.strategies import Site, assign, rank, why_not
 from actorhub.resources import fits, minus, plus, share, units
 

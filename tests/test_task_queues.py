@@ -6,20 +6,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from actorhub.control.messages import (
-    Buried,
-    BuryQueue,
-    GroupRemoved,
-    KillAsked,
-    MakeQueue,
-    QueueAnswer,
-    QueueUsed,
-    SlotEnded,
-    StartSlot,
-    StopSlot,
-    TasksWait,
-    Tick,
-)
+from actorhub.control.commands import BuryQueue, MakeQueue, QueueAnswer, StartSlot, StopSlot
+from actorhub.control.events import Buried, GroupRemoved, KillAsked, QueueUsed, SlotEnded, TasksWait, Tick
 from actorhub.control.slots import TURN, UNSEEN
 from actorhub.control.state import ControlState
 from actorhub.devices import VARIABLE, Devices

@@ -14,7 +14,8 @@ from actorhub.actor import spec_of
 from actorhub.address import new_id
 from actorhub.blackbox import BlackBox
 from actorhub.broker import Link, Queue
-from actorhub.control.messages import ActorPlan, Residency, StartActor
+from actorhub.control.commands import StartActor
+from actorhub.control.plans import ActorPlan, Residency
 from actorhub.dead import DeadLetters
 from actorhub.handle import Handle
 from actorhub.process import WorkerConfig

@@ -16,45 +16,43 @@ from typing import Any, cast
 from actorhub.actor import actor, spec_of
 from actorhub.broker import Link
 from actorhub.context import effects
-from actorhub.control.desks import PAGE, ControlDesk, NodeDesk, WorkerDesk, system_ticket
-from actorhub.control.messages import (
+from actorhub.control.commands import (
     Acknowledge,
-    ActorInfo,
-    ActorPlan,
     Answer,
     AskReport,
     BuryActor,
     BuryQueue,
     Changed,
-    Demand,
-    Event,
     GroupAnswer,
-    GroupAsked,
-    GroupInfo,
-    GroupRemoved,
-    KillAsked,
     MakeDeadLetters,
     MakeMailbox,
     MakeQueue,
-    NodeInfo,
-    NodeReport,
-    Notice,
     Order,
     QueueAnswer,
-    QueueUsed,
-    Served,
     ServeQueues,
-    SessionEnded,
-    SpawnAsked,
     StartActor,
     StartSlot,
     StartWorker,
     StopActor,
     StopSlot,
     StopWorker,
+)
+from actorhub.control.desks import PAGE, ControlDesk, NodeDesk, WorkerDesk, system_ticket
+from actorhub.control.events import (
+    Event,
+    GroupAsked,
+    GroupRemoved,
+    KillAsked,
+    NodeReport,
+    Notice,
+    QueueUsed,
+    SessionEnded,
+    SpawnAsked,
     TasksWait,
     Tick,
 )
+from actorhub.control.infos import ActorInfo, Demand, GroupInfo, NodeInfo, Served
+from actorhub.control.plans import ActorPlan
 from actorhub.control.state import ControlState
 from actorhub.control.watch import QueueWatch
 from actorhub.dead import DeadLetters

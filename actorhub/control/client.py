@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import cast, overload
 
 from actorhub.actor import spec_of
+from actorhub.control.commands import Answer, GroupAnswer
 from actorhub.control.desks import ControlDesk, system_ticket
-from actorhub.control.messages import ActorPlan, Answer, GroupAnswer, GroupPlan
+from actorhub.control.plans import ActorPlan, GroupPlan
 from actorhub.errors import ActorDied, ActorNotFound, NameTaken, PlacementInfeasible
 from actorhub.handle import Handle
 from actorhub.session import Session

@@ -5,27 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 from actorhub.actor import Ticket, actor, class_name_of
-from actorhub.control.messages import (
-    ActorInfo,
-    ActorPlan,
-    Answer,
-    BuryActor,
-    BuryQueue,
-    Demand,
-    Doing,
-    GroupAnswer,
-    GroupAsked,
-    GroupInfo,
-    NodeInfo,
-    NodeReport,
-    Notice,
-    QueueAnswer,
-    Residency,
-    Served,
-    SpawnAsked,
-    StartActor,
-    StartSlot,
-)
+from actorhub.control.commands import Answer, BuryActor, BuryQueue, GroupAnswer, QueueAnswer, StartActor, StartSlot
+from actorhub.control.events import GroupAsked, NodeReport, Notice, SpawnAsked
+from actorhub.control.infos import ActorInfo, Demand, Doing, GroupInfo, NodeInfo, Served
+from actorhub.control.plans import ActorPlan, Residency
 from actorhub.fates import TaskFates
 from actorhub.needs import Needs
 

@@ -6,8 +6,9 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from actorhub.control.messages import ActorInfo, ActorPlan, State
+from actorhub.control.infos import ActorInfo, State
 from actorhub.control.placement import Ask
+from actorhub.control.plans import ActorPlan
 from actorhub.needs import Bundle
 
 TOMBSTONES = 10_000  # dead actors that are remembered, with the cause

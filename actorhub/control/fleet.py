@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Mapping
 
-from actorhub.control.messages import NodeReport, WorkerReport
+from actorhub.control.events import NodeReport, WorkerReport
 from actorhub.control.placement import Ask, Node, Worker
 from actorhub.control.strategies import Site, rank
 from actorhub.resources import units

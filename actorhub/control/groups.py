@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from actorhub.control.messages import BundleInfo, GroupInfo, GroupPlan
+from actorhub.control.infos import BundleInfo, GroupInfo
+from actorhub.control.plans import GroupPlan
 from actorhub.resources import fits, units
 
 

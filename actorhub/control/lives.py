@@ -7,35 +7,36 @@ from dataclasses import replace
 
 from actorhub.control import placement
 from actorhub.control.burials import Burials
-from actorhub.control.directory import Actor, Directory, Spot
-from actorhub.control.fleet import Fleet
-from actorhub.control.groups import Group, Groups
-from actorhub.control.messages import (
-    ActorFailed,
-    ActorPlan,
-    ActorStarted,
-    ActorStopped,
+from actorhub.control.commands import (
     Answer,
-    Buried,
     BuryActor,
     Changed,
     Command,
     GroupAnswer,
-    GroupAsked,
-    GroupPlan,
-    GroupRemoved,
-    KillAsked,
     MakeMailbox,
-    Residency,
-    SpawnAsked,
     StartActor,
     StartWorker,
-    State,
     StopActor,
     StopWorker,
+)
+from actorhub.control.directory import Actor, Directory, Spot
+from actorhub.control.events import (
+    ActorFailed,
+    ActorStarted,
+    ActorStopped,
+    Buried,
+    GroupAsked,
+    GroupRemoved,
+    KillAsked,
+    SpawnAsked,
     WorkerLost,
 )
+from actorhub.control.fleet import Fleet
+from actorhub.control.groups import Group, Groups
+from actorhub.control.infos import State
+from actorhub.control.plans import ActorPlan, Residency
 from actorhub.control.queues import Slot, TaskQueue, TaskQueues
+from actorhub.control.refusals import group_name_taken, name_taken
 from actorhub.control.reserving import Reserving
 from actorhub.control.slots import Slots
 from actorhub.control.waiting import Request, Waiting
@@ -102,7 +103,7 @@ class Lives:
             return False
         holder = self._directory.find(plan.namespace, plan.name) if plan.name is not None else None
         if holder is not None:
-            self.commands.append(_name_taken(asked, holder.plan))
+            self.commands.append(name_taken(asked, holder.plan))
             return False
         reason = self._infeasible(plan)
         if reason is not None:
@@ -330,7 +331,7 @@ class Lives:
             return
         holder = self._groups.find(plan.namespace, plan.name) if plan.name is not None else None
         if holder is not None:
-            self.commands.append(_group_name_taken(asked, holder.plan))
+            self.commands.append(group_name_taken(asked, holder.plan))
             return
         reason = self._reserving.infeasible(plan) if self._fleet.is_heard else None
         if reason is not None:
@@ -425,29 +426,3 @@ def is_at(actor: Actor | None, worker: str, incarnation: int) -> bool:
     spot = actor.standby
     there = [(actor.worker, actor.incarnation)] + ([(spot.worker, spot.incarnation)] if spot is not None else [])
     return (worker, incarnation) in there
-
-
-def _group_name_taken(asked: GroupAsked, holder: GroupPlan) -> GroupAnswer:
-    plan = asked.plan
-    if asked.get_if_exists and (holder.bundles, holder.strategy) == (plan.bundles, plan.strategy):
-        return GroupAnswer(group_id=plan.group_id, plan=holder)
-    kind = "another, with other bundles or another strategy" if asked.get_if_exists else "another placement group"
-    return GroupAnswer(
-        group_id=plan.group_id,
-        error="name taken",
-        message=f"{plan.name!r} is taken in namespace {plan.namespace!r} by {kind}; choose another name, remove that one, or "
-        "take it with get_if_exists=True",
-    )
-
-
-def _name_taken(asked: SpawnAsked, holder: ActorPlan) -> Answer:
-    plan = asked.plan
-    if asked.get_if_exists and holder.class_name == plan.class_name:
-        return Answer(actor_id=plan.actor_id, plan=holder.outline)
-    kind = f"a {holder.class_name}" if asked.get_if_exists else "another living actor"
-    return Answer(
-        actor_id=plan.actor_id,
-        error="name taken",
-        message=f"{plan.name!r} is taken in namespace {plan.namespace!r} by {kind}; choose another name, kill that one, "
-        "or take it with get_if_exists=True",
-    )

@@ -13,8 +13,9 @@ from pydantic import BaseModel, ConfigDict
 from actorhub.control.directory import Actor, Directory, Spot
 from actorhub.control.fleet import Fleet
 from actorhub.control.groups import Group, Groups
-from actorhub.control.messages import ActorPlan, GroupPlan, State
+from actorhub.control.infos import State
 from actorhub.control.placement import Node, Worker
+from actorhub.control.plans import ActorPlan, GroupPlan
 from actorhub.control.queues import Slot, TaskQueue, TaskQueues
 from actorhub.needs import Needs
 

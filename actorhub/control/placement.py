@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from actorhub.control.messages import ANY_CLASS, ActorPlan, NodeInfo, WorkerInfo
+from actorhub.control.events import ANY_CLASS
+from actorhub.control.infos import NodeInfo, WorkerInfo
+from actorhub.control.plans import ActorPlan
 from actorhub.control.strategies import Site
 from actorhub.needs import Needs
 from actorhub.resources import amounts, fits, minus, units

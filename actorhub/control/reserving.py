@@ -8,8 +8,8 @@ from typing import Protocol
 from actorhub.control import placement, strategies
 from actorhub.control.fleet import Fleet
 from actorhub.control.groups import Group, Groups
-from actorhub.control.messages import GroupPlan
 from actorhub.control.placement import Ask, Node
+from actorhub.control.plans import GroupPlan
 from actorhub.needs import Bundle
 from actorhub.resources import amounts, fits, minus, share, units
 

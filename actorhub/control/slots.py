@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Mapping, Set
 
 from actorhub.control import placement, strategies
+from actorhub.control.commands import BuryQueue, Command, MakeQueue, StartSlot, StopSlot
 from actorhub.control.directory import Actor
+from actorhub.control.events import QueueUsed
 from actorhub.control.fleet import Fleet
 from actorhub.control.groups import Group
-from actorhub.control.messages import BuryQueue, Command, MakeQueue, QueueUsed, Served, StartSlot, StopSlot
+from actorhub.control.infos import Served
 from actorhub.control.queues import Slot, TaskQueue, TaskQueues
 from actorhub.control.reserving import Reserving
 from actorhub.control.strategies import Site

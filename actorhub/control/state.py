@@ -11,45 +11,42 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol, TypeVar
 
 from actorhub.control import parts, placement
-from actorhub.control.directory import Actor, Directory
-from actorhub.control.fleet import Fleet
-from actorhub.control.groups import Group, Groups
-from actorhub.control.lives import Lives, is_at
-from actorhub.control.messages import (
+from actorhub.control.commands import (
     Acknowledge,
+    AskReport,
+    Command,
+    MakeDeadLetters,
+    QueueAnswer,
+    ServeQueues,
+    StopActor,
+    StopWorker,
+)
+from actorhub.control.directory import Actor, Directory
+from actorhub.control.events import (
     ActorFailed,
-    ActorInfo,
-    ActorPlan,
     ActorStarted,
     ActorStopped,
-    AskReport,
     Buried,
-    Command,
-    Demand,
     Event,
     GroupAsked,
-    GroupInfo,
     GroupRemoved,
     KillAsked,
-    MakeDeadLetters,
-    NodeInfo,
     NodeReport,
-    QueueAnswer,
     QueueUsed,
-    Residency,
-    Served,
-    ServeQueues,
     SessionEnded,
     SlotEnded,
     SpawnAsked,
-    StopActor,
-    StopWorker,
     TasksWait,
     Tick,
     WorkerLost,
     WorkerReport,
     WorkerStopped,
 )
+from actorhub.control.fleet import Fleet
+from actorhub.control.groups import Group, Groups
+from actorhub.control.infos import ActorInfo, Demand, GroupInfo, NodeInfo, Served
+from actorhub.control.lives import Lives, is_at
+from actorhub.control.plans import ActorPlan, Residency
 from actorhub.control.queues import Slot, TaskQueues
 from actorhub.resources import amounts, plus
 

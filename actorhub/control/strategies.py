@@ -14,8 +14,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from actorhub.control.messages import Strategy
 from actorhub.control.packing import fewest, most
+from actorhub.control.plans import Strategy
 from actorhub.resources import amounts, fits, plus, share
 
 Bundle = Mapping[str, int]
