@@ -245,6 +245,7 @@ class Lives:
         if actor is None or not is_at(actor, event.worker, event.incarnation):
             return
         if actor.incarnation == event.incarnation:
+            actor.last_error = None  # it is not why it moves
             self._stop_dedicated(actor)
             self._move(actor)
         else:
