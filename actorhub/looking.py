@@ -54,7 +54,7 @@ class Looking(ABC):
             waiting=waiting,
             slots=slots,
             needs=served.needs if served is not None else None,
-            waits_for=served.waits_for if served is not None and waiting and not slots else "",
+            waits_for=_what_it_needs(served) if waiting and not slots else "",
         )
 
     async def demand(self) -> list[Demand]:
@@ -141,3 +141,7 @@ class Looking(ABC):
 
     def _dead_letters(self) -> DeadLetters:
         return DeadLetters(self._open_session(), self._options.namespace)
+
+
+def _what_it_needs(served: Served | None) -> str:
+    return served.waits_for if served is not None else "a slot: start a node with `actorhub node MODULE --slots 2`"
