@@ -186,6 +186,7 @@ class Owner(Protocol):
     @property
     def link(self) -> Link | None: ...
     async def add(self, attachment: Forwarder) -> None: ...
+    async def add_again(self, attachment: Forwarder, link: Link) -> None: ...
     def remove(self, attachment: Forwarder) -> None: ...
     def spawn_task(self, coroutine: Any, name: str) -> asyncio.Task[Any]: ...
 
@@ -244,13 +245,7 @@ class Forwarder:
         if self._closed or link.lost is not None or link is not self._session.link:
             return
         log.warning("the broker ended the consumer of %s (%s); consuming again", self._delays.names.due, reason)
-        self._session.spawn_task(self._attach_again(link), "actorhub-attach")
-
-    async def _attach_again(self, link: Link) -> None:
-        try:
-            await self.attach(link)
-        except BrokerUnavailable:
-            log.debug("%s is not consumed again over this link", self._delays.names.due, exc_info=True)
+        self._session.spawn_task(self._session.add_again(self, link), "actorhub-attach")
 
     # ---- forwarding
 

@@ -14,12 +14,12 @@ from collections.abc import Callable, Collection
 
 from actorhub.actor import ActorSpec
 from actorhub.broker import Consumer, Delivery, Link, Queue
-from actorhub.errors import ActorHubError, ActorInitFailed, ActorNotFound, BrokerUnavailable
+from actorhub.errors import ActorInitFailed, ActorNotFound, BrokerUnavailable
 from actorhub.journal.owner import Deposed
 from actorhub.journal.succession import Contested
 from actorhub.mailbox import PREFETCH
 from actorhub.residents import Household, Load
-from actorhub.session import Session
+from actorhub.session import AGAIN, Session
 from actorhub.tenure import Tenure
 
 log = logging.getLogger(__name__)
@@ -111,6 +111,11 @@ class DurableMailbox:
                 )
             except ActorNotFound:
                 self._on_gone()
+            except BrokerUnavailable as exc:
+                if link.lost is not None:
+                    raise
+                log.warning("%s cannot be consumed yet, and others are not held up: %s", self._inbox, exc)
+                self._session.spawn_task(self._session.add_again(self, link, AGAIN), "actorhub-attach")
 
     def detach(self) -> None:
         """What was in hand is the broker's again, and the owner is the owner no longer."""
@@ -170,21 +175,11 @@ class DurableMailbox:
             consumer, self._consumer = self._consumer, None
             if consumer is not None:
                 await consumer.close()
-        await asyncio.sleep(pause)
-        try:
-            await self.attach(link)
-        except (ActorHubError, OSError):
-            log.debug("%s is not consumed again over this link", self._inbox, exc_info=True)
+        await self._session.add_again(self, link, pause)
 
     def _on_end(self, link: Link, reason: str) -> None:
         self._consumer = None
         self._drop()
         if not self._closed and link.lost is None and link is self._session.link:
             log.warning("the broker ended the consumer of %s (%s); consuming again", self._inbox, reason)
-            self._session.spawn_task(self._again(link), "actorhub-attach")
-
-    async def _again(self, link: Link) -> None:
-        try:
-            await self.attach(link)
-        except BrokerUnavailable:
-            log.debug("%s is not consumed again over this link", self._inbox, exc_info=True)
+            self._session.spawn_task(self._session.add_again(self, link), "actorhub-attach")

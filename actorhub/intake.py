@@ -165,7 +165,7 @@ class Intake:
                 if self._shift is None and self._wanted and link is self._session.link:
                     await self._begin(link)
             except ActorNotFound:
-                self._session.spawn_task(self._attach_again(link), "actorhub-intake")
+                self._session.spawn_task(self._session.add_again(self, link), "actorhub-intake")
             except BrokerUnavailable:
                 log.debug("%s is set up again on the next link", self.queue, exc_info=True)
 
@@ -216,11 +216,4 @@ class Intake:
         if shift is self._shift:
             log.warning("the broker ended the consumer of %s (%s); consuming again", self.queue, reason)
             self._shift = None
-            self._session.spawn_task(self._attach_again(link), "actorhub-intake")
-
-    async def _attach_again(self, link: Link) -> None:
-        try:
-            if not self._closed:
-                await self.attach(link)
-        except ActorHubError:
-            log.debug("%s is not consumed again over this link", self.queue, exc_info=True)
+            self._session.spawn_task(self._session.add_again(self, link), "actorhub-intake")

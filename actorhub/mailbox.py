@@ -17,7 +17,7 @@ from actorhub.envelope import Envelope, Kind, decode
 from actorhub.errors import ActorDied, ActorHubError, ActorNotFound, BrokerUnavailable, InvalidEnvelope, RemoteError
 from actorhub.failure import Failure
 from actorhub.letter import DeadLetter, Reason
-from actorhub.session import Session
+from actorhub.session import AGAIN, Session
 from actorhub.timers import Timers
 from actorhub.windows import Verdict, Window, Windows
 from actorhub.work import Answer, Receipt, Work, from_stranger
@@ -102,6 +102,11 @@ class Mailbox:
             if self._on_gone is None:
                 raise
             self._on_gone()
+        except BrokerUnavailable as exc:
+            if link.lost is not None:
+                raise
+            log.warning("%s cannot be consumed yet, and others are not held up: %s", self.queue, exc)
+            self._session.spawn_task(self._session.add_again(self, link, AGAIN), "actorhub-attach")
         if self._closed and self._consumer is not None:
             await self._consumer.close()
 
@@ -124,14 +129,7 @@ class Mailbox:
             self._on_ended(reason)
             return
         log.warning("the broker ended the consumer of %s (%s); consuming again", self.queue, reason)
-        self._session.spawn_task(self._attach_again(link), "actorhub-attach")
-
-    async def _attach_again(self, link: Link) -> None:
-        try:
-            if not self._closed:
-                await self.attach(link)
-        except (ActorNotFound, BrokerUnavailable):
-            log.debug("%s is not consumed again over this link", self.queue, exc_info=True)
+        self._session.spawn_task(self._session.add_again(self, link), "actorhub-attach")
 
     # ---- taking
 

@@ -45,6 +45,7 @@ log = logging.getLogger(__name__)
 
 HEADER_ROOM = 64 * 1024  # bytes of a message that are left for its header
 REPLY_PREFETCH = 200
+AGAIN = 1.0  # seconds before what could not be set up on a link is tried there again
 
 
 class Attachment(Protocol):
@@ -168,6 +169,17 @@ class Session:
             self.renew(link, f"something could not be set up: {exc}")
             while self._closed is None and self._ready in (None, link):
                 await asyncio.sleep(0.02)
+
+    async def add_again(self, attachment: Attachment, link: Link, pause: float = 0.0) -> None:
+        """It could not be set up on this link, or the broker has ended it there: try again, as often as it takes."""
+        await asyncio.sleep(pause)
+        while link is self._connection.link and link.lost is None and attachment in self._attachments:
+            try:
+                await attachment.attach(link)
+                return
+            except (ActorHubError, OSError):
+                log.debug("something is not set up again yet", exc_info=True)
+            await asyncio.sleep(AGAIN)
 
     def attach_later(self, attachment: Attachment) -> None:
         """Set it up on every new link; on this one it sets up itself."""

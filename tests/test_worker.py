@@ -9,9 +9,9 @@ from typing import Any, cast
 
 import pytest
 
-from actorhub import Hub, Settings, actor, task
+from actorhub import BrokerUnavailable, Hub, Settings, actor, task
 from actorhub.actor import spec_of
-from actorhub.address import new_id
+from actorhub.address import actor_of, new_id
 from actorhub.blackbox import BlackBox
 from actorhub.broker import Link, Queue
 from actorhub.control.commands import StartActor
@@ -25,19 +25,33 @@ from actorhub.worker import Worker
 from tests.conftest import QUICK
 from tests.waiting import until
 
-starting = asyncio.Event()
-may_start = asyncio.Event()
-waiting = asyncio.Event()
+
+class Gates:
+    """Of the test that runs: events belong to its loop."""
+
+    def __init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        self.starting = asyncio.Event()
+        self.may_start = asyncio.Event()
+        self.waiting = asyncio.Event()
+
+
+gates = Gates()
 
 
 class _Waits:
     async def started(self) -> None:
-        starting.set()
-        await may_start.wait()
+        gates.starting.set()
+        await gates.may_start.wait()
 
     async def wait_for(self, other: Any) -> str:
-        waiting.set()
+        gates.waiting.set()
         return cast(str, await other.never())
+
+    async def ping(self) -> str:
+        return "pong"
 
     async def never(self) -> str:
         await asyncio.Event().wait()
@@ -56,9 +70,34 @@ class Durable(_Waits):
         return await super().wait_for(other)
 
 
+@pytest.mark.parametrize("cls", [Plain, Durable])
+async def test_a_mailbox_that_is_out_of_reach_for_a_while_holds_up_no_other(
+    site: Site, cls: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Invariant: what was sent to it is handled when its broker's node is back; the connection stays for the others."""
+    gates.may_start.set()
+    link = site.worker.session.link
+    assert link is not None
+    consume, left = link.consume, 2
+
+    async def consume_later(queue: str, *args: Any, **more: Any) -> Any:
+        nonlocal left
+        if left and actor_of(queue):
+            left -= 1
+            raise BrokerUnavailable("NOT_FOUND - home node of durable queue is down or inaccessible")
+        return await consume(queue, *args, **more)
+
+    monkeypatch.setattr(link, "consume", consume_later)
+    late, other = await site.begin(cls), await site.begin(Plain)
+    async with asyncio.timeout(20):
+        assert await asyncio.gather(late.ping(), other.ping()) == ["pong", "pong"]
+    assert not left
+    assert site.worker.session.link is link
+
+
 @task
 async def wait_in_a_task(other: Plain) -> str:
-    waiting.set()
+    gates.waiting.set()
     return await other.never()
 
 
@@ -93,8 +132,7 @@ class Site:
 
 @pytest.fixture
 async def site(broker_url: str, tmp_path: Path) -> AsyncIterator[Site]:
-    for event in (starting, may_start, waiting):
-        event.clear()
+    gates.renew()
     settings = Settings(url=broker_url, secret="s", prefix=f"t{new_id(6)}", **QUICK)  # type: ignore[arg-type]
     BlackBox.create(tmp_path / "box")
     config = WorkerConfig(worker="w", node="n", modules=[], blackbox=tmp_path / "box")
@@ -115,8 +153,8 @@ async def test_an_actor_that_starts_while_its_worker_stops_takes_no_message(site
     handle = await site.begin(cls)
     call = handle.never()
     if cls is Plain:
-        await starting.wait()
-    await asyncio.gather(site.worker.stop(), _soon(may_start))
+        await gates.starting.wait()
+    await asyncio.gather(site.worker.stop(), _soon(gates.may_start))
     assert await until(lambda: _is(site, handle, (1, 0)))
     assert not call.done()
     call.cancel()
@@ -125,10 +163,10 @@ async def test_an_actor_that_starts_while_its_worker_stops_takes_no_message(site
 @pytest.mark.parametrize("cls", [Plain, Durable])
 async def test_a_call_that_ends_with_its_worker_is_not_answered_by_that(site: Site, cls: Any) -> None:
     """Invariant: the caller waits for the next worker's answer; nothing is committed, and nothing acknowledged."""
-    may_start.set()
+    gates.may_start.set()
     one, other = await site.begin(cls), await site.begin(cls)
     call = one.wait_for(other)
-    await waiting.wait()
+    await gates.waiting.wait()
     await site.worker.session.close()  # before its actors have ended: nothing else is worse
     assert await until(lambda: _is(site, one, (1, 0)))
     assert not call.done()
@@ -137,7 +175,7 @@ async def test_a_call_that_ends_with_its_worker_is_not_answered_by_that(site: Si
 
 async def test_a_task_that_ends_with_its_slot_is_not_answered_by_that(site: Site, tmp_path: Path) -> None:
     """Invariant: the caller waits for another slot's answer; the task's message is in its queue again."""
-    may_start.set()
+    gates.may_start.set()
     session, hub = site.session, Hub(settings=site.session.settings)
     async with hub:
         other = hub.adopt(await site.begin(Plain))
@@ -150,7 +188,7 @@ async def test_a_task_that_ends_with_its_slot_is_not_answered_by_that(site: Site
         )
         slot = TaskWorker(config, session.settings, is_process=False)
         await slot.start()
-        await waiting.wait()
+        await gates.waiting.wait()
         await slot.session.close()
         assert await until(lambda: _in_queue(site, queue))
         assert not await hub.dead()

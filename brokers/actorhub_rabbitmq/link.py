@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 CHANNELS = 2000  # on one connection; the broker's default limit is 2047
 CLOSING = 5.0  # seconds that a clean end may take
 _NOT_FOUND, _PRECONDITION = 404, 406
+_DOWN = "is down or inaccessible"  # the broker's node that holds the queue, which is there for all that
 Channel = Any
 Frame = Any
 
@@ -354,6 +355,8 @@ def _lost(url: str, reason: BaseException) -> BrokerUnavailable:
 
 def _refused(closed: Any) -> Exception:
     """What the broker meant by closing the channel."""
+    if closed.reply_code == _NOT_FOUND and _DOWN in closed.reply_text:
+        return BrokerUnavailable(closed.reply_text)
     if closed.reply_code == _NOT_FOUND:
         return ActorNotFound(closed.reply_text)
     if closed.reply_code == _PRECONDITION:
