@@ -56,10 +56,11 @@ class Cluster(Broker):
 
     def cut_off(self) -> None:
         """From the other nodes, not from its clients."""
-        docker("network", "disconnect", f"{self._project}_nodes", self._choose())
+        docker("network", "disconnect", f"{self._project}_brokers", self._choose())
 
     def join(self) -> None:
-        docker("network", "connect", "--alias", f"rabbit-{self._hurt}", f"{self._project}_nodes", self._container)
+        docker("network", "connect", "--alias", f"rabbit-{self._hurt}", f"{self._project}_brokers", self._container)
+        docker("exec", "--user", "root", self._container, "sh", "/cluster.sh")
         self._wait()
 
     def control(self, *arguments: str) -> str:
