@@ -1,0 +1,34 @@
+"""The command line: thin commands over the hub and the node."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from pydantic import ValidationError
+
+from actorhub.cli import dead
+from actorhub.cli.calling import call
+from actorhub.cli.common import fail
+from actorhub.cli.looking import actors, explain, groups, history, status, tasks
+from actorhub.cli.running import bench, dev, drain, node
+from actorhub.errors import ActorHubError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Typed, fault-tolerant actors on RabbitMQ.",
+)
+for command in (node, dev, status, actors, tasks, groups, drain, call, explain, history, bench):
+    app.command()(command)
+app.add_typer(dead.app, name="dead")
+
+
+def main() -> None:
+    """Runs a command; known errors end it with their message and code 1."""
+    sys.path.insert(0, "")  # modules of the current directory, as `python -m` finds them
+    try:
+        app()
+    except (ActorHubError, ImportError, ValidationError) as exc:
+        fail(f"{type(exc).__name__}: {exc}")

@@ -1,0 +1,76 @@
+"""What the commands share: options, a look through a hub, and what they print."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Annotated, Any, NoReturn
+
+import typer
+from pydantic import BaseModel
+from rich.console import Console
+from rich.markup import escape
+
+from actorhub import logs
+from actorhub.hub import Hub
+from actorhub.settings import Settings
+
+console = Console()
+
+NO_CONTROL = "control does not answer; is a node running? start one with `actorhub node MODULE`"
+
+Url = Annotated[str | None, typer.Option(help="The broker; by default ACTORHUB_URL.")]
+Namespace = Annotated[str | None, typer.Option(help="By default ACTORHUB_NAMESPACE, or 'default'.")]
+AllNamespaces = Annotated[bool, typer.Option("--all", help="Of every namespace.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def fail(message: str) -> NoReturn:
+    """Ends the command with this message and code 1."""
+    Console(stderr=True).print(f"[bold red]error[/] {escape(message)}", highlight=False, soft_wrap=True)
+    raise SystemExit(1)
+
+
+def settings_from(url: str | None, namespace: str | None, **more: Any) -> Settings:
+    given: dict[str, Any] = {"url": url, "namespace": namespace, **more}
+    return Settings(**{name: value for name, value in given.items() if value is not None})
+
+
+def look(
+    settings: Settings, question: Callable[[Hub], Awaitable[Any]], timeout: float = 10.0, late: str = NO_CONTROL
+) -> Any:
+    """What a hub with these settings answers to the question. Where it has not in `timeout` seconds, the command ends with
+    `late`."""
+    if settings.url is None:
+        fail("no broker is configured; set ACTORHUB_URL, or give --url")
+
+    async def within() -> Any:
+        async with Hub(settings=settings) as hub, asyncio.timeout(timeout):
+            return await question(hub)
+
+    logs.configure(settings.log_format, "ERROR")
+    try:
+        return asyncio.run(within())
+    except TimeoutError:
+        fail(late)
+
+
+def print_json(value: Any) -> None:
+    rows = (
+        [row.model_dump(mode="json") if isinstance(row, BaseModel) else row for row in value]
+        if isinstance(value, list)
+        else value
+    )
+    sys.stdout.write(json.dumps(rows, indent=2) + "\n")
+
+
+def words(pairs: dict[str, Any]) -> str:
+    return " ".join(f"{name}={value}" for name, value in pairs.items())
+
+
+def moment(when: float | None) -> str:
+    """Local time; nothing where it is not known."""
+    return datetime.fromtimestamp(when).astimezone().isoformat(" ", "seconds") if when else ""
