@@ -24,7 +24,7 @@ from actorhub.call import Call
 from actorhub.cluster import BrokerChoice, LocalNodes
 from actorhub.connection import OnRetry
 from actorhub.context import surroundings
-from actorhub.control.infos import ActorInfo, GroupInfo, NodeInfo, QueueInfo
+from actorhub.control.infos import ActorInfo, Demand, GroupInfo, NodeInfo, QueueInfo
 from actorhub.control.plans import Strategy
 from actorhub.errors import ActorHubError, HubClosed
 from actorhub.explanation import Explanation
@@ -401,6 +401,11 @@ class Hub:
         """See `actorhub.Hub.drain`."""
         hub, loop = self._ready()
         loop.run(hub.drain(node))
+
+    def demand(self) -> list[Demand]:
+        """See `actorhub.Hub.demand`."""
+        hub, loop = self._ready()
+        return loop.run(hub.demand())
 
     def nodes(self) -> list[NodeInfo]:
         """See `actorhub.Hub.nodes`."""

@@ -72,7 +72,8 @@ def test_the_tree_of_errors_is_as_drawn() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["aio_pika", "aiormq", "pika", "typer", "rich", "actorhub_embedded", "actorhub_rabbitmq"]
+    "module",
+    ["aio_pika", "aiormq", "pika", "prometheus_client", "typer", "rich", "actorhub_embedded", "actorhub_rabbitmq"],
 )
 def test_importing_the_package_does_not_import(module: str) -> None:
     assert python(f"import actorhub, sys; print({module!r} in sys.modules)").strip() == "False"

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from actorhub.cli import dead
 from actorhub.cli.calling import call
 from actorhub.cli.common import fail
-from actorhub.cli.looking import actors, explain, groups, history, status, tasks
-from actorhub.cli.running import bench, dev, drain, node
+from actorhub.cli.looking import actors, demand, explain, groups, history, status, tasks
+from actorhub.cli.running import bench, dev, drain, metrics, node
 from actorhub.errors import ActorHubError
 
 app = typer.Typer(
@@ -20,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Typed, fault-tolerant actors on RabbitMQ.",
 )
-for command in (node, dev, status, actors, tasks, groups, drain, call, explain, history, bench):
+for command in (node, dev, status, actors, tasks, groups, demand, drain, call, explain, history, metrics, bench):
     app.command()(command)
 app.add_typer(dead.app, name="dead")
 

@@ -20,6 +20,7 @@ from actorhub.settings import Settings
 
 console = Console()
 
+NO_BROKER = "no broker is configured; set ACTORHUB_URL, or give --url"
 NO_CONTROL = "control does not answer; is a node running? start one with `actorhub node MODULE`"
 
 Url = Annotated[str | None, typer.Option(help="The broker; by default ACTORHUB_URL.")]
@@ -45,7 +46,7 @@ def look(
     """What a hub with these settings answers to the question. Where it has not in `timeout` seconds, the command ends with
     `late`."""
     if settings.url is None:
-        fail("no broker is configured; set ACTORHUB_URL, or give --url")
+        fail(NO_BROKER)
 
     async def within() -> Any:
         async with Hub(settings=settings) as hub, asyncio.timeout(timeout):

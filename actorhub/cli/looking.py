@@ -116,6 +116,18 @@ def groups(
     console.print(table)
 
 
+def demand(url: Url = None, json_: Json = False) -> None:
+    """What waits for a place in the whole cluster, by what it asks for: more nodes that have it would let it begin."""
+    rows = look(settings_from(url, None), lambda hub: hub.demand())
+    if json_:
+        print_json(rows)
+        return
+    table = Table("kind", "resources", "labels", "node", "count")
+    for row in rows:
+        table.add_row(row.kind, words(row.resources), words(row.labels), row.node or "", str(row.count))
+    console.print(table)
+
+
 def explain(
     actor: Annotated[str, typer.Argument(help="An actor's name or id.")],
     url: Url = None,

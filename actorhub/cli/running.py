@@ -12,7 +12,7 @@ from rich.table import Table
 
 from actorhub import logs
 from actorhub.benchmark import measure
-from actorhub.cli.common import Namespace, Url, console, fail, look, settings_from
+from actorhub.cli.common import NO_BROKER, Namespace, Url, console, fail, look, settings_from
 from actorhub.cluster import BrokerChoice
 from actorhub.hub import Hub
 from actorhub.node import NodeConfig, run
@@ -73,9 +73,7 @@ def dev(
 
     async def run_it() -> None:
         settings = Settings().model_copy(update={"url": None})
-        stop = asyncio.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        stop = _stop()
         broker: BrokerChoice = "rabbitmq" if rabbitmq else "embedded"
         async with Hub.local(workers=workers, broker=broker, modules=modules or [], settings=settings) as hub:
             known = hub.settings.to_environment()
@@ -86,6 +84,41 @@ def dev(
             await stop.wait()
 
     asyncio.run(run_it())
+
+
+def metrics(
+    url: Url = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Where to listen; 0 takes a free one.")] = 9464,
+    host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
+) -> None:
+    """Tell Prometheus what waits for a place and what the nodes have, until SIGTERM. One is enough for a cluster."""
+    try:
+        from actorhub.metrics import served  # brings along what only this command needs, and may not be installed
+    except ModuleNotFoundError as exc:
+        fail(f"{exc}; pip install 'actorhub-mq[metrics]'")
+    settings = settings_from(url, None)
+    if settings.url is None:
+        fail(NO_BROKER)
+
+    async def run_it() -> None:
+        stop = _stop()
+        async with Hub(settings=settings) as hub:
+            with served(hub, host, port) as taken:
+                where = f"[{host}]" if ":" in host else host
+                sys.stdout.write(f"metrics at http://{where}:{taken}/metrics\n")
+                sys.stdout.flush()
+                await stop.wait()
+
+    logs.configure(settings.log_format, settings.log_level)
+    asyncio.run(run_it())
+
+
+def _stop() -> asyncio.Event:
+    """Set by SIGINT and by SIGTERM."""
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
 
 
 def drain(
