@@ -7,7 +7,16 @@ from collections.abc import Mapping
 import pytest
 
 from actorhub.control.commands import BuryQueue, MakeQueue, QueueAnswer, StartSlot, StopSlot
-from actorhub.control.events import Buried, GroupRemoved, KillAsked, QueueUsed, SlotEnded, TasksWait, Tick
+from actorhub.control.events import (
+    Buried,
+    GroupRemoved,
+    KillAsked,
+    QueueUsed,
+    SlotEnded,
+    TasksWait,
+    Tick,
+    WorkerStopped,
+)
 from actorhub.control.slots import TURN, UNSEEN
 from actorhub.control.state import ControlState
 from actorhub.devices import VARIABLE, Devices
@@ -224,6 +233,25 @@ def test_slots_of_a_lost_node_are_gone_with_it_and_come_elsewhere() -> None:
     console.node("n2", cpu=2)
     console.handle(Tick())
     [slot] = console.wait(q=9)
+    assert slot.node == "n2"
+
+
+@pytest.mark.parametrize("worker_first", [False, True])
+def test_slots_of_a_node_that_left_in_order_are_gone_with_it_and_come_elsewhere(worker_first: bool) -> None:
+    """Slots that are not ready yet when it leaves are never named."""
+    console = Queues()
+    console.node("n1", cpu=2)
+    console.use("q", _cpu(2))
+    [slot] = console.wait(q=1)
+    console.node("n2", cpu=2)
+    console.node("n1", cpu=2, leaving=True)
+    assert not console.wait(q=1)
+    if worker_first:
+        console.handle(WorkerStopped(node="n1", worker="n1-0-1"))
+    else:
+        console.node("n1", workers=0, cpu=2, leaving=True)
+    assert [node.id for node in console.state.nodes()] == ["n2"]
+    [slot] = console.wait(q=1)
     assert slot.node == "n2"
 
 

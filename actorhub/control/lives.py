@@ -408,6 +408,7 @@ class Lives:
     def worker_gone(self, worker_id: str, node_id: str, cause: str | None) -> None:
         """`cause` is None where it ended as it was asked to: then its actors move, and that does not count."""
         self._fleet.part(worker_id, node_id)
+        self.slots.check(node_id)
         for actor in self._directory.backed_by(worker_id):
             self._step_down(actor)
         for actor in self._directory.hosted_by(worker_id):

@@ -239,6 +239,7 @@ class ControlState:
             self._worker_reported(node, worker)
         self._lives.slots.reported(node.id, report.placed, report.slots, self._lives.now)
         self._fleet.drop_if_left(node)
+        self._lives.slots.check(node.id)
         if is_new or node.leaving:
             self._lives.clear(node.id)
 
