@@ -128,15 +128,10 @@ def settings_of(url: str) -> Settings:
 
 @pytest.fixture
 async def hub(broker_url: str) -> AsyncIterator[Hub]:
-    """A node as it is found here, and one with two gpus."""
-    async with Hub.local(nodes=1, workers=1, slots=1, modules=[__name__], settings=settings_of(broker_url)) as hub:
-        cast(LocalCluster, hub._cluster).start_node("two", resources={"cpu": 4, "gpu": 2})
-        await until(lambda: _nodes(hub, 2))
+    """Two nodes, one of them with two gpus."""
+    nodes = {"one": {"cpu": 2.0}, "two": {"cpu": 4.0, "gpu": 2.0}}
+    async with Hub.local(nodes=nodes, workers=1, slots=1, modules=[__name__], settings=settings_of(broker_url)) as hub:
         yield hub
-
-
-async def _nodes(hub: Hub, count: int) -> bool:
-    return len([node for node in await hub.nodes() if node.workers]) == count
 
 
 async def test_all_metrics_are_gauges_with_the_figures_of_the_cluster(hub: Hub) -> None:
