@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -269,6 +270,12 @@ def test_without_the_extra_the_command_says_what_to_install(tmp_path: Path) -> N
     assert (done.returncode, done.stdout) == (1, "")
     assert "No module named 'prometheus_client'; pip install 'actorhub-mq[metrics]'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_documents_name_all_metrics_and_no_others() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "operations.md").read_text()
+    assert set(re.findall(r"^\| `(actorhub_\w+)`", text, re.MULTILINE)) == NAMES
+    assert set(re.findall(r"actorhub_\w+(?=\{)", text)) <= NAMES, "what queries name"
 
 
 def test_values_whose_labels_read_the_same_are_added() -> None:
