@@ -70,7 +70,9 @@ async def _one_by_one(hub: Hub, seconds: float) -> float:
 
 
 async def _busy(hub: Hub, slots: int, count: int = 1000) -> float:
-    await hub.get([hub.submit(work, WORK) for _ in range(50 * slots)])  # both slots know how long it takes
+    while len([worker for node in await hub.nodes() for worker in node.workers if worker.kind == "task"]) < slots:
+        await asyncio.sleep(0.05)
+    await hub.get([hub.submit(work, WORK) for _ in range(50 * slots)])  # all slots know how long it takes
     began = time.perf_counter()
     at_work = await hub.get([hub.submit(work, WORK) for _ in range(count)])
     return sum(at_work) / (slots * (time.perf_counter() - began))
