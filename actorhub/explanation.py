@@ -181,7 +181,7 @@ class Explainer:
             if names.asks_for_a_place(queue):
                 all_ = await self._ask(lambda: self._control.served(names.namespace_of(queue)))
                 return [
-                    f"A slot for it needs {each.waits_for}." for each in all_ if each.name == queue and each.waits_for
+                    f"It waits for a slot: {each.waits_for}." for each in all_ if each.name == queue and each.waits_for
                 ]
             nodes = await self._ask(self._control.nodes)
         except (TimeoutError, ActorHubError):

@@ -160,7 +160,7 @@ async def test_what_waits_for_resources_says_so(hub: Hub) -> None:
     await waits.accepted()
     assert await until(lambda: _demanded(hub))
     explained = await hub.explain(waits)
-    assert "A slot for it needs it asks for resources" in explained.text, explained.text
+    assert "It waits for a slot: it asks for resources" in explained.text, explained.text
     [info] = [queue for queue in await hub.tasks() if queue.waits_for]
     assert (info.queue, str(info.needs), info.waiting) == ("work", "cpu 1, gpu 2", 1)
     await hub.get(holding)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
+from typing import cast
 
 import pytest
 
+from actorhub.broker import Link, QueueState
+from actorhub.control import watch
 from actorhub.control.commands import BuryQueue, MakeQueue, QueueAnswer, StartSlot, StopSlot
 from actorhub.control.events import (
     Buried,
@@ -22,6 +26,7 @@ from actorhub.control.state import ControlState
 from actorhub.devices import VARIABLE, Devices
 from actorhub.needs import Bundle, Needs
 from tests.test_placement import TIMEOUT, Console
+from tests.waiting import until
 
 
 class Queues(Console):
@@ -265,6 +270,40 @@ def test_a_killed_actor_s_room_goes_to_tasks() -> None:
     assert queue.waits_for.startswith("it asks for resources {'cpu': 1.0}, and free are")
     console.handle(KillAsked(actor="a", cause="c"))
     assert console.of(StartSlot)
+
+
+class Counted:
+    """A link that says how many messages wait."""
+
+    def __init__(self, **waiting: int) -> None:
+        self.waiting = waiting
+
+    async def state(self, queue: str) -> QueueState | None:
+        return QueueState(self.waiting[queue], 0) if queue in self.waiting else None
+
+
+async def test_a_queue_that_nobody_serves_is_in_the_log_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "SILENT", 0.0)
+    monkeypatch.setattr(watch, "LOOK", 0.001)
+    console = Queues()
+    console.node("n1", cpu=2)
+    console.use("a", _cpu(2))
+    console.use("b", Needs(resources={"cpu": 2}, prefer={"x": "y"}))
+    told = list[dict[str, int]]()
+
+    async def tell(waiting: dict[str, int]) -> None:
+        told.append(waiting)
+        console.handle(TasksWait(waiting=waiting))
+
+    looking = asyncio.create_task(watch.QueueWatch(cast(Link, Counted(a=1, b=1)), console.state, tell).keep_looking())
+    await until(lambda: "nobody serves" in caplog.text)
+    await asyncio.sleep(0.1)
+    looking.cancel()
+    [said] = [record.getMessage() for record in caplog.records if "nobody serves" in record.getMessage()]
+    assert said.startswith("tasks wait in b, and nobody serves them: it asks for resources {'cpu': 2.0}, and free are")
+    assert told, "control hears what waits"
 
 
 # ---- which GPUs

@@ -71,4 +71,4 @@ class QueueWatch:
             self._unserved.pop(name, None)
         elif now - self._unserved.setdefault(name, now) > SILENT:
             self._unserved[name] = float("inf")
-            log.warning("tasks wait in %s, which needs %s", name, self._state.queue_waits_for(name))
+            log.warning("tasks wait in %s, and nobody serves them: %s", name, self._state.queue_waits_for(name))
