@@ -192,7 +192,7 @@ class Node:
         self._processes.terminate(worker_id)
 
     async def worker_ready(self, worker_id: str) -> None:
-        found = self._processes.get(worker_id)
+        found = await self._processes.find(worker_id)
         if found is not None and not found.ready:
             found.ready = True
             if found.config.kind == "task":

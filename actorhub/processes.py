@@ -79,12 +79,20 @@ class Processes:
         self._context.set_forkserver_preload(["actorhub.worker", "actorhub.taskworker", *preload])
         self._directory = tempfile.TemporaryDirectory(prefix="actorhub-")
         self._living: dict[str, WorkerProcess] = {}
+        self._starting: dict[str, asyncio.Future[None]] = {}
 
     @property
     def living(self) -> list[WorkerProcess]:
         return list(self._living.values())
 
     def get(self, worker_id: str) -> WorkerProcess | None:
+        return self._living.get(worker_id)
+
+    async def find(self, worker_id: str) -> WorkerProcess | None:
+        """Also one that is just being started: it may say that it is ready before its start is known here."""
+        starting = self._starting.get(worker_id)
+        if starting is not None:
+            await asyncio.shield(starting)
         return self._living.get(worker_id)
 
     def holds(self, calls: Collection[str]) -> bool:
@@ -97,9 +105,15 @@ class Processes:
         config = self._configure(worker_id, **more)
         main = taskworker.main if config.kind == "task" else worker.main
         process = self._context.Process(target=main, args=(config, self._settings), name=worker_id)
-        await asyncio.to_thread(process.start)
-        started = self._living[worker_id] = WorkerProcess(config, process, time.monotonic())
-        asyncio.get_running_loop().add_reader(process.sentinel, self._ended, started)
+        loop = asyncio.get_running_loop()
+        known = self._starting[worker_id] = loop.create_future()
+        try:
+            await asyncio.to_thread(process.start)
+            started = self._living[worker_id] = WorkerProcess(config, process, time.monotonic())
+            loop.add_reader(process.sentinel, self._ended, started)
+        finally:
+            del self._starting[worker_id]
+            known.set_result(None)
         return started
 
     def _configure(self, worker_id: str, **more: Any) -> WorkerConfig:
