@@ -27,6 +27,17 @@ def _start_rabbitmq() -> PrivateNode:
     return node
 
 
+LONG = {"test_groups", "test_metrics", "test_rolling", "test_slots"}
+"""Modules of which `make test` runs what is on RabbitMQ, and `make test-all` also what is on the embedded broker."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        if callspec is not None and callspec.params.get("broker") == "embedded" and item.path.stem in LONG:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def rabbitmq() -> Iterator[PrivateNode]:
     """A RabbitMQ that all tests share; nobody kills it. Tests keep apart by the prefixes of their clusters."""
