@@ -355,7 +355,9 @@ class Thread:
         self.heard: list[tuple[str, Answer | BaseException]] = []
         self.turns: list[bool] = []
         self.idle = 0
-        self.runner = Runner(self._run, self._ended, self._idle, self._turned)
+        self.awaited = False
+        self.heard_when_idle = -1
+        self.runner = Runner(self._run, self._ended, self._idle, self._turned, lambda: self.awaited)
 
     def _run(self, work: Work, runner: Runner) -> Answer:
         self.begun.append(work.key)
@@ -372,6 +374,7 @@ class Thread:
     def _idle(self, runner: Runner) -> None:
         assert runner is self.runner
         self.idle += 1
+        self.heard_when_idle = len(self.heard)
 
     def _turned(self, runner: Runner) -> None:
         self.turns.append(runner.waits is not None)
@@ -390,6 +393,22 @@ async def test_outcomes_are_heard_in_order_and_then_that_it_is_idle() -> None:
         f"{n}7" for n in range(1, 10)
     } | {"7"}
     assert not thread.runner.busy
+    thread.runner.leave()
+
+
+@pytest.mark.parametrize("left", [False, True], ids=["stays", "left"])
+async def test_where_a_batch_waits_the_thread_may_go_on_before_the_last_outcomes_are_heard(left: bool) -> None:
+    """Invariant: each outcome is heard once, also where the thread is left when it is idle."""
+    thread = Thread({"2": threading.Event()})
+    thread.awaited = True
+    thread.runner.put(works(3))
+    await until(lambda: thread.ids == ["0", "1"])
+    if left:
+        idle = thread.runner._on_idle
+        thread.runner._on_idle = lambda runner: (idle(runner), runner.leave())[0]
+    thread.gates["2"].set()
+    await until(lambda: thread.ids == ["0", "1", "2"])
+    assert (thread.idle, thread.heard_when_idle) == (1, 2), "it was idle before the last one was heard"
     thread.runner.leave()
 
 
