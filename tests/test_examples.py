@@ -74,7 +74,7 @@ def test_the_search_of_the_language_reference_is_that_of_one_process(broker: str
     assert "the same as in one process" in done.stdout
 
 
-@pytest.mark.parametrize("broker", ["embedded", "rabbitmq"])
+@pytest.mark.parametrize("broker", ["embedded", pytest.param("rabbitmq", marks=pytest.mark.slow)])
 def test_linear_regression_learns_what_least_squares_finds(broker: str) -> None:
     done = run("-m", "examples.linear_regression", "--broker", broker, env={})
     assert done.returncode == 0, done.stdout + done.stderr
