@@ -21,9 +21,10 @@ from actorhub.control.events import (
     Tick,
     WorkerStopped,
 )
-from actorhub.control.slots import TURN, UNSEEN
+from actorhub.control.slots import LOOKS, TURN, UNSEEN
 from actorhub.control.state import ControlState
 from actorhub.devices import VARIABLE, Devices
+from actorhub.errors import BrokerUnavailable
 from actorhub.needs import Bundle, Needs
 from tests.test_placement import TIMEOUT, Console
 from tests.waiting import until
@@ -178,6 +179,44 @@ def test_a_higher_priority_has_its_slots_at_once_and_a_lower_one_waits() -> None
     assert third.queue == "low"
 
 
+def test_an_actor_for_which_slots_make_way_comes_before_tasks_of_a_higher_priority() -> None:
+    console = Queues()
+    console.node("n1", cpu=2)
+    console.use("q", _cpu(1), 9)
+    assert len(console.fill("q")) == 2
+    console.spawn("large", resources={"cpu": 2})
+    for slot in console.later(TURN):
+        console.wait(q=100)
+        assert not console.end(slot), "it is kept for the actor"
+    assert console.info("large").node == "n1"
+
+
+def test_those_for_whom_nobody_can_make_way_hide_no_other() -> None:
+    console = Queues()
+    console.node("n1", cpu=1, disk=1)
+    console.spawn("holds", resources={"disk": 1})
+    for number in range(2 * LOOKS):
+        console.spawn(f"a{number}", resources={"disk": 1}, prefer={"x": str(number)})
+    console.use("a", _cpu(1))
+    console.use("b", Needs(resources={"cpu": 1}, prefer={"x": "y"}))
+    [first] = console.wait(a=9, b=9)
+    console.now += TURN
+    assert [stop.slot for _ in range(3) for stop in console.later(0.1)] == [first.slot]
+
+
+def test_tasks_that_wait_have_the_priority_that_their_queue_has_now() -> None:
+    console = Queues()
+    console.node("n1", cpu=1)
+    console.spawn("a", resources={"cpu": 1})
+    console.use("early", _cpu(1))
+    console.use("late", Needs(resources={"cpu": 1}, prefer={"x": "y"}))
+    console.wait(early=1, late=1)
+    console.use("late", Needs(resources={"cpu": 1}, prefer={"x": "y"}), 5)
+    console.wait(early=1, late=1)
+    console.handle(KillAsked(actor="a", cause="c"))
+    assert [slot.queue for slot in console.of(StartSlot)] == ["late"]
+
+
 def test_tasks_of_a_bundle_have_what_is_reserved_for_it_and_nothing_else() -> None:
     console = Queues()
     console.node("n1", cpu=8)
@@ -275,10 +314,16 @@ def test_a_killed_actor_s_room_goes_to_tasks() -> None:
 class Counted:
     """A link that says how many messages wait."""
 
+    lost = None
+
     def __init__(self, **waiting: int) -> None:
         self.waiting = waiting
+        self.looks = 0
 
     async def state(self, queue: str) -> QueueState | None:
+        self.looks += 1
+        if queue == "unreachable":
+            raise BrokerUnavailable("its broker node is down")
         return QueueState(self.waiting[queue], 0) if queue in self.waiting else None
 
 
@@ -297,9 +342,12 @@ async def test_a_queue_that_nobody_serves_is_in_the_log_once(
         told.append(waiting)
         console.handle(TasksWait(waiting=waiting))
 
-    looking = asyncio.create_task(watch.QueueWatch(cast(Link, Counted(a=1, b=1)), console.state, tell).keep_looking())
+    console.use("unreachable", Needs(resources={"cpu": 2}, prefer={"x": "z"}))
+    link = Counted(a=1, b=1)
+    looking = asyncio.create_task(watch.QueueWatch(cast(Link, link), console.state, tell).keep_looking())
     await until(lambda: "nobody serves" in caplog.text)
-    await asyncio.sleep(0.1)
+    enough = link.looks + 20
+    await until(lambda: link.looks >= enough)
     looking.cancel()
     [said] = [record.getMessage() for record in caplog.records if "nobody serves" in record.getMessage()]
     assert said.startswith("tasks wait in b, and nobody serves them: it asks for resources {'cpu': 2.0}, and free are")

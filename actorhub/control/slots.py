@@ -25,7 +25,7 @@ from actorhub.resources import fits, plus
 TURN = 2.0  # seconds for which a slot keeps what others of its priority wait for
 UNSEEN = 10.0  # seconds after which a slot that its node has never named is not there
 AT_ONCE = 100  # slots of one queue that wait for places at the same time
-LOOKS = 20  # of those that wait, how many are looked at whether slots shall make way for them
+LOOKS = 20  # of those that wait, how many are looked at each time whether slots shall make way for them
 
 
 class Slots:
@@ -47,6 +47,7 @@ class Slots:
         self._waiting = waiting
         self._count = count
         self._say = say
+        self._looked = 0
 
     def restore(self, now: float) -> None:
         for queue in self._queues.all():
@@ -71,6 +72,7 @@ class Slots:
         elif event.priority > known.priority:
             known.priority = event.priority
             self._queues.touch(known)
+            self._want_no_more(known)  # until somebody looks again: then with this priority
         self._say(MakeQueue(queue=event.queue))
         return None
 
@@ -185,7 +187,7 @@ class Slots:
         """Some of them shall end, where others have waited for what they have."""
         if not self._queues.nodes:
             return
-        for item in self._waiting.heads()[:LOOKS]:
+        for item in self._some_that_wait():
             if isinstance(item, Group):
                 self._make_way_for_group(item, now)
             elif item.bundle is not None:
@@ -193,6 +195,13 @@ class Slots:
                 self._leave(inside, item.ask.units, self._free_in(item), item, now)
             else:
                 self._make_way_on_a_node(item, now)
+
+    def _some_that_wait(self) -> list[Actor | Group | Slot]:
+        """In turn, so that none is out of sight behind those for whom nobody can make way."""
+        heads = self._waiting.heads()
+        first = self._looked % max(1, len(heads))
+        self._looked = first + LOOKS
+        return [*heads[first:], *heads[:first]][:LOOKS]
 
     def _make_way_on_a_node(self, item: Actor | Slot, now: float) -> None:
         for node in self._fleet.candidates(item.ask):

@@ -6,7 +6,7 @@ import heapq
 import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -16,6 +16,7 @@ Keep = Callable[[T, Set[Hashable]], Set[Hashable]]
 """The places to be kept for it, none of which is kept for another already; none where it could not be anywhere."""
 
 OVERTAKEN = 100  # later requests that may go first before those behind leave the resources to the one that waits
+HURRIED = 1 << 31  # a priority above all others
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,9 @@ class Waiting(Generic[T]):
         self._first_try.append((request.order, id_))
 
     def hurry(self, id_: str) -> None:
-        """Somebody makes way for it: what becomes free there is kept for it."""
+        """Somebody makes way for it: it comes before all others, and what becomes free there is kept for it."""
+        request = self._by_id[id_] = replace(self._by_id[id_], priority=HURRIED)
+        self._shapes[request.shape][id_] = request
         self._placed_before[id_] = self._placed - OVERTAKEN
         self._placed_before.move_to_end(id_, last=False)
 

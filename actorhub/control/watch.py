@@ -8,9 +8,9 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
 
-from actorhub.broker import Link
+from actorhub.broker import Link, QueueState
 from actorhub.control.state import ControlState
-from actorhub.errors import ActorHubError
+from actorhub.errors import ActorHubError, BrokerUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class QueueWatch:
         queues = self._state.watched()
         self._busy_at = {name: since for name, since in self._busy_at.items() if name in queues and now - since < COLD}
         for name in [*self._busy_at, *self._some_others(queues)]:
-            state = await self._link.state(name)
+            state = await self._state_of(name)
             if state is None:
                 continue
             found[name] = state.messages
@@ -58,6 +58,15 @@ class QueueWatch:
                 self._busy_at[name] = now
             self._warn(name, state.messages > 0 and not queues[name], now)
         return found
+
+    async def _state_of(self, name: str) -> QueueState | None:
+        """None where it is not there, or out of reach for a while: that holds up no other."""
+        try:
+            return await self._link.state(name)
+        except BrokerUnavailable:
+            if self._link.lost is not None:
+                raise
+            return None
 
     def _some_others(self, queues: Iterable[str]) -> list[str]:
         """In turn."""
