@@ -179,7 +179,11 @@ class Node:
             store = self._store.path if self._store is not None else None
             worker_id = worker_id or new_id(8)
             environment = self._devices.take(worker_id, gpu)
-            await self._processes.start(worker_id, store=store, environment=environment, **more)
+            try:
+                await self._processes.start(worker_id, store=store, environment=environment, **more)
+            except BaseException:
+                self._devices.give_back(worker_id)
+                raise
 
     async def start_worker(self, worker_id: str, actor_id: str, gpu: float) -> None:
         if self._processes.get(worker_id) is None:
