@@ -154,7 +154,7 @@ async def test_an_actor_that_starts_while_its_worker_stops_takes_no_message(site
     call = handle.never()
     if cls is Plain:
         await gates.starting.wait()
-    await asyncio.gather(site.worker.stop(), _soon(gates.may_start))
+    await asyncio.gather(site.worker.stop(), _when_it_leaves(site, gates.may_start))
     assert await until(lambda: _is(site, handle, (1, 0)))
     assert not call.done()
     call.cancel()
@@ -205,6 +205,6 @@ async def _is(site: Site, handle: Any, wanted: tuple[int, int]) -> bool:
     return await site.waits(handle) == wanted
 
 
-async def _soon(event: asyncio.Event) -> None:
-    await asyncio.sleep(0.1)
+async def _when_it_leaves(site: Site, event: asyncio.Event) -> None:
+    await until(lambda: site.worker._is_leaving)
     event.set()
