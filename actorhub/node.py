@@ -32,7 +32,8 @@ from actorhub.dead import DeadLetters
 from actorhub.delay import Delays, Forwarder
 from actorhub.desk import Desk
 from actorhub.devices import Devices
-from actorhub.errors import ActorHubError, InvalidEnvelope, ObjectLost
+from actorhub.emptying import fail_message
+from actorhub.errors import ActorHubError, InvalidEnvelope, ObjectLost, PlacementInfeasible
 from actorhub.fates import TaskFates
 from actorhub.handle import Handle, ask, tell
 from actorhub.hardware import found
@@ -252,13 +253,15 @@ class Node:
     async def _unroutable(self, target: str | None, message: Message) -> None:
         """A task that is due, and whose queue somebody has deleted; or a message that nobody can bring anywhere."""
         names = self.session.names
-        if target is not None and names.is_task(target) and not names.asks_for_a_place(target):
-            await publish(self.session, self._delays, target, message)
-        else:
-            queue = target or self.session.names.due
-            error = InvalidEnvelope(f"it was due for {queue}, which is not there")
-            letter = DeadLetter.malformed(queue, message, error)
+        if target is None or not names.is_task(target):
+            error = InvalidEnvelope(f"it was due for {target or names.due}, which is not there")
+            letter = DeadLetter.malformed(target or names.due, message, error)
             await DeadLetters(self.session, self.settings.namespace).keep(letter)
+        elif names.asks_for_a_place(target):
+            gone = PlacementInfeasible(f"it was due for {target}, which is gone: nobody can serve it any more")
+            await fail_message(self.session, target, message, gone)
+        else:
+            await publish(self.session, self._delays, target, message)
 
     # ---- reports
 

@@ -87,10 +87,13 @@ class Settling:
         if isinstance(error, CallCancelled):
             self.answer(work, answer)
         else:
-            log.warning("%s failed for good (attempt %d): %r", *_said(envelope), error)
+            level = (
+                logging.DEBUG if isinstance(error, PlacementInfeasible) else logging.WARNING
+            )  # said once for a queue
+            log.log(level, "%s failed for good (attempt %d): %r", *_said(envelope), error)
             self._in_background(self._bury(work, answer, failure, "expired" if late else _reason(error)))
 
-    def malformed(self, queue: str, message: Message, error: InvalidEnvelope, receipt: Receipt) -> None:
+    def malformed(self, queue: str, message: Message, error: InvalidEnvelope, receipt: Receipt | None) -> None:
         self._in_background(self._keep(queue, DeadLetter.malformed(queue, message, error), receipt))
 
     def send_back(self, work: Work) -> None:
@@ -129,9 +132,10 @@ class Settling:
         else:
             self.answer(work, answer)
 
-    async def _keep(self, queue: str, letter: DeadLetter, receipt: Receipt) -> None:
+    async def _keep(self, queue: str, letter: DeadLetter, receipt: Receipt | None) -> None:
         await self._dead_letters(queue).keep(letter)
-        receipt.done()
+        if receipt is not None:
+            receipt.done()
 
     def _dead_letters(self, queue: str) -> DeadLetters:
         namespace = self._session.names.namespace_of(queue)
@@ -165,11 +169,23 @@ class Settling:
                 payload, codec = together(results, self._session.signer)
                 fields: dict[str, Any] = {"id": into.call, "sender": into.sender, "reply_to": into.reply_to}
                 envelope = Envelope(**fields, codec=codec, attempt=1, deadline=work.envelope.deadline)
-                await self._take_step(into.step, envelope, payload)
+                try:
+                    await self._take_step(into.step, envelope, payload)
+                except PlacementInfeasible as exc:
+                    await self._bury_step(into, envelope, payload, exc)
             elif into.reply_to:
                 await self._tell_failure(into, failure[1])
             await gathering.end()
         work.done()
+
+    async def _bury_step(self, into: Into, envelope: Envelope, payload: bytes, error: PlacementInfeasible) -> None:
+        """Nobody can run the task that takes all the results."""
+        failure = Failure.of(error, self._session.signer)
+        taken = envelope.model_copy(update={"method": into.step.method, "code": into.step.code})
+        letter = DeadLetter.of(_reason(error), into.step.queue, taken, payload, failure, attempts=0)
+        await self._dead_letters(into.step.queue).keep(letter)
+        if into.reply_to:
+            await self._tell_failure(into, failure.encode())
 
     async def _tell_failure(self, into: Into, payload: bytes) -> None:
         told: asyncio.Future[Outcome] = self._session.loop.create_future()

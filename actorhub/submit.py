@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
@@ -151,11 +151,11 @@ class Submitter:
         pending = session.expect(
             last.signature, box, fields, on_took=lambda seconds: self._means.record(last.name, seconds)
         )
-        outgoing = Outgoing(fields, payload, lambda outcome: accepted(None))
+        outgoing = Outgoing(fields, payload, lambda outcome: accepted(None) if outcome is Outcome.STORED else None)
         pending.outgoing = outgoing
         pending.needs = places
-        if self._ways.all_open:
-            self._put(box, pending, sending.delay)
+        if self._ways.all_open or not (sending.then or sending.delay):
+            self._put(box, pending, sending.delay)  # the box waits for control where it has to
         else:
             self._ways.when_open(
                 [box.queue, *(step.queue for step in fields.get("then", ()))],
@@ -250,6 +250,9 @@ class Submitter:
 
             def one_more(outcome: Outcome) -> None:
                 nonlocal left
+                if outcome is not Outcome.STORED:
+                    session.fail(pending, PlacementInfeasible(f"{box.queue} is gone: nobody can serve it any more"))
+                    return
                 left -= 1
                 if not left:
                     once(accepted)(None)
@@ -300,12 +303,12 @@ class Submitter:
             self._codes[spec.function] = code
         return code
 
-    def _gone(self, box: TaskBox, outgoing: Collection[Outgoing] | None, reason: str) -> None:
-        """Nobody will run these; None: whatever has been sent there."""
-        ids = None if outgoing is None else {each.fields["id"] for each in outgoing}
+    def _gone(self, box: TaskBox, reason: str) -> None:
+        """Nobody will run what waits for an answer by this way, nor what has not left."""
+        for outgoing in box.give_up():
+            outgoing.settled(Outcome.UNROUTABLE)
         for pending in self._session.pending_by(box):
-            if ids is None or pending.id in ids:
-                self._session.fail(pending, PlacementInfeasible(reason))
+            self._session.fail(pending, PlacementInfeasible(reason))
 
     def _cancelled(self, call_id: str) -> None:
         """Told to every slot."""

@@ -114,7 +114,7 @@ class TaskSlots:
             await self._tell_ended(SlotEnded(node=self._node, slot=order.slot))
 
     async def stop(self, slot_id: str, *, now: bool) -> None:
-        slot = self._processes.get(slot_id)
+        slot = await self._processes.find(slot_id)
         if slot is None:
             await self._tell_ended(SlotEnded(node=self._node, slot=slot_id))
         elif now:

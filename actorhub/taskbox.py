@@ -89,6 +89,7 @@ class TaskBox:
         """Nothing more leaves. Returns what the broker does not have."""
         in_flight = [outgoing for chunk in self._in_flight.values() for outgoing in chunk]
         left = [*in_flight, *self._waiting]
+        self._link = None
         self._in_flight.clear()
         self._waiting.clear()
         return left

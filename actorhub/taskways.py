@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from actorhub.broker import Link
@@ -12,7 +12,6 @@ from actorhub.chunks import Means
 from actorhub.control.client import control_of
 from actorhub.errors import ActorHubError, BrokerUnavailable, PlacementInfeasible
 from actorhub.needs import Needs
-from actorhub.outbox import Outgoing
 from actorhub.session import Session
 from actorhub.taskbox import TaskBox
 
@@ -39,15 +38,15 @@ class _Way:
 
 
 class TaskWays:
-    """`cancelled` is called with the id of a task that has left and that nobody waits for any more; `gone` with each that was
-    sent to a queue that is not there any more, and why."""
+    """`cancelled` is called with the id of a task that has left and that nobody waits for any more; `gone` with the way to a
+    queue that nobody can serve (any more), and why. Nothing more leaves by it."""
 
     def __init__(
         self,
         session: Session,
         means: Means,
         cancelled: Callable[[str], None],
-        gone: Callable[[TaskBox, Collection[Outgoing] | None, str], None],
+        gone: Callable[[TaskBox, str], None],
     ) -> None:
         self._session = session
         self._means = means
@@ -154,7 +153,7 @@ class TaskWays:
             self._attach(way.box)
             return
         del self._ways[queue], self._boxes[queue]  # who asks later is answered as it is then
-        self._gone(way.box, way.box.give_up(), reason)
+        self._gone(way.box, reason)
 
     def _ask_again(self, queue: str) -> None:
         """It is not there any more: has it been removed, or only lost?"""
@@ -172,7 +171,7 @@ class TaskWays:
 
     async def _look_for_vanished(self) -> None:
         """A queue that is deleted in the moment of a publish takes the message along, and the broker confirms it all the
-        same."""
+        same: control says whether it has ended."""
         while True:
             await asyncio.sleep(SILENCE)
             link = self._session.link
@@ -180,5 +179,5 @@ class TaskWays:
                 if link is None or link is not self._session.link or not way.is_open:
                     continue
                 with suppress(BrokerUnavailable):
-                    if await link.state(queue) is None and way.is_open:
-                        self._gone(way.box, None, f"{queue} is gone: nobody can serve it any more")
+                    if await link.state(queue) is None:
+                        self._ask_again(queue)

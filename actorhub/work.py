@@ -112,7 +112,11 @@ class Work:
 
 
 def task_work(
-    parcel: Parcel, message: Message, receipt: Receipt, on_finished: Callable[[Work, Answer], None], queue: str
+    parcel: Parcel,
+    message: Message,
+    receipt: Receipt | None,
+    on_finished: Callable[[Work, Answer], None],
+    queue: str,
 ) -> Work:
     """One task of a message from a task queue."""
     envelope, payload = parcel

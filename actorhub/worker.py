@@ -26,7 +26,7 @@ from actorhub.depot import Depot
 from actorhub.desk import Desk
 from actorhub.durable import DurableMailbox
 from actorhub.emptying import empty
-from actorhub.errors import ActorDied, ActorHubError, ActorInitFailed
+from actorhub.errors import ActorDied, ActorHubError, ActorInitFailed, PlacementInfeasible
 from actorhub.grave import bury, death
 from actorhub.handle import Handle, tell
 from actorhub.keyed import make_mailbox
@@ -296,7 +296,7 @@ class Worker:
         await self._tell_control(Buried(actor=plan.actor_id))
 
     async def bury_queue(self, order: BuryQueue) -> None:
-        await empty(self.session, order.queue, ActorHubError(order.cause))
+        await empty(self.session, order.queue, PlacementInfeasible(order.cause))
         await self._tell_control(Buried(actor=order.queue))
 
     def inventory(self) -> list[Residency]:

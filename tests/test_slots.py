@@ -12,11 +12,13 @@ from typing import cast
 import pytest
 from pydantic import ValidationError
 
-from actorhub import ActorHubError, Hub, PlacementInfeasible, Retry, Settings, actor, task
+from actorhub import Hub, PlacementInfeasible, Retry, Settings, actor, task
 from actorhub.address import new_id
 from actorhub.cluster import LocalCluster
+from actorhub.letter import DeadLetter
+from actorhub_rabbitmq import PrivateNode
 from tests.conftest import QUICK
-from tests.waiting import until
+from tests.waiting import SETTLED, until
 
 NODES = {"one": {"cpu": 2, "gpu": 2}, "two": {"cpu": 4}}
 
@@ -37,6 +39,11 @@ def devices(seconds: float = 0.0) -> str:
 @task(queue="work")
 def node_of() -> str:
     return os.environ["ACTORHUB_NODE"]
+
+
+@task(queue="work")
+def together(results: list[object]) -> int:
+    return len(results)
 
 
 @task(queue="work", resources={"cpu": 1}, retry=Retry(attempts=3))
@@ -121,11 +128,61 @@ async def test_tasks_of_a_group_run_in_its_bundles_and_fail_when_it_is_removed(h
     assert await hub.remove(group)
     async with asyncio.timeout(20):
         failed = await asyncio.gather(*waiting, return_exceptions=True)
-    assert all(isinstance(error, ActorHubError) and "removed" in str(error) for error in failed), failed
+    assert all(isinstance(error, PlacementInfeasible) and "removed" in str(error) for error in failed), failed
     assert len(await hub.dead()) == 3  # nothing that was accepted is lost
     with pytest.raises(PlacementInfeasible, match="no placement group"):
         await hub.options(placement=group[0]).submit(node_of)
     assert await until(lambda: _all_free(hub))
+
+
+async def test_what_waits_elsewhere_for_a_removed_group_fails_too(hub: Hub) -> None:
+    """Invariant: a task that waits for its time, and one that waits for the results of others, end with the group, too."""
+    group = await hub.placement_group([{"cpu": 1}])
+    inside = hub.options(placement=group[0])
+    assert await inside.submit(node_of)
+    later = hub.options(placement=group[0], delay=2.0).submit(node_of)
+    gathered = inside.gather_into(together, where, [0.0, 0.0, 60.0])
+    chained = inside.chain(where, together).submit(60.0)
+    await asyncio.gather(*(future.accepted() for future in (later, gathered, chained)))
+    assert await hub.remove(group)
+    async with asyncio.timeout(20):
+        failed = await asyncio.gather(later, gathered, chained, return_exceptions=True)
+    assert all(isinstance(error, PlacementInfeasible) for error in failed), failed
+    await until(lambda: _is_dead(hub, "node_of"))
+    assert {letter.reason for letter in await hub.dead()} == {"exception"}, "none is malformed"
+
+
+async def _is_dead(hub: Hub, task: str) -> bool:
+    return any(letter.method.endswith(f":{task}") for letter in await hub.dead())
+
+
+async def test_a_group_is_removed_while_the_broker_is_killed_and_none_of_its_tasks_is_left(
+    own_rabbitmq: PrivateNode,
+) -> None:
+    """Invariant: every accepted task fails and is kept, none waits for ever, and nothing stays reserved."""
+    settings = Settings(url=own_rabbitmq.url, secret="s", prefix=f"t{new_id(6)}", slot_idle=1.0, **QUICK)  # type: ignore[arg-type]
+    async with Hub.local(nodes=NODES, workers=1, slots=0, modules=[__name__], settings=settings) as hub:
+        group = await hub.placement_group([{"cpu": 1}])
+        waiting = [hub.options(placement=group[0]).submit(where, 60.0) for _ in range(1000)]
+        await asyncio.gather(*(future.accepted() for future in waiting))
+        await asyncio.sleep(SETTLED)
+        assert await hub.remove(group)
+        await asyncio.to_thread(own_rabbitmq.kill)
+        await asyncio.to_thread(own_rabbitmq.restart)
+        async with asyncio.timeout(40):
+            failed = await asyncio.gather(*waiting, return_exceptions=True)
+        assert all(isinstance(error, PlacementInfeasible) for error in failed)
+        kept = {letter.id for letter in await _all_dead(hub)}
+        assert len(kept) >= 1000
+        assert await until(lambda: _all_free(hub))
+        assert not [queue for queue in await hub.tasks() if queue.needs is not None]
+
+
+async def _all_dead(hub: Hub) -> list[DeadLetter]:
+    found = await hub.dead(1000)
+    while len(more := await hub.dead(1000, after=found[-1].id)):
+        found += more
+    return found
 
 
 async def test_what_never_fits_fails_at_once_and_is_not_sent(hub: Hub) -> None:
@@ -154,8 +211,8 @@ async def test_retries_and_deaths_come_back_to_slots_of_their_own(hub: Hub, tmp_
 
 
 async def test_what_waits_for_resources_says_so(hub: Hub) -> None:
-    holding = [hub.options(resources={"gpu": 1}).submit(devices, 4.0) for _ in range(2)]
-    await asyncio.sleep(1.0)
+    holding = [hub.submit(devices, 4.0) for _ in range(2)]
+    await until(lambda: _free_gpus(hub, 0))
     waits = hub.options(resources={"cpu": 1, "gpu": 2}).submit(devices)
     await waits.accepted()
     assert await until(lambda: _demanded(hub))
@@ -165,6 +222,10 @@ async def test_what_waits_for_resources_says_so(hub: Hub) -> None:
     assert (info.queue, str(info.needs), info.waiting) == ("work", "cpu 1, gpu 2", 1)
     await hub.get(holding)
     assert sorted((await waits).split(",")) == ["0", "1"]
+
+
+async def _free_gpus(hub: Hub, amount: float) -> bool:
+    return sum(node.resources_free.get("gpu", 0.0) for node in await hub.nodes()) == amount
 
 
 async def _demanded(hub: Hub) -> bool:
