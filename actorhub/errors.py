@@ -20,7 +20,7 @@
     ├── UntrustedPayload          a pickle without the cluster's signature
     ├── NotSerialisable           a value that neither JSON nor pickle can carry; names the attribute
     ├── NameTaken                 another live actor has the name
-    ├── PlacementInfeasible       no node can ever run it
+    ├── PlacementInfeasible       no node can ever run it, or what it was to run in was removed
     ├── ObjectLost                the object is not, or no longer, in its store; names the node
     ├── StoreFull                 a node's object store has no room for it, neither in memory nor on disk
     ├── LetterNotFound            no dead letter has the id
@@ -121,7 +121,8 @@ class NameTaken(ActorHubError):
 
 
 class PlacementInfeasible(ActorHubError):
-    """No node can ever run what was asked for; the message says what was asked and the best that there is."""
+    """No node can ever run what was asked for, and the message says what was asked and the best that there is; or a task was to
+    run in a placement group that was removed."""
 
 
 class ObjectLost(ActorHubError):

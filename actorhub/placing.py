@@ -62,7 +62,8 @@ class Placing(ABC):
         return PlacementGroup(session, granted(await control_of(session).make_group(asked)))
 
     async def remove(self, group: PlacementGroup) -> bool:
-        """End a placement group: its actors end, and what it reserved is free. False where it was gone already."""
+        """End a placement group: its actors end, its tasks fail with PlacementInfeasible and are kept as dead letters, and what
+        it reserved is free. False where it was gone already."""
         return await control_of(self._open_session()).remove_group(group.id)
 
     async def groups(self, *, all_namespaces: bool = False) -> list[GroupInfo]:

@@ -671,6 +671,29 @@ async def one_slot(settings: Settings) -> AsyncIterator[Hub]:
         yield hub
 
 
+@task(queue="low")
+def low(path: str, number: int) -> None:
+    note(path, number)
+    time.sleep(0.005)
+
+
+@task(queue="high", priority=9)
+def high(path: str, number: int) -> None:
+    low(path, number)
+
+
+async def test_a_slot_runs_the_highest_priority_first_whichever_queue_it_is_from(one_slot: Hub, tmp_path: Path) -> None:
+    path = str(tmp_path / "ran")
+    await one_slot.get([one_slot.submit(function, path, -1) for function in (low, high) for _ in range(20)])
+    below = [one_slot.submit(low, path, 0) for _ in range(300)]
+    await one_slot.wait(below, count=20)
+    await one_slot.get([one_slot.submit(high, path, 1) for _ in range(60)])
+    ran = [number for number, _ in noted(Path(path))]
+    first, last = ran.index(1), len(ran) - ran[::-1].index(1)
+    assert ran[first:last].count(0) < 20, "they would take turns, where none came first"
+    await one_slot.get(below)
+
+
 async def test_tasks_that_wait_for_tasks_end_in_a_single_slot(one_slot: Hub, tmp_path: Path) -> None:
     """Invariant: however deep and wide, and in one process."""
     path = tmp_path / "ran"

@@ -9,6 +9,7 @@ from tenacity import wait_exponential_jitter
 
 from actorhub import Call, Future, Hub, ObjectRef, PlacementGroup, Retry, Stream, actor, ask, ref, task, tell
 from actorhub.blocking import Hub as BlockingHub
+from actorhub.control.infos import Demand
 from actorhub.delay import Delays, Forwarder, OnUnroutable
 from actorhub.session import Session
 
@@ -50,6 +51,19 @@ async def right(hub: Hub) -> None:
     assert_type(group, PlacementGroup)
     assert_type(await hub.options(placement=group[1], prefer={"zone": "a"}).spawn(Counter, 1), Counter)
     assert_type(await hub.remove(group), bool)
+
+
+@task(resources={"gpu": 1})
+def paint(frame: int) -> bytes:
+    return b""
+
+
+async def placed(hub: Hub) -> None:
+    group = await hub.placement_group([{"gpu": 1}])
+    assert_type(await hub.options(placement=group[0], resources={"gpu": 0.5}).submit(paint, 1), bytes)
+    assert_type(await hub.demand(), list[Demand])
+    assert_type(Hub.local(nodes={"one": {"cpu": 1}}), Hub)
+    hub.submit(paint, "one")  # type: ignore[call-overload]
 
 
 @task(queue="images", retry=Retry(attempts=5, wait=wait_exponential_jitter(max=60)), timeout=30, priority=5)
