@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from actorhub.address import Names
+from actorhub.attachments import Attachments
 from actorhub.broker import Consumer, Delivery, Link, Message, Outcome, Queue, QueueKind
 from actorhub.errors import ActorNotFound, BrokerUnavailable
 from actorhub.futures import once
@@ -185,9 +186,8 @@ class Owner(Protocol):
 
     @property
     def link(self) -> Link | None: ...
-    async def add(self, attachment: Forwarder) -> None: ...
-    async def add_again(self, attachment: Forwarder, link: Link) -> None: ...
-    def remove(self, attachment: Forwarder) -> None: ...
+    @property
+    def attachments(self) -> Attachments: ...
     def spawn_task(self, coroutine: Any, name: str) -> asyncio.Task[Any]: ...
 
 
@@ -206,12 +206,12 @@ class Forwarder:
     # ---- life
 
     async def open(self) -> None:
-        await self._session.add(self)
+        await self._session.attachments.add(self)
 
     async def close(self) -> None:
         """What is on its way ends, for CLOSING seconds; what is not acknowledged then goes back, for the next forwarder."""
         self._closed = True
-        self._session.remove(self)
+        self._session.attachments.remove(self)
         if self._forwarding:
             await asyncio.wait(self._forwarding, timeout=CLOSING)
         if self._consumer is not None:
@@ -245,7 +245,7 @@ class Forwarder:
         if self._closed or link.lost is not None or link is not self._session.link:
             return
         log.warning("the broker ended the consumer of %s (%s); consuming again", self._delays.names.due, reason)
-        self._session.spawn_task(self._session.add_again(self, link), "actorhub-attach")
+        self._session.attachments.again(self, link)
 
     # ---- forwarding
 

@@ -39,7 +39,7 @@ class Desk:
 
     async def open(self) -> None:
         await self._session.live_link()
-        await self._session.add(self)
+        await self._session.attachments.add(self)
         await self._cell.start()
         await self._mailbox.open()
 
@@ -53,6 +53,6 @@ class Desk:
         """The queue is the broker's."""
 
     async def close(self) -> None:
-        self._session.remove(self)
+        self._session.attachments.remove(self)
         await self._cell.stop(CLOSING)
         await self._mailbox.close()

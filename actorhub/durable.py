@@ -19,7 +19,7 @@ from actorhub.journal.owner import Deposed
 from actorhub.journal.succession import Contested
 from actorhub.mailbox import PREFETCH
 from actorhub.residents import Household, Load
-from actorhub.session import AGAIN, Session
+from actorhub.session import Session
 from actorhub.tenure import Tenure
 
 log = logging.getLogger(__name__)
@@ -81,12 +81,12 @@ class DurableMailbox:
         """Raises:
         ActorNotFound: the inbox does not exist.
         """
-        await self._session.add(self)
+        await self._session.attachments.add(self)
 
     async def stop(self, patience: float) -> None:
         """Take nothing more; let what runs end, for `patience` seconds, and commit it."""
         self._closed = True
-        self._session.remove(self)
+        self._session.attachments.remove(self)
         async with self._changing:
             tenure, self._tenure = self._tenure, None
             if tenure is not None:
@@ -112,10 +112,7 @@ class DurableMailbox:
             except ActorNotFound:
                 self._on_gone()
             except BrokerUnavailable as exc:
-                if link.lost is not None:
-                    raise
-                log.warning("%s cannot be consumed yet, and others are not held up: %s", self._inbox, exc)
-                self._session.spawn_task(self._session.add_again(self, link, AGAIN), "actorhub-attach")
+                self._session.attachments.put_off(self, link, self._inbox, exc)
 
     def detach(self) -> None:
         """What was in hand is the broker's again, and the owner is the owner no longer."""
@@ -175,11 +172,11 @@ class DurableMailbox:
             consumer, self._consumer = self._consumer, None
             if consumer is not None:
                 await consumer.close()
-        await self._session.add_again(self, link, pause)
+        self._session.attachments.again(self, link, pause)
 
     def _on_end(self, link: Link, reason: str) -> None:
         self._consumer = None
         self._drop()
         if not self._closed and link.lost is None and link is self._session.link:
             log.warning("the broker ended the consumer of %s (%s); consuming again", self._inbox, reason)
-            self._session.spawn_task(self._session.add_again(self, link), "actorhub-attach")
+            self._session.attachments.again(self, link)

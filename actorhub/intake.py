@@ -65,7 +65,7 @@ class Intake:
         self._closed = False
 
     async def open(self) -> None:
-        await self._session.add(self)
+        await self._session.attachments.add(self)
 
     async def attach(self, link: Link) -> None:
         async with self._changing:
@@ -87,7 +87,7 @@ class Intake:
     async def close(self) -> None:
         """Take nothing more, for good. What is in hand can still be acknowledged until `end`."""
         self._closed = True
-        self._session.remove(self)
+        self._session.attachments.remove(self)
         self._wanted = False
         await self._follow(anew=False)
 
@@ -165,7 +165,7 @@ class Intake:
                 if self._shift is None and self._wanted and link is self._session.link:
                     await self._begin(link)
             except ActorNotFound:
-                self._session.spawn_task(self._session.add_again(self, link), "actorhub-intake")
+                self._session.attachments.again(self, link)
             except BrokerUnavailable:
                 log.debug("%s is set up again on the next link", self.queue, exc_info=True)
 
@@ -216,4 +216,4 @@ class Intake:
         if shift is self._shift:
             log.warning("the broker ended the consumer of %s (%s); consuming again", self.queue, reason)
             self._shift = None
-            self._session.spawn_task(self._session.add_again(self, link), "actorhub-intake")
+            self._session.attachments.again(self, link)

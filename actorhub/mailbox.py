@@ -17,7 +17,7 @@ from actorhub.envelope import Envelope, Kind, decode
 from actorhub.errors import ActorDied, ActorHubError, ActorNotFound, BrokerUnavailable, InvalidEnvelope, RemoteError
 from actorhub.failure import Failure
 from actorhub.letter import DeadLetter, Reason
-from actorhub.session import AGAIN, Session
+from actorhub.session import Session
 from actorhub.timers import Timers
 from actorhub.windows import Verdict, Window, Windows
 from actorhub.work import Answer, Receipt, Work, from_stranger
@@ -79,13 +79,13 @@ class Mailbox:
         """Raises:
         ActorNotFound: the queue does not exist.
         """
-        await self._session.add(self)
+        await self._session.attachments.add(self)
 
     async def close(self) -> None:
         """What is not acknowledged goes back to the queue, in order, for the next consumer."""
         self._closed = True
         self._timers.close()
-        self._session.remove(self)
+        self._session.attachments.remove(self)
         if self._hold_timer is not None:
             self._hold_timer.cancel()
         if self._consumer is not None:
@@ -103,10 +103,7 @@ class Mailbox:
                 raise
             self._on_gone()
         except BrokerUnavailable as exc:
-            if link.lost is not None:
-                raise
-            log.warning("%s cannot be consumed yet, and others are not held up: %s", self.queue, exc)
-            self._session.spawn_task(self._session.add_again(self, link, AGAIN), "actorhub-attach")
+            self._session.attachments.put_off(self, link, self.queue, exc)
         if self._closed and self._consumer is not None:
             await self._consumer.close()
 
@@ -129,7 +126,7 @@ class Mailbox:
             self._on_ended(reason)
             return
         log.warning("the broker ended the consumer of %s (%s); consuming again", self.queue, reason)
-        self._session.spawn_task(self._session.add_again(self, link), "actorhub-attach")
+        self._session.attachments.again(self, link)
 
     # ---- taking
 

@@ -13,10 +13,11 @@ import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any
 
 from actorhub.actor import ActorSpec, Ticket, binder
 from actorhub.address import Names, new_id
+from actorhub.attachments import Attachments
 from actorhub.boxes import Boxes
 from actorhub.broker import Broker, Delivery, Link, Message, Outcome, Queue, open_broker
 from actorhub.call import STREAM_CREDIT, Call, Inflow, Stream
@@ -45,14 +46,6 @@ log = logging.getLogger(__name__)
 
 HEADER_ROOM = 64 * 1024  # bytes of a message that are left for its header
 REPLY_PREFETCH = 200
-AGAIN = 1.0  # seconds before what could not be set up on a link is tried there again
-
-
-class Attachment(Protocol):
-    """Something that consumes over the session's link and must be set up again on a new one."""
-
-    async def attach(self, link: Link) -> None: ...
-    def detach(self) -> None: ...
 
 
 class Session:
@@ -87,8 +80,9 @@ class Session:
             on_given_up=self._on_given_up,
             on_retry=on_retry,
         )
-        self._attachments: list[Attachment] = []
-        self._ready: Link | None = None  # the last link on which all of them were set up
+        self.attachments = Attachments(
+            lambda: self._connection.link, self.spawn_task, self.renew, lambda: self._closed is not None
+        )
         self._replies = Replies(self.id, self.signer, settings.max_pending, self._timed_out)
         self._counter = itertools.count(1)
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -157,38 +151,6 @@ class Session:
             await asyncio.sleep(0.02)
         return self._connection.link
 
-    async def add(self, attachment: Attachment) -> None:
-        """Set it up now, and again on every new link. Where this one fails, the next one has it when this returns."""
-        self._attachments.append(attachment)
-        link = self._connection.link
-        if link is None:
-            return
-        try:
-            await attachment.attach(link)
-        except BrokerUnavailable as exc:
-            self.renew(link, f"something could not be set up: {exc}")
-            while self._closed is None and self._ready in (None, link):
-                await asyncio.sleep(0.02)
-
-    async def add_again(self, attachment: Attachment, link: Link, pause: float = 0.0) -> None:
-        """It could not be set up on this link, or the broker has ended it there: try again, as often as it takes."""
-        await asyncio.sleep(pause)
-        while link is self._connection.link and link.lost is None and attachment in self._attachments:
-            try:
-                await attachment.attach(link)
-                return
-            except (ActorHubError, OSError):
-                log.debug("something is not set up again yet", exc_info=True)
-            await asyncio.sleep(AGAIN)
-
-    def attach_later(self, attachment: Attachment) -> None:
-        """Set it up on every new link; on this one it sets up itself."""
-        self._attachments.append(attachment)
-
-    def remove(self, attachment: Attachment) -> None:
-        if attachment in self._attachments:
-            self._attachments.remove(attachment)
-
     def spawn_task(self, coroutine: Any, name: str) -> asyncio.Task[Any]:
         """A task that lives as long as the session at most. One that raises is logged."""
         task = self.loop.create_task(coroutine, name=name)
@@ -210,10 +172,8 @@ class Session:
             lambda reason: self._on_reply_end(link, reason),
             prefetch=REPLY_PREFETCH,
         )
-        for attachment in list(self._attachments):
-            await attachment.attach(link)
+        await self.attachments.attach(link)
         self._boxes.attach(link)
-        self._ready = link
 
     def _on_reply_end(self, link: Link, reason: str) -> None:
         if link.lost is None:
@@ -225,8 +185,7 @@ class Session:
             self.spawn_task(self._connection.renew(link, reason), "actorhub-renew")
 
     def _on_lost(self) -> None:
-        for attachment in self._attachments:
-            attachment.detach()
+        self.attachments.detach()
         self._boxes.detach()
 
     def _on_given_up(self, error: BrokerUnavailable) -> None:

@@ -64,7 +64,7 @@ class Submitter:
     def of(cls, session: Session) -> Submitter:
         if session.submitter is None:
             session.submitter = cls(session)
-            session.attach_later(session.submitter)
+            session.attachments.add_later(session.submitter)
         return cast(Submitter, session.submitter)
 
     async def attach(self, link: Link) -> None:

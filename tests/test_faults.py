@@ -370,10 +370,10 @@ async def test_what_cannot_be_set_up_on_one_connection_is_there_on_the_next(hub:
     """Invariant: who sets something up while the connection is lost goes on, and has it on the next one."""
     session, fails = hub._open_session(), _FailsOnce()
     async with asyncio.timeout(20):
-        await session.add(fails)
+        await session.attachments.add(fails)
     first, second = fails.links
     assert second is session.link is not first
-    session.remove(fails)
+    session.attachments.remove(fails)
     assert await (await hub.spawn(Killer)).ping() == "pong"
 
 

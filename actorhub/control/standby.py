@@ -44,12 +44,12 @@ class Standby:
         )
 
     async def open(self) -> None:
-        await self._session.add(self)
+        await self._session.attachments.add(self)
         await self._mailbox.open()
 
     async def close(self) -> None:
         """What control has not committed is the next one's."""
-        self._session.remove(self)
+        self._session.attachments.remove(self)
         await self._mailbox.stop(HANDING_OVER)
         await self._mailbox.close()
 
