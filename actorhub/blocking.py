@@ -14,6 +14,7 @@ handles go on to work, calls that were on their way belong to the parent.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
@@ -53,13 +54,8 @@ class _Loop:
         self.pid = os.getpid()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        around = surroundings.get()
-
-        async def within() -> T:
-            surroundings.set(around)
-            return await coroutine
-
-        result = asyncio.run_coroutine_threadsafe(within(), self.loop)
+        """Wait for its end. A `def` task lends its turn to others meanwhile."""
+        result = self._start(coroutine)
         here = residence.get()
         if here is None or here.lend is None:
             return result.result()
@@ -70,6 +66,23 @@ class _Loop:
                 return result.result()
         with here.lend(result):
             return result.result()
+
+    def do(self, function: Callable[[], T]) -> T:
+        """What is done in a moment, for which no task lends its turn: it would go on beside the one that had it meanwhile."""
+
+        async def begin() -> T:
+            return function()
+
+        return self._start(begin()).result()
+
+    def _start(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+        around = surroundings.get()
+
+        async def within() -> T:
+            surroundings.set(around)
+            return await coroutine
+
+        return asyncio.run_coroutine_threadsafe(within(), self.loop)
 
     def stop(self) -> None:
         """It belongs to somebody else."""
@@ -281,19 +294,13 @@ class Hub:
         """Send a call now and get its answer later, by `result()`: so that many calls are on their way at once."""
         hub, loop = self._ready()
 
-        async def call() -> Call[R]:
-            return ask(cast(Any, _here(hub, method)), *args, **kwargs)
-
-        return SentCall(loop.run(call()), loop)
+        return SentCall(loop.do(lambda: ask(cast(Any, _here(hub, method)), *args, **kwargs)), loop)
 
     def stream(self, method: Callable[P, AsyncIterator[R]], /, *args: P.args, **kwargs: P.kwargs) -> Iterator[R]:
         """Iterate the items of a generator method."""
         hub, loop = self._ready()
 
-        async def begin() -> Any:
-            return cast(Any, _here(hub, method))(*args, **kwargs)
-
-        return _items(loop, loop.run(begin()))
+        return _items(loop, loop.do(lambda: cast(Any, _here(hub, method))(*args, **kwargs)))
 
     @overload
     def submit(
@@ -305,10 +312,7 @@ class Hub:
         """See `actorhub.Hub.submit`; `get` waits for the result. Generators are for `actorhub.Hub`."""
         hub, loop = self._ready()
 
-        async def begin() -> Any:
-            return hub.submit(function, *args, **kwargs)
-
-        return loop.run(begin())
+        return loop.do(lambda: hub.submit(function, *args, **kwargs))
 
     @overload
     def get(self, what: ObjectRef[R] | Future[R], /, *, timeout: float | None = None) -> R: ...
@@ -359,10 +363,7 @@ class Hub:
         """See `actorhub.Hub.gather_into`."""
         hub, loop = self._ready()
 
-        async def begin() -> Future[R]:
-            return hub.gather_into(collect, function, *arguments)
-
-        return loop.run(begin())
+        return loop.do(lambda: hub.gather_into(collect, function, *arguments))
 
     def actors(self, *, all_namespaces: bool = False) -> list[ActorInfo]:
         """See `actorhub.Hub.actors`."""
@@ -470,10 +471,7 @@ class Chain:
         """Send the first task; the Future has the last one's result."""
         hub, loop = self._hub._ready()
 
-        async def begin() -> Future[Any]:
-            return hub.chain(*self._functions).submit(*args, **kwargs)
-
-        return loop.run(begin())
+        return loop.do(lambda: hub.chain(*self._functions).submit(*args, **kwargs))
 
 
 class SetTimer:

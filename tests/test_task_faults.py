@@ -757,6 +757,38 @@ async def test_a_task_that_waits_and_does_not_end_when_it_is_cancelled_ends_with
     assert await one_slot.dead() == []
 
 
+@task
+async def keep_the_event_loop_busy(gate: str) -> None:
+    while hold_for_a_moment(gate):
+        await asyncio.sleep(0)
+
+
+def hold_for_a_moment(gate: str) -> bool:
+    time.sleep(0.02)
+    return not Path(gate).exists()
+
+
+@task
+def submit_some(path: str, number: int) -> None:
+    note(path, number)
+    hub = blocking.Hub.current()
+    for _ in range(5):
+        hub.submit(plain, number)
+    note(path, -number)
+
+
+async def test_a_task_that_submits_others_does_not_lend_its_turn(one_slot: Hub, tmp_path: Path) -> None:
+    """Invariant: tasks that wait for nobody run one after the other, however long their event loop takes."""
+    path, gate = tmp_path / "ran", tmp_path / "gate"
+    busy = one_slot.submit(keep_the_event_loop_busy, str(gate))
+    futures = [one_slot.submit(submit_some, str(path), number) for number in range(1, 6)]
+    await one_slot.get(futures)
+    gate.touch()
+    await busy
+    ran = [number for number, _ in noted(path)]
+    assert ran == [signed for number in ran[::2] for signed in (number, -number)]
+
+
 @task(max_redeliveries=0)
 def wait_once(path: str, number: int, gate: str) -> int:
     return wait_for(path, number, gate)
