@@ -7,6 +7,7 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?= $(shell scripts/bootstrap.sh find-python 3.11 3.12 3.13 3.14)
 BROKER ?= embedded
 MINUTES ?= 10
+JOBS ?= 3
 BIN := .venv/bin
 READY := .venv/.ready
 PEERS := $(foreach peer,ray celery dramatiq,.venv-peers/$(peer)/.ready)
@@ -21,8 +22,8 @@ help: ## Show this
 demo: $(READY) $(filter rabbitmq,$(BROKER)) ## Index the standard library by actors in two processes, and kill one half-way (BROKER=rabbitmq)
 	@$(BIN)/python -m examples.index_sources --kill --broker $(BROKER)
 
-test: $(READY) rabbitmq $(NODE_PACKAGES) ## Run the tests, but for the slow ones (ARGS='-k deadline' chooses)
-	@$(BIN)/pytest -m 'not slow and not docker' $(ARGS)
+test: $(READY) rabbitmq $(NODE_PACKAGES) ## Run the tests, but for the slow ones, in JOBS=3 processes: they mostly wait (ARGS='-k deadline' chooses)
+	@$(BIN)/pytest -n $(JOBS) --dist loadfile -m 'not slow and not docker' $(ARGS)
 
 test-all: $(READY) rabbitmq $(NODE_PACKAGES) ## Run all tests, on each Python from 3.11 to 3.13 that is installed
 	@scripts/test_all.sh $(ARGS)
