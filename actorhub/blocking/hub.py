@@ -1,30 +1,17 @@
-"""ActorHub for code without an event loop: scripts, notebooks, Django, Flask, and the threads of `def` methods.
-
-    from actorhub.blocking import Hub
-
-    with Hub() as hub:
-        counter = hub.spawn(Counter, 10)
-        hub.ask(counter.add, 5)
-        hub.tell(counter.add, 1)
-
-A hub runs an event loop in a thread of its own. It is thread-safe. After a fork the child connects anew, as another session:
-handles go on to work, calls that were on their way belong to the parent.
-"""
+"""The hub for code without an event loop."""
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Generic, Literal, ParamSpec, Self, TypeVar, cast, overload
+from typing import Any, Literal, ParamSpec, Self, TypeVar, cast, overload
 
 from actorhub import hub as asynchronous
-from actorhub.call import Call
+from actorhub.blocking.calls import SentCall, SetTimer, items
+from actorhub.blocking.loops import Loop, OwnLoop
 from actorhub.cluster import BrokerChoice, LocalNodes
 from actorhub.connection import OnRetry
-from actorhub.context import surroundings
 from actorhub.control.infos import ActorInfo, Demand, GroupInfo, NodeInfo, QueueInfo
 from actorhub.control.plans import Strategy
 from actorhub.errors import ActorHubError, HubClosed
@@ -43,70 +30,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
-SHORT = 0.002  # seconds that a `def` task waits before others may run meanwhile
-
-
-class _Loop:
-    """An event loop that another thread runs: for `def` methods, their worker's."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-        self.pid = os.getpid()
-
-    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Wait for its end. A `def` task lends its turn to others meanwhile."""
-        result = self._start(coroutine)
-        here = residence.get()
-        if here is None or here.lend is None:
-            return result.result()
-        try:
-            return result.result(SHORT)
-        except TimeoutError:
-            if result.done():  # it raised that itself, or was a moment late
-                return result.result()
-        with here.lend(result):
-            return result.result()
-
-    def do(self, function: Callable[[], T]) -> T:
-        """What is done in a moment, for which no task lends its turn: it would go on beside the one that had it meanwhile."""
-
-        async def begin() -> T:
-            return function()
-
-        return self._start(begin()).result()
-
-    def _start(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        around = surroundings.get()
-
-        async def within() -> T:
-            surroundings.set(around)
-            return await coroutine
-
-        return asyncio.run_coroutine_threadsafe(within(), self.loop)
-
-    def stop(self) -> None:
-        """It belongs to somebody else."""
-
-
-class _OwnLoop(_Loop):
-    """An event loop in a daemon thread."""
-
-    def __init__(self) -> None:
-        super().__init__(asyncio.new_event_loop())
-        self._thread = threading.Thread(target=self._run, name="actorhub-blocking", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        self.loop.run_forever()
-        self.loop.run_until_complete(self.loop.shutdown_asyncgens())
-        self.loop.run_until_complete(self.loop.shutdown_default_executor())
-        self.loop.close()
-
-    def stop(self) -> None:
-        if self.pid == os.getpid():
-            self.loop.call_soon_threadsafe(self.loop.stop)
-            self._thread.join()
-
 
 class Hub:
     """The same as `actorhub.Hub`, method by method, and each call waits for its result. Arguments are the same, too."""
@@ -123,7 +46,7 @@ class Hub:
             url, namespace=namespace, secret=secret, on_retry=on_retry
         )
         self._hub: asynchronous.Hub | None = None
-        self._loop: _Loop | None = None
+        self._loop: Loop | None = None
         self._views: dict[str, Any] = {}
         self._root: Hub = self
 
@@ -162,7 +85,7 @@ class Hub:
             raise ActorHubError("an `async def` method must not block its event loop; use actorhub.Hub.current() there")
         hub = Hub()
         hub._hub = asynchronous.Hub.current()
-        hub._loop = _Loop(here.session.loop)
+        hub._loop = Loop(here.session.loop)
         return hub
 
     def __enter__(self) -> Self:
@@ -176,7 +99,7 @@ class Hub:
         """Raises:
         BrokerUnavailable: there is no broker, or it refused.
         """
-        loop = _OwnLoop()
+        loop = OwnLoop()
         hub = self._make()
         try:
             loop.run(hub.open())
@@ -300,7 +223,7 @@ class Hub:
         """Iterate the items of a generator method."""
         hub, loop = self._ready()
 
-        return _items(loop, loop.do(lambda: cast(Any, _here(hub, method))(*args, **kwargs)))
+        return items(loop, loop.do(lambda: cast(Any, _here(hub, method))(*args, **kwargs)))
 
     @overload
     def submit(
@@ -351,7 +274,7 @@ class Hub:
     ) -> Iterator[R]:
         """See `actorhub.Hub.map`."""
         hub, loop = self._ready()
-        return _items(loop, hub.map(function, *arguments, ordered=ordered, window=window, progress=progress))
+        return items(loop, hub.map(function, *arguments, ordered=ordered, window=window, progress=progress))
 
     def chain(self, first: Callable[..., Any], /, *others: Callable[[Any], Any]) -> Chain:
         """See `actorhub.Hub.chain`."""
@@ -448,7 +371,7 @@ class Hub:
         hub, loop = self._ready()
         return loop.run(hub.purge_dead())
 
-    def _ready(self) -> tuple[asynchronous.Hub, _Loop]:
+    def _ready(self) -> tuple[asynchronous.Hub, Loop]:
         root = self._root
         if root._hub is None or root._loop is None:
             raise HubClosed("the hub is not open; use it inside `with Hub() as hub:`")
@@ -472,53 +395,6 @@ class Chain:
         hub, loop = self._hub._ready()
 
         return loop.do(lambda: hub.chain(*self._functions).submit(*args, **kwargs))
-
-
-class SetTimer:
-    """A timer that the broker has; `cancel` ends it."""
-
-    def __init__(self, timer: Timer, loop: _Loop) -> None:
-        self._timer = timer
-        self._loop = loop
-
-    def cancel(self) -> None:
-        """See `actorhub.Timer.cancel`."""
-        self._loop.run(self._timer.cancel())
-
-
-class SentCall(Generic[R]):
-    """A call on its way, made by `Hub.send`."""
-
-    def __init__(self, call: Call[R], loop: _Loop) -> None:
-        self._call = call
-        self._loop = loop
-
-    def result(self, timeout: float | None = None) -> R:
-        """Wait for the answer, `timeout` seconds at most.
-
-        Raises:
-            TimeoutError: it did not come in time; the call goes on, and `result` may be called again.
-        """
-
-        async def wait() -> R:
-            return await asyncio.wait_for(asyncio.shield(self._call), timeout)
-
-        return self._loop.run(wait())
-
-    def cancel(self) -> None:
-        self._loop.loop.call_soon_threadsafe(self._call.cancel)
-
-
-def _items(loop: _Loop, stream: Any) -> Iterator[Any]:
-    try:
-        while True:
-            try:
-                item = loop.run(stream.__anext__())
-            except StopAsyncIteration:
-                return
-            yield item
-    finally:
-        loop.run(stream.aclose())
 
 
 def _here(hub: asynchronous.Hub, method: Any) -> RemoteMethod:

@@ -1,0 +1,19 @@
+"""ActorHub for code without an event loop: scripts, notebooks, Django, Flask, and the threads of `def` methods.
+
+    from actorhub.blocking import Hub
+
+    with Hub() as hub:
+        counter = hub.spawn(Counter, 10)
+        hub.ask(counter.add, 5)
+        hub.tell(counter.add, 1)
+
+A hub runs an event loop in a thread of its own. It is thread-safe. After a fork the child connects anew, as another session:
+handles go on to work, calls that were on their way belong to the parent.
+"""
+
+from __future__ import annotations
+
+from actorhub.blocking.calls import SentCall, SetTimer
+from actorhub.blocking.hub import Chain, Hub
+
+__all__ = ["Chain", "Hub", "SentCall", "SetTimer"]
