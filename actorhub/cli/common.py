@@ -5,18 +5,24 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TypeAlias, TypeVar
 
 import typer
 from pydantic import BaseModel
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
 from actorhub import logs
 from actorhub.hub import Hub
 from actorhub.settings import Settings
+
+R = TypeVar("R")
+
+Columns: TypeAlias = Mapping[str, Callable[[R], object]]
+"""A heading, and what stands under it of a row."""
 
 console = Console()
 
@@ -57,6 +63,18 @@ def look(
         return asyncio.run(within())
     except TimeoutError:
         fail(late)
+
+
+def print_rows(rows: Sequence[R], columns: Columns[R], *, as_json: bool = False) -> None:
+    """A table: of each row what the columns make of it; None is an empty cell."""
+    if as_json:
+        print_json(rows)
+        return
+    table = Table(*columns)
+    for row in rows:
+        cells = [cell(row) for cell in columns.values()]
+        table.add_row(*("" if cell is None else escape(str(cell)) for cell in cells))
+    console.print(table)
 
 
 def print_json(value: Any) -> None:

@@ -7,10 +7,20 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
-from actorhub.cli.common import Json, Namespace, Url, console, fail, look, moment, print_json, settings_from
+from actorhub.cli.common import (
+    Columns,
+    Json,
+    Namespace,
+    Url,
+    console,
+    fail,
+    look,
+    moment,
+    print_json,
+    print_rows,
+    settings_from,
+)
 from actorhub.errors import ActorHubError
 from actorhub.hub import Hub
 from actorhub.letter import DeadLetter
@@ -36,22 +46,17 @@ def dead_list(
 ) -> None:
     """The oldest dead letters, one a line."""
     letters: list[DeadLetter] = _dead(url, namespace, lambda hub: hub.dead(limit, after=after))
-    if json_:
-        print_json(letters)
-        return
-    table = Table("id", "time", "reason", "actor or queue", "method", "error", "attempts", "replayed")
-    for letter in letters:
-        table.add_row(
-            str(letter.id),
-            moment(letter.time),
-            letter.reason,
-            escape(letter.actor or letter.queue),
-            escape(letter.method),
-            escape(letter.error),
-            str(letter.attempts or ""),
-            moment(letter.replayed),
-        )
-    console.print(table)
+    columns: Columns[DeadLetter] = {
+        "id": lambda letter: letter.id,
+        "time": lambda letter: moment(letter.time),
+        "reason": lambda letter: letter.reason,
+        "actor or queue": lambda letter: letter.actor or letter.queue,
+        "method": lambda letter: letter.method,
+        "error": lambda letter: letter.error,
+        "attempts": lambda letter: letter.attempts or None,
+        "replayed": lambda letter: moment(letter.replayed),
+    }
+    print_rows(letters, columns, as_json=json_)
 
 
 @app.command("show")

@@ -6,11 +6,10 @@ from collections import Counter
 from typing import Annotated
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
 from actorhub.cli.common import (
     AllNamespaces,
+    Columns,
     Json,
     Namespace,
     Url,
@@ -18,10 +17,11 @@ from actorhub.cli.common import (
     look,
     moment,
     print_json,
+    print_rows,
     settings_from,
     words,
 )
-from actorhub.control.infos import NodeInfo
+from actorhub.control.infos import ActorInfo, Demand, GroupInfo, NodeInfo, QueueInfo
 from actorhub.explanation import Explanation
 from actorhub.history import ActorState, HistoryEntry
 from actorhub.hub import Hub
@@ -36,19 +36,19 @@ def status(url: Url = None, json_: Json = False) -> None:
         return hub.broker, await hub.nodes()
 
     broker, nodes = look(settings_from(url, None), both)
-    if json_:
-        print_json(nodes)
-    else:
+    if not json_:
         kept = "; it keeps everything in memory, and nothing on disk" if "embedded" in broker else ""
         console.print(f"broker: {broker}{kept}", highlight=False, soft_wrap=True)
-        table = Table("node", "host", "pid", "workers", "actors", "labels", "resources")
-        for row in nodes:
-            workers = ", ".join(f"{worker.id} (pid {worker.pid})" for worker in row.workers)
-            hosted = sum(len(worker.actors) for worker in row.workers)
-            table.add_row(
-                row.id, row.host, str(row.pid), workers, str(hosted), words(row.labels), words(row.resources_free)
-            )
-        console.print(table)
+    columns: Columns[NodeInfo] = {
+        "node": lambda node: node.id,
+        "host": lambda node: node.host,
+        "pid": lambda node: node.pid,
+        "workers": lambda node: ", ".join(f"{worker.id} (pid {worker.pid})" for worker in node.workers),
+        "actors": lambda node: sum(len(worker.actors) for worker in node.workers),
+        "labels": lambda node: words(node.labels),
+        "resources": lambda node: words(node.resources_free),
+    }
+    print_rows(nodes, columns, as_json=json_)
     if not any(row.workers for row in nodes):
         raise SystemExit(1)
 
@@ -61,23 +61,17 @@ def actors(
 ) -> None:
     """The actors, living and lately dead."""
     rows = look(settings_from(url, namespace), lambda hub: hub.actors(all_namespaces=all_namespaces))
-    if json_:
-        print_json(rows)
-        return
-    table = Table("id", "name", "class", "state", "node", "worker", "restarts", "last error")
-    for row in rows:
-        error = (row.last_error or "").strip().splitlines()
-        table.add_row(
-            row.id,
-            escape(row.name or ""),
-            escape(row.class_name),
-            row.state,
-            row.node or "",
-            row.worker or "",
-            str(row.restarts),
-            escape(error[-1]) if error else "",
-        )
-    console.print(table)
+    columns: Columns[ActorInfo] = {
+        "id": lambda actor: actor.id,
+        "name": lambda actor: actor.name,
+        "class": lambda actor: actor.class_name,
+        "state": lambda actor: actor.state,
+        "node": lambda actor: actor.node,
+        "worker": lambda actor: actor.worker,
+        "restarts": lambda actor: actor.restarts,
+        "last error": lambda actor: _last_line(actor.last_error),
+    }
+    print_rows(rows, columns, as_json=json_)
 
 
 def tasks(
@@ -88,14 +82,15 @@ def tasks(
 ) -> None:
     """The task queues, what waits in them, and how many slots take from them."""
     rows = look(settings_from(url, namespace), lambda hub: hub.tasks(all_namespaces=all_namespaces))
-    if json_:
-        print_json(rows)
-        return
-    table = Table("namespace", "queue", "asks for", "waiting messages", "slots", "needs")
-    for row in rows:
-        asks = str(row.needs) if row.needs is not None else ""
-        table.add_row(row.namespace, row.queue, asks, str(row.waiting), str(row.slots), row.waits_for)
-    console.print(table)
+    columns: Columns[QueueInfo] = {
+        "namespace": lambda queue: queue.namespace,
+        "queue": lambda queue: queue.queue,
+        "asks for": lambda queue: queue.needs,
+        "waiting messages": lambda queue: queue.waiting,
+        "slots": lambda queue: queue.slots,
+        "needs": lambda queue: queue.waits_for,
+    }
+    print_rows(rows, columns, as_json=json_)
 
 
 def groups(
@@ -106,26 +101,29 @@ def groups(
 ) -> None:
     """The placement groups: where their bundles are, and what those wait for that are not reserved."""
     rows = look(settings_from(url, namespace), lambda hub: hub.groups(all_namespaces=all_namespaces))
-    if json_:
-        print_json(rows)
-        return
-    table = Table("id", "name", "strategy", "bundles", "waits for")
-    for row in rows:
-        bundles = ", ".join(f"{words(bundle.resources)} on {bundle.node or '?'}" for bundle in row.bundles)
-        table.add_row(row.id, escape(row.name or ""), row.strategy, bundles, escape(row.waits_for))
-    console.print(table)
+    columns: Columns[GroupInfo] = {
+        "id": lambda group: group.id,
+        "name": lambda group: group.name,
+        "strategy": lambda group: group.strategy,
+        "bundles": lambda group: ", ".join(
+            f"{words(bundle.resources)} on {bundle.node or '?'}" for bundle in group.bundles
+        ),
+        "waits for": lambda group: group.waits_for,
+    }
+    print_rows(rows, columns, as_json=json_)
 
 
 def demand(url: Url = None, json_: Json = False) -> None:
     """What waits for a place in the whole cluster, by what it asks for: more nodes that have it would let it begin."""
     rows = look(settings_from(url, None), lambda hub: hub.demand())
-    if json_:
-        print_json(rows)
-        return
-    table = Table("kind", "resources", "labels", "node", "count")
-    for row in rows:
-        table.add_row(row.kind, words(row.resources), words(row.labels), row.node or "", str(row.count))
-    console.print(table)
+    columns: Columns[Demand] = {
+        "kind": lambda demand: demand.kind,
+        "resources": lambda demand: words(demand.resources),
+        "labels": lambda demand: words(demand.labels),
+        "node": lambda demand: demand.node,
+        "count": lambda demand: demand.count,
+    }
+    print_rows(rows, columns, as_json=json_)
 
 
 def explain(
@@ -161,27 +159,36 @@ def history(
         print_json(state.model_dump(mode="json") if json_ else state.value)
         return
     entries: list[HistoryEntry] = look(settings, lambda hub: hub.history(actor, limit=limit), JOURNAL, late)
-    if json_:
-        print_json(entries)
-        return
-    table = Table("commit", "epoch", "owner", "time", "methods", "answers", "tells", "dead", "state", "image", "")
-    for entry in entries:
-        counted = [str(count or "") for count in (entry.answers, entry.tells, entry.letters)]
-        table.add_row(
-            str(entry.number or ""),
-            str(entry.epoch or ""),
-            escape(entry.owner),
-            moment(entry.time),
-            escape(_counted(entry.methods)),
-            *counted,
-            "" if entry.state_size is None else f"{entry.state_size:,}{' patch' if entry.patch else ''}",
-            "image" if entry.image else "",
-            ("takes over" if entry.kind == "epoch" else "")
-            if entry.verdict == "counts"
-            else f"{entry.verdict}: skipped",
-        )
-    console.print(table)
+    columns: Columns[HistoryEntry] = {
+        "commit": lambda entry: entry.number or None,
+        "epoch": lambda entry: entry.epoch or None,
+        "owner": lambda entry: entry.owner,
+        "time": lambda entry: moment(entry.time),
+        "methods": lambda entry: _counted(entry.methods),
+        "answers": lambda entry: entry.answers or None,
+        "tells": lambda entry: entry.tells or None,
+        "dead": lambda entry: entry.letters or None,
+        "state": _state_size,
+        "image": lambda entry: "image" if entry.image else None,
+        "": _standing,
+    }
+    print_rows(entries, columns, as_json=json_)
 
 
 def _counted(methods: tuple[str, ...]) -> str:
     return ", ".join(f"{count} x {name}" if count > 1 else name for name, count in Counter(methods).items())
+
+
+def _last_line(text: str | None) -> str | None:
+    lines = (text or "").strip().splitlines()
+    return lines[-1] if lines else None
+
+
+def _state_size(entry: HistoryEntry) -> str | None:
+    return None if entry.state_size is None else f"{entry.state_size:,}{' patch' if entry.patch else ''}"
+
+
+def _standing(entry: HistoryEntry) -> str | None:
+    if entry.verdict != "counts":
+        return f"{entry.verdict}: skipped"
+    return "takes over" if entry.kind == "epoch" else None

@@ -8,11 +8,10 @@ import sys
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from actorhub import logs
-from actorhub.benchmark import measure
-from actorhub.cli.common import NO_BROKER, Namespace, Url, console, fail, look, settings_from
+from actorhub.benchmark import Rate, measure
+from actorhub.cli.common import NO_BROKER, Columns, Namespace, Url, fail, look, print_rows, settings_from
 from actorhub.cluster import BrokerChoice
 from actorhub.hub import Hub
 from actorhub.node import NodeConfig, run
@@ -146,7 +145,9 @@ def drain(
 def bench(url: Url = None, seconds: Annotated[float, typer.Option(help="For each measurement.")] = 2.0) -> None:
     """Measure asks and tells against an actor of this cluster. For figures against a baseline see `make bench`."""
     rates = look(settings_from(url, None), lambda hub: measure(hub, seconds), timeout=30.0 + 8 * seconds)
-    table = Table("work", "outstanding", "a second")
-    for rate in rates:
-        table.add_row(rate.work, str(rate.outstanding), f"{rate.a_second:,.0f}")
-    console.print(table)
+    columns: Columns[Rate] = {
+        "work": lambda rate: rate.work,
+        "outstanding": lambda rate: rate.outstanding,
+        "a second": lambda rate: f"{rate.a_second:,.0f}",
+    }
+    print_rows(rates, columns)
