@@ -336,6 +336,7 @@ async def test_a_broker_killed_and_restarted_under_load_loses_nothing(
         assert retries
 
 
+@pytest.mark.timeout(180)
 async def test_no_actor_dies_of_connections_that_are_lost_while_it_starts(own_rabbitmq: PrivateNode) -> None:
     """Invariant: whatever was spawned answers, and none has died at birth."""
     settings = Settings(url=own_rabbitmq.url, secret="s", prefix=f"t{new_id(6)}", **QUICK)  # type: ignore[arg-type]
