@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from actorhub import blackbox, taskworker, worker
+from actorhub.address import new_id
+from actorhub.claim import Claim, remove_all_abandoned
 from actorhub.process import WorkerConfig
 from actorhub.settings import Settings
 
@@ -77,7 +79,9 @@ class Processes:
         self._on_exit = on_exit
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["actorhub.worker", "actorhub.taskworker", *preload])
-        self._directory = tempfile.TemporaryDirectory(prefix="actorhub-")
+        base = Path(tempfile.gettempdir())
+        remove_all_abandoned(base)  # by agents that were killed
+        self._claim = Claim.make(base, f"workers-{new_id()}")
         self._living: dict[str, WorkerProcess] = {}
         self._starting: dict[str, asyncio.Future[None]] = {}
 
@@ -117,7 +121,7 @@ class Processes:
         return started
 
     def _configure(self, worker_id: str, **more: Any) -> WorkerConfig:
-        path = Path(self._directory.name) / worker_id
+        path = self._claim.path / worker_id
         blackbox.BlackBox.create(path)
         return WorkerConfig(worker=worker_id, node=self._node, modules=self._modules, blackbox=path, **more)
 
@@ -158,7 +162,7 @@ class Processes:
             left.process.kill()
         while self._living:
             await asyncio.sleep(0.01)
-        self._directory.cleanup()
+        self._claim.remove()
 
 
 _NOUNS = {"actors": "worker", "task": "slot"}

@@ -106,6 +106,36 @@ def _exists(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
 
 
+async def test_what_a_killed_agent_has_left_is_removed_by_the_next(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Invariant: directories of living agents stay, and none is left in the end."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+
+    def left() -> set[Path]:
+        return set(tmp_path.glob("actorhub-*"))
+
+    def cluster() -> Hub:
+        own = settings.model_copy(update={"prefix": f"t{new_id(6)}"})
+        return Hub.local(workers=1, modules=[__name__], settings=own)
+
+    async with cluster():
+        living = left()
+        assert living
+        async with cluster() as other:
+            pid = await (await other.spawn(Worker)).pid()
+            assert other._cluster is not None
+            killed = left() - living
+            assert killed
+            await other._cluster.stop_node("node-1", signal.SIGKILL)
+            await until(lambda: not _exists(pid))
+            assert left() == living | killed
+        async with cluster():
+            assert living < left()
+            assert not killed & left()
+    assert not left()
+
+
 async def test_control_s_successor_knows_the_names_and_keeps_the_actors(settings: Settings) -> None:
     """Invariant: whichever node is killed, names stay taken and actors that lived elsewhere are not restarted."""
     hub = Hub.local(nodes=3, workers=1, modules=[__name__], settings=settings)

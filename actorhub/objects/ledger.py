@@ -12,7 +12,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from actorhub.objects.claim import locked
+from actorhub.claim import locked
 from actorhub.objects.shelf import Shelf
 
 _UNFINISHED, _GOOD = b"\x00", b"\x01"

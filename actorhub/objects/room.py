@@ -6,7 +6,7 @@ import os
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
-from actorhub.objects.claim import errand, locked
+from actorhub.claim import errand, locked
 from actorhub.objects.ledger import Ledger
 from actorhub.objects.shelf import Draft, Shelf, is_full, occupied
 

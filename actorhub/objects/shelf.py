@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from actorhub.objects.claim import try_lock
+from actorhub.claim import try_lock
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EFBIG}
 _PIECES = os.sysconf("SC_IOV_MAX")  # in one system call

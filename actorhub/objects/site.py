@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 from pydantic import BaseModel, ConfigDict
 
-from actorhub.objects.claim import Claim, check_private, path_of, remove_all_abandoned, remove_if_abandoned
+from actorhub.claim import Claim, check_private, path_of, remove_all_abandoned, remove_if_abandoned
 from actorhub.objects.room import Room
 from actorhub.objects.shelf import Shelf
 

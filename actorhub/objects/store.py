@@ -18,10 +18,10 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from actorhub.address import check_word
+from actorhub.claim import Claim
 from actorhub.codec import Pickled, unpickled
 from actorhub.errors import ObjectLost, StoreFull
 from actorhub.objects import site
-from actorhub.objects.claim import Claim
 from actorhub.objects.shelf import Draft, touch
 from actorhub.objects.site import Site
 
