@@ -189,6 +189,8 @@ class Node:
     async def start_worker(self, worker_id: str, actor_id: str, gpu: float) -> None:
         if self._processes.get(worker_id) is None:
             await self._start_worker(worker_id, actor_id=actor_id, gpu=gpu)
+        if self._processes.get(worker_id) is None:  # the node leaves
+            await self._tell_end(WorkerStopped(node=self.config.node_id, worker=worker_id))
 
     def _living_workers(self) -> list[WorkerProcess]:
         return [worker for worker in self._processes.living if worker.config.kind == "actors"]

@@ -383,6 +383,38 @@ def test_a_node_that_leaves_gives_its_bundles_to_others_before_its_actors_have_m
     assert console.info("a").node == "n1"
 
 
+ISOLATED = {"isolation": "process"}
+
+
+@pytest.mark.parametrize("worker_first", [False, True])
+def test_an_actor_on_its_way_to_a_node_that_left_in_order_goes_elsewhere(worker_first: bool) -> None:
+    """A node that leaves starts no worker any more, and what it has never started it never names."""
+    console = Console()
+    console.node("n1", cpu=2)
+    console.spawn("a", resources={"cpu": 1}, options=ISOLATED)
+    assert [order.node for order in console.of(StartWorker)] == ["n1"]
+    console.node("n2", cpu=2)
+    console.node("n1", cpu=2, leaving=True)
+    if worker_first:
+        console.handle(WorkerStopped(node="n1", worker="n1-0-1"))
+    else:
+        console.node("n1", workers=0, cpu=2, leaving=True)
+    assert [order.node for order in console.of(StartWorker)] == ["n2"]
+    assert (console.info("a").node, console.info("a").restarts) == ("n2", 0)
+
+
+def test_an_actor_on_its_way_to_a_node_that_starts_again_is_on_its_way_to_the_new_one() -> None:
+    console = Console()
+    console.node("n1", cpu=2)
+    console.spawn("a", resources={"cpu": 1}, options=ISOLATED)
+    [first] = console.of(StartWorker)
+    console.node("n1", cpu=1, pid=2)
+    [again] = console.of(StartWorker)
+    assert (again.node, again.actor) == ("n1", "a")
+    assert again.worker != first.worker
+    assert console.state.nodes()[0].resources_free == {"cpu": 0.0}
+
+
 def test_a_node_that_comes_back_with_less_has_what_it_says() -> None:
     console = Console()
     console.node("n1", cpu=4)
@@ -493,6 +525,7 @@ STEPS = st.lists(
         st.tuples(st.just("join"), st.integers(0, 4), st.sampled_from([1.0, 2.0, 4.0]), st.sampled_from([0.0, 1.0])),
         st.tuples(st.just("leave"), st.integers(0, 4)),
         st.tuples(st.just("lose"), st.integers(0, 4)),
+        st.tuples(st.just("deaf"), st.integers(0, 4)),
         st.tuples(st.just("worker"), st.integers(0, 4)),
         st.tuples(st.just("spawn"), RESOURCES, st.booleans()),
         st.tuples(st.just("inside"), st.integers(0, 9), st.integers(0, 2), RESOURCES),
@@ -512,13 +545,15 @@ Ordered = StartActor | BuryActor | StartWorker | StopWorker | StartSlot | StopSl
 
 
 class World(Console):
-    """Nodes, actors, groups and tasks that come and go; everything that is ordered is done at once."""
+    """Nodes, actors, groups and tasks that come and go; everything that is ordered is done at once, but where a node is deaf:
+    it starts no worker any more, and ends or is started anew."""
 
     def __init__(self) -> None:
         super().__init__()
         self.orders: deque[Ordered] = deque()
         self.there: dict[str, dict[str, float]] = {}
         self.pids: dict[str, int] = {}
+        self.deaf: set[str] = set()
         self.own: dict[str, dict[str, str]] = {}
         self.placed: dict[str, dict[str, str]] = {}
         self.tasks: dict[str, int] = {}
@@ -546,7 +581,7 @@ class World(Console):
             case BuryQueue():
                 self.tasks.pop(order.queue, None)
                 self.handle(Buried(actor=order.queue))
-            case StartWorker() if order.node in self.there:
+            case StartWorker() if order.node in self.there and order.node not in self.deaf:
                 self.own[order.node][order.worker] = order.actor
                 self._report(order.node)
             case StopWorker() if order.node in self.there:
@@ -570,7 +605,11 @@ class World(Console):
         self.pids[node] = self.pids.get(node, 0) + 1
         self.there[node] = {"cpu": cpu} | ({"gpu": gpu} if gpu else {})
         self.own[node], self.placed[node] = {}, {}
+        self.deaf.discard(node)
         self._report(node)
+
+    def do_deaf(self, number: int) -> None:
+        self.deaf.add(f"n{number}")
 
     def do_leave(self, number: int) -> None:
         node = f"n{number}"
@@ -651,7 +690,9 @@ class World(Console):
         self.handle(GroupRemoved(group=f"g{number}", cause="removed"))
 
     def settle(self) -> None:
-        """Large nodes join, and everything that can be placed is."""
+        """What is deaf starts anew, large nodes join, and everything that can be placed is."""
+        for node in sorted(self.deaf & self.there.keys()):
+            self.step(("join", int(node[1:]), 4.0, 1.0))
         for number in range(5, 13):
             self.step(("join", number, 400.0, 100.0))
         for _ in range(10):

@@ -408,17 +408,33 @@ class Lives:
     def worker_gone(self, worker_id: str, node_id: str, cause: str | None) -> None:
         """`cause` is None where it ended as it was asked to: then its actors move, and that does not count."""
         self._fleet.part(worker_id, node_id)
-        self.slots.check(node_id)
         for actor in self._directory.backed_by(worker_id):
             self._step_down(actor)
         for actor in self._directory.hosted_by(worker_id):
-            if cause is not None:
-                self.restart(actor, cause)
-            else:
-                actor.last_error = None
-                self._move(actor)
+            self._go_elsewhere(actor, cause)
         for dead in self.burials.take_back(worker_id):
             self._note_digger(dead)
+        self.check(node_id)
+
+    def check(self, node_id: str) -> None:
+        """Where the node is not there any more, what was on its way there is not either: one that leaves in order does not
+        tell of it."""
+        if node_id not in self._fleet.nodes:
+            self.slots.gone(node_id)
+            self.astray(node_id, None)
+
+    def astray(self, node_id: str, cause: str | None) -> None:
+        """Actors that wait there for workers of their own, which will not come, go elsewhere. `cause` as in `worker_gone`."""
+        for actor in [actor for actor in self._directory.all() if actor.node == node_id]:
+            if actor.worker not in self._fleet.workers:
+                self._go_elsewhere(actor, cause)
+
+    def _go_elsewhere(self, actor: Actor, cause: str | None) -> None:
+        if cause is not None:
+            self.restart(actor, cause)
+        else:
+            actor.last_error = None
+            self._move(actor)
 
 
 def is_at(actor: Actor | None, worker: str, incarnation: int) -> bool:

@@ -160,11 +160,6 @@ class Slots:
         for slot in self._queues.on(node):
             self.ended(slot.id)
 
-    def check(self, node: str) -> None:
-        """Where it is not there any more, its slots are not either: one that leaves in order does not tell their ends."""
-        if node not in self._fleet.nodes:
-            self.gone(node)
-
     def reported(self, node: str, placed: Iterable[str], ready: Mapping[str, int], now: float) -> None:
         """A node says which slots that control has placed are there, and which of them are ready."""
         there = set(placed)

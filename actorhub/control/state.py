@@ -233,13 +233,14 @@ class ControlState:
         living = {worker.id for worker in report.workers}
         for worker_id in [worker for worker in node.workers if worker not in living]:
             self._lives.worker_gone(worker_id, node.id, f"worker {worker_id} of node {node.id} is no longer there")
-        if is_new:
-            self._lives.slots.gone(node.id)  # those of the one before it
+        if is_new:  # what was on its way to the one before it
+            self._lives.slots.gone(node.id)
+            self._lives.astray(node.id, f"node {node.id} started again")
         for worker in report.workers:
             self._worker_reported(node, worker)
         self._lives.slots.reported(node.id, report.placed, report.slots, self._lives.now)
         self._fleet.drop_if_left(node)
-        self._lives.slots.check(node.id)
+        self._lives.check(node.id)
         if is_new or node.leaving:
             self._lives.clear(node.id)
 
@@ -294,8 +295,7 @@ class ControlState:
             self._lives.slots.gone(node.id)
             self._fleet.drop(node)
             self._lives.clear(node.id)
-            for actor in [actor for actor in self._directory.all() if actor.node == node.id]:
-                self._lives.restart(actor, cause)  # it waited for a worker of its own there
+            self._lives.astray(node.id, cause)
 
 
 def demand_of(item: Actor | Group | Slot) -> Demand:
