@@ -41,7 +41,7 @@ from actorhub.keeper import Keeper
 from actorhub.letter import DeadLetter
 from actorhub.objects.site import sweep
 from actorhub.objects.store import Store
-from actorhub.processes import Exit, Processes, WorkerProcess
+from actorhub.processes import Exit, Processes, WorkerProcess, persistently
 from actorhub.resources import Resources, checked
 from actorhub.session import Session
 from actorhub.settings import Settings
@@ -187,10 +187,18 @@ class Node:
                 raise
 
     async def start_worker(self, worker_id: str, actor_id: str, gpu: float) -> None:
-        if self._processes.get(worker_id) is None:
-            await self._start_worker(worker_id, actor_id=actor_id, gpu=gpu)
+        node = self.config.node_id
+        try:
+            if self._processes.get(worker_id) is None:
+                await self._start_worker(worker_id, actor_id=actor_id, gpu=gpu)
+        except OSError as exc:
+            cause = f"node {node} cannot start a worker process: {exc}"
+            log.warning("%s", cause)
+            await asyncio.sleep(PAUSE)
+            await self._tell_end(WorkerLost(node=node, worker=worker_id, cause=cause))
+            return
         if self._processes.get(worker_id) is None:  # the node leaves
-            await self._tell_end(WorkerStopped(node=self.config.node_id, worker=worker_id))
+            await self._tell_end(WorkerStopped(node=node, worker=worker_id))
 
     def _living_workers(self) -> list[WorkerProcess]:
         return [worker for worker in self._processes.living if worker.config.kind == "actors"]
@@ -240,7 +248,7 @@ class Node:
         if config.actor_id is None:
             if end.worker.age < YOUNG and not end.worker.ready:
                 await asyncio.sleep(PAUSE)
-            await self._start_worker()
+            await persistently(self._start_worker)
 
     async def _tell_end(self, event: WorkerLost | WorkerStopped | SlotEnded) -> None:
         """Until control has heard it, reports have the worker among the others: control would take it for gone, and not know

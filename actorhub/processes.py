@@ -12,7 +12,7 @@ import multiprocessing
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -23,6 +23,8 @@ from actorhub.address import new_id
 from actorhub.claim import Claim, remove_all_abandoned
 from actorhub.process import WorkerConfig
 from actorhub.settings import Settings
+
+AGAIN = 0.5  # seconds
 
 log = logging.getLogger(__name__)
 
@@ -105,14 +107,21 @@ class Processes:
         return any(task.call in calls for slot in slots for task in blackbox.read(slot.config.blackbox))
 
     async def start(self, worker_id: str, **more: Any) -> WorkerProcess:
-        """`more`: what else the worker's configuration says."""
+        """`more`: what else the worker's configuration says.
+
+        Raises:
+            OSError: the machine cannot start another process.
+        """
         config = self._configure(worker_id, **more)
         main = taskworker.main if config.kind == "task" else worker.main
         process = self._context.Process(target=main, args=(config, self._settings), name=worker_id)
         loop = asyncio.get_running_loop()
         known = self._starting[worker_id] = loop.create_future()
         try:
-            await asyncio.to_thread(process.start)
+            try:
+                await asyncio.to_thread(process.start)
+            except EOFError as exc:
+                raise OSError("the server that forks them has ended") from exc
             started = self._living[worker_id] = WorkerProcess(config, process, time.monotonic())
             loop.add_reader(process.sentinel, self._ended, started)
         finally:
@@ -163,6 +172,16 @@ class Processes:
         while self._living:
             await asyncio.sleep(0.01)
         self._claim.remove()
+
+
+async def persistently(start: Callable[[], Awaitable[None]]) -> None:
+    """As often as it takes until the machine can start another process."""
+    while True:
+        try:
+            return await start()
+        except OSError as exc:
+            log.warning("no process can be started: %s; it is tried again", exc)
+            await asyncio.sleep(AGAIN)
 
 
 _NOUNS = {"actors": "worker", "task": "slot"}

@@ -15,7 +15,7 @@ from actorhub.control.events import SlotEnded
 from actorhub.errors import ActorHubError
 from actorhub.fates import Fates, TaskFates
 from actorhub.handle import Handle, tell
-from actorhub.processes import Exit, Processes, WorkerProcess
+from actorhub.processes import Exit, Processes, WorkerProcess, persistently
 from actorhub.session import Session
 from actorhub.task import tasks
 from actorhub.warden import Warden
@@ -77,7 +77,7 @@ class TaskSlots:
         self._session.spawn_task(self._warden.watch(), "actorhub-warden")
 
     async def _start_one(self) -> None:
-        await self._start(kind="task", queues=self.queues, fates=self.fates.all())
+        await persistently(lambda: self._start(kind="task", queues=self.queues, fates=self.fates.all()))
 
     # ---- queues
 
@@ -106,11 +106,15 @@ class TaskSlots:
     # ---- those that control places
 
     async def start(self, order: StartSlot) -> None:
-        if self._processes.get(order.slot) is None:
-            await self._start(
-                order.slot, kind="task", queues=[order.queue], placed=True, fates=self.fates.all(), gpu=order.gpu
-            )
-        if self._processes.get(order.slot) is None:  # the node leaves
+        try:
+            if self._processes.get(order.slot) is None:
+                await self._start(
+                    order.slot, kind="task", queues=[order.queue], placed=True, fates=self.fates.all(), gpu=order.gpu
+                )
+        except OSError as exc:
+            log.warning("slot %s cannot be started: %s", order.slot, exc)
+            await asyncio.sleep(PAUSE)
+        if self._processes.get(order.slot) is None:  # or the node leaves
             await self._tell_ended(SlotEnded(node=self._node, slot=order.slot))
 
     async def stop(self, slot_id: str, *, now: bool) -> None:
