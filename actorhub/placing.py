@@ -8,16 +8,19 @@ from typing import cast
 
 from actorhub.actor import spec_of
 from actorhub.address import new_id
+from actorhub.context import deadline
 from actorhub.control.client import control_of, granted
 from actorhub.control.desks import PAGE, NodeDesk, system_ticket
 from actorhub.control.events import GroupAsked
 from actorhub.control.infos import GroupInfo
 from actorhub.control.plans import GroupPlan, Strategy
-from actorhub.errors import ActorHubError, ActorNotFound
+from actorhub.errors import ActorHubError, ActorNotFound, CallTimeout
 from actorhub.group import PlacementGroup
 from actorhub.handle import Handle
 from actorhub.options import Options
 from actorhub.session import Session
+
+PATIENCE = 10.0  # seconds for a node to hear that it shall end
 
 
 class Placing(ABC):
@@ -81,12 +84,16 @@ class Placing(ABC):
         end for `drain_timeout`. Returns when it has been told; `nodes` has it until it is gone.
 
         Raises:
-            ActorHubError: there is no such node.
+            ActorHubError: there is no such node, or it does not answer in 10 s; then it is not told later either.
         """
         session = self._open_session()
         desk = Handle(session, system_ticket(session.names.node(node), NodeDesk), spec_of(NodeDesk))
         try:
-            await cast(NodeDesk, desk).drain()
+            with deadline(PATIENCE):
+                await cast(NodeDesk, desk).drain()
+        except CallTimeout as exc:
+            silent = f"node {node!r} does not answer: it is gone, or cannot reach the broker"
+            raise ActorHubError(f"{silent}; its own log says more, if it still runs") from exc
         except ActorNotFound as exc:
             known = ", ".join(sorted(each.id for each in await control_of(session).nodes())) or "none"
             raise ActorHubError(f"there is no node {node!r}; there are: {known}") from exc

@@ -156,3 +156,15 @@ async def test_a_node_that_drains_gives_its_bundles_to_others(hub: Hub) -> None:
     await until(lambda: _there(hub, set(NODES) - {str(home)}))
     assert await counter.next() == 201
     assert await _places(hub, group) != [home]
+
+
+async def test_a_node_that_is_gone_cannot_be_drained_nor_can_the_one_that_takes_its_name(hub: Hub) -> None:
+    """Invariant: who drains a dead node hears so, and a node that starts later under its name stays."""
+    cluster = cast(LocalCluster, hub._cluster)
+    await cluster.stop_node("two", signal.SIGKILL)
+    with pytest.raises(ActorHubError, match="node 'two' does not answer"):
+        await hub.drain("two")
+    cluster.start_node("two", resources=NODES["two"])
+    assert await until(lambda: _there(hub, set(NODES)))
+    assert await (await hub.options(node="two").spawn(Member)).pid()
+    assert cluster.processes["two"].poll() is None
