@@ -6,7 +6,7 @@ from collections import deque
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -697,10 +697,16 @@ class World(Console):
             self.step(("join", number, 400.0, 100.0))
         for _ in range(10):
             self.step(("time", 0.5))
+            for queue in self.state.task_queues():
+                if queue.needs.bundle is not None and queue.slots:  # a bundle may have no room for more
+                    self.tasks[queue.name] = 0
+        self.step(("time", 0.5))
 
 
+@pytest.mark.timeout(300)
 @settings(max_examples=150, deadline=None)
 @given(STEPS)
+@example([("group", [{"gpu": 0.5}], "PACK"), ("tasks_inside", 0, 0, {"gpu": 0.5}, 5)])
 def test_whatever_happens_no_node_is_given_away_twice_and_all_that_wait_are_served_in_the_end(
     steps: list[tuple[Any, ...]],
 ) -> None:
