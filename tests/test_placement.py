@@ -383,6 +383,23 @@ def test_a_node_that_leaves_gives_its_bundles_to_others_before_its_actors_have_m
     assert console.info("a").node == "n1"
 
 
+def test_a_scaler_adds_nodes_for_groups_and_not_for_what_waits_inside_them() -> None:
+    """No node makes room in a bundle."""
+    console = Console()
+    console.node("n1", cpu=1)
+    console.group("g", [{"cpu": 1}])
+    console.group("h", [{"cpu": 1}])
+    for number in range(3):
+        console.spawn(f"a{number}", bundle=Bundle(group="g", index=0), resources={"cpu": 1})
+        console.spawn(f"b{number}", bundle=Bundle(group="h", index=0), resources={"cpu": 1})
+    needs = Needs(resources={"cpu": 1}, bundle=Bundle(group="g", index=0))
+    console.handle(QueueUsed(queue="q", namespace="default", needs=needs))
+    console.handle(TasksWait(waiting={"q": 5}))
+    assert [(demand.kind, demand.resources, demand.count) for demand in console.state.demand()] == [
+        ("group", {"cpu": 1.0}, 1)
+    ]
+
+
 ISOLATED = {"isolation": "process"}
 
 
@@ -717,7 +734,7 @@ def test_whatever_happens_no_node_is_given_away_twice_and_all_that_wait_are_serv
     waiting = [info for info in world.state.actors() if info.state not in ("running", "dead")]
     assert not waiting
     assert all(isinstance(group, GroupInfo) and group.is_ready for group in world.state.groups())
-    assert not world.state.demand()
+    assert not world.state._lives.waiting.items()
     for queue in world.state.task_queues():
         assert queue.slots or not world.tasks[queue.name], "nobody serves a queue in which tasks wait"
     for queue in world.state._task_queues.all():

@@ -107,8 +107,8 @@ class Served(Model):
 
 
 class Demand(Model):
-    """What waits for a place, `count` times: of an actor, a placement group, or a slot for tasks. What a scaler adds nodes for.
-    `resources`: of a group, of all its bundles."""
+    """What waits for a place, `count` times: of an actor, a placement group, or a slot for tasks. What a scaler adds nodes for:
+    so what waits for room in a bundle is not among it. `resources`: of a group, of all its bundles."""
 
     kind: Literal["actor", "group", "task"]
     resources: dict[str, float]

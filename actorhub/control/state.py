@@ -204,9 +204,12 @@ class ControlState:
         return self._lives.slots.wants(waiting)
 
     def demand(self) -> list[Demand]:
-        """What waits for a place, by what it asks for."""
+        """What waits for a place, by what it asks for. What is in a bundle waits for its group, or for others in it: no node
+        helps it."""
         found: dict[tuple[object, ...], Demand] = {}
         for item in self._lives.waiting.items():
+            if not isinstance(item, Group) and item.bundle is not None:
+                continue
             one = demand_of(item)
             shape = (one.kind, tuple(sorted(one.resources.items())), tuple(sorted(one.labels.items())), one.node)
             known = found.get(shape)
