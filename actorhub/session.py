@@ -41,6 +41,7 @@ from actorhub.outbox import Outgoing
 from actorhub.replies import Pending, Replies, Way
 from actorhub.settings import Settings
 from actorhub.signature import Signature
+from actorhub.silence import Silence
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +85,7 @@ class Session:
             lambda: self._connection.link, self.spawn_task, self.renew, lambda: self._closed is not None
         )
         self._replies = Replies(self.id, self.signer, settings.max_pending, self._timed_out)
+        self._silence = Silence(lambda: self.link is not None and not self.blocked)
         self._counter = itertools.count(1)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed: ActorHubError | None = None
@@ -217,6 +219,8 @@ class Session:
         outgoing = self._outgoing(fields, payload, lambda outcome: self._call_settled(pending, ticket, outcome))
         pending.outgoing = outgoing
         outbox.put(outgoing)
+        if ticket.queue == self.names.control and isinstance(pending.answer, Call):
+            self._silence.asked(pending.answer, signature.label)
         return Stream(pending.answer, self.loop) if isinstance(pending.answer, Inflow) else pending.answer
 
     def expect(

@@ -100,6 +100,21 @@ async def test_without_any_node_it_says_so(broker_url: str, prefix: str) -> None
         assert "no node has run yet" in (await hub.explain("nobody")).text
 
 
+async def test_what_waits_since_no_node_runs_is_in_the_log_once_and_goes_on_with_the_next_node(
+    broker_url: str, prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = Settings(url=broker_url, secret="s", prefix=prefix, **QUICK)  # type: ignore[arg-type]
+    async with Hub.local(workers=1, modules=[__name__], settings=settings) as hub:
+        assert hub._cluster is not None
+        await hub._cluster.stop_node("node-1")
+        spawned = [asyncio.ensure_future(hub.spawn(Sleeper)) for _ in range(3)]
+        assert await until(lambda: "spawn has had no answer for 5 s: does a node run?" in caplog.text)
+        hub._cluster.start_node("node-1")
+        for sleeper in await asyncio.gather(*spawned):
+            await sleeper.sleep(0)
+    assert caplog.text.count("has had no answer") == 1
+
+
 async def test_the_command_explains(hub: Hub) -> None:
     sleeper = await hub.options(name="sleepy").spawn(Sleeper)
     call = ask(sleeper.sleep, 60)
