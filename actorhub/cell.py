@@ -127,6 +127,11 @@ class Cell:
         return bool(self._running or self._waiting)
 
     @property
+    def handling(self) -> bool:
+        """Whether a call has begun and not ended."""
+        return bool(self._running)
+
+    @property
     def running(self) -> list[tuple[str, float]]:
         """The methods that run, each with the seconds since it began."""
         now = time.monotonic()

@@ -158,9 +158,10 @@ class Residents:
         return size
 
     def put_back(self, work: Work) -> None:
-        """It failed: its instance becomes what it was before."""
+        """It failed: its instance becomes what it was before. Where another is being handled, this one had not begun, and
+        what that one has done stays."""
         resident = self._living.get(work.envelope.key or "")
-        if resident is not None:
+        if resident is not None and not resident.cell.handling:
             resident.snapshots.put_back()
 
     def changes(self, *, whole: bool) -> list[State]:

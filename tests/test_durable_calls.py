@@ -1,0 +1,52 @@
+"""What becomes of a durable actor's state when a message fails that has not begun, or that killed its worker."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from actorhub import CallTimeout, DeadlockDetected, Hub, actor, ask, deadline, ref
+
+
+@actor(durable=True)
+class Pair:
+    """Whose two halves are equal after each message."""
+
+    def __init__(self) -> None:
+        self.first = 0
+        self.second = 0
+
+    async def both(self, seconds: float) -> None:
+        self.first += 1
+        await asyncio.sleep(seconds)
+        self.second += 1
+
+    async def ask_itself(self) -> str:
+        self.first += 1
+        try:
+            await ask(ref(self).show)
+        except DeadlockDetected as exc:
+            said = type(exc).__name__
+        self.second += 1
+        return said
+
+    async def show(self) -> tuple[int, int]:
+        return self.first, self.second
+
+
+async def test_a_call_that_is_given_up_before_it_began_undoes_nothing_of_the_one_that_runs(hub: Hub) -> None:
+    """Both changes of the call that runs are in the state, or none is."""
+    pair = await hub.spawn(Pair)
+    running = ask(pair.both, 1.0)
+    with pytest.raises(CallTimeout), deadline(0.3):
+        await pair.both(0.0)
+    await running
+    assert await pair.show() == (1, 1)
+
+
+async def test_a_method_that_would_wait_for_its_own_actor_keeps_what_it_has_done(hub: Hub) -> None:
+    """The question fails, and the method that asked goes on with the state that it had."""
+    pair = await hub.spawn(Pair)
+    assert await pair.ask_itself() == "DeadlockDetected"
+    assert await pair.show() == (1, 1)
