@@ -349,7 +349,13 @@ class Tenure:
                 owner, Armed(timer=envelope.timer, method=envelope.method, codec=envelope.codec, payload=work.payload)
             )
             self._handled(work, "")
-        elif envelope.id in self._poison:
+        else:
+            self._offer(work)
+
+    def _offer(self, work: Work) -> None:
+        """To its instance, unless it has killed too many workers."""
+        envelope = work.envelope
+        if envelope.id in self._poison:
             error = ActorDied(
                 f"{envelope.method} (call {envelope.id}) killed its worker too often and is not run again"
             )
@@ -371,8 +377,7 @@ class Tenure:
         else:
             changes = {"kind": Kind.TELL, "method": armed.method, "codec": armed.codec}
             work.envelope, work.payload = work.envelope.model_copy(update=changes), armed.payload
-            work.effects = Effects(f"{self._name}:{work.origin[0]}")
-            self._household.offer(work)
+            self._offer(work)
 
     async def _repeat(self, owner: Owner[Work], sender: str, seq: int, work: Work) -> None:
         """It was applied before. Whoever waits for its answer gets the same once more."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 
 import pytest
 
 from actorhub import CallTimeout, DeadlockDetected, Hub, actor, ask, deadline, ref
+from tests.waiting import until
 
 
 @actor(durable=True)
@@ -34,6 +37,9 @@ class Pair:
     async def show(self) -> tuple[int, int]:
         return self.first, self.second
 
+    async def die(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
 
 async def test_a_call_that_is_given_up_before_it_began_undoes_nothing_of_the_one_that_runs(hub: Hub) -> None:
     """Both changes of the call that runs are in the state, or none is."""
@@ -50,3 +56,13 @@ async def test_a_method_that_would_wait_for_its_own_actor_keeps_what_it_has_done
     pair = await hub.spawn(Pair)
     assert await pair.ask_itself() == "DeadlockDetected"
     assert await pair.show() == (1, 1)
+
+
+async def test_a_timer_that_kills_its_worker_is_put_aside_once_and_the_actor_goes_on(hub: Hub) -> None:
+    """One dead letter says what killed, and the actor answers again."""
+    pair = await hub.spawn(Pair)
+    await hub.after(0.0, pair.die)
+    [letter] = await until(hub.dead)
+    assert (letter.method, letter.reason) == ("die", "poison")
+    assert await pair.show() == (0, 0)
+    assert len(await hub.dead()) == 1
