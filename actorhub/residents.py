@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from actorhub.actor import ActorSpec
@@ -51,15 +51,15 @@ Load = Callable[[str], Awaitable[Sequence[State]]]
 
 @dataclass(eq=False)
 class Resident:
-    """`states`: what the journal said of it when it came. `in_hand` counts its messages, from their coming until what followed
-    from them is confirmed."""
+    """`states`: what the journal said of it when it came. `in_hand` are its messages, from their coming until what
+    followed from them is confirmed."""
 
     key: str
     cell: Cell
     snapshots: Snapshots
     states: list[State]
     called: float
-    in_hand: int = 0
+    in_hand: set[Work] = field(default_factory=set)
 
 
 class Residents:
@@ -115,7 +115,7 @@ class Residents:
         else:
             self._living.move_to_end(key)
         resident.called = self._session.loop.time()
-        resident.in_hand += 1
+        resident.in_hand.add(work)
         resident.cell.offer(work)
 
     def go_on(self) -> None:
@@ -128,10 +128,10 @@ class Residents:
                 resident.cell.cancel(call_id)
 
     def posted(self, work: Work) -> None:
-        """What followed from it is confirmed."""
+        """What followed from it is confirmed. It need not have been offered: not every message is an instance's."""
         resident = self._living.get(work.envelope.key or "")
-        if resident is not None and resident.in_hand:
-            resident.in_hand -= 1
+        if resident is not None:
+            resident.in_hand.discard(work)
 
     async def stop(self, patience: float) -> None:
         """Let what runs end, for `patience` seconds. The states are still there: what was handled may wait for its commit."""

@@ -345,9 +345,8 @@ class Tenure:
         elif envelope.kind is Kind.DUE:
             self._fire(owner, work)
         elif envelope.timer is not None:
-            self._sequel.arm(
-                owner, Armed(timer=envelope.timer, method=envelope.method, codec=envelope.codec, payload=work.payload)
-            )
+            armed = {name: getattr(envelope, name) for name in ("timer", "method", "key", "codec")}
+            self._sequel.arm(owner, Armed(**armed, payload=work.payload))
             self._handled(work, "")
         else:
             self._offer(work)

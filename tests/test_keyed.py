@@ -174,6 +174,40 @@ async def test_an_instance_that_nobody_calls_leaves_memory_and_comes_back_as_it_
     assert await counted.read() == ("word", 2)
 
 
+async def test_a_timer_comes_to_the_instance_that_it_was_set_for(hub: Hub) -> None:
+    cart, other = hub.at(Cart, "a"), hub.at(Cart, "b")
+    await other.add("tea")
+    await hub.after(0.2, cart.add, "later")
+    await until(lambda: _has_item(cart, "later"))
+    assert [await cart.show(), await other.show()] == [("a", ["later"]), ("b", ["tea"])]
+
+
+async def _has_item(cart: Cart, item: str) -> bool:
+    return item in (await cart.show())[1]
+
+
+async def test_an_instance_does_not_leave_memory_while_it_runs_whatever_else_is_sent_to_it(small: Hub) -> None:
+    """The call that runs is answered, and what it did is in the state, though a timer was set meanwhile."""
+    slow = small.at(Slow, "a")
+    assert await slow.work(0.0) == 1
+    working = ask(slow.work, 4.0)
+    await small.after(60.0, slow.work, 0.0)
+    async with asyncio.timeout(30.0):
+        assert await working == 2
+    assert await slow.work(0.0) == 3
+
+
+@actor(durable=True, shards=1)
+class Slow:
+    def __init__(self) -> None:
+        self.done = 0
+
+    async def work(self, seconds: float) -> int:
+        await asyncio.sleep(seconds)
+        self.done += 1
+        return self.done
+
+
 @actor(durable=True, shards=1)
 class Form(BaseModel):
     """With fields that change apart from each other, and so large that a single instance's commits have only what changed."""
