@@ -1,8 +1,8 @@
 """Exceptions on the wire.
 
 The caller gets the exception's own type where its process has imported it already: a name on the wire never imports
-anything. It is rebuilt from its signed pickle, else from its arguments; what cannot be rebuilt becomes a RemoteError. The
-remote traceback is always in its notes.
+anything. It is rebuilt from its signed pickle, else from its arguments; what cannot be rebuilt becomes a RemoteError, and so do
+StopIteration and StopAsyncIteration, which would end the loop of whoever awaits. The remote traceback is always in its notes.
 """
 
 from __future__ import annotations
@@ -61,12 +61,6 @@ class Failure(BaseModel):
 
     def to_exception(self, signer: Signer) -> Exception:
         """The exception to raise at the caller."""
-        error = self._rebuild(signer)
-        if self.traceback:
-            error.add_note(f"remote traceback:\n{self.traceback}")
-        return error
-
-    def _rebuild(self, signer: Signer) -> Exception:
         kind = _known_type(self.type)
         if kind is not None:
             try:
@@ -74,12 +68,17 @@ class Failure(BaseModel):
                     rebuilt = signer.loads(self.pickled)
                 else:
                     rebuilt = kind(*(self.args if self.args is not None else [self.message]))
+                if type(rebuilt) is kind:
+                    return self._noted(rebuilt)
             except Exception:
                 log.debug("a %s cannot be rebuilt here", self.type, exc_info=True)
-            else:
-                if type(rebuilt) is kind:
-                    return rebuilt
-        return RemoteError(f"{self.type}: {self.message}", self.type)
+        return self._noted(RemoteError(f"{self.type}: {self.message}", self.type))
+
+    def _noted(self, error: Exception) -> Exception:
+        """Raises whatever the type does that takes no notes, such as a frozen dataclass."""
+        if self.traceback:
+            error.add_note(f"remote traceback:\n{self.traceback}")
+        return error
 
 
 def _known_type(name: str) -> type[Exception] | None:
@@ -87,7 +86,9 @@ def _known_type(name: str) -> type[Exception] | None:
     found: Any = sys.modules.get(module_name)
     for part in qualified.split("."):
         found = getattr(found, part, None)
-    return found if isinstance(found, type) and issubclass(found, Exception) else None
+    if not isinstance(found, type) or not issubclass(found, Exception):
+        return None
+    return None if issubclass(found, StopIteration | StopAsyncIteration) else found
 
 
 def _text(error: BaseException) -> str:

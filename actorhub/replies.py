@@ -109,7 +109,8 @@ class Replies:
         return [pending for pending in self._pending.values() if pending.outbox is way]
 
     def receive(self, envelope: Envelope, payload: bytes) -> None:
-        """An item, a result or a failure. One that nobody waits for (any more) is dropped."""
+        """An item, a result or a failure. One that nobody waits for (any more) is dropped. What is wrong with it is its caller's to
+        hear, and nobody else's: others share its message."""
         pending = self._pending.get(envelope.call)
         if pending is None:
             return
@@ -126,7 +127,7 @@ class Replies:
                 pending.answer.end(envelope.index)
             else:
                 pending.answer.succeed(pending.signature.unpack_result(payload, envelope.codec, self._signer))
-        except ActorHubError as exc:
+        except Exception as exc:
             pending.answer.fail(exc)
 
     def _receive_item(self, pending: Pending, envelope: Envelope, payload: bytes) -> None:
@@ -137,7 +138,7 @@ class Replies:
         try:
             if inflow.expects(envelope.index):
                 inflow.feed(pending.signature.unpack_result(payload, envelope.codec, self._signer))
-        except ActorHubError as exc:
+        except Exception as exc:
             inflow.fail(exc)
             self.cancel(pending)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -24,6 +25,10 @@ class Rich(Exception):
     def __init__(self, code: int, *, hint: str) -> None:
         super().__init__(f"code {code}")
         self.code, self.hint = code, hint
+
+
+@dataclass(frozen=True)
+class Frozen(Exception): ...
 
 
 class Unprintable(Exception):
@@ -50,6 +55,20 @@ def test_an_exception_of_plain_arguments_comes_back_with_or_without_a_secret(
     back = travel(Plain(*args), sender=signers[0], receiver=signers[1])
     assert type(back) is Plain
     assert list(back.args) == args
+
+
+@pytest.mark.parametrize("kind", [StopIteration, StopAsyncIteration])
+def test_what_ends_loops_comes_back_as_what_does_not(kind: type[Exception]) -> None:
+    """A future takes no StopIteration, and `async for` would end with the other as if nothing had failed."""
+    back = travel(raised(kind("over")))
+    assert isinstance(back, RemoteError)
+    assert f"builtins:{kind.__name__}: over" in str(back)
+
+
+def test_an_exception_that_takes_no_notes_comes_back_with_its_traceback() -> None:
+    back = travel(raised(Frozen()))
+    assert isinstance(back, RemoteError)
+    assert "in raised" in "".join(back.__notes__)
 
 
 def test_an_exception_with_attributes_comes_back_whole_by_its_signed_pickle() -> None:

@@ -119,6 +119,26 @@ async def test_errors_come_back_with_their_type_and_the_remote_traceback(hub: Hu
     assert {letter.method for letter in letters} == {f"{__name__}:{name}" for name in ("fail", "lie", "lock")}
 
 
+@task
+def first_of(numbers: list[int]) -> int:
+    return next(iter(numbers))
+
+
+async def test_a_task_that_raises_stop_iteration_fails_and_takes_no_other_s_answer_along(hub: Hub) -> None:
+    """Every future ends, with its own result or its own failure: answers share messages, and one that cannot be given to its
+    caller as it is must not cost those beside it."""
+    futures = [hub.submit(first_of, [number] if number % 10 else []) for number in range(200)]
+    done, pending = await hub.wait(futures)
+    assert not pending
+    assert [future for future in done if future.exception() is not None] == futures[::10]
+    with pytest.raises(RemoteError, match="StopIteration") as caught:
+        await futures[0]
+    assert "in first_of" in "".join(caught.value.__notes__)
+    assert await hub.get([future for number, future in enumerate(futures) if number % 10]) == [
+        number for number in range(200) if number % 10
+    ]
+
+
 async def _letters(hub: Hub, count: int) -> list[Any]:
     letters = await hub.dead()
     return letters if len(letters) >= count else []
