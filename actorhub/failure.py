@@ -12,6 +12,7 @@ import sys
 import traceback
 from typing import Any
 
+import pydantic_core
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from actorhub.codec import Signer, is_json_native
@@ -20,6 +21,7 @@ from actorhub.errors import ActorHubError, InvalidEnvelope, RemoteError
 log = logging.getLogger(__name__)
 
 LONGEST = 64 * 1024  # characters of a message or a traceback
+LARGEST = 4 * LONGEST  # bytes of its arguments, or of its pickle
 
 
 class Failure(BaseModel):
@@ -37,13 +39,13 @@ class Failure(BaseModel):
     def of(cls, error: BaseException, signer: Signer) -> Failure:
         """Never raises, whatever the exception is like."""
         kind = type(error)
-        args = list(error.args)
+        args = _args(error)
         return cls(
             type=f"{kind.__module__}:{kind.__qualname__}",
             message=_text(error),
             traceback=_traceback(error),
-            args=args if is_json_native(args) else None,
-            pickled=_pickle(error, signer),
+            args=args,
+            pickled=_pickle(error, args, signer),
         )
 
     def encode(self) -> bytes:
@@ -93,29 +95,44 @@ def _known_type(name: str) -> type[Exception] | None:
 
 def _text(error: BaseException) -> str:
     try:
-        return str(error)[:LONGEST]
+        return _sendable(str(error)[:LONGEST])
     except Exception as exc:
         return f"(its message cannot be shown: {type(exc).__name__})"
 
 
 def _traceback(error: BaseException) -> str:
     try:
-        text = "".join(traceback.format_exception(error)).rstrip()
+        text = _sendable("".join(traceback.format_exception(error)).rstrip())
     except Exception as exc:
         return f"(its traceback cannot be shown: {type(exc).__name__})"
     return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]}\n...\n{text[-LONGEST // 2 :]}"
 
 
-def _pickle(error: BaseException, signer: Signer) -> bytes | None:
+def _sendable(text: str) -> str:
+    """Names of files that are no UTF-8 have surrogates, which JSON cannot carry."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _args(error: BaseException) -> list[Any] | None:
+    """Its arguments where JSON carries them, and they are not too large."""
+    try:
+        args = list(error.args)
+        if not is_json_native(args):
+            return None
+        data = pydantic_core.to_json(args)
+        return args if len(data) <= LARGEST and pydantic_core.from_json(data) == args else None
+    except Exception:  # surrogates, cycles, numbers of thousands of digits
+        return None
+
+
+def _pickle(error: BaseException, args: list[Any] | None, signer: Signer) -> bytes | None:
     """Only for the types whose arguments do not say everything."""
-    if not signer.trusts or isinstance(error, ActorHubError) or _is_plain(error):
+    if not signer.trusts or isinstance(error, ActorHubError):
         return None
     try:
+        if args is not None and not getattr(error, "__dict__", None):
+            return None
         data = signer.dumps(error, type(error).__qualname__)
     except Exception:
         return None
-    return data if len(data) <= 4 * LONGEST else None
-
-
-def _is_plain(error: BaseException) -> bool:
-    return is_json_native(list(error.args)) and not getattr(error, "__dict__", None)
+    return data if len(data) <= LARGEST else None

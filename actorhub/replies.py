@@ -109,8 +109,8 @@ class Replies:
         return [pending for pending in self._pending.values() if pending.outbox is way]
 
     def receive(self, envelope: Envelope, payload: bytes) -> None:
-        """An item, a result or a failure. One that nobody waits for (any more) is dropped. What is wrong with it is its caller's to
-        hear, and nobody else's: others share its message."""
+        """An item, a result or a failure. One that nobody waits for (any more) is dropped. What is wrong with it is its
+        caller's to hear, and nobody else's: others share its message."""
         pending = self._pending.get(envelope.call)
         if pending is None:
             return

@@ -57,6 +57,38 @@ def test_an_exception_of_plain_arguments_comes_back_with_or_without_a_secret(
     assert list(back.args) == args
 
 
+def _circle() -> list[Any]:
+    circle: list[Any] = []
+    circle.append(circle)
+    return circle
+
+
+class Closed(Exception):
+    @property
+    def __dict__(self) -> dict[str, Any]:  # type: ignore[override]
+        raise RuntimeError("nobody looks inside")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("a name that is no UTF-8: \udcff"),
+        ValueError({"\udcff": 1}),
+        ValueError(10**5000),
+        ValueError(_circle()),
+        ValueError("x" * 20_000_000),
+        ValueError([["x" * 1000] * 20_000]),
+        Closed("text"),
+    ],
+    ids=lambda error: type(error.args[0]).__name__,
+)
+@pytest.mark.parametrize("secret", [signer, blank])
+def test_an_exception_travels_whatever_its_arguments_are_and_is_never_large(error: Exception, secret: Signer) -> None:
+    failure = Failure.of(raised(error), secret)
+    assert len(failure.encode()) < 2**20
+    assert isinstance(travel(raised(error), sender=secret), type(error) | RemoteError)
+
+
 @pytest.mark.parametrize("kind", [StopIteration, StopAsyncIteration])
 def test_what_ends_loops_comes_back_as_what_does_not(kind: type[Exception]) -> None:
     """A future takes no StopIteration, and `async for` would end with the other as if nothing had failed."""
