@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import suppress
 from typing import Any
 
 from actorhub.broker import Message, Outcome
@@ -29,7 +30,7 @@ from actorhub.futures import once
 from actorhub.gathering import Gathering, together
 from actorhub.letter import DeadLetter, Reason
 from actorhub.session import Session
-from actorhub.task import TaskSpec
+from actorhub.task import Retry, TaskSpec
 from actorhub.taskbox import task_queue
 from actorhub.work import Answer, Receipt, Work
 
@@ -76,7 +77,7 @@ class Settling:
         retry = spec.options.retry if spec is not None else None
         late = envelope.deadline is not None and envelope.deadline <= time.time()
         if retry is not None and not late and not isinstance(error, _HOPELESS):
-            pause = retry.pause(max(1, envelope.attempt), error, age)
+            pause = _pause(retry, envelope, error, age)
             if pause is not None:
                 log.info("%s failed (attempt %d) and is tried again in %.1f s: %r", *_said(envelope), pause, error)
                 again = {"attempt": max(1, envelope.attempt) + 1, "since": time.time() - age}
@@ -231,6 +232,18 @@ async def publish(session: Session, delays: Delays, queue: str, message: Message
             log.debug("a task for %s waits for the broker", queue, exc_info=True)
         await asyncio.sleep(PAUSE)
     raise PlacementInfeasible(f"{queue} is gone: what its tasks ask for was removed")
+
+
+def _pause(retry: Retry, envelope: Envelope, error: BaseException, age: float) -> float | None:
+    """Seconds until the next attempt; None where there is none, and where the policy itself fails: its strategies are the
+    user's code."""
+    try:
+        return retry.pause(max(1, envelope.attempt), error, age)
+    except Exception as exc:
+        log.exception("%s is not tried again (attempt %d): its retry policy failed", *_said(envelope))
+        with suppress(Exception):  # not every exception takes a note
+            error.add_note(f"it is not tried again, for its retry policy failed: {type(exc).__name__}: {exc}")
+        return None
 
 
 def _said(envelope: Envelope) -> tuple[str, int]:

@@ -6,6 +6,7 @@ The function itself stays a plain function. Its retry policy is made of tenacity
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -48,7 +49,12 @@ class Retry:
 
     def pause(self, attempt: int, error: BaseException, age: float) -> float | None:
         """Seconds until the next attempt; None where there is none. `attempt` is the one that failed, from 1; `age` the
-        seconds since the first one began."""
+        seconds since the first one began.
+
+        Raises:
+            whatever the strategies raise.
+            ValueError: they wait for no number of seconds.
+        """
         if attempt >= self.attempts:
             return None
         state = RetryCallState(Retrying(), None, (), {})
@@ -58,7 +64,10 @@ class Retry:
         state.outcome_timestamp = time.monotonic()
         if not self.retry(state):
             return None
-        state.upcoming_sleep = max(0.0, float(self.wait(state)))
+        pause = float(self.wait(state))
+        if not math.isfinite(pause):
+            raise ValueError(f"the retry policy waits for {pause} s; give it a finite number of seconds")
+        state.upcoming_sleep = max(0.0, pause)
         return None if self.stop(state) else state.upcoming_sleep
 
 

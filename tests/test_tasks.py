@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tenacity import retry_if_exception_type, wait_fixed
+from tenacity import retry_if_exception, retry_if_exception_type, wait_fixed
 
 from actorhub import (
     CallCancelled,
@@ -270,6 +270,41 @@ async def test_a_task_is_tried_again_as_its_policy_says(hub: Hub, tmp_path: Path
     assert [len(notes(path)) for path in paths] == [3, 1, 2]
     letters = await until(lambda: _letters(hub, 2))
     assert [letter.method.rpartition(":")[2] for letter in letters] == ["never_again", "twice"]
+
+
+@task(retry=Retry(attempts=3, retry=retry_if_exception(lambda error: error.code == 503)))  # type: ignore[attr-defined]
+def fails_and_so_does_its_policy(what: str) -> None:
+    raise ValueError(what)
+
+
+@task(retry=Retry(attempts=3, wait=wait_fixed(float("inf"))))
+def never_tried_again() -> None:
+    raise ValueError("waits for ever")
+
+
+async def test_a_task_whose_policy_fails_is_not_tried_again_and_holds_up_nobody(hub: Hub) -> None:
+    """Every future ends and is kept with its own exception, the policy's in its note; the slots that ran them go on."""
+    futures = [hub.submit(fails_and_so_does_its_policy, f"number {number}") for number in range(4)]
+    futures.append(hub.submit(never_tried_again))
+    for future in futures:
+        with pytest.raises(ValueError, match=r"number|for ever") as caught:
+            await future
+        assert "its retry policy failed" in "".join(caught.value.__notes__)
+    assert await hub.get([hub.submit(double, number) for number in range(50)]) == [2 * n for n in range(50)]
+    assert [letter.reason for letter in await until(lambda: _letters(hub, 5))] == ["exception"] * 5
+
+
+@task
+def fail_with(kind: str) -> None:
+    raise ValueError({"large": "x" * 20_000_000, "surrogate": "\udcff"}[kind])
+
+
+async def test_exceptions_that_json_or_the_broker_cannot_take_as_they_are_come_all_the_same(hub: Hub) -> None:
+    """Every future ends with its exception, and the slots that ran them go on."""
+    for kind in ("large", "surrogate") * 2:
+        with pytest.raises(ValueError, match=r"xxx|udcff"):
+            await hub.submit(fail_with, kind)
+    assert await hub.get([hub.submit(double, number) for number in range(50)]) == [2 * n for n in range(50)]
 
 
 # ---- later
