@@ -35,6 +35,12 @@ class Call(asyncio.Future[R], Generic[R]):
             self.on_cancel()
         return cancelled
 
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "what was not awaited is not sent: await it first; only among the arguments of tasks, also inside lists, "
+            "tuples and dictionaries, a future stands for its result"
+        )
+
     def succeed(self, value: R) -> None:
         if not self.done():
             self.set_result(value)

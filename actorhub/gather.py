@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from actorhub.errors import CallCancelled
 from actorhub.future import Future
-from actorhub.futures import once
+from actorhub.futures import ended
 from actorhub.object_ref import ObjectRef
 
 if TYPE_CHECKING:
@@ -27,20 +28,7 @@ async def get_all(
     """The results and values in order, or the first failure."""
     futures = [one for one in wanted if isinstance(one, Future)]
     async with asyncio.timeout(timeout):
-        left = len(futures)
-        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        resolve = once(ended)
-
-        def one_more(future: Future[Any]) -> None:
-            nonlocal left
-            left -= 1
-            if left == 0 or future.cancelled() or future.exception() is not None:
-                resolve(None)
-
-        for future in futures:
-            future.add_done_callback(one_more)
-        if futures:
-            await ended
+        await ended([future.settled for future in futures], len(futures), or_failed=True)
         for future in futures:
             if future.cancelled():
                 raise CallCancelled(f"{future.label} was cancelled")
@@ -79,21 +67,9 @@ async def wait_for(
     wanted = len(futures) if count is None else count
     if not 0 <= wanted <= len(futures):
         raise ValueError(f"count={wanted} of {len(futures)} futures will never be done; give 0 to {len(futures)}")
-    done = sum(future.done() for future in futures)
-    ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    resolve = once(ended)
-
-    def one_more(future: Future[R]) -> None:
-        nonlocal done
-        done += 1
-        if done >= wanted:
-            resolve(None)
-
-    for future in futures:
-        if not future.done():
-            future.add_done_callback(one_more)
-    if done < wanted:
-        await asyncio.wait([ended], timeout=timeout)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(timeout):
+            await ended([future.settled for future in futures], wanted)
     return [f for f in futures if f.done()], [f for f in futures if not f.done()]
 
 

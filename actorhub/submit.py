@@ -18,9 +18,9 @@ from actorhub.control.desks import TaskDesk
 from actorhub.delay import Delays
 from actorhub.depot import Depot
 from actorhub.envelope import Codec, Envelope, Into, Kind, Step
-from actorhub.errors import BrokerUnavailable, CallCancelled, PlacementInfeasible
+from actorhub.errors import BrokerUnavailable, CallCancelled, HubClosed, PlacementInfeasible
 from actorhub.future import Future, placeholders_in, with_results
-from actorhub.futures import once
+from actorhub.futures import ended, once
 from actorhub.gathering import gathering_queue
 from actorhub.needs import NOWHERE, Needs
 from actorhub.object_ref import StandIn, stand_ins_travel
@@ -103,6 +103,7 @@ class Submitter:
             self._send_when_done(before, call, spec, args, kwargs, sending, once(accepted)), f"actorhub-wait-{label}"
         )
         call.on_cancel = lambda: _cancel(waiting)
+        waiting.add_done_callback(lambda _: self._waited(waiting, call))
         return self._future(spec, call, accepted, sending)
 
     def _future(self, spec: TaskSpec, call: Call[Any], accepted: asyncio.Future[None], sending: Sending) -> Future[Any]:
@@ -119,7 +120,7 @@ class Submitter:
         sending: Sending,
         accepted: Callable[[None], None],
     ) -> None:
-        await asyncio.wait([future.settled for future in before], return_when=asyncio.FIRST_EXCEPTION)
+        await ended([future.settled for future in before], len(before), or_failed=True)
         for future in before:
             if future.done() and (error := _failure_of(future)) is not None:
                 error.add_note(f"{spec.signature.label} was not run: it takes the result of {future.label}")
@@ -133,6 +134,13 @@ class Submitter:
         answer = cast("Call[Any]", pending.answer)
         call.on_cancel = lambda: _cancel(answer)
         answer.add_done_callback(lambda _: _pass_on(answer, call))
+
+    @staticmethod
+    def _waited(waiting: asyncio.Future[None], call: Call[Any]) -> None:
+        """Where the hub was closed meanwhile nobody sends the task any more."""
+        if waiting.cancelled() and not call.done():
+            call.fail(HubClosed("the hub was closed"))
+            call.exception()  # whoever has dropped it needs no word of it
 
     def _send(
         self,

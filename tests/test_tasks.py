@@ -6,6 +6,8 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from actorhub import (
     CallTimeout,
     Future,
     Hub,
+    HubClosed,
     InvalidArguments,
     InvalidResult,
     NotSerialisable,
@@ -179,6 +182,47 @@ async def test_what_depends_on_a_failure_fails_with_it_and_does_not_run(hub: Hub
     assert not path.exists()
 
 
+async def test_what_depends_on_a_cancelled_task_fails_though_another_goes_on(hub: Hub, tmp_path: Path) -> None:
+    """The dependent ends at once: the other task that it waits for never does."""
+    blocked, cancelled = hub.submit(wait_for_file, str(tmp_path / "never")), hub.submit(wait_for_file, "/never")
+    dependent = hub.submit(join, [blocked.as_argument(), cancelled.as_argument()])
+    cancelled.cancel()
+    with pytest.raises(CallCancelled, match="was cancelled"):
+        await dependent
+    assert not blocked.done()
+    blocked.cancel()
+
+
+async def test_what_waits_for_a_task_ends_with_its_hub(hub: Hub, tmp_path: Path) -> None:
+    """Nobody waits for ever for what a closed hub has not sent, whether it had begun to wait or not."""
+    async with Hub(settings=hub.settings) as closing:
+        blocked = closing.submit(wait_for_file, str(tmp_path / "go"))
+        futures = [closing.submit(join, [blocked.as_argument()])]
+        await blocked.accepted()
+        futures += [closing.submit(join, [blocked.as_argument()]), closing.submit(join, [futures[0].as_argument()])]
+    for future in (blocked, *futures):
+        with pytest.raises(HubClosed):
+            await future
+    (tmp_path / "go").touch()
+
+
+@dataclass
+class Box:
+    content: Any
+
+
+@task
+def unpack(box: Any) -> str:
+    return str(box.content)
+
+
+async def test_a_future_where_none_is_looked_for_says_where_it_may_stand(hub: Hub) -> None:
+    future = hub.submit(letter, 1)
+    with pytest.raises(NotSerialisable, match=r"content.*await it first.*lists, tuples and dictionaries"):
+        hub.submit(unpack, Box(future))
+    assert await hub.submit(unpack, Box(await future)) == "b"
+
+
 async def test_a_container_that_contains_itself_is_refused(hub: Hub) -> None:
     circle: list[Any] = [hub.submit(letter, 1).as_argument()]
     circle.append(circle)
@@ -209,6 +253,24 @@ async def test_wait_returns_what_is_done_and_what_is_not(hub: Hub, tmp_path: Pat
     assert await hub.get([blocked, quick]) == [str(tmp_path / "go"), 2]
     with pytest.raises(ValueError, match="count=3 of 1 futures"):
         await hub.wait([quick], count=3)
+
+
+async def test_waiting_again_and_again_leaves_nothing_at_what_goes_on(hub: Hub, tmp_path: Path) -> None:
+    """The loop that takes what is done, one by one, must not cost more with each turn: nothing of a wait that is over stays
+    at the futures that are not done."""
+    blocked = hub.submit(wait_for_file, str(tmp_path / "go"))
+    before = len(blocked.settled._callbacks or ())  # type: ignore[attr-defined]
+    pending = [blocked, *(hub.submit(double, number) for number in range(100))]
+    while len(pending) > 1:
+        done, pending = await hub.wait(pending, count=1)
+        assert done
+    for waiting in (hub.wait([blocked, blocked], timeout=0), hub.get([blocked], timeout=0)):
+        with suppress(TimeoutError):
+            await waiting
+    assert len(blocked.settled._callbacks or ()) == before  # type: ignore[attr-defined]
+    (tmp_path / "go").touch()
+    done, pending = await hub.wait([blocked, blocked])
+    assert (done, pending) == ([blocked, blocked], [])
 
 
 async def test_get_fails_with_the_first_failure(hub: Hub, tmp_path: Path) -> None:
