@@ -27,6 +27,16 @@ class Devices:
         self._free = dict.fromkeys(islice((*named, *islice(numbers, whole)), whole), UNIT)
         self._taken: dict[str, dict[str, int]] = {}
 
+    def has_room(self, amount: float) -> bool:
+        """Whether nobody has anything of what `take` would give."""
+        wanted = units({"gpu": amount})["gpu"]
+        if wanted < UNIT:
+            return any(free >= wanted for free in self._free.values())
+        return sum(free == UNIT for free in self._free.values()) >= wanted // UNIT
+
+    def is_held_by(self, holder: str) -> bool:
+        return holder in self._taken
+
     def take(self, holder: str, amount: float) -> dict[str, str]:
         """What its environment says, besides all else; nothing where it asks for none."""
         wanted = units({"gpu": amount})["gpu"]

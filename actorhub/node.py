@@ -176,6 +176,7 @@ class Node:
             await self._start_worker()
 
     async def _start_worker(self, worker_id: str | None = None, *, gpu: float = 0.0, **more: object) -> None:
+        await self._until(lambda: self._leaving or self._devices.has_room(gpu) or not self._is_anybody_letting_go())
         if not self._leaving:
             store = self._store.path if self._store is not None else None
             worker_id = worker_id or new_id(8)
@@ -185,6 +186,11 @@ class Node:
             except BaseException:
                 self._devices.give_back(worker_id)
                 raise
+
+    def _is_anybody_letting_go(self) -> bool:
+        """Whether a process ends that still has GPUs: control has given them to others already."""
+        ending = (each.config.worker for each in self._processes.living if each.stopping or each.killed)
+        return any(self._devices.is_held_by(worker) for worker in ending)
 
     async def start_worker(self, worker_id: str, actor_id: str, gpu: float) -> None:
         node = self.config.node_id
@@ -204,7 +210,8 @@ class Node:
         return [worker for worker in self._processes.living if worker.config.kind == "actors"]
 
     def stop_worker(self, worker_id: str) -> None:
-        self._processes.terminate(worker_id)
+        ending = self._processes.end(worker_id, self.settings.drain_timeout + 5.0)
+        self.session.spawn_task(ending, f"actorhub-end-{worker_id}")
 
     async def worker_ready(self, worker_id: str) -> None:
         found = await self._processes.find(worker_id)
@@ -222,6 +229,7 @@ class Node:
 
     def _worker_ended(self, end: Exit) -> None:
         self._devices.give_back(end.worker.config.worker)
+        self._changed.set()
         if end.worker.config.kind == "task":
             self.slots.note_deaths(end)
         if end.worker.config.kind == "actors" and end.worker.ready:

@@ -151,6 +151,19 @@ class Processes:
             found.stopping = True
             found.process.terminate()
 
+    async def end(self, worker_id: str, timeout: float) -> None:
+        """Ask it to drain and end; kill it where it has not in `timeout` seconds: its event loop may be blocked."""
+        self.terminate(worker_id)
+        until = asyncio.get_running_loop().time() + timeout
+        while worker_id in self._living and asyncio.get_running_loop().time() < until:
+            await asyncio.sleep(0.1)
+        self._kill_late(self._living.get(worker_id), timeout)
+
+    def _kill_late(self, late: WorkerProcess | None, timeout: float) -> None:
+        if late is not None:
+            log.warning("worker %s did not end in %.0f s and is killed", late.config.worker, timeout)
+            late.process.kill()
+
     def kill(self, worker_id: str) -> None:
         """End it at once."""
         found = self._living.get(worker_id)
@@ -166,9 +179,8 @@ class Processes:
                 if not each.stopping:
                     self.terminate(each.config.worker)
             await asyncio.sleep(0.01)
-        for left in self.living:
-            log.warning("worker %s did not end in %.0f s and is killed", left.config.worker, timeout)
-            left.process.kill()
+        for late in self.living:
+            self._kill_late(late, timeout)
         while self._living:
             await asyncio.sleep(0.01)
         self._claim.remove()

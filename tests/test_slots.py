@@ -7,8 +7,10 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Collection
+from pathlib import Path
 from typing import cast
 
+import psutil
 import pytest
 from pydantic import ValidationError
 
@@ -73,6 +75,22 @@ class Large:
 class Trainer:
     async def devices(self) -> str:
         return os.environ["CUDA_VISIBLE_DEVICES"]
+
+
+@actor(resources={"gpu": 2})
+class Owner:
+    def __init__(self, former: int) -> None:
+        self.former_is_there = psutil.pid_exists(former)
+
+    async def block(self, path: str) -> None:
+        open(path, "w").close()  # noqa: ASYNC230
+        time.sleep(600.0)  # noqa: ASYNC251
+
+    async def pid(self) -> int:
+        return os.getpid()
+
+    async def is_former_there(self) -> bool:
+        return self.former_is_there
 
 
 @pytest.fixture
@@ -237,6 +255,22 @@ async def test_an_actor_sees_the_gpus_that_it_has(hub: Hub) -> None:
     assert sorted([await trainer.devices() for trainer in trainers]) == ["0", "1"]
     await hub.kill(trainers[0])
     assert await hub.options(resources={"gpu": 0.5}).submit(devices) == "0"
+
+
+async def test_a_killed_actor_s_gpus_are_another_s_when_its_process_has_ended_which_it_does(
+    hub: Hub, tmp_path: Path
+) -> None:
+    """Invariant: no two processes have one GPU, though control gives it away as soon as the actor is dead; and nobody waits
+    for ever for a process whose event loop is blocked."""
+    first = await hub.spawn(Owner, 0)
+    pid = await first.pid()
+    blocking = first.block(f"{tmp_path}/blocks")
+    await until((tmp_path / "blocks").exists)
+    await hub.kill(first)
+    second = await hub.spawn(Owner, pid)
+    async with asyncio.timeout(40):
+        assert not await second.is_former_there()
+        await asyncio.gather(blocking, return_exceptions=True)
 
 
 async def test_tasks_go_on_though_one_node_after_the_other_is_killed(hub: Hub) -> None:
