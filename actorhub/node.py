@@ -330,6 +330,7 @@ class Node:
             known=self._known,
             leaving=self._leaving,
             store=str(self._store.path) if self._store is not None else None,
+            run=self.session.id,
         )
 
     def _ready(self) -> list[WorkerProcess]:

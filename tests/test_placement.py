@@ -87,6 +87,7 @@ class Console:
         placed: tuple[str, ...] = (),
         leaving: bool = False,
         pid: int = 1,
+        run: str = "",
         **resources: float,
     ) -> None:
         """`own`: workers for one actor each."""
@@ -106,6 +107,7 @@ class Console:
                 placed=list(placed),
                 known=True,
                 leaving=leaving,
+                run=run,
             )
         )
 
@@ -444,6 +446,17 @@ def test_a_node_that_comes_back_with_less_has_what_it_says() -> None:
 
 
 # ---- actors
+
+
+def test_a_container_that_starts_again_has_the_same_host_and_pid_and_is_another_node() -> None:
+    console = Console()
+    console.node("n1", cpu=4)
+    console.spawn("a", resources={"cpu": 1}, options=ISOLATED)
+    console.node("n1", run="2", cpu=2)
+    assert console.state.nodes()[0].resources_total == {"cpu": 2.0}
+    assert console.of(StartWorker)
+    console.node("n1", run="2", cpu=2)
+    assert not console.last
 
 
 def test_labels_that_an_actor_prefers_are_chosen_where_there_is_room_and_those_it_needs_always() -> None:

@@ -44,7 +44,8 @@ ANY_CLASS = "*"
 
 class NodeReport(Model):
     """A node lives, with these workers and slots (pids by id), and knows these task queues. `placed`: the slots among them,
-    and those that are not ready yet, that control has placed there. `known`: a control has acknowledged it before."""
+    and those that are not ready yet, that control has placed there. `known`: a control has acknowledged it before. `run`:
+    of each agent's process another one, for a container that starts again has the same host and pid."""
 
     node: str
     host: str
@@ -60,6 +61,7 @@ class NodeReport(Model):
     known: bool = False
     leaving: bool = False
     store: str | None = None
+    run: str = ""
 
 
 class Running(Model):

@@ -33,7 +33,7 @@ class Fleet:
         """A node lives. Returns whether nobody knew it; one that has started again is another one with the former's workers,
         which are gone."""
         former = self.nodes.get(report.node)
-        is_new = former is None or (former.host, former.pid) != (report.host, report.pid)
+        is_new = former is None or (former.host, former.pid, former.run) != (report.host, report.pid, report.run)
         if former is None or is_new:
             node = Node(
                 id=report.node,
@@ -45,6 +45,7 @@ class Fleet:
                 classes=frozenset(report.classes),
                 seen=now,
                 store=report.store,
+                run=report.run,
             )
             if former is not None:
                 node.workers = former.workers

@@ -70,6 +70,7 @@ class NodePart(_Part):
     classes: tuple[str, ...] = ()
     leaving: bool = False
     store: str | None = None
+    run: str = ""
     slots: dict[str, int] = {}
     workers: tuple[tuple[str, int, str | None], ...] = ()
 

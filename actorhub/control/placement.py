@@ -26,7 +26,7 @@ class Worker:
 
 @dataclass(eq=False)
 class Node:
-    """A node that lives. `total` and `free` are in units; what is reserved is not free."""
+    """A node that lives. `total` and `free` are in units; what is reserved is not free. `run`: see `NodeReport`."""
 
     id: str
     host: str
@@ -38,6 +38,7 @@ class Node:
     seen: float
     leaving: bool = False
     store: str | None = None
+    run: str = ""
     free: dict[str, int] = field(default_factory=dict)
     workers: dict[str, Worker] = field(default_factory=dict)
     slots: dict[str, int] = field(default_factory=dict)  # pids by id
