@@ -253,6 +253,7 @@ def test_bench_measures_this_cluster(env: dict[str, str]) -> None:
         (["node", "nosuchmodule"], {}, "No module named 'nosuchmodule'"),
         (["node", "--resource", "gpu"], {}, "--resource 'gpu' is not NAME=VALUE"),
         (["node", "--resource", "gpu=many"], {}, "--resource takes NAME=AMOUNT with a number"),
+        (["node", "--resource", "gpu=1.5"], {}, "resource 'gpu' cannot be 1.5; give a part of one, or whole ones"),
     ],
 )
 def test_bad_input_is_one_line_on_standard_error_and_code_1(

@@ -15,6 +15,7 @@ from actorhub.cli.common import NO_BROKER, Columns, Namespace, Url, fail, look, 
 from actorhub.cluster import BrokerChoice
 from actorhub.hub import Hub
 from actorhub.node import NodeConfig, run
+from actorhub.resources import checked
 from actorhub.settings import Settings
 
 
@@ -35,7 +36,7 @@ def node(
     """Run a node: an agent and its worker processes, until SIGTERM, which drains."""
     settings = settings_from(url, namespace, log_format=log_format)
     try:
-        resources = {name: float(value) for name, value in _pairs("--resource", resource or []).items()}
+        resources = checked({name: float(value) for name, value in _pairs("--resource", resource or []).items()})
     except ValueError as exc:
         fail(f"--resource takes NAME=AMOUNT with a number: {exc}")
     given: dict[str, Any] = {"node_id": id} if id else {}
