@@ -212,11 +212,38 @@ def _specify(cls: object, options: ActorOptions) -> ActorSpec:
     }
     if not methods:
         raise TypeError(f"{cls.__qualname__} has no public method, so nobody could call it; add one")
+    if options.durable:
+        _check_state(cls)
     unknown = [name for name in options.reads if name not in methods]
     if unknown:
         raise TypeError(f"reads= names {unknown}, which {cls.__qualname__} does not have; it has: {', '.join(methods)}")
     init = Signature.of(cls.__init__, owner=cls.__qualname__, bound=True)  # type: ignore[misc]
     return ActorSpec(cls, class_name_of(cls), options, init, methods)
+
+
+def _check_state(cls: type) -> None:
+    """Raises:
+    TypeError: there is a part of its state that would not be kept.
+    """
+    if issubclass(cls, BaseModel):
+        lost = [name for name, field in cls.model_fields.items() if field.exclude]
+        if lost or cls.model_config.get("extra") == "allow":
+            what = f"the fields {lost}, which are excluded" if lost else "fields that it does not name"
+            raise TypeError(
+                f"a durable {cls.__qualname__} would lose {what}: its state is its fields; name them, without exclude"
+            )
+    elif cls.__getstate__ is object.__getstate__:
+        slots = [name for base in cls.__mro__ for name in _slots(base) if name not in ("__dict__", "__weakref__")]
+        if slots:
+            raise TypeError(
+                f"a durable {cls.__qualname__} would lose {slots}: its state is its __dict__; leave out __slots__, or write "
+                "__getstate__ and __setstate__"
+            )
+
+
+def _slots(cls: type) -> tuple[str, ...]:
+    slots = vars(cls).get("__slots__", ())
+    return (slots,) if isinstance(slots, str) else tuple(slots)
 
 
 _ticket = TypeAdapter(Ticket)

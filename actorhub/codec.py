@@ -11,7 +11,7 @@ import math
 import pickle
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
 from typing import Any
 
@@ -22,6 +22,8 @@ from actorhub.errors import NotSerialisable, UntrustedPayload
 _VERSION = b"\x01"
 _DIGEST = 32
 _DEPTH = 6
+_DEEPEST = 100  # levels of JSON that are sure to be read again
+_LONGEST = 1024  # bits of a number, the same
 _ZEROS = memoryview(bytes(4096))
 _HOW = "set the same ACTORHUB_SECRET for every process of the cluster"
 
@@ -184,6 +186,26 @@ def is_json_native(value: object) -> bool:
     if kind is dict:
         return all(type(key) is str and is_json_native(item) for key, item in value.items())  # type: ignore[attr-defined]
     return False
+
+
+def is_json_tree(value: object) -> bool:
+    """The same, and no list and no dict is in two places: what is one object would be two when it is read."""
+    return _is_tree(value, set(), _DEEPEST)
+
+
+def _is_tree(value: object, seen: set[int], depth: int) -> bool:
+    kind = type(value)
+    if kind is int:
+        return bool(value.bit_length() <= _LONGEST)  # type: ignore[attr-defined]
+    if kind is list or kind is dict:
+        if not depth or id(value) in seen:
+            return False
+        seen.add(id(value))
+        items: Iterable[Any] = value if kind is list else value.values()  # type: ignore[attr-defined, assignment]
+        if kind is dict and not all(type(key) is str for key in value):  # type: ignore[attr-defined]
+            return False
+        return all(type(item) is str or _is_tree(item, seen, depth - 1) for item in items)
+    return is_json_native(value)
 
 
 def _culprit(value: object, path: str, depth: int = _DEPTH, seen: frozenset[int] = frozenset()) -> tuple[str, object]:

@@ -1,22 +1,25 @@
 """The state of a durable actor: what is kept of it after each message, put back where one failed, and read by whoever goes on.
 
 State is the instance's attributes, or what its `__getstate__` gives; the fields where its class is a pydantic model. It is JSON
-where JSON gives back exactly the same, else a signed pickle.
+where JSON gives back exactly the same, else a signed pickle. A model is what its fields are as JSON.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pydantic_core
 from pydantic import BaseModel
 
 from actorhub.actor import ActorSpec
-from actorhub.codec import Signer, is_json_native, unpickled
-from actorhub.errors import ActorHubError, PayloadTooLarge
+from actorhub.codec import Signer, is_json_tree, unpickled
+from actorhub.errors import ActorHubError, NotSerialisable, PayloadTooLarge
 from actorhub.journal.records import State
 
+STARS = b"*****"
+DOUBTFUL = (STARS, b"null")  # what may not be read as what was written
 PATCHED = 4096  # bytes of a pydantic model's state from which on commits have only the fields that changed
 
 
@@ -64,10 +67,13 @@ class Snapshots:
         version = states[0].version
         state = self._read(states)
         if version < self._spec.state_version:
-            state = self._migrate(state, version)
-        self.instance = self._make(state)
+            self.instance = self._make(self._migrate(state, version))
+        elif self._is_model:  # as JSON: of Python's own values a model may take fewer, or take them otherwise
+            self.instance = self._read_back({"": pydantic_core.to_json(state)})
+        else:
+            self.instance = self._make(state)
+        self.keep()
         if version == self._spec.state_version:
-            self.keep()
             self._committed = self._kept
         return self.instance
 
@@ -90,7 +96,7 @@ class Snapshots:
 
     def _make(self, state: Any) -> Any:
         if self._is_model:
-            return self._spec.cls.model_validate(state)  # type: ignore[attr-defined]
+            return self._spec.cls.model_validate(state, by_alias=False, by_name=True)  # type: ignore[attr-defined]
         instance: Any = object.__new__(self._spec.cls)
         self._fill(instance, state)
         return instance
@@ -131,26 +137,52 @@ class Snapshots:
         if self._kept is None:
             return
         if self._is_model:
-            fresh = self._spec.cls.model_validate_json(_joined(self._kept))  # type: ignore[attr-defined]
-            self.instance.__dict__.update(fresh.__dict__)
+            self.instance.__dict__.update(self._read_back(self._kept).__dict__)
             return
         codec, body = self._kept
         self._fill(self.instance, pydantic_core.from_json(body) if codec == "json" else _unpickled(body))
 
     def _fields(self) -> dict[str, bytes]:
+        fields = {name: self._field(name) for name in type(self.instance).model_fields}
+        before = self._kept or {}
+        doubtful = [name for name, v in fields.items() if v != before.get(name) and any(d in v for d in DOUBTFUL)]
+        if doubtful:
+            self._check(fields, doubtful)
+        return fields
+
+    def _field(self, name: str) -> bytes:
         serializer = self.instance.__pydantic_serializer__
-        return {
-            name: serializer.to_json(self.instance, include={name}, warnings="error")
-            for name in type(self.instance).model_fields
-        }
+        try:
+            return bytes(serializer.to_json(self.instance, include={name}, by_alias=False, warnings="error"))
+        except Exception as exc:
+            raise NotSerialisable(f"{self._spec.cls.__qualname__}.{name} cannot be kept: {exc}") from exc
+
+    def _check(self, fields: dict[str, bytes], doubtful: Sequence[str]) -> None:
+        """A secret is written as stars, and an infinity as null."""
+        what = f"{self._spec.cls.__qualname__}.{' or .'.join(doubtful)}"
+        try:
+            same = self._read_back(fields)
+        except ValueError as exc:
+            raise NotSerialisable(f"{what} cannot be kept: as JSON it does not fit its type: {exc}") from exc
+        for name in doubtful:
+            if STARS in fields[name] and getattr(same, name) != getattr(self.instance, name):
+                raise NotSerialisable(f"{self._spec.cls.__qualname__}.{name} cannot be kept: a secret has no JSON")
+
+    def _read_back(self, fields: dict[str, bytes]) -> Any:
+        return self._spec.cls.model_validate_json(_joined(fields), by_alias=False, by_name=True)  # type: ignore[attr-defined]
 
     def _attributes(self) -> tuple[str, bytes]:
         """As bytes that only this process reads: what goes into a commit is signed then."""
-        state = self.instance.__getstate__() if self._own_getstate else vars(self.instance)
-        if not self._pickles and is_json_native(state):
-            return "json", pydantic_core.to_json(state)
+        what = self._spec.cls.__qualname__
+        try:
+            state = self.instance.__getstate__() if self._own_getstate else vars(self.instance)
+        except Exception as exc:
+            raise NotSerialisable(f"{what}.__getstate__ raised {type(exc).__name__}: {exc}") from exc
+        if not self._pickles and is_json_tree(state):
+            with suppress(pydantic_core.PydanticSerializationError):  # of text that no UTF-8 can express
+                return "json", pydantic_core.to_json(state)
         self._pickles = True
-        return "pickle", b"".join(self._signer.pickled(state, self._spec.cls.__qualname__).pieces())
+        return "pickle", b"".join(self._signer.pickled(state, what).pieces())
 
     @property
     def size(self) -> int:

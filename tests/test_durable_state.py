@@ -1,0 +1,177 @@
+"""The state of durable actors: what is kept comes back the same, and what cannot be kept is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from datetime import date
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+from actorhub import Hub, NotSerialisable, actor, ask
+
+
+@actor(durable=True)
+class Odd:
+    """Whose attributes are such as JSON does not give back."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.seen: list[int] = []
+        self.same = self.seen
+        self.value: Any = None
+        self.refuses = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self.refuses:
+            raise ValueError("not now")
+        return vars(self)
+
+    async def next(self) -> tuple[int, list[int]]:
+        self.count += 1
+        self.seen.append(self.count)
+        return self.count, self.same
+
+    async def keep(self, what: str) -> None:
+        self.value = {"half a letter": "\ud800", "a large number": 10**5000}.get(what)
+        if what == "a circle":
+            self.value = [1]
+            self.value.append(self.value)
+        for _ in range(300 if what == "a deep list" else 0):
+            self.value = [self.value]
+
+    async def kept(self) -> str:
+        value = self.value
+        if isinstance(value, list) and value[-1] is value:
+            return "a circle"
+        depth = 0
+        while isinstance(value, list):
+            value, depth = value[0], depth + 1
+        return {"\ud800": "half a letter", 10**5000: "a large number"}.get(
+            value, "a deep list" if depth == 300 else "nothing"
+        )
+
+    async def refuse(self) -> None:
+        self.refuses = True
+
+    async def pid(self) -> int:
+        return os.getpid()
+
+
+@actor(durable=True)
+class Model(BaseModel):
+    """With a field that has another name outside, and others that JSON does not give back."""
+
+    model_config = ConfigDict(strict=True, ser_json_bytes="base64", val_json_bytes="base64")
+
+    count: int = Field(0, alias="howMany")
+    limit: float = 1.0
+    secret: SecretStr = SecretStr("")
+    raw: bytes = b""
+    days: set[date] = set()
+
+    async def next(self) -> int:
+        self.count += 1
+        self.raw += b"\xff"
+        self.days.add(date(2026, 1, self.count))
+        return self.count
+
+    async def rest(self) -> tuple[bytes, set[date]]:
+        return self.raw, self.days
+
+    async def mistype(self) -> None:
+        self.count = "many"  # type: ignore[assignment]
+
+    async def unbound(self) -> None:
+        self.limit = float("inf")
+
+    async def keep_secret(self) -> None:
+        self.secret = SecretStr("hush")
+
+    async def show(self) -> tuple[int, float, str]:
+        return self.count, self.limit, self.secret.get_secret_value()
+
+    async def pid(self) -> int:
+        return os.getpid()
+
+
+async def _kill(handle: Any) -> None:
+    """The worker of an actor, and wait until the actor lives elsewhere."""
+    pid = await ask(handle.pid)
+    os.kill(pid, signal.SIGKILL)
+    assert await ask(handle.pid) != pid
+
+
+async def test_what_is_one_object_in_a_state_is_one_again(hub: Hub) -> None:
+    """Two attributes that are the same list are that for whoever goes on, too."""
+    odd = await hub.spawn(Odd)
+    assert await odd.next() == (1, [1])
+    await _kill(odd)
+    assert await odd.next() == (2, [1, 2])
+
+
+@pytest.mark.parametrize("what", ["half a letter", "a large number", "a circle", "a deep list"])
+async def test_a_state_that_json_cannot_express_comes_back_the_same(hub: Hub, what: str) -> None:
+    odd = await hub.spawn(Odd)
+    async with asyncio.timeout(30):
+        await odd.keep(what)
+    await _kill(odd)
+    assert await odd.kept() == what
+
+
+async def test_a_getstate_that_raises_fails_its_message_and_the_actor_goes_on(hub: Hub) -> None:
+    odd = await hub.spawn(Odd)
+    assert await odd.next() == (1, [1])
+    async with asyncio.timeout(30):
+        with pytest.raises(NotSerialisable, match=r"Odd\.__getstate__ raised ValueError: not now"):
+            await odd.refuse()
+    assert await odd.next() == (2, [1, 2])
+
+
+async def test_a_model_comes_back_however_its_fields_are_called_and_written_outside(hub: Hub) -> None:
+    model = await hub.spawn(Model)
+    assert await model.next() == 1
+    await _kill(model)
+    assert await model.next() == 2
+    assert await model.rest() == (b"\xff\xff", {date(2026, 1, 1), date(2026, 1, 2)})
+
+
+async def test_a_field_that_cannot_be_read_again_fails_its_message_and_the_actor_goes_on(hub: Hub) -> None:
+    """Whoever goes on has the state as it was before."""
+    model = await hub.spawn(Model)
+    assert await model.next() == 1
+    for method, field in ((model.mistype, "count"), (model.unbound, "limit"), (model.keep_secret, "secret")):
+        async with asyncio.timeout(30):
+            with pytest.raises(NotSerialisable, match=f"Model.{field} cannot be kept"):
+                await method()
+    await _kill(model)
+    assert await model.show() == (1, 1.0, "")
+
+
+def test_a_class_of_which_a_part_would_not_be_kept_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"Slotted would lose \['count'\]"):
+
+        @actor(durable=True)
+        class Slotted:
+            __slots__ = ("count",)
+
+            async def ping(self) -> None: ...
+
+    with pytest.raises(TypeError, match=r"Hiding would lose the fields \['count'\]"):
+
+        @actor(durable=True)
+        class Hiding(BaseModel):
+            count: int = Field(0, exclude=True)
+
+            async def ping(self) -> None: ...
+
+    with pytest.raises(TypeError, match="Open would lose fields that it does not name"):
+
+        @actor(durable=True)
+        class Open(BaseModel):
+            model_config = ConfigDict(extra="allow")
+
+            async def ping(self) -> None: ...
