@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 from datetime import date
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from actorhub import Hub, NotSerialisable, actor, ask
+from actorhub.actor import spec_of
+from actorhub.codec import Signer
+from actorhub.journal.records import State
+from actorhub.snapshot import Snapshots
 
 
 @actor(durable=True)
@@ -175,3 +180,21 @@ def test_a_class_of_which_a_part_would_not_be_kept_is_refused() -> None:
             model_config = ConfigDict(extra="allow")
 
             async def ping(self) -> None: ...
+
+
+@actor(durable=True)
+class Grown:
+    state_version: ClassVar[int] = 2
+
+    @classmethod
+    def migrate(cls, state: dict[str, Any], from_version: int) -> dict[str, Any]:
+        return {**state, "lock": threading.Lock()}
+
+    async def ping(self) -> None: ...
+
+
+def test_who_migrates_to_what_cannot_be_kept_does_not_go_on() -> None:
+    """Else the journal's next image would have no state, and the one before it would be lost."""
+    snapshots = Snapshots(spec_of(Grown), Signer("s"), 1000)
+    with pytest.raises(NotSerialisable, match=r"Grown\['lock'\]"):
+        snapshots.create([State(body=b'{"count":7}', size=11)], Grown)
