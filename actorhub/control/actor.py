@@ -56,7 +56,7 @@ from actorhub.control.plans import ActorPlan
 from actorhub.control.state import ControlState
 from actorhub.control.watch import QueueWatch
 from actorhub.dead import DeadLetters
-from actorhub.errors import ActorHubError
+from actorhub.errors import ActorHubError, BrokerUnavailable
 from actorhub.handle import Handle, tell
 from actorhub.needs import Needs
 from actorhub.ref import residence
@@ -265,7 +265,11 @@ class Control(ControlDesk):
                 await self._check_session(owner)
 
     async def _check_session(self, owner: str) -> None:
-        state = await self._link.state(self._session.names.reply(owner))
+        try:
+            state = await self._link.state(self._session.names.reply(owner))
+        except BrokerUnavailable:  # with the broker's node that holds it; the others are to be looked at for all that
+            self._gone_since.pop(owner, None)
+            return
         if state is not None and state.consumers:
             self._gone_since.pop(owner, None)
         elif self._now - self._gone_since.setdefault(owner, self._now) > self._settings.session_timeout:
