@@ -24,7 +24,7 @@ from actorhub.control.plans import ActorPlan, Residency
 from actorhub.dead import DeadLetters
 from actorhub.depot import Depot
 from actorhub.desk import Desk
-from actorhub.durable import DurableMailbox
+from actorhub.durable import LATER, DurableMailbox
 from actorhub.emptying import empty
 from actorhub.errors import ActorDied, ActorHubError, ActorInitFailed, PlacementInfeasible
 from actorhub.grave import bury, death
@@ -156,7 +156,7 @@ class Worker:
             if self._is_leaving:  # it may be why
                 return
             log.warning("actor %s of %s could not start", plan.actor_id, plan.class_name, exc_info=True)
-            await self._report_failed(order, exc, "birth")
+            await self._report_unable(order, exc)
             return
         if self._is_leaving:
             await hosted.cell.stop(0.0)
@@ -167,6 +167,14 @@ class Worker:
             await self.end(plan.actor_id, incarnation)
         else:
             await self._report_started(plan.actor_id, incarnation)
+
+    async def _report_unable(self, order: StartActor, error: Exception) -> None:
+        """What may have a state already does not die of a process that lacks its class: it may begin elsewhere, or later."""
+        if order.residency.plan.options.durable and order.residency.incarnation > 1:
+            await asyncio.sleep(LATER)
+            await self._report_failed(order, error, "life")
+        else:
+            await self._report_failed(order, error, "birth")
 
     async def _report_failed(
         self, order: StartActor, error: BaseException, phase: Literal["birth", "life", "gone"]
@@ -198,11 +206,16 @@ class Worker:
         return spec
 
     def _constructor(self, plan: ActorPlan, spec: ActorSpec) -> Callable[[str], Any]:
-        """What makes the first instance of a key, which is empty where the class has none."""
+        """What makes the first instance of a key, which is empty where the class has none. The arguments are looked at only
+        then: the class may take others by now, and who goes on from a journal needs none."""
         if spec.options.shards is not None:
             return lambda key: spec.cls(key) if spec.takes_key else spec.cls()
-        args, kwargs = spec.init.unpack(plan.arguments, plan.codec, self.session.signer)
-        return lambda key: spec.cls(*args, **kwargs)
+
+        def create(key: str) -> Any:
+            args, kwargs = spec.init.unpack(plan.arguments, plan.codec, self.session.signer)
+            return spec.cls(*args, **kwargs)
+
+        return create
 
     def _host(self, order: StartActor, spec: ActorSpec) -> Hosted:
         plan, session = order.residency.plan, self.session

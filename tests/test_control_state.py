@@ -403,6 +403,17 @@ def test_who_stood_by_and_is_lost_is_replaced_and_the_actor_hears_nothing_of_it(
     assert console.info().standby is not None, "its worker drained, and is still there"
 
 
+def test_who_cannot_stand_by_is_replaced_and_the_actor_hears_nothing_of_it() -> None:
+    console = Console("w1", "w2", "w3")
+    home, spot = _backed(console)
+    console.handle(
+        ActorFailed(actor="a", worker=spot.worker, incarnation=spot.residency.incarnation, phase="life", error="e")
+    )
+    [another] = console.of(StartActor)
+    info = console.info()
+    assert (info.state, info.worker, info.restarts, info.standby) == ("running", home.worker, 0, another.worker)
+
+
 def test_nobody_stands_by_where_there_is_one_worker_until_another_comes() -> None:
     console = Console("w1")
     console.spawn(_plan(options={"durable": True, "standby": True}))

@@ -7,12 +7,13 @@ import os
 import signal
 import threading
 from datetime import date
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
-from actorhub import Hub, NotSerialisable, actor, ask
+from actorhub import CallTimeout, Hub, NotSerialisable, actor, ask, deadline
 from actorhub.actor import spec_of
 from actorhub.codec import Signer
 from actorhub.journal.records import State
@@ -198,3 +199,79 @@ def test_who_migrates_to_what_cannot_be_kept_does_not_go_on() -> None:
     snapshots = Snapshots(spec_of(Grown), Signer("s"), 1000)
     with pytest.raises(NotSerialisable, match=r"Grown\['lock'\]"):
         snapshots.create([State(body=b'{"count":7}', size=11)], Grown)
+
+
+def _new(path: str) -> str:
+    if Path(path).exists():
+        raise ValueError(f"{path} is there already")
+    return path
+
+
+@actor(durable=True)
+class Aged:
+    """What its constructor takes has been restricted since it was made."""
+
+    def __init__(self, path: Annotated[str, AfterValidator(_new)]) -> None:
+        self.path = path
+        self.count = 0
+
+    async def next(self) -> int:
+        self.count += 1
+        return self.count
+
+    async def pid(self) -> int:
+        return os.getpid()
+
+
+async def test_who_goes_on_from_a_journal_does_not_ask_the_constructor(hub: Hub, tmp_path: Path) -> None:
+    """A class may change its constructor: what has a state is not made anew, and not dead either."""
+    aged = await hub.spawn(Aged, str(tmp_path / "made"))
+    assert await aged.next() == 1
+    (tmp_path / "made").touch()
+    await _kill(aged)
+    assert await aged.next() == 2
+
+
+def _absent(path: str) -> str:
+    if Path(path).exists():
+        raise ImportError(f"there is no module {path} here")
+    return path
+
+
+class _Needed:
+    """Can be unpickled only where there is no file at its path."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _absent, (self.path,)
+
+
+async def test_an_actor_with_a_state_does_not_die_of_a_worker_that_lacks_its_class(hub: Hub, tmp_path: Path) -> None:
+    """It waits until a worker has what its class needs, and has its state then."""
+
+    @actor(durable=True)
+    class ByValue:
+        needed: Any = _Needed(str(tmp_path / "missing"))
+
+        def __init__(self) -> None:
+            self.count = 0
+
+        async def next(self) -> int:
+            self.count += 1
+            return self.count
+
+        async def pid(self) -> int:
+            return os.getpid()
+
+    by_value = await hub.spawn(ByValue)
+    assert await by_value.next() == 1
+    pid = await by_value.pid()
+    (tmp_path / "missing").touch()
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(CallTimeout), deadline(3.0):
+        await by_value.next()
+    (tmp_path / "missing").unlink()
+    assert await by_value.pid() != pid
+    assert await by_value.next() == 2

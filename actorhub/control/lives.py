@@ -234,7 +234,9 @@ class Lives:
         actor = self._directory.living(event.actor)
         if actor is None or not is_at(actor, event.worker, event.incarnation):
             return
-        if event.phase == "life":
+        if event.phase == "life" and actor.incarnation != event.incarnation:
+            self._step_down(actor)
+        elif event.phase == "life":
             self.restart(actor, event.error)
         else:
             self._die(actor, event.error, at_birth=event.phase == "birth")
