@@ -16,7 +16,8 @@ _PLAIN = frozenset((bool, bytes, float, int, str, type(None)))  # most arguments
 class Future(Awaitable[R], Generic[R]):
     """The result of a task, as soon as there is one. Await it for the value, or for the task's own exception.
 
-    It may be awaited many times, and by `asyncio.gather`, `asyncio.wait_for` and `hub.get`. Not thread-safe.
+    It may be awaited many times, and by `asyncio.gather`, `asyncio.wait_for` and `hub.get`. Who is cancelled while awaiting it,
+    as by a timeout of asyncio's, cancels the task; `hub.get(future, timeout=...)` and `hub.wait` do not. Not thread-safe.
     """
 
     def __init__(

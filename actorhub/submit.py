@@ -242,10 +242,11 @@ class Submitter:
         accepted: asyncio.Future[None] = session.loop.create_future()
         box = self._box(spec, sending)
         parts = [session.next_id() for _ in packed]
-        way = _Parts(parts, self._cancelled)
+        way = _Parts(parts, self._cancelled, lambda: session.spawn_task(self._drop(queue), "actorhub-gather-end"))
         fields: dict[str, Any] = {}
         pending = session.expect(collect.signature, way, fields)
         pending.needs = places
+        pending.outgoing = Outgoing(fields, b"", lambda outcome: None)  # its parts leave instead
         queue = session.names.gathering(sending.namespace, pending.id)
         common = self._fields(spec, sending)
         if pending.deadline is not None:
@@ -254,6 +255,9 @@ class Submitter:
 
         async def send() -> None:
             await self._declare(queue)
+            if pending.outgoing is None:  # it was cancelled meanwhile
+                await self._drop(queue)
+                return
             left = len(packed)
 
             def one_more(outcome: Outcome) -> None:
@@ -296,6 +300,15 @@ class Submitter:
             except BrokerUnavailable:
                 await asyncio.sleep(DECLARE_AGAIN)
 
+    async def _drop(self, queue: str) -> None:
+        """What is gathered there is wanted no more; what would still come finds no queue, and ends."""
+        while True:
+            try:
+                await (await self._session.live_link()).delete(queue)
+                return
+            except BrokerUnavailable:
+                await asyncio.sleep(DECLARE_AGAIN)
+
     def _code_of(self, spec: TaskSpec) -> bytes | None:
         """A function that nodes cannot know by name travels by value.
 
@@ -328,11 +341,12 @@ def _priority(spec: TaskSpec, sending: Sending) -> int:
 
 
 class _Parts:
-    """The way of a call whose parts are tasks of their own: they are cancelled with it."""
+    """The way of a call whose parts are tasks of their own: they are cancelled with it, and `drop` what they have left."""
 
-    def __init__(self, parts: Sequence[str], cancelled: Callable[[str], None]) -> None:
+    def __init__(self, parts: Sequence[str], cancelled: Callable[[str], None], drop: Callable[[], object]) -> None:
         self._parts = parts
         self._cancelled = cancelled
+        self._drop = drop
 
     def withdraw(self, outgoing: Outgoing) -> bool:
         return False
@@ -343,6 +357,7 @@ class _Parts:
     def cancel(self, call_id: str, sender: str) -> None:
         for part in (*self._parts, call_id):
             self._cancelled(part)
+        self._drop()
 
 
 def _cancel(waited: asyncio.Future[Any]) -> None:

@@ -449,6 +449,46 @@ async def test_many_results_are_gathered_into_one_task(hub: Hub, tmp_path: Path)
     assert sorted(notes(path)) == ["0", "1", "2"]
 
 
+async def test_cancelled_gathering_ends_its_parts_and_leaves_nothing(hub: Hub, tmp_path: Path) -> None:
+    """Neither the parts that wait nor those that run go on, the task that would take them all does not run, and the broker
+    keeps nothing of it."""
+    go = tmp_path / "go"
+    for begun in (False, True):
+        future = hub.gather_into(remember_list, wait_and_note, [str(go)] * 8, [str(tmp_path / f"ran-{begun}")] * 8)
+        pending = hub._open_session().pending(future.settled)
+        assert pending is not None
+        if begun:
+            await future.accepted()
+            await until(lambda: len(notes(tmp_path / "ran-True")) == 8)
+        assert future.cancel()
+        queue = hub._open_session().names.gathering(hub.settings.namespace, pending.id)
+        await until(lambda queue=queue: _is_gone(hub, queue))
+    for _ in range(2):
+        assert await hub.gather_into(total, double, range(20)) == 2 * sum(range(20))  # slots go on, and are behind them
+        go.touch()
+    assert notes(tmp_path / "ran-True") == ["begun"] * 8
+    assert notes(tmp_path / "ran-False") == []
+    assert not (tmp_path / "go.all").exists()
+
+
+@task
+async def wait_and_note(go: str, path: str) -> str:
+    note(path, "begun")
+    await wait_for_file(go)
+    note(path, "ended")
+    return go
+
+
+@task
+def remember_list(paths: list[str]) -> None:
+    note(f"{paths[0]}.all", "x")
+
+
+async def _is_gone(hub: Hub, queue: str) -> bool:
+    link = await hub._open_session().live_link()
+    return await link.state(queue) is None
+
+
 # ---- limits
 
 
