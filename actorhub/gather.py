@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from actorhub.errors import CallCancelled
+from actorhub.errors import CallCancelled, TooManyPending
 from actorhub.future import Future
 from actorhub.futures import ended
 from actorhub.object_ref import ObjectRef
@@ -74,7 +74,10 @@ async def wait_for(
 
 
 class Mapping(AsyncIterator[R], Generic[R]):
-    """`submit` makes a row of arguments into a future; at most `window` of them are not read yet."""
+    """`submit` makes a row of arguments into a future; at most `window` of them are not read yet. Dropping it is leaving it."""
+
+    _progress: Bar | None = None
+    _loop: asyncio.AbstractEventLoop | None = None  # once something was submitted
 
     def __init__(
         self,
@@ -88,12 +91,12 @@ class Mapping(AsyncIterator[R], Generic[R]):
             raise ValueError(f"a window of {window} tasks never begins; give 1 or more")
         self._submit = submit
         self._rows = rows
+        self._row: tuple[Any, ...] | None = None  # one that is not submitted yet
         self._ordered = ordered
         self._window = window
         self._unread: dict[Future[R], None] = {}  # in the order of sending
         self._done: deque[Future[R]] = deque()
         self._news = asyncio.Event()
-        self._progress: Bar | None = None
         if progress:
             from actorhub.progress import Bar  # takes a tenth of a second to import
 
@@ -103,13 +106,9 @@ class Mapping(AsyncIterator[R], Generic[R]):
         return self
 
     async def __anext__(self) -> R:
-        self._fill()
-        if not self._unread:
-            self._close()
-            raise StopAsyncIteration
         try:
+            self._fill()
             future = await self._next()
-            del self._unread[future]
             result = await future
         except BaseException:
             self._close()
@@ -122,31 +121,59 @@ class Mapping(AsyncIterator[R], Generic[R]):
         """Leave: what was submitted and not read is cancelled."""
         self._close()
 
+    def __del__(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+        if self._loop is not None and self._unread and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(_cancel, self._unread)
+
     async def _next(self) -> Future[R]:
-        if self._ordered:
-            return next(iter(self._unread))
-        while not self._done:
+        """Raises:
+        StopAsyncIteration: all have been read.
+        """
+        if not self._unread:
+            raise StopAsyncIteration
+        while not self._ordered and not self._done:
             self._news.clear()
             await self._news.wait()
-        return self._done.popleft()
+        future = next(iter(self._unread)) if self._ordered else self._done.popleft()
+        del self._unread[future]
+        return future
 
     def _fill(self) -> None:
-        while len(self._unread) < self._window and (row := next(self._rows, None)) is not None:
-            future = self._submit(row)
+        self._loop = asyncio.get_running_loop()
+        done, news = self._done, self._news  # what is called back does not keep the rest
+
+        def one_done(future: Future[R]) -> None:
+            done.append(future)
+            news.set()
+
+        while len(self._unread) < self._window:
+            if self._row is None and (row := next(self._rows, None)) is not None:
+                self._row = row
+            if self._row is None:
+                break
+            try:
+                future = self._submit(self._row)
+            except TooManyPending:
+                if not self._unread:
+                    raise
+                break  # there is room when one of them is done
+            self._row = None
             self._unread[future] = None
             if not self._ordered:
-                future.add_done_callback(self._one_done)
+                future.add_done_callback(one_done)
         if self._progress is not None:
             self._progress.expect(len(self._unread))
 
-    def _one_done(self, future: Future[R]) -> None:
-        self._done.append(future)
-        self._news.set()
-
     def _close(self) -> None:
-        self._rows = iter(())
-        for future in self._unread:
-            future.cancel()
+        self._rows, self._row = iter(()), None
+        _cancel(self._unread)
         self._unread.clear()
         if self._progress is not None:
             self._progress.stop()
+
+
+def _cancel(futures: Iterable[Future[Any]]) -> None:
+    for future in futures:
+        future.cancel()

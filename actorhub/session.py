@@ -215,7 +215,7 @@ class Session:
         if around is not None and ticket.durable and not signature.is_generator:
             outbox = self._boxes.for_questions(ticket)
             fields["id"] = around.next_ask()
-        pending = self.expect(signature, outbox, fields)
+        pending = self.expect(signature, outbox, fields, limited=not ticket.namespace.startswith("$"))
         outgoing = self._outgoing(fields, payload, lambda outcome: self._call_settled(pending, ticket, outcome))
         pending.outgoing = outgoing
         outbox.put(outgoing)
@@ -230,16 +230,19 @@ class Session:
         fields: dict[str, Any],
         *,
         on_took: Callable[[float], None] | None = None,
+        limited: bool = True,
     ) -> Pending:
         """Wait for the answer of a call that is about to be sent. Completes its envelope's fields: id where it has none, kind,
-        sender, where the answer goes, deadline and chain.
+        sender, where the answer goes, deadline and chain. `limited`: not past `max_pending`; what control is asked has room
+        at any time, for all the others may wait for that.
 
         Raises:
             TooManyPending, HubClosed.
         """
         if self._closed is not None:
             raise self._closed
-        self._replies.check_room()
+        if limited:
+            self._replies.check_room()
         stream = signature.is_generator
         answer: Call[Any] | Inflow[Any] = Inflow() if stream else Call(loop=self.loop)
         call_id = fields.get("id") or self.next_id()

@@ -119,13 +119,16 @@ class Tasks(ABC):
         window: int = 1000,
         progress: bool = False,
     ) -> AsyncIterator[Any]:
-        """The results of a task for each row of arguments, as `map` pairs them. At most `window` tasks wait or run at any time.
+        """The results of a task for each row of arguments, as `map` pairs them. At most `window` tasks wait or run at any time,
+        fewer where `max_pending` leaves no room. What was submitted and not read is cancelled when the reader drops the
+        iterator, as by leaving the loop, or calls `aclose`.
 
         - `ordered`: in the order of the arguments, else as they come.
         - `progress`: a progress bar on standard error.
 
         Raises:
-            the first failed task's exception, in the order of the results; what was submitted meanwhile is cancelled.
+            the first failed task's exception, in the order of the results, or whatever the arguments' iterators raise, or
+            `submit`; what was submitted meanwhile is cancelled.
         """
         return Mapping(
             lambda row: self.submit(function, *row), zip(*arguments, strict=False), ordered, window, progress

@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,12 +32,16 @@ from actorhub import (
     deadline,
     task,
 )
+from actorhub.progress import Bar
 from tests.waiting import until
 
 
 def note(path: str, text: str) -> None:
     with Path(path).open("a") as file:
         file.write(f"{text}\n")
+
+
+stop = Bar.stop
 
 
 def notes(path: Path) -> list[str]:
@@ -296,6 +300,56 @@ async def test_map_keeps_a_window_and_an_order(hub: Hub, capfd: pytest.CaptureFi
         with pytest.raises(TooManyPending):
             small.submit(double, 10)
         assert await small.get(futures) == [2 * n for n in range(10)]
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize("end", ["rows fail", "arguments do not fit", "left"])
+async def test_a_map_that_ends_early_cancels_what_it_has_submitted_and_its_bar(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ordered: bool, end: str
+) -> None:
+    """However the loop ends, what was submitted and not read does not run on, and the bar no longer draws."""
+    bars: list[Bar] = []
+    monkeypatch.setattr(Bar, "stop", lambda bar: (bars.append(bar), stop(bar)))
+    go, path = tmp_path / "go", tmp_path / "ran"
+
+    def rows() -> Iterator[Any]:
+        yield str(tmp_path)  # which is there
+        yield from [str(go)] * 5
+        if end == "rows fail":
+            raise KeyError("rows")
+        if end == "arguments do not fit":
+            yield 7
+
+    errors = {"rows fail": KeyError, "arguments do not fit": InvalidArguments}
+    with pytest.raises(errors[end]) if end in errors else nullcontext():
+        async for found in hub.map(wait_and_note, rows(), [str(path)] * 9, ordered=ordered, progress=True):
+            assert found == str(tmp_path)
+            break
+    assert bars
+    assert await hub.gather_into(total, double, range(20)) == 2 * sum(range(20))  # what was said of them came before it
+    go.touch()
+    assert await hub.gather_into(total, double, range(20)) == 2 * sum(range(20))
+    assert notes(path).count("ended") <= 1
+
+
+async def test_a_map_keeps_within_max_pending(hub: Hub, tmp_path: Path) -> None:
+    """Every result comes, though the window is larger than what may be pending, and others are, too."""
+    async with Hub(settings=hub.settings.model_copy(update={"max_pending": 20})) as small:
+        others = [small.submit(wait_for_file, str(tmp_path / "go")) for _ in range(15)]
+        for ordered in (True, False):
+            results = [result async for result in small.map(double, range(300), ordered=ordered)]
+            assert sorted(results) == [2 * number for number in range(300)]
+        (tmp_path / "go").touch()
+        await small.get(others)
+
+
+async def test_as_many_tasks_as_may_be_pending_are_the_first_that_a_hub_sends(hub: Hub) -> None:
+    """Every result comes: control hears of a queue that is new to it, though no more calls may wait for answers."""
+    async with Hub(settings=hub.settings.model_copy(update={"max_pending": 20})) as small:
+        futures = [small.submit(double, number) for number in range(20)]
+        with pytest.raises(TooManyPending):
+            small.submit(double, 20)
+        assert await small.get(futures) == [2 * number for number in range(20)]
 
 
 # ---- retries
