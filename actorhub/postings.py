@@ -68,8 +68,11 @@ class Outgoing:
         return [*grouped, *self._single]
 
 
-def letter_posting(queue: str, letter: DeadLetter) -> Posting:
+def letter_posting(queue: str, letter: DeadLetter, limit: int) -> Posting:
+    """Without what the letter is about where that is more than `limit` bytes."""
     message = letter.message()
+    if len(message.body) > limit:
+        message = letter.without_body().message()
     return Posting(
         queue=queue, content_type=message.content_type or "application/json", body=message.body, size=len(message.body)
     )
@@ -162,7 +165,7 @@ class Poster:
         failure = Failure.of(error, self._session.signer)
         for envelope, payload in decode(posting.body, posting.content_type):
             letter = DeadLetter.of("actor died", posting.queue, envelope, payload, failure)
-            await self.post(letter_posting(self._dead, letter))
+            await self.post(letter_posting(self._dead, letter, self._link.max_message))
 
     async def _make_mailbox(self, posting: Posting) -> bool:
         """Of the instance of a keyed class that gets it. False where that cannot be."""

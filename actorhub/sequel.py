@@ -22,6 +22,8 @@ from actorhub.work import Answer, Work
 
 log = logging.getLogger(__name__)
 
+ENVELOPE = 256  # bytes of what is said about a message in a record, about
+
 
 class Sequel:
     """Of the messages in `inbox`; letters of those that fail go to `dead`."""
@@ -33,6 +35,7 @@ class Sequel:
         self._inbox = inbox
         self._dead = dead
         self._most = link.max_message // SHARE
+        self._armed = 0  # bytes of all timers, or more: those that are over are counted until there seem to be too many
         self._kept = Outgoing()
         self._read = Outgoing()  # answers that the journal does not keep
 
@@ -53,7 +56,8 @@ class Sequel:
         Raises:
             PayloadTooLarge: its answer, or all that it tells, would not fit into a record beside the rest.
         """
-        told = sum(len(each.payload) for each in work.effects.told) if work.effects is not None else 0
+        effects = work.effects.told if work.effects is not None else ()
+        told = sum(len(each.payload) + 2 * len(each.queue) + ENVELOPE for each in effects)
         if told > self._most:
             raise PayloadTooLarge(
                 f"{work.envelope.method} tells others {told} bytes, and {self._most} fit into a journal of "
@@ -77,21 +81,24 @@ class Sequel:
             fields: dict[str, Any] = {**told.fields, "id": f"{sender}-{told.queue}-{seq}", "sender": sender, "seq": seq}
             self._kept.tell(told.queue, told.keyed, (Envelope(**fields), told.payload))
 
-    def answer(self, work: Work, answer: Answer) -> None:
-        """To who asked; a tell that failed becomes a letter."""
-        envelope, failure = work.envelope, answer.failure
-        if failure is not None and (answer.reason == "poison" or envelope.kind is Kind.TELL):
+    def answer(self, work: Work, answer: Answer) -> int:
+        """To who asked; a tell that failed becomes a letter. Returns the bytes of both."""
+        envelope, failure, size = work.envelope, answer.failure, len(answer.payload)
+        if failure is not None and (answer.reason == "poison" or envelope.kind in (Kind.TELL, Kind.TIMER)):
             log.error("%s of %s failed: %s", envelope.method, self._inbox, failure.message, extra={"call": envelope.id})
             letter = DeadLetter.of(answer.reason, self._inbox, envelope, work.payload, failure)
-            self._kept.alone(letter_posting(self._dead, letter))
+            posting = letter_posting(self._dead, letter, self._most)
+            self._kept.alone(posting)
+            size += posting.size
         if not envelope.reply_to:
-            return
+            return size
         parcel = Envelope(**answer.fields), answer.payload
         outgoing = self._read if self.only_reads(work) else self._kept
         if work.foreign is None and work.origin[0] and len(answer.payload) <= self._most:
             outgoing.reply(envelope.reply_to, parcel, work.origin)
         else:
             outgoing.alone(_answer_to(work, parcel, work.origin))
+        return size
 
     def answer_again(self, owner: Owner[Work], work: Work, sender: str, seq: int) -> Posting:
         """The answer that the journal has of the same message, which was handled before."""
@@ -108,6 +115,24 @@ class Sequel:
         return _answer_to(work, parcel, (sender, seq), persistent=False)
 
     # ---- timers
+
+    def check_timer(self, owner: Owner[Work], armed: Armed) -> int:
+        """Returns the bytes that it takes in a record.
+
+        Raises:
+            PayloadTooLarge: all timers are in each image, and would not fit into a record beside the rest.
+        """
+        size = _size_of(armed)
+        if self._armed == 0 or self._armed + size > self._most:
+            self._armed = sum(_size_of(each) for each in owner.timers.values())
+        if self._armed + size > self._most:
+            raise PayloadTooLarge(
+                f"{len(owner.timers)} timers of {self._armed} bytes are set in {self._inbox}, and {self._most} fit into a "
+                f"journal of {self._server}; set fewer, put large arguments into the object store (hub.put), or give a "
+                "keyed class more shards"
+            )
+        self._armed += size
+        return size
 
     def arm(self, owner: Owner[Work], armed: Armed) -> None:
         """It comes through the inbox when it is due. Of all that comes, only what the journal expects counts."""
@@ -130,6 +155,11 @@ class Sequel:
             owner.drop_timer(armed.timer.id)
         else:
             self.arm(owner, armed.model_copy(update={"timer": following}))
+
+
+def _size_of(armed: Armed) -> int:
+    """In base64, with all that is said about it."""
+    return ENVELOPE + len(armed.method) + len(armed.key or "") + 4 * len(armed.payload) // 3
 
 
 def _answer_to(work: Work, parcel: Parcel, call: tuple[str, int], *, persistent: bool = True) -> Posting:

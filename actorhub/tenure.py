@@ -305,7 +305,7 @@ class Tenure:
 
     async def _keep(self, letter: DeadLetter, receipt: Receipt) -> None:
         with suppress(BrokerUnavailable):
-            await self._poster.post(letter_posting(self._dead, letter))
+            await self._poster.post(letter_posting(self._dead, letter, self._link.max_message))
             receipt.done()
 
     def _acked(self) -> None:
@@ -346,10 +346,22 @@ class Tenure:
             self._fire(owner, work)
         elif envelope.timer is not None:
             armed = {name: getattr(envelope, name) for name in ("timer", "method", "key", "codec")}
-            self._sequel.arm(owner, Armed(**armed, payload=work.payload))
-            self._handled(work, "")
+            self._arm(owner, work, Armed(**armed, payload=work.payload))
         else:
             self._offer(work)
+
+    def _arm(self, owner: Owner[Work], work: Work, armed: Armed) -> None:
+        try:
+            size = self._sequel.check_timer(owner, armed)
+        except ActorHubError as exc:
+            self._handled(work, "", self._sequel.answer(work, self._invalid(work, exc)))
+        else:
+            self._sequel.arm(owner, armed)
+            self._handled(work, "", size)
+
+    def _invalid(self, work: Work, error: ActorHubError) -> Answer:
+        failure = Failure.of(error, self._session.signer)
+        return Answer({"kind": Kind.FAILURE, "call": work.envelope.id}, failure.encode(), failure, "invalid")
 
     def _offer(self, work: Work) -> None:
         """To its instance, unless it has killed too many workers."""
@@ -419,8 +431,7 @@ class Tenure:
             try:
                 size = self._sequel.check(work, answer) + self._household.keep(work)
             except ActorHubError as exc:
-                failure = Failure.of(exc, self._session.signer)
-                answer = Answer({"kind": Kind.FAILURE, "call": work.envelope.id}, failure.encode(), failure, "invalid")
+                answer = self._invalid(work, exc)
         if answer.failure is None:
             self._sequel.tell(owner, work)
         else:
@@ -428,8 +439,8 @@ class Tenure:
         timer = work.envelope.timer
         if timer is not None and (armed := owner.timers.get(timer.id)) is not None:
             self._sequel.arm_next(owner, armed)
-        self._sequel.answer(work, answer)
-        self._handled(work, work.envelope.method, len(answer.payload) + size)
+        size += self._sequel.answer(work, answer)
+        self._handled(work, work.envelope.method, size)
 
     def _handled(self, work: Work, method: str, size: int = 0) -> None:
         assert self._owner is not None

@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from actorhub import CallTimeout, DeadlockDetected, Hub, actor, ask, deadline, ref
+from actorhub import CallTimeout, DeadlockDetected, Hub, PayloadTooLarge, actor, ask, deadline, ref, tell
 from tests.waiting import until
 
 
@@ -66,3 +66,56 @@ async def test_a_timer_that_kills_its_worker_is_put_aside_once_and_the_actor_goe
     assert (letter.method, letter.reason) == ("die", "poison")
     assert await pair.show() == (0, 0)
     assert len(await hub.dead()) == 1
+
+
+@actor(durable=True)
+class Strict:
+    """Refuses what is large, and tells others much."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    async def take(self, word: str) -> None:
+        self.count += 1
+        raise ValueError("too large")
+
+    async def tell_many(self, to: Strict, times: int) -> None:
+        for _ in range(times):
+            await tell(to.next)
+
+    async def next(self) -> int:
+        self.count += 1
+        return self.count
+
+
+async def test_many_large_tells_that_fail_are_dead_letters_and_the_actor_goes_on(hub: Hub) -> None:
+    """Together they are more than one record: each is one letter."""
+    strict = await hub.spawn(Strict)
+    await asyncio.gather(*(tell(strict.take, "x" * 40_000) for _ in range(1000)))
+    assert await strict.next() == 1
+    assert [(letter.method, letter.reason) for letter in await hub.dead(2000)] == [("take", "exception")] * 1000
+
+
+async def test_a_large_tell_that_fails_is_a_dead_letter_without_it_and_the_actor_goes_on(hub: Hub) -> None:
+    """With it the letter would be more than one record."""
+    strict = await hub.spawn(Strict)
+    await tell(strict.take, "x" * 14_000_000)
+    assert await strict.next() == 1
+    [letter] = await hub.dead()
+    assert (letter.method, letter.reason) == ("take", "exception")
+
+
+async def test_so_many_tells_that_no_record_has_room_for_them_fail_their_method_and_the_actor_goes_on(hub: Hub) -> None:
+    """All of them leave, or none, and the method fails."""
+    strict, other = await hub.spawn(Strict), await hub.spawn(Strict)
+    times = 100_000
+    try:
+        await strict.tell_many(other, times)
+    except PayloadTooLarge:
+        times = 0
+    assert await strict.next() == 1
+    await until(lambda: _has_counted(other, times))
+
+
+async def _has_counted(strict: Strict, least: int) -> bool:
+    return await strict.next() > least

@@ -186,6 +186,17 @@ async def _has_item(cart: Cart, item: str) -> bool:
     return item in (await cart.show())[1]
 
 
+async def test_timers_that_are_more_than_a_record_are_refused_and_the_others_stay(hub: Hub) -> None:
+    """Each timer is set or a dead letter, and the instance answers."""
+    cart = hub.at(Cart, "a")
+    await asyncio.gather(*(hub.after(3600.0, cart.add, f"{n}{'x' * 100_000}") for n in range(200)))
+    await cart.add("tea")
+    assert await cart.show() == ("a", ["tea"])
+    refused = await hub.dead()
+    assert {(letter.method, letter.reason) for letter in refused} <= {("add", "invalid")}
+    assert len(refused) < 200
+
+
 async def test_an_instance_does_not_leave_memory_while_it_runs_whatever_else_is_sent_to_it(small: Hub) -> None:
     """The call that runs is answered, and what it did is in the state, though a timer was set meanwhile."""
     slow = small.at(Slow, "a")
