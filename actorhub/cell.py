@@ -360,5 +360,13 @@ def _calls_after(envelope: Envelope) -> list[str]:
 
 
 async def _in_thread(function: Callable[[], Any]) -> Any:
+    """No future takes StopIteration: it comes as RuntimeError, as from a coroutine."""
     context = contextvars.copy_context()
-    return await asyncio.get_running_loop().run_in_executor(None, context.run, function)
+
+    def run() -> Any:
+        try:
+            return context.run(function)
+        except StopIteration as exc:
+            raise RuntimeError("the method raised StopIteration") from exc
+
+    return await asyncio.get_running_loop().run_in_executor(None, run)

@@ -57,6 +57,9 @@ class Counter:
     async def fail(self, message: str) -> None:
         raise Unlucky(message, 13)
 
+    def first(self, numbers: list[int]) -> int:
+        return next(iter(numbers))
+
     async def lie(self) -> int:
         return "not a number"  # type: ignore[return-value]
 
@@ -93,6 +96,16 @@ async def test_def_methods_run_in_a_thread_and_async_ones_on_the_loop(hub: Hub) 
     counter = await hub.spawn(Counter)
     assert await counter.where() == await counter.where()
     assert await ask(counter.thread) != await counter.where()
+
+
+async def test_a_def_method_that_raises_stop_iteration_fails_and_the_actor_goes_on(hub: Hub) -> None:
+    """No future takes that exception: the call must end all the same, and so must those behind it."""
+    counter = await hub.spawn(Counter, 1)
+    calls = [ask(counter.first, numbers) for numbers in ([], [7])]
+    with pytest.raises(RuntimeError, match="the method raised StopIteration") as caught:
+        await calls[0]
+    assert "in first" in "".join(caught.value.__notes__)
+    assert await calls[1] == 7
 
 
 async def test_arguments_are_checked_before_anything_is_sent(hub: Hub) -> None:
