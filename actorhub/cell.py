@@ -275,13 +275,13 @@ class Cell:
         return Answer({"kind": Kind.REPLY, "call": envelope.id, "codec": codec}, payload)
 
     async def _call_in_thread(self, running: _Running, function: Callable[[], Any]) -> Any:
-        """A thread cannot be cancelled: the call keeps its turn until the thread ends."""
+        """A thread cannot be cancelled: the call keeps its turn until the thread ends, or the cell is stopped."""
         future = asyncio.ensure_future(_in_thread(function))
         while not future.done():
             try:
                 await asyncio.shield(future)
             except asyncio.CancelledError:
-                if not running.cancelled:
+                if self._stopped or not running.cancelled:
                     raise
                 running.task.uncancel()
             except Exception:

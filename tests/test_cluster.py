@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,10 @@ class Worker:
 
     async def pid(self) -> int:
         return os.getpid()
+
+    def block(self) -> None:
+        _append(Path(self.path), "begun\n")
+        threading.Event().wait()
 
     async def work(self, number: int, seconds: float = 0.0) -> int:
         await asyncio.sleep(seconds)
@@ -100,6 +105,26 @@ async def test_a_killed_agent_takes_its_workers_along_and_its_actors_go_on_elsew
         await until(lambda: not any(_exists(pid) for pid in set(pids) - set(new)))
         another = await hub.spawn(Worker)
         assert await another.work(7) == 7
+
+
+async def test_a_killed_agent_s_worker_ends_though_a_cancelled_call_holds_a_thread(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """Invariant: the actor goes on elsewhere, and its worker is gone, whatever the thread does that nobody waits for."""
+    hub = Hub.local(nodes=2, workers=1, modules=[__name__], settings=settings)
+    async with hub:
+        workers = [await hub.spawn(Worker, str(tmp_path / f"begun-{number}")) for number in range(2)]
+        pids = await asyncio.gather(*(worker.pid() for worker in workers))
+        calls = [ask(worker.block) for worker in workers]
+        await until(lambda: len(list(tmp_path.iterdir())) == 2)
+        for call in calls:
+            call.cancel()
+        assert hub._cluster is not None
+        await hub._cluster.stop_node("node-1", signal.SIGKILL)
+        await until(lambda: not all(_exists(pid) for pid in pids))
+        [there] = [pid for pid in pids if _exists(pid)]
+        moved = workers[pids.index(there) - 1]
+        assert await moved.pid() == there
 
 
 def _exists(pid: int) -> bool:
