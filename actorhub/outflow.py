@@ -62,11 +62,19 @@ class Outflow:
 
 
 async def _threaded(generator: Iterator[Any]) -> AsyncIterator[Any]:
-    """A plain generator, each step in a thread."""
+    """A plain generator, each step in a thread. Left in the middle of a step, it is closed when that ends."""
+    close = getattr(generator, "close", lambda: None)
+    step: asyncio.Task[Any] | None = None
     try:
-        while (item := await asyncio.to_thread(next, generator, _END)) is not _END:
+        while True:
+            step = asyncio.create_task(asyncio.to_thread(next, generator, _END))
+            item = await asyncio.shield(step)
+            if item is _END:
+                return
             yield item
     finally:
-        close = getattr(generator, "close", None)
-        if close is not None:
+        if step is None or step.done():
             await asyncio.to_thread(close)
+        else:
+            loop = asyncio.get_running_loop()
+            step.add_done_callback(lambda step: step.exception() or loop.run_in_executor(None, close))

@@ -636,6 +636,34 @@ async def test_generator_tasks_stream(hub: Hub) -> None:
     assert [w async for w in hub.submit(words, "to be or not")] == ["to", "be", "or", "not"]
 
 
+@task
+def yield_slowly(path: str, go: str) -> Iterator[str]:
+    note(path, "begun")
+    try:
+        yield path
+        while not Path(go).exists():
+            time.sleep(0.01)
+        yield go
+    finally:
+        note(path, "closed")
+
+
+async def test_a_generator_that_is_left_in_the_middle_of_a_step_is_closed_when_that_ends(
+    hub: Hub, tmp_path: Path
+) -> None:
+    """It is cancelled, which is no failure: it is not kept as dead."""
+    path, go = tmp_path / "generator", tmp_path / "go"
+    stream = hub.submit(yield_slowly, str(path), str(go))
+    assert await anext(stream) == str(path)
+    await stream.aclose()
+    with pytest.raises(Unlucky):
+        await hub.submit(fail, "the only dead letter")
+    go.touch()
+    await until(lambda: notes(path)[1:])
+    assert notes(path) == ["begun", "closed"]
+    assert [letter.method for letter in await until(lambda: _letters(hub, 1))] == [f"{__name__}:fail"]
+
+
 @actor
 class Keeper:
     def __init__(self) -> None:
