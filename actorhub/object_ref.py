@@ -76,6 +76,7 @@ class ObjectRef(Generic[T]):
         return cast(T, StandIn(self))
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        _packing(self)
         return ObjectRef, (self.id, self.size, self.node, self.queue)
 
     def __repr__(self) -> str:
@@ -116,6 +117,26 @@ def stand_ins_travel() -> Generator[None]:
         _travel.reset(token)
 
 
+_packed: ContextVar[list[ObjectRef[Any]] | None] = ContextVar("actorhub_packed", default=None)
+
+
+@contextmanager
+def references_packed() -> Generator[list[ObjectRef[Any]]]:
+    """The references that are packed inside, wherever they stand: also within objects of users' own classes."""
+    packed: list[ObjectRef[Any]] = []
+    token = _packed.set(packed)
+    try:
+        yield packed
+    finally:
+        _packed.reset(token)
+
+
+def _packing(ref: ObjectRef[Any]) -> None:
+    packed = _packed.get()
+    if packed is not None:
+        packed.append(ref)
+
+
 _cards = TypeAdapter(Card)
 _held: WeakValueDictionary[str, ObjectRef[Any]] = WeakValueDictionary()
 _lock = threading.RLock()  # a collection inside may run code that makes references
@@ -137,4 +158,5 @@ def _validate(value: Any) -> ObjectRef[Any]:
 
 
 def _to_card(ref: ObjectRef[Any]) -> Card:
+    _packing(ref)
     return ref._card

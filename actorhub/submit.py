@@ -23,7 +23,7 @@ from actorhub.future import Future, placeholders_in, with_results
 from actorhub.futures import ended, once
 from actorhub.gathering import gathering_queue
 from actorhub.needs import NOWHERE, Needs
-from actorhub.object_ref import StandIn, stand_ins_travel
+from actorhub.object_ref import StandIn, references_packed, stand_ins_travel
 from actorhub.outbox import Outgoing
 from actorhub.replies import Pending
 from actorhub.session import Session
@@ -152,7 +152,8 @@ class Submitter:
     ) -> Pending:
         session = self._session
         places = placeholders_in([*args, *kwargs.values()])
-        payload, codec = self._pack(spec, tuple(args), kwargs, places)
+        with references_packed() as needs:
+            payload, codec = self._pack(spec, tuple(args), kwargs, places)
         box = self._box(spec, sending)
         fields = self._fields(spec, sending) | {"codec": codec}
         last = sending.then[-1] if sending.then else spec
@@ -161,7 +162,7 @@ class Submitter:
         )
         outgoing = Outgoing(fields, payload, lambda outcome: accepted(None) if outcome is Outcome.STORED else None)
         pending.outgoing = outgoing
-        pending.needs = places
+        pending.needs = needs
         if self._ways.all_open or not (sending.then or sending.delay):
             self._put(box, pending, sending.delay)  # the box waits for control where it has to
         else:
@@ -230,11 +231,8 @@ class Submitter:
     ) -> Future[Any]:
         """One task for each row of arguments, and one that takes the list of their results."""
         session = self._session
-        places: list[list[Any]] = []
-        packed: list[tuple[bytes, Codec]] = []
-        for row in rows:
-            places.append(placeholders_in(row))
-            packed.append(self._pack(spec, row, {}, places[-1]))
+        with references_packed() as needs:
+            packed = [self._pack(spec, row, {}, placeholders_in(row)) for row in rows]
         if not packed:
             raise ValueError(
                 f"{spec.signature.label} has no rows of arguments, so {collect.signature.label} would never run"
@@ -245,7 +243,7 @@ class Submitter:
         way = _Parts(parts, self._cancelled, lambda: session.spawn_task(self._drop(queue), "actorhub-gather-end"))
         fields: dict[str, Any] = {}
         pending = session.expect(collect.signature, way, fields)
-        pending.needs = places
+        pending.needs = needs
         pending.outgoing = Outgoing(fields, b"", lambda outcome: None)  # its parts leave instead
         queue = session.names.gathering(sending.namespace, pending.id)
         common = self._fields(spec, sending)

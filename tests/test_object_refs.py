@@ -514,6 +514,23 @@ def store_of(hub: Hub, node: str) -> Store:
     return Store.find(hub.settings.prefix, node)
 
 
+@task
+def sum_of(named: Any) -> int:
+    return int(blocking.Hub.current().get(named.data).sum())
+
+
+async def test_objects_within_the_arguments_of_a_task_that_waits_are_kept_for_it(settings: Settings) -> None:
+    """Invariant: nobody but the task that waits refers to them, for many leases, and it finds them all the same: wherever
+    their references stand, also within objects of users' own classes."""
+    lasting = settings.model_copy(update={"object_lease": 0.5})
+    async with Hub.local(workers=1, modules=[__name__], settings=lasting) as hub:
+        later = hub.options(delay=3)
+        named = later.submit(sum_of, Named(name="a", data=await hub.put(np.arange(MANY))))
+        gathered = later.gather_into(len, sum_of, [Named(name="b", data=await hub.put(np.arange(MANY)))])
+        assert await named == sum(range(MANY))
+        assert await gathered == 1
+
+
 async def test_objects_go_from_node_to_node_and_are_lost_with_theirs(settings: Settings) -> None:
     """Invariant: a copy on another node outlives the owner while it is in use there; what has none is lost, and says so."""
     whole = float(np.arange(MANY).sum())
