@@ -278,7 +278,11 @@ class Submitter:
                     sender=session.id,
                 )
                 own = {"id": part, "sender": session.id, "kind": Kind.CALL, "codec": codec, "into": into}
-                box.put(Outgoing(common | own, payload, one_more))
+                outgoing = Outgoing(common | own, payload, one_more)
+                if sending.delay:
+                    self._send_later(box.queue, outgoing, sending.delay)
+                else:
+                    box.put(outgoing)
 
         def go() -> None:
             session.spawn_task(send(), f"actorhub-gather-{collect.name}")

@@ -503,6 +503,15 @@ async def test_many_results_are_gathered_into_one_task(hub: Hub, tmp_path: Path)
     assert sorted(notes(path)) == ["0", "1", "2"]
 
 
+async def test_what_is_gathered_waits_as_long_as_it_shall(hub: Hub, tmp_path: Path) -> None:
+    path = tmp_path / "ran"
+    later = hub.options(delay=3600).gather_into(total, remember, [str(path)] * 2, range(2))
+    await later.accepted()
+    assert await hub.options(delay=0.1).gather_into(total, double, range(20)) == 2 * sum(range(20))
+    assert not path.exists()
+    assert later.cancel()
+
+
 async def test_cancelled_gathering_ends_its_parts_and_leaves_nothing(hub: Hub, tmp_path: Path) -> None:
     """Neither the parts that wait nor those that run go on, the task that would take them all does not run, and the broker
     keeps nothing of it."""
