@@ -120,15 +120,15 @@ def stand_ins_travel() -> Generator[None]:
 _packed: ContextVar[list[ObjectRef[Any]] | None] = ContextVar("actorhub_packed", default=None)
 
 
-@contextmanager
-def references_packed() -> Generator[list[ObjectRef[Any]]]:
-    """The references that are packed inside, wherever they stand: also within objects of users' own classes."""
-    packed: list[ObjectRef[Any]] = []
-    token = _packed.set(packed)
-    try:
-        yield packed
-    finally:
-        _packed.reset(token)
+class ReferencesPacked(list["ObjectRef[Any]"]):
+    """The references that are packed inside its `with`, wherever they stand: also within objects of users' own classes."""
+
+    def __enter__(self) -> ReferencesPacked:
+        self._token = _packed.set(self)
+        return self
+
+    def __exit__(self, *failed: object) -> None:
+        _packed.reset(self._token)
 
 
 def _packing(ref: ObjectRef[Any]) -> None:

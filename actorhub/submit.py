@@ -23,7 +23,7 @@ from actorhub.future import Future, placeholders_in, with_results
 from actorhub.futures import ended, once
 from actorhub.gathering import gathering_queue
 from actorhub.needs import NOWHERE, Needs
-from actorhub.object_ref import StandIn, references_packed, stand_ins_travel
+from actorhub.object_ref import ReferencesPacked, StandIn, stand_ins_travel
 from actorhub.outbox import Outgoing
 from actorhub.replies import Pending
 from actorhub.session import Session
@@ -152,7 +152,7 @@ class Submitter:
     ) -> Pending:
         session = self._session
         places = placeholders_in([*args, *kwargs.values()])
-        with references_packed() as needs:
+        with ReferencesPacked() as needs:
             payload, codec = self._pack(spec, tuple(args), kwargs, places)
         box = self._box(spec, sending)
         fields = self._fields(spec, sending) | {"codec": codec}
@@ -231,7 +231,7 @@ class Submitter:
     ) -> Future[Any]:
         """One task for each row of arguments, and one that takes the list of their results."""
         session = self._session
-        with references_packed() as needs:
+        with ReferencesPacked() as needs:
             packed = [self._pack(spec, row, {}, placeholders_in(row)) for row in rows]
         if not packed:
             raise ValueError(
