@@ -7,7 +7,7 @@ process renews. A `StandIn` among a task's arguments stands for the value.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -117,6 +117,7 @@ def stand_ins_travel() -> Generator[None]:
         _travel.reset(token)
 
 
+_PLAIN = frozenset((bool, bytes, float, int, str, type(None)))
 _packed: ContextVar[list[ObjectRef[Any]] | None] = ContextVar("actorhub_packed", default=None)
 
 
@@ -129,6 +130,11 @@ class ReferencesPacked(list["ObjectRef[Any]"]):
 
     def __exit__(self, *failed: object) -> None:
         _packed.reset(self._token)
+
+
+def may_refer(args: Iterable[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether there may be references among these arguments: not among the plainest, which are the most."""
+    return not (_PLAIN.issuperset(map(type, args)) and _PLAIN.issuperset(map(type, kwargs.values())))
 
 
 def _packing(ref: ObjectRef[Any]) -> None:

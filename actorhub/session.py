@@ -13,6 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from typing import Any
 
 from actorhub.actor import ActorSpec, Ticket, binder
@@ -37,6 +38,7 @@ from actorhub.errors import (
 )
 from actorhub.futures import once
 from actorhub.handle import Handle
+from actorhub.object_ref import ReferencesPacked, may_refer
 from actorhub.outbox import Outgoing
 from actorhub.replies import Pending, Replies, Way
 from actorhub.settings import Settings
@@ -205,7 +207,9 @@ class Session:
         Raises:
             InvalidArguments, NotSerialisable, PayloadTooLarge, TooManyPending, HubClosed: nothing was sent.
         """
-        payload, codec = signature.pack(args, kwargs, self.signer)
+        needs = ReferencesPacked()
+        with needs if may_refer(args, kwargs) else nullcontext():
+            payload, codec = signature.pack(args, kwargs, self.signer)
         self.check_sendable(payload)
         outbox = self._boxes.to_actor(ticket)
         fields: dict[str, Any] = {"method": method, "codec": codec}
@@ -217,7 +221,7 @@ class Session:
             fields["id"] = around.next_ask()
         pending = self.expect(signature, outbox, fields, limited=not ticket.namespace.startswith("$"))
         outgoing = self._outgoing(fields, payload, lambda outcome: self._call_settled(pending, ticket, outcome))
-        pending.outgoing = outgoing
+        pending.outgoing, pending.needs = outgoing, needs
         outbox.put(outgoing)
         if ticket.queue == self.names.control and isinstance(pending.answer, Call):
             self._silence.asked(pending.answer, signature.label)

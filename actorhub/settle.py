@@ -79,7 +79,7 @@ class Settling:
         if retry is not None and not late and not isinstance(error, _HOPELESS):
             pause = _pause(retry, envelope, error, age)
             if pause is not None:
-                log.info("%s failed (attempt %d) and is tried again in %.1f s: %r", *_said(envelope), pause, error)
+                log.info("%s failed (attempt %d) and is tried again in %.1f s: %.1000r", *_said(envelope), pause, error)
                 again = {"attempt": max(1, envelope.attempt) + 1, "since": time.time() - age}
                 self._in_background(self._publish(work, envelope.model_copy(update=again), delay=pause))
                 return
@@ -91,7 +91,7 @@ class Settling:
             level = (
                 logging.DEBUG if isinstance(error, PlacementInfeasible) else logging.WARNING
             )  # said once for a queue
-            log.log(level, "%s failed for good (attempt %d): %r", *_said(envelope), error)
+            log.log(level, "%s failed for good (attempt %d): %.1000r", *_said(envelope), error)
             self._in_background(self._bury(work, answer, failure, "expired" if late else _reason(error)))
 
     def malformed(self, queue: str, message: Message, error: InvalidEnvelope, receipt: Receipt | None) -> None:

@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
+import hypothesis
 import pytest
 
 from actorhub import Hub, Settings
@@ -14,6 +15,11 @@ from actorhub.broker import LocalServer
 from actorhub_embedded import EmbeddedServer
 from actorhub_rabbitmq import PrivateNode
 from tests.waiting import until
+
+hypothesis.settings.register_profile(  # a busy machine makes no test fail
+    "actorhub", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("actorhub")
 
 
 def _start_rabbitmq() -> PrivateNode:

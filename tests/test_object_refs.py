@@ -23,6 +23,7 @@ from actorhub import (
     Settings,
     StoreFull,
     actor,
+    ask,
     blocking,
     task,
 )
@@ -506,6 +507,12 @@ class Reader:
         assert is_mapped(found)
         return float(found.sum())
 
+    async def total_of(self, named: Any) -> float:
+        return await self.total(named.data)
+
+    async def rest(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
     async def make(self, count: int) -> ObjectRef[Array]:
         return await Hub.current().put(np.arange(count))
 
@@ -529,6 +536,18 @@ async def test_objects_within_the_arguments_of_a_task_that_waits_are_kept_for_it
         gathered = later.gather_into(len, sum_of, [Named(name="b", data=await hub.put(np.arange(MANY)))])
         assert await named == sum(range(MANY))
         assert await gathered == 1
+
+
+async def test_objects_among_the_arguments_of_a_call_that_waits_are_kept_for_it(settings: Settings) -> None:
+    """Invariant: nobody but the call that waits in the mailbox refers to them, for many leases, and the actor finds them."""
+    lasting = settings.model_copy(update={"object_lease": 0.5})
+    async with Hub.local(workers=1, modules=[__name__], settings=lasting) as hub:
+        reader = await hub.spawn(Reader)
+        busy = ask(reader.rest, 3.0)
+        total = ask(reader.total, await hub.put(np.arange(MANY)))
+        named = ask(reader.total_of, Named(name="a", data=await hub.put(np.arange(MANY))))
+        await busy
+        assert (await total, await named) == (sum(range(MANY)),) * 2
 
 
 async def test_objects_go_from_node_to_node_and_are_lost_with_theirs(settings: Settings) -> None:
