@@ -10,18 +10,21 @@ from cronsim import CronSim, CronSimError
 from actorhub.envelope import Timer
 
 EARLY = 0.05  # seconds by which a timer may come early
+SHORTEST = 0.001  # seconds; Unix times in floats are no finer than a millionth
 
 
 def first(every: float | str, now: float) -> float:
     """The first time of what comes every so many seconds, or as a cron expression says.
 
     Raises:
-        ValueError: it is no such expression, or the interval is not above 0.
+        ValueError: it is no such expression, or the interval is below SHORTEST.
     """
     if isinstance(every, str):
         return _after(every, now)
-    if not math.isfinite(every) or every <= 0:
-        raise ValueError(f"a timer cannot come every {every} s; give an interval above 0, or a cron expression")
+    if not SHORTEST <= every < math.inf:
+        raise ValueError(
+            f"a timer cannot come every {every} s; give an interval above 0, {SHORTEST} at least, or a cron expression"
+        )
     return now + every
 
 
