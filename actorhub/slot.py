@@ -31,7 +31,7 @@ from actorhub.work import Answer, Receipt, Work, task_work
 
 log = logging.getLogger(__name__)
 
-HEARING = 1.0  # seconds for which the agent is waited for
+HEARING = 4.0  # seconds for which the agent is waited for
 SETTLING = 2.0  # seconds that a slot which ends gives the broker to confirm what became of its tasks
 LEAVING = 5.0  # seconds after which a slot that is to leave does so, whatever the broker says
 

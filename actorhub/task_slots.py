@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 YOUNG = 5.0  # seconds; a process that dies younger is replaced after a pause
 PAUSE = 0.5
-NOTICING = 0.5  # seconds after which the end of a slot is seen
+NOTICING = 2.0  # seconds after which the end of a slot is seen, also on a busy machine
 
 
 class Start(Protocol):
