@@ -193,18 +193,14 @@ class Node:
         return any(self._devices.is_held_by(worker) for worker in ending)
 
     async def start_worker(self, worker_id: str, actor_id: str, gpu: float) -> None:
-        node = self.config.node_id
         try:
             if self._processes.get(worker_id) is None:
                 await self._start_worker(worker_id, actor_id=actor_id, gpu=gpu)
         except OSError as exc:
-            cause = f"node {node} cannot start a worker process: {exc}"
-            log.warning("%s", cause)
+            log.warning("worker %s cannot be started: %s", worker_id, exc)
             await asyncio.sleep(PAUSE)
-            await self._tell_end(WorkerLost(node=node, worker=worker_id, cause=cause))
-            return
-        if self._processes.get(worker_id) is None:  # the node leaves
-            await self._tell_end(WorkerStopped(node=node, worker=worker_id))
+        if self._processes.get(worker_id) is None:  # or the node leaves
+            await self._tell_end(WorkerStopped(node=self.config.node_id, worker=worker_id))
 
     def _living_workers(self) -> list[WorkerProcess]:
         return [worker for worker in self._processes.living if worker.config.kind == "actors"]
