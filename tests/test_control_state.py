@@ -278,6 +278,7 @@ def test_a_durable_actor_is_made_anew_however_often_its_worker_dies() -> None:
     for _ in range(4):
         console.handle(WorkerLost(node="n1", worker=order.worker, cause="c"))
         [order] = console.of(StartActor)
+    assert (console.info().state, console.info().restarts) == ("starting", 4)
 
 
 def test_a_call_that_kills_its_workers_too_often_is_poison() -> None:
