@@ -7,10 +7,9 @@ from collections.abc import Awaitable, Callable, Generator, Iterator
 from typing import Any, Generic, TypeVar, cast
 
 from actorhub.call import Call
-from actorhub.object_ref import ObjectRef, StandIn
+from actorhub.object_ref import PLAIN, ObjectRef, StandIn
 
 R = TypeVar("R")
-_PLAIN = frozenset((bool, bytes, float, int, str, type(None)))  # most arguments: no placeholder, and none within
 
 
 class Future(Awaitable[R], Generic[R]):
@@ -111,7 +110,7 @@ def _placeholders_in(value: object, around: tuple[int, ...]) -> Iterator[Any]:
             )
         parts = value.values() if isinstance(value, dict) else cast("list[Any]", value)
         for part in parts:
-            if type(part) not in _PLAIN:
+            if type(part) not in PLAIN:
                 yield from _placeholders_in(part, (*around, id(value)))
 
 

@@ -117,7 +117,7 @@ def stand_ins_travel() -> Generator[None]:
         _travel.reset(token)
 
 
-_PLAIN = frozenset((bool, bytes, float, int, str, type(None)))
+PLAIN = frozenset((bool, bytes, float, int, str, type(None)))  # most arguments: they hold nothing else
 _packed: ContextVar[list[ObjectRef[Any]] | None] = ContextVar("actorhub_packed", default=None)
 
 
@@ -134,7 +134,7 @@ class ReferencesPacked(list["ObjectRef[Any]"]):
 
 def may_refer(args: Iterable[Any], kwargs: Mapping[str, Any]) -> bool:
     """Whether there may be references among these arguments: not among the plainest, which are the most."""
-    return not (_PLAIN.issuperset(map(type, args)) and _PLAIN.issuperset(map(type, kwargs.values())))
+    return not (PLAIN.issuperset(map(type, args)) and PLAIN.issuperset(map(type, kwargs.values())))
 
 
 def _packing(ref: ObjectRef[Any]) -> None:

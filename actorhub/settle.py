@@ -88,9 +88,8 @@ class Settling:
         if isinstance(error, CallCancelled):
             self.answer(work, answer)
         else:
-            level = (
-                logging.DEBUG if isinstance(error, PlacementInfeasible) else logging.WARNING
-            )  # said once for a queue
+            is_said = isinstance(error, PlacementInfeasible)  # of the queue, once
+            level = logging.DEBUG if is_said else logging.WARNING
             log.log(level, "%s failed for good (attempt %d): %.1000r", *_said(envelope), error)
             self._in_background(self._bury(work, answer, failure, "expired" if late else _reason(error)))
 
