@@ -10,6 +10,7 @@ link goes on.
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -189,6 +190,18 @@ class Link(ABC):
         """Send what is buffered and close; `on_lost` is not called. Publishes without a confirm settle as LOST."""
 
 
+async def publish_confirmed(link: Link, queue: str, message: Message) -> Outcome:
+    """Publish, and wait for the outcome."""
+    confirmed: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+    def settled(outcome: Outcome) -> None:
+        if not confirmed.done():  # the caller may have been cancelled
+            confirmed.set_result(outcome)
+
+    link.publish(queue, message, settled)
+    return await confirmed
+
+
 class Broker(ABC):
     """A broker by URL. Making one connects to nothing."""
 
@@ -230,7 +243,7 @@ class Broker(ABC):
         """
 
     @abstractmethod
-    async def end(self, queue: str) -> int:
+    async def end_offset(self, queue: str) -> int:
         """The offset that a stream's next message would have had while one looked, however fast it grows; 0 where there is
         no such queue.
 

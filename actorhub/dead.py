@@ -10,9 +10,8 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 
-from actorhub.broker import Message, Outcome, Queue, QueueKind
+from actorhub.broker import Message, Outcome, Queue, QueueKind, publish_confirmed
 from actorhub.errors import ActorHubError, ActorNotFound, BrokerUnavailable, LetterNotFound, MailboxFull
-from actorhub.futures import once
 from actorhub.letter import DeadLetter, Replayed
 from actorhub.session import Session
 
@@ -91,10 +90,7 @@ class DeadLetters:
         self._is_there = True
 
     async def _publish(self, queue: str, message: Message) -> Outcome:
-        link = await self._session.live_link()
-        settled: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        link.publish(queue, message, once(settled))
-        return await settled
+        return await publish_confirmed(await self._session.live_link(), queue, message)
 
     # ---- reading
 
@@ -136,7 +132,7 @@ class DeadLetters:
 
     async def _messages(self, offset: int) -> AsyncIterator[tuple[int, Message]]:
         """From this offset to the end that the stream has now, marks among them: however fast letters come, reading ends."""
-        end = await self._session.broker.end(self.queue)
+        end = await self._session.broker.end_offset(self.queue)
         while offset < end:
             page = await self._session.broker.peek(self.queue, limit=min(PAGE, end - offset), offset=offset)
             for at, message in page:

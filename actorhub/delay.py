@@ -23,9 +23,8 @@ from typing import Any, Protocol
 
 from actorhub.address import Names
 from actorhub.attachments import Attachments
-from actorhub.broker import Consumer, Delivery, Link, Message, Outcome, Queue, QueueKind
+from actorhub.broker import Consumer, Delivery, Link, Message, Outcome, Queue, QueueKind, publish_confirmed
 from actorhub.errors import ActorNotFound, BrokerUnavailable
-from actorhub.futures import once
 
 log = logging.getLogger(__name__)
 
@@ -126,13 +125,16 @@ class Delays:
         """To the next rung, or to the target, which alone can be UNROUTABLE or REFUSED."""
         rung = next_rung(delayed.due - time.time())
         if rung is None:
-            return await _publish(link, delayed.target, delayed.message)
+            return await publish_confirmed(link, delayed.target, delayed.message)
         return await self.climb(link, rung, delayed.on_the_ladder())
 
     async def climb(self, link: Link, rung: int, message: Message) -> Outcome:
         """To this rung, which is made where it is missing. STORED or LOST."""
         pause = PAUSE
-        while (outcome := await _publish(link, self.names.delay(rung), message)) not in (Outcome.STORED, Outcome.LOST):
+        while (outcome := await publish_confirmed(link, self.names.delay(rung), message)) not in (
+            Outcome.STORED,
+            Outcome.LOST,
+        ):
             if outcome is Outcome.UNROUTABLE and await self._make(link, rung):
                 continue
             # it has no limit: it was made a moment ago and has no leader yet, or the broker is unwell
@@ -173,12 +175,6 @@ async def _declare(link: Link, queue: Queue) -> None:
         await link.declare(queue)
     except ValueError as exc:  # it is there, which is enough: an earlier version of the broker was told other arguments
         log.debug("%s is used as it is: %s", queue.name, exc)
-
-
-async def _publish(link: Link, queue: str, message: Message) -> Outcome:
-    settled: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-    link.publish(queue, message, once(settled))
-    return await settled
 
 
 class Owner(Protocol):

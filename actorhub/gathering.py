@@ -14,7 +14,7 @@ from typing import Any
 
 import pydantic_core
 
-from actorhub.broker import Delivery, Link, Message, Outcome, Queue, QueueKind
+from actorhub.broker import Delivery, Link, Message, Outcome, Queue, QueueKind, publish_confirmed
 from actorhub.codec import Signer
 from actorhub.envelope import Codec, Envelope, Into, Parcel, decode, encode
 from actorhub.errors import ActorNotFound, BrokerUnavailable, InvalidEnvelope
@@ -49,7 +49,7 @@ class Gathering:
             try:
                 link = await self._session.live_link()
                 if not added:
-                    outcome = await _publish(link, self._into.queue, Message(body, content_type))
+                    outcome = await publish_confirmed(link, self._into.queue, Message(body, content_type))
                     if outcome is Outcome.UNROUTABLE:
                         return None
                     added = outcome is Outcome.STORED
@@ -117,9 +117,3 @@ def together(results: list[Parcel], signer: Signer) -> tuple[bytes, Codec]:
     stored = any(envelope.codec is Codec.STORED for envelope, _ in results)
     with stand_ins_travel():
         return signer.dumps(values, "a list of results"), Codec.STORED if stored else Codec.PICKLE
-
-
-async def _publish(link: Link, queue: str, message: Message) -> Outcome:
-    settled: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-    link.publish(queue, message, once(settled))
-    return await settled

@@ -179,7 +179,7 @@ class History:
     async def _bodies(self) -> AsyncIterator[tuple[int, bytes]]:
         """Up to the end that it has now, however fast the owner goes on."""
         await self._check_there()
-        offset, end = 0, await self._session.broker.end(self._journal)
+        offset, end = 0, await self._session.broker.end_offset(self._journal)
         while offset < end:
             page = await self._session.broker.peek(self._journal, limit=min(PAGE, end - offset), offset=offset)
             if page and offset and page[0][0] > offset + 1:  # one may be missing: RabbitMQ takes some for itself

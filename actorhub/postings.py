@@ -8,13 +8,12 @@ from collections.abc import Sequence
 
 from actorhub.actor import Ticket
 from actorhub.address import actor_of
-from actorhub.broker import Link, Message, Outcome, Queue
+from actorhub.broker import Link, Message, Outcome, Queue, publish_confirmed
 from actorhub.dead import DeadLetters
 from actorhub.delay import Delays
 from actorhub.envelope import Parcel, decode, encode
 from actorhub.errors import ActorHubError, ActorNotFound, BrokerUnavailable
 from actorhub.failure import Failure
-from actorhub.futures import once
 from actorhub.journal.records import Posting
 from actorhub.letter import DeadLetter
 from actorhub.session import Session
@@ -155,9 +154,7 @@ class Poster:
         )
         if posting.due is not None:
             return await self._delays.put(self._link, posting.queue, message, posting.due)
-        settled: asyncio.Future[Outcome] = self._session.loop.create_future()
-        self._link.publish(posting.queue, message, once(settled))
-        return await settled
+        return await publish_confirmed(self._link, posting.queue, message)
 
     async def _bury(self, posting: Posting) -> None:
         error = ActorNotFound(f"what {self._name} tells {posting.queue} cannot arrive: that actor is gone")

@@ -367,7 +367,7 @@ async def purge_drops_what_waits(broker: Broker, prefix: str) -> None:
 
 async def peek_shows_the_oldest_of_a_stream_and_leaves_them(broker: Broker, prefix: str) -> None:
     assert await broker.peek(f"{prefix}.none") == []
-    assert await broker.end(f"{prefix}.none") == 0
+    assert await broker.end_offset(f"{prefix}.none") == 0
     async with declared(broker, Queue(f"{prefix}.peeked", kind=QueueKind.STREAM)) as link:
         await publish(link, f"{prefix}.peeked", b"1", b"2", b"3")
         for _ in range(2):
@@ -377,10 +377,10 @@ async def peek_shows_the_oldest_of_a_stream_and_leaves_them(broker: Broker, pref
         assert [(offset, message.body) for offset, message in peeked] == [(1, b"2"), (2, b"3")]
         assert await broker.peek(f"{prefix}.peeked", offset=3) == []
         assert await broker.peek(f"{prefix}.peeked", offset=1000) == []
-        assert await broker.end(f"{prefix}.peeked") == 3
+        assert await broker.end_offset(f"{prefix}.peeked") == 3
     async with declared(broker, Queue(f"{prefix}.empty", kind=QueueKind.STREAM)):
         assert await broker.peek(f"{prefix}.empty") == []
-        assert await broker.end(f"{prefix}.empty") == 0
+        assert await broker.end_offset(f"{prefix}.empty") == 0
 
 
 CONTRACT: tuple[Check, ...] = (

@@ -24,12 +24,11 @@ from actorhub import (
     deadline,
     tell,
 )
-from actorhub.broker import Message, Outcome, Queue, QueueKind
+from actorhub.broker import Message, Outcome, Queue, QueueKind, publish_confirmed
 from actorhub.dead import DeadLetters
 from actorhub.envelope import Codec, Envelope, Kind, decode, encode
 from actorhub.errors import InvalidEnvelope
 from actorhub.failure import Failure
-from actorhub.futures import once
 from actorhub.grave import bury
 from actorhub.letter import LINE, DeadLetter, Replayed
 from tests.waiting import until
@@ -88,9 +87,7 @@ def _queue(handle: object) -> str:
 async def _publish(hub: Hub, queue: str, message: Message) -> None:
     link = hub._open_session().link
     assert link is not None
-    settled: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-    link.publish(queue, message, once(settled))
-    assert await settled is Outcome.STORED
+    assert await publish_confirmed(link, queue, message) is Outcome.STORED
 
 
 def _stream(hub: Hub) -> DeadLetters:

@@ -26,11 +26,10 @@ from actorhub import (
     tell,
 )
 from actorhub.address import new_id
-from actorhub.broker import Link, LocalServer, Message, Outcome
+from actorhub.broker import Link, LocalServer, Message, Outcome, publish_confirmed
 from actorhub.codec import Signer
 from actorhub.envelope import Codec, Envelope, encode
 from actorhub.errors import UntrustedPayload
-from actorhub.futures import once
 from actorhub_embedded import EmbeddedServer
 from actorhub_rabbitmq import PrivateNode
 from tests.chaos.broker import Private
@@ -188,9 +187,7 @@ async def test_whoever_waits_for_an_actor_whose_queue_vanishes_is_told(
 async def _publish(hub: Hub, queue: str, body: bytes, content_type: str | None = "application/json") -> Outcome:
     link = hub._open_session().link
     assert link is not None
-    settled: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-    link.publish(queue, Message(body, content_type), once(settled))
-    return await settled
+    return await publish_confirmed(link, queue, Message(body, content_type))
 
 
 async def test_malformed_and_foreign_messages_are_kept_as_dead_and_the_actor_goes_on(hub: Hub, tmp_path: Path) -> None:

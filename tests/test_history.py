@@ -15,8 +15,7 @@ import pytest
 from pydantic import BaseModel
 
 from actorhub import ActorHubError, ActorNotFound, Hub, UntrustedPayload, actor, tell
-from actorhub.broker import Message, Outcome
-from actorhub.futures import once
+from actorhub.broker import Message, Outcome, publish_confirmed
 from actorhub.handle import handle_ticket
 from actorhub.history import HistoryEntry, _Fold
 from actorhub.journal.records import Commit, Epoch, Image, Mark, Record, State, encode
@@ -145,9 +144,7 @@ async def test_what_does_not_count_is_marked_as_such(hub: Hub) -> None:
         b"\0\0\0\2{}and more",
     ]
     for body in others:
-        settled: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        link.publish(journal, Message(body), once(settled))
-        assert await settled is Outcome.STORED
+        assert await publish_confirmed(link, journal, Message(body)) is Outcome.STORED
     await account.deposit(1)
     entries = await hub.history(account)
     assert [entry.verdict for entry in entries] == ["counts", "counts", "late", "repeated", "foreign", "counts"]

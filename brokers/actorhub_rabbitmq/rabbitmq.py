@@ -46,7 +46,7 @@ class RabbitMQ(Broker):
     async def peek(self, queue: str, *, limit: int = 100, offset: int = 0) -> list[tuple[int, Message]]:
         return (await self._look(queue, limit, offset)).found
 
-    async def end(self, queue: str) -> int:
+    async def end_offset(self, queue: str) -> int:
         return (await self._look(queue, 0, 0)).end
 
     async def _look(self, queue: str, limit: int, offset: int) -> _Look:
