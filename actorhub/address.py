@@ -29,8 +29,12 @@ import re
 import secrets
 from dataclasses import dataclass
 
+from pydantic import BaseModel, ConfigDict
+
 _WORD = re.compile(r"[A-Za-z0-9_\-]{1,100}")
 _MAILBOX = re.compile(r"\.(?:actor|durable)\.([^.]+)$")
+SYSTEM = "$system"
+"""The namespace of control, nodes, workers and object stores; no user's namespace can have this name."""
 _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
@@ -126,3 +130,28 @@ class Names:
     @property
     def control_journal(self) -> str:
         return f"{self.prefix}.control.journal"
+
+
+class Ticket(BaseModel):
+    """All that a handle needs to reach an actor. `limited`: its mailbox refuses envelopes past a limit. `durable`: it keeps
+    what it does in a journal. `key`: which of the instances behind its queue it is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    queue: str
+    actor_id: str
+    namespace: str
+    class_name: str
+    name: str | None = None
+    limited: bool = False
+    durable: bool = False
+    key: str | None = None
+
+    def of(self, key: str) -> Ticket:
+        """The ticket of one instance of a keyed class; of any other, itself."""
+        return self.model_copy(update={"key": key}) if key else self
+
+    @property
+    def is_system(self) -> bool:
+        """True for control, nodes, workers and object stores; False for the actors of users."""
+        return self.namespace == SYSTEM

@@ -10,7 +10,6 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 
-from actorhub.actor import binder
 from actorhub.admission import Admission
 from actorhub.blackbox import BlackBox
 from actorhub.context import Handling, Surroundings, surroundings
@@ -19,7 +18,7 @@ from actorhub.envelope import Codec, Hop, Kind
 from actorhub.errors import InvalidArguments
 from actorhub.outflow import Outflow
 from actorhub.ref import Lend, Residence, residence
-from actorhub.session import HEADER_ROOM, Session
+from actorhub.session import HEADER_ROOM, Session, current_session
 from actorhub.task import TaskSpec
 from actorhub.work import Answer, Work
 
@@ -122,7 +121,7 @@ class Attempts:
     def _enter(self, work: Work, lend: Lend | None) -> None:
         """What the task's code finds around it."""
         envelope = work.envelope
-        binder.set(self._session)
+        current_session.set(self._session)
         residence.set(Residence(None, self._session, self._session.names.namespace_of(work.queue), lend))
         hop = Hop(actor=f"task {envelope.method}", call=envelope.id)
         handling = Handling(hop.actor, envelope.id)

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
-from actorhub.actor import Ticket
+from actorhub.address import Ticket
 from actorhub.broker import Link
 from actorhub.errors import ActorHubError, BrokerUnavailable
 from actorhub.outbox import Outbox, Questions

@@ -12,7 +12,6 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, cast
 
-from actorhub.actor import ActorSpec, binder
 from actorhub.blackbox import BlackBox
 from actorhub.context import Handling, Surroundings, surroundings
 from actorhub.envelope import Envelope, Hop, Kind
@@ -28,12 +27,13 @@ from actorhub.errors import (
     UntrustedPayload,
 )
 from actorhub.failure import Failure
-from actorhub.handle import Handle
+from actorhub.handle import Handle, address_of
 from actorhub.letter import Reason
 from actorhub.outflow import Outflow
 from actorhub.ref import Residence, residence
-from actorhub.session import Session
+from actorhub.session import Session, current_session
 from actorhub.signature import Signature
+from actorhub.spec import ActorSpec
 from actorhub.work import Answer, Work
 
 log = logging.getLogger(__name__)
@@ -69,11 +69,11 @@ class Cell:
         on_failed: Callable[[BaseException], None] | None = None,
     ) -> None:
         self.spec = spec
-        self.actor_id = handle._ticket.actor_id
+        self.actor_id = address_of(handle).actor_id
         self.instance: Any = None
         self._session = session
         self._create = create
-        self._residence = Residence(handle, session, handle._ticket.namespace)
+        self._residence = Residence(handle, session, address_of(handle).namespace)
         self._blackbox = blackbox
         self._on_failed = on_failed
         self._waiting: deque[Work] = deque()
@@ -94,7 +94,7 @@ class Cell:
             ActorInitFailed: either raised; the cause is kept.
         """
         residence.set(self._residence)
-        binder.set(self._session)
+        current_session.set(self._session)
         try:
             self.instance = await _in_thread(self._create)
             if hasattr(self.instance, "started"):
@@ -115,7 +115,7 @@ class Cell:
             await asyncio.gather(*late, return_exceptions=True)
         if self._ready and hasattr(self.instance, "stopping"):
             residence.set(self._residence)
-            binder.set(self._session)
+            current_session.set(self._session)
             try:
                 async with asyncio.timeout(timeout or 1.0):
                     await self.instance.stopping()
@@ -193,7 +193,7 @@ class Cell:
     async def _settled(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """A runner in its surroundings. It leaves `_runners` in the same step in which it saw that nothing waits."""
         residence.set(self._residence)
-        binder.set(self._session)
+        current_session.set(self._session)
         task = asyncio.current_task()
         try:
             await coroutine

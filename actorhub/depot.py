@@ -14,7 +14,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from actorhub.actor import binder
 from actorhub.codec import Pickled
 from actorhub.context import NOTHING, surroundings
 from actorhub.control.client import control_of
@@ -34,7 +33,7 @@ from actorhub.keeper import Keeper, desk_at
 from actorhub.object_ref import ObjectRef, StandIn, held, stand_ins_travel
 from actorhub.objects.remote import Remote
 from actorhub.objects.store import Store, Writer
-from actorhub.session import HEADER_ROOM, Session
+from actorhub.session import HEADER_ROOM, Session, current_session
 from actorhub.signature import Signature
 
 log = logging.getLogger(__name__)
@@ -154,7 +153,7 @@ class Depot:
             StoreFull: it is elsewhere, and there is no room for a copy here.
             CallTimeout: the deadline around passed meanwhile.
         """
-        token = binder.set(self._session)  # handles inside belong to it
+        token = current_session.set(self._session)  # handles inside belong to it
         try:
             for store in self._stores_here(ref):
                 with suppress(ObjectLost):
@@ -165,7 +164,7 @@ class Depot:
                 with suppress(ObjectLost):  # freed in this moment, or dropped as unused: the owner knows
                     return cast(T, home.store.get(ref.id))
         finally:
-            binder.reset(token)
+            current_session.reset(token)
 
     async def get_result(self, ref: ObjectRef[Any], signature: Signature) -> Any:
         """The same for a task's result."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from actorhub.actor import spec_of
 from actorhub.broker import Link, Queue
 from actorhub.cell import Cell
 from actorhub.control.desks import system_ticket
@@ -13,6 +12,7 @@ from actorhub.dead import DeadLetters
 from actorhub.handle import Handle
 from actorhub.mailbox import Mailbox
 from actorhub.session import Session
+from actorhub.spec import spec_of
 
 CLOSING = 1.0  # seconds that running commands may take to end
 

@@ -12,7 +12,6 @@ import logging
 import random
 from collections.abc import Callable, Collection
 
-from actorhub.actor import ActorSpec
 from actorhub.broker import Consumer, Delivery, Link, Queue
 from actorhub.errors import ActorInitFailed, ActorNotFound, BrokerUnavailable
 from actorhub.journal.owner import Deposed
@@ -20,6 +19,7 @@ from actorhub.journal.succession import Contested
 from actorhub.mailbox import PREFETCH
 from actorhub.residents import Household, Load
 from actorhub.session import Session
+from actorhub.spec import ActorSpec
 from actorhub.tenure import Tenure
 
 log = logging.getLogger(__name__)

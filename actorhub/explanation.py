@@ -10,8 +10,7 @@ from typing import TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict
 
-from actorhub.actor import Ticket, spec_of
-from actorhub.address import actor_of
+from actorhub.address import Ticket, actor_of
 from actorhub.broker import QueueState
 from actorhub.call import Call
 from actorhub.control.client import control_of, find
@@ -19,10 +18,11 @@ from actorhub.control.desks import WorkerDesk, system_ticket
 from actorhub.control.infos import ActorInfo, Doing
 from actorhub.errors import ActorHubError, ActorNotFound
 from actorhub.future import Future
-from actorhub.handle import Handle, handle_ticket
+from actorhub.handle import Handle, address_of
 from actorhub.history import History, HistoryEntry
 from actorhub.outbox import Outbox
 from actorhub.session import Session
+from actorhub.spec import spec_of
 from actorhub.taskbox import TaskBox
 
 T = TypeVar("T")
@@ -69,7 +69,7 @@ class Explainer:
             return await self._word(what)
         if not isinstance(what, Handle):
             raise TypeError(f"{what!r} is no actor's handle or name, and no call or task; nothing is known of it")
-        ticket = handle_ticket(what)
+        ticket = address_of(what)
         return await self._actor(ticket, f"{ticket.class_name} {ticket.name or ticket.actor_id}")
 
     # ---- actors

@@ -1,32 +1,23 @@
-"""Handles of actors, and the two verbs: `ask` waits for an answer, `tell` does not."""
+"""Handles of actors, and the two verbs: `ask` waits for a reply, `tell` does not."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Coroutine
-from typing import Any, NoReturn, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import Any, NoReturn, ParamSpec, TypeVar, overload
 
-from actorhub.actor import ActorSpec, Ticket, binder, registry
+from pydantic import GetCoreSchemaHandler, TypeAdapter
+from pydantic_core import PydanticCustomError, core_schema
+
+from actorhub.address import Ticket
 from actorhub.call import Call
 from actorhub.errors import ActorHubError, MethodNotFound
+from actorhub.session import Session, current_session
 from actorhub.signature import Signature
+from actorhub.spec import ActorSpec, class_name_of, registry, spec_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-class Sender(Protocol):
-    """What a handle sends with: the session of the process that holds it."""
-
-    thread_id: int
-
-    def call(
-        self, ticket: Ticket, signature: Signature, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any: ...
-
-    async def tell(
-        self, ticket: Ticket, signature: Signature, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None: ...
 
 
 class RemoteMethod:
@@ -40,23 +31,25 @@ class RemoteMethod:
         self.signature = signature
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        handle = self.handle
-        return session_of(handle).call(handle._ticket, self.signature, self.name, args, kwargs)
+        session = session_of(self.handle)
+        send = session.stream if self.signature.is_generator else session.call
+        return send(self.handle._ticket, self.signature, self.name, args, kwargs)
 
     def __repr__(self) -> str:
         return f"<{self.name} of {self.handle!r}>"
 
 
 class Handle:
-    """Stands for an actor wherever it lives; has the static type of the actor's class.
+    """A reference to an actor, wherever it lives; has the static type of the actor's class.
 
     It is small, equal to every other handle of the same actor, picklable, and JSON through pydantic. Its attributes are the
-    actor's public methods and nothing else: an actor's state is its own.
+    actor's public methods and nothing else: the state stays with the actor.
     """
 
     __slots__ = ("_session", "_spec", "_ticket")
 
-    def __init__(self, session: Sender | None, ticket: Ticket, spec: ActorSpec) -> None:
+    def __init__(self, session: Session | None, ticket: Ticket, spec: ActorSpec) -> None:
+        """`session`: None for a handle that is read outside any hub; it belongs to the first hub that uses it."""
         self._session = session
         self._ticket = ticket
         self._spec = spec
@@ -74,9 +67,6 @@ class Handle:
         if name.startswith("_"):
             raise MethodNotFound(f"{cls}.{name} is private; only the actor itself can call it")
         raise MethodNotFound(f"{cls} has no method {name!r}; it has: {', '.join(sorted(self._spec.methods))}")
-
-    def __actorhub_ticket__(self) -> Ticket:
-        return self._ticket
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return _unpickled, (self._ticket.model_dump(), self._spec.cls)
@@ -97,22 +87,20 @@ class Handle:
 
 
 def _unpickled(ticket: dict[str, Any], cls: type) -> Handle:
-    """A handle that came in a pickle belongs to the session that reads it, or to whichever uses it first."""
+    """A handle from a pickle; it belongs to the session that reads the pickle, if there is one."""
     known = Ticket.model_validate(ticket)
-    spec = registry.get(known.class_name) or vars(cls)["__actorhub_spec__"]
-    session = binder.get()
-    return cast("Handle", session.bind(known, spec)) if session is not None else Handle(None, known, spec)
+    return Handle(current_session.get(), known, registry.get(known.class_name) or spec_of(cls))
 
 
-def session_of(handle: Handle) -> Sender:
-    """What it sends with.
+def session_of(handle: Handle) -> Session:
+    """The session that a handle sends with.
 
     Raises:
-        ActorHubError: it belongs to no hub, or this is not its thread.
+        ActorHubError: the handle belongs to no hub, or this is not its hub's thread.
     """
     session = handle._session
     if session is None:
-        session = handle._session = cast("Sender | None", binder.get())
+        session = handle._session = current_session.get()
         if session is None:
             raise ActorHubError(f"{handle!r} belongs to no hub; use it inside `async with Hub()`")
     if session.thread_id != threading.get_ident():
@@ -123,15 +111,62 @@ def session_of(handle: Handle) -> Sender:
     return session
 
 
-def handle_ticket(handle: object) -> Ticket:
-    """The ticket behind a handle.
+def address_of(handle: object) -> Ticket:
+    """The address of the actor that a handle refers to.
 
     Raises:
-        TypeError: it is no handle.
+        TypeError: the value is no handle.
     """
     if not isinstance(handle, Handle):
         raise TypeError(f"{handle!r} is not a handle of an actor; hub.spawn and hub.find give handles")
     return handle._ticket
+
+
+def spec_behind(handle: Handle) -> ActorSpec:
+    """The specification of the class that a handle was made for."""
+    return handle._spec
+
+
+_ticket = TypeAdapter(Ticket)
+
+
+def handle_schema(cls: type, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+    """Schema of an annotation that is an actor class: validates a handle or its address, serialises to the address."""
+
+    def validate(value: Any) -> Any:
+        ticket = _ticket_of(value)
+        if ticket is None and isinstance(value, dict):
+            ticket = _ticket.validate_python(value)
+        if ticket is None:
+            raise PydanticCustomError(
+                "actor_handle",
+                "not a handle of {actor}; pass what hub.spawn, hub.find or ref(self) gave",
+                {"actor": cls.__qualname__},
+            )
+        if not _is_kind_of(ticket, cls):
+            raise PydanticCustomError(
+                "actor_handle",
+                "a handle of {other}, not of {actor}",
+                {"other": ticket.class_name, "actor": cls.__qualname__},
+            )
+        session = current_session.get()
+        return value if session is None or not isinstance(value, dict) else Handle(session, ticket, spec_of(cls))
+
+    return core_schema.no_info_plain_validator_function(
+        validate,
+        serialization=core_schema.plain_serializer_function_ser_schema(_ticket_of, return_schema=_ticket.core_schema),
+    )
+
+
+def _ticket_of(value: object) -> Ticket | None:
+    return value._ticket if isinstance(value, Handle) else None
+
+
+def _is_kind_of(ticket: Ticket, cls: type) -> bool:
+    spec = registry.get(ticket.class_name)
+    if spec is not None and issubclass(spec.cls, cls):
+        return True
+    return ticket.class_name == class_name_of(cls)
 
 
 def remote_of(method: Any) -> RemoteMethod:
@@ -168,5 +203,4 @@ async def tell(method: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs
         MailboxFull: its mailbox is at its limit; see `backpressure`.
     """
     remote = remote_of(method)
-    session = session_of(remote.handle)
-    await session.tell(remote.handle._ticket, remote.signature, remote.name, args, kwargs)
+    await session_of(remote.handle).tell(address_of(remote.handle), remote.signature, remote.name, args, kwargs)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import pydantic_core
 from pydantic import BaseModel, ConfigDict
 
-from actorhub.actor import Ticket
+from actorhub.address import Ticket
 from actorhub.codec import Signer
 from actorhub.envelope import decode as envelopes
 from actorhub.errors import ActorHubError, ActorNotFound, InvalidEnvelope

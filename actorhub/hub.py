@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, cast
 from pydantic import SecretStr
 
 from actorhub import keyed
-from actorhub.actor import ActorOptions, ActorSpec, Ticket, binder, spec_of
-from actorhub.address import check_word, new_id
+from actorhub.address import Ticket, check_word, new_id
 from actorhub.cluster import BrokerChoice, LocalCluster, LocalNodes
 from actorhub.codec import by_value
 from actorhub.connection import OnRetry
@@ -24,15 +23,16 @@ from actorhub.control.plans import ActorPlan
 from actorhub.depot import Depot
 from actorhub.errors import ActorHubError, ActorNotFound, HubClosed
 from actorhub.grave import death
-from actorhub.handle import Handle, handle_ticket, remote_of
+from actorhub.handle import Handle, address_of, remote_of, spec_behind
 from actorhub.looking import Looking
 from actorhub.needs import Bundle
 from actorhub.options import Options
 from actorhub.placing import Placing
 from actorhub.ref import residence
-from actorhub.session import Session
+from actorhub.session import Session, current_session
 from actorhub.settings import Settings
 from actorhub.signature import Untyped
+from actorhub.spec import ActorOptions, ActorSpec, spec_of
 from actorhub.submit import Sending
 from actorhub.tasks import Tasks
 from actorhub.timer import Timer, after, every
@@ -120,7 +120,7 @@ class Hub(Tasks, Looking, Placing):
             ActorHubError: there is neither.
         """
         here = residence.get()
-        session = here.session if here is not None else cast("Session | None", binder.get())
+        session = here.session if here is not None else current_session.get()
         if session is None:
             raise ActorHubError("there is no current hub; use `async with Hub() as hub:`")
         hub = Hub(settings=session.settings)
@@ -129,17 +129,17 @@ class Hub(Tasks, Looking, Placing):
         session.why_gone = session.why_gone or hub._why_gone
         session.make_mailbox = session.make_mailbox or functools.partial(keyed.make_mailbox, session)
         if here is not None:
-            hub._owner = f"actor:{handle_ticket(here.handle).actor_id}" if here.handle is not None else None
+            hub._owner = f"actor:{address_of(here.handle).actor_id}" if here.handle is not None else None
             hub._options = Options(namespace=here.namespace)
         return hub
 
     async def __aenter__(self) -> Self:
         await self.open()
-        self._outer = binder.set(self._session)
+        self._outer = current_session.set(self._session)
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        binder.reset(self._outer)
+        current_session.reset(self._outer)
         await self.close()
 
     async def open(self) -> None:
@@ -346,7 +346,7 @@ class Hub(Tasks, Looking, Placing):
 
         Returns when it answers nobody any more; after 5 s in any case, where its worker is too busy to end it. False where it
         was dead already."""
-        ticket = handle_ticket(handle)
+        ticket = address_of(handle)
         if ticket.key is not None:
             raise ActorHubError(
                 f"{handle!r} cannot be killed: its mailbox has other instances, too; give it a method that clears it"
@@ -389,8 +389,8 @@ class Hub(Tasks, Looking, Placing):
 
     def adopt(self, handle: T) -> T:
         """The same actor's handle, for use through this hub: for handles that came from another hub or another process."""
-        ticket = handle_ticket(handle)
-        return cast(T, Handle(self._open_session(), ticket, cast(Handle, handle)._spec))
+        ticket = address_of(handle)
+        return cast(T, Handle(self._open_session(), ticket, spec_behind(cast(Handle, handle))))
 
     # ---- within
 

@@ -12,13 +12,14 @@ from collections.abc import AsyncIterator, Iterable
 from pickle import PickleBuffer
 from typing import Any, cast
 
-from actorhub.actor import actor, spec_of
+from actorhub.actor import actor
 from actorhub.control.desks import system_ticket
 from actorhub.desk import Desk
 from actorhub.errors import ActorHubError, ObjectLost
 from actorhub.handle import Handle, tell
 from actorhub.objects.store import Store
 from actorhub.session import Session
+from actorhub.spec import spec_of
 
 log = logging.getLogger(__name__)
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
-from actorhub.actor import ActorSpec, Ticket, registry
-from actorhub.address import Names
+from actorhub.address import Names, Ticket
 from actorhub.codec import by_value
 from actorhub.control.client import control_of, granted
 from actorhub.control.events import SpawnAsked
 from actorhub.control.plans import ActorPlan
 from actorhub.errors import ActorNotFound
 from actorhub.session import Session
+from actorhub.spec import ActorSpec, registry
 
 
 def ticket_of(names: Names, namespace: str, spec: ActorSpec, key: object) -> Ticket:

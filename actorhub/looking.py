@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from actorhub.actor import Ticket
+from actorhub.address import Ticket
 from actorhub.control.client import control_of, find
 from actorhub.control.desks import PAGE
 from actorhub.control.infos import ActorInfo, Demand, NodeInfo, QueueInfo, Served
 from actorhub.dead import DeadLetters
 from actorhub.explanation import Explainer, Explanation
-from actorhub.handle import handle_ticket
+from actorhub.handle import address_of
 from actorhub.history import ActorState, History, HistoryEntry
 from actorhub.letter import DeadLetter
 from actorhub.options import Options
@@ -97,7 +97,7 @@ class Looking(ABC):
     async def _history(self, actor: object, key: str | None = None) -> History:
         session, namespace = self._open_session(), self._options.namespace
         if not isinstance(actor, str):
-            return History(session, handle_ticket(actor).of(key or ""))
+            return History(session, address_of(actor).of(key or ""))
         link, names = await session.live_link(), session.names
         if await link.state(names.journal(namespace, actor)) is not None:  # an id: no node needs to run
             queue = names.durable(namespace, actor)

@@ -19,7 +19,7 @@ from typing import cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from actorhub.actor import actor, registry, spec_of
+from actorhub.actor import actor
 from actorhub.address import new_id
 from actorhub.broker import Message
 from actorhub.control.client import control_of
@@ -46,6 +46,7 @@ from actorhub.resources import Resources, checked
 from actorhub.session import Session
 from actorhub.settings import Settings
 from actorhub.settle import publish
+from actorhub.spec import registry, spec_of
 from actorhub.task_slots import PAUSE, YOUNG, TaskSlots
 
 log = logging.getLogger(__name__)

@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import cast
 
-from actorhub.actor import spec_of
 from actorhub.address import new_id
 from actorhub.context import deadline
 from actorhub.control.client import control_of, granted
@@ -19,6 +18,7 @@ from actorhub.group import PlacementGroup
 from actorhub.handle import Handle
 from actorhub.options import Options
 from actorhub.session import Session
+from actorhub.spec import spec_of
 
 PATIENCE = 10.0  # seconds for a node to hear that it shall end
 

@@ -6,8 +6,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from actorhub.actor import Ticket
-from actorhub.address import actor_of
+from actorhub.address import Ticket, actor_of
 from actorhub.broker import Link, Message, Outcome, Queue, publish_confirmed
 from actorhub.dead import DeadLetters
 from actorhub.delay import Delays

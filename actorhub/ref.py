@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 from actorhub.errors import ActorHubError
-from actorhub.handle import Handle
+from actorhub.handle import Handle, spec_behind
 from actorhub.session import Session
 
 A = TypeVar("A")
@@ -40,7 +40,7 @@ def ref(self: A) -> A:
         ActorHubError: called outside an actor, or with another object than its `self`.
     """
     here = residence.get()
-    if here is None or here.handle is None or not isinstance(self, here.handle._spec.cls):
+    if here is None or here.handle is None or not isinstance(self, spec_behind(here.handle).cls):
         raise ActorHubError(
             f"ref({type(self).__qualname__} object) works inside the methods of that actor, with its self"
         )

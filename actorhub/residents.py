@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from actorhub.actor import ActorSpec
 from actorhub.broker import Link
 from actorhub.cell import Cell
 from actorhub.errors import ActorHubError, BrokerUnavailable
@@ -22,6 +21,7 @@ from actorhub.journal.records import SHARE, State
 from actorhub.journal.succession import JournalLost
 from actorhub.session import Session
 from actorhub.snapshot import Snapshots
+from actorhub.spec import ActorSpec
 from actorhub.work import Work
 
 log = logging.getLogger(__name__)

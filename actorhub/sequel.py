@@ -8,7 +8,6 @@ import time
 from typing import Any
 
 from actorhub import recurrence
-from actorhub.actor import ActorSpec
 from actorhub.broker import Link
 from actorhub.envelope import Envelope, Kind, Parcel, decode, encode
 from actorhub.errors import PayloadTooLarge, RemoteError
@@ -18,6 +17,7 @@ from actorhub.journal.records import SHARE, Armed, Posting
 from actorhub.letter import DeadLetter
 from actorhub.postings import Outgoing, letter_posting
 from actorhub.session import Session
+from actorhub.spec import ActorSpec
 from actorhub.work import Answer, Work
 
 log = logging.getLogger(__name__)

@@ -14,10 +14,10 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
+from contextvars import ContextVar
 from typing import Any
 
-from actorhub.actor import ActorSpec, Ticket, binder
-from actorhub.address import Names, new_id
+from actorhub.address import Names, Ticket, new_id
 from actorhub.attachments import Attachments
 from actorhub.boxes import Boxes
 from actorhub.broker import Broker, Delivery, Link, Message, Outcome, Queue, open_broker
@@ -37,7 +37,6 @@ from actorhub.errors import (
     PayloadTooLarge,
 )
 from actorhub.futures import once
-from actorhub.handle import Handle
 from actorhub.object_ref import ReferencesPacked, may_refer
 from actorhub.outbox import Outgoing
 from actorhub.replies import Pending, Replies, Way
@@ -200,13 +199,28 @@ class Session:
 
     def call(
         self, ticket: Ticket, signature: Signature, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        """Send a call now; returns the Call, or the Stream of a generator method. From one durable actor to another: under an
-        id that is the same if the message that is handled has to be handled again.
+    ) -> Call[Any]:
+        """Send a call now. From one durable actor to another: under an id that is the same if the message that is handled has
+        to be handled again.
 
         Raises:
             InvalidArguments, NotSerialisable, PayloadTooLarge, TooManyPending, HubClosed: nothing was sent.
         """
+        answer = self._call(ticket, signature, method, args, kwargs)
+        assert isinstance(answer, Call), f"{signature.label} streams: its caller takes `stream`"
+        return answer
+
+    def stream(
+        self, ticket: Ticket, signature: Signature, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Stream[Any]:
+        """The same for a generator method."""
+        answer = self._call(ticket, signature, method, args, kwargs)
+        assert isinstance(answer, Inflow), f"{signature.label} does not stream: its caller takes `call`"
+        return Stream(answer, self.loop)
+
+    def _call(
+        self, ticket: Ticket, signature: Signature, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Call[Any] | Inflow[Any]:
         needs = ReferencesPacked()
         with needs if may_refer(args, kwargs) else nullcontext():
             payload, codec = signature.pack(args, kwargs, self.signer)
@@ -225,7 +239,7 @@ class Session:
         outbox.put(outgoing)
         if ticket.queue == self.names.control and isinstance(pending.answer, Call):
             self._silence.asked(pending.answer, signature.label)
-        return Stream(pending.answer, self.loop) if isinstance(pending.answer, Inflow) else pending.answer
+        return pending.answer
 
     def expect(
         self,
@@ -425,14 +439,14 @@ class Session:
 
     def _on_delivery(self, delivery: Delivery) -> None:
         message = delivery.message
-        token = binder.set(self)
+        token = current_session.set(self)
         try:
             for envelope, payload in decode(message.body, message.content_type):
                 self._receive(envelope, payload)
         except InvalidEnvelope as exc:
             log.warning("a message that is no envelope came to %s and was dropped: %s", self.reply_queue, exc)
         finally:
-            binder.reset(token)
+            current_session.reset(token)
             delivery.ack()
 
     def _receive(self, envelope: Envelope, payload: bytes) -> None:
@@ -470,10 +484,9 @@ class Session:
             )
         return ActorNotFound(f"{label}: there is no actor {ticket.name or ticket.actor_id} in {ticket.namespace!r}")
 
-    # ---- handles
 
-    def bind(self, ticket: Ticket, spec: ActorSpec) -> Any:
-        return Handle(self, ticket, spec)
+current_session: ContextVar[Session | None] = ContextVar("actorhub_session", default=None)
+"""The session that handles belong to which are read from messages, pickles and results: set by hubs and around user code."""
 
 
 def _told(ticket: Ticket, fields: dict[str, Any], payload: bytes) -> Told:

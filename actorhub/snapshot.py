@@ -13,10 +13,10 @@ from typing import Any
 import pydantic_core
 from pydantic import BaseModel
 
-from actorhub.actor import ActorSpec
 from actorhub.codec import Signer, is_json_tree, unpickled
 from actorhub.errors import ActorHubError, NotSerialisable, PayloadTooLarge
 from actorhub.journal.records import State
+from actorhub.spec import ActorSpec
 
 STARS = b"*****"
 DOUBTFUL = (STARS, b"null")  # what may not be read as what was written

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Protocol, cast
 
-from actorhub.actor import spec_of
 from actorhub.blackbox import InHand
 from actorhub.control.commands import StartSlot
 from actorhub.control.desks import SlotDesk, TaskDesk, system_ticket
@@ -17,6 +16,7 @@ from actorhub.fates import Fates, TaskFates
 from actorhub.handle import Handle, tell
 from actorhub.processes import Exit, Processes, WorkerProcess, persistently
 from actorhub.session import Session
+from actorhub.spec import spec_of
 from actorhub.task import tasks
 from actorhub.warden import Warden
 

@@ -11,7 +11,7 @@ from typing import cast
 
 import psutil
 
-from actorhub.actor import actor, spec_of
+from actorhub.actor import actor
 from actorhub.blackbox import BlackBox
 from actorhub.control.desks import NodeDesk, SlotDesk, system_ticket
 from actorhub.depot import Depot
@@ -21,6 +21,7 @@ from actorhub.process import WorkerConfig, serve
 from actorhub.session import Session
 from actorhub.settings import Settings
 from actorhub.slot import Slot
+from actorhub.spec import spec_of
 
 log = logging.getLogger(__name__)
 

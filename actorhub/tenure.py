@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from actorhub import recurrence
-from actorhub.actor import ActorSpec
 from actorhub.address import new_id
 from actorhub.broker import Delivery, Link, Queue
 from actorhub.carrying import Carrying
@@ -35,6 +34,7 @@ from actorhub.residents import Household, Load
 from actorhub.sequel import Sequel
 from actorhub.session import Session
 from actorhub.snapshot import check_version
+from actorhub.spec import ActorSpec
 from actorhub.work import Answer, Receipt, Work, from_stranger
 
 log = logging.getLogger(__name__)

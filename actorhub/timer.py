@@ -10,8 +10,7 @@ from actorhub import recurrence
 from actorhub.address import new_id
 from actorhub.broker import Outcome
 from actorhub.envelope import Timer as Times
-from actorhub.handle import RemoteMethod, session_of
-from actorhub.session import Session
+from actorhub.handle import RemoteMethod, address_of, session_of
 
 
 class Timer:
@@ -20,16 +19,14 @@ class Timer:
     def __init__(self, remote: RemoteMethod, times: Times, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.id = times.id
         self._remote = remote
-        session = session_of(remote.handle)
-        assert isinstance(session, Session)
-        self._session = session
-        ticket = remote.handle._ticket
+        self._session = session = session_of(remote.handle)
+        ticket = address_of(remote.handle)
         self._sent = session.arm(ticket, remote.signature, remote.name, args, kwargs, times)
 
     def __await__(self) -> Generator[Any, None, Timer]:
         outcome: Outcome = yield from self._sent.__await__()
         yield from self._session.accepted(
-            self._remote.handle._ticket, self._remote.signature.label, outcome
+            address_of(self._remote.handle), self._remote.signature.label, outcome
         ).__await__()
         return self
 
@@ -39,7 +36,7 @@ class Timer:
         Raises:
             ActorNotFound, ActorDied: there is no such actor (any more).
         """
-        ticket = self._remote.handle._ticket
+        ticket = address_of(self._remote.handle)
         await self._session.accepted(ticket, self._remote.signature.label, await self._session.disarm(ticket, self.id))
 
     def __repr__(self) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 from weakref import WeakSet
 
-from actorhub.actor import ActorSpec, actor, registry, spec_of
+from actorhub.actor import actor
 from actorhub.blackbox import BlackBox
 from actorhub.cell import Cell
 from actorhub.control.client import control_of
@@ -35,6 +35,7 @@ from actorhub.process import WorkerConfig, serve
 from actorhub.residents import Residents
 from actorhub.session import Session
 from actorhub.settings import Settings
+from actorhub.spec import ActorSpec, registry, spec_of
 
 log = logging.getLogger(__name__)
 

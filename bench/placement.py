@@ -8,10 +8,10 @@ import sys
 import time
 from dataclasses import dataclass
 
-from actorhub.actor import ActorOptions
 from actorhub.control.events import GroupAsked, NodeReport, SpawnAsked, Tick, WorkerReport
 from actorhub.control.plans import ActorPlan, GroupPlan
 from actorhub.control.state import ControlState
+from actorhub.spec import ActorOptions
 
 CLASS = "app:Actor"
 CORES = 32

@@ -18,6 +18,7 @@ from actorhub import Settings, actor
 from actorhub.address import new_id
 from actorhub.blocking import Hub
 from actorhub.broker import LocalServer
+from actorhub.handle import address_of
 from actorhub.letter import DeadLetter
 from tests.conftest import QUICK
 from tests.waiting import until
@@ -175,7 +176,7 @@ def test_dead_list_shows_what_failed(env: dict[str, str], dead: tuple[Counter, H
     counter, hub = dead
     shown = run("dead", "list", *_in(hub), env=env)
     assert shown.returncode == 0, shown.stderr
-    for word in ("id", "attempts", "replayed", "exception", "add_if_open", counter._ticket.actor_id):  # type: ignore[attr-defined]
+    for word in ("id", "attempts", "replayed", "exception", "add_if_open", address_of(counter).actor_id):
         assert word in shown.stdout
     assert "RuntimeError: as [told] [/b]" in shown.stdout
     rows = json.loads(run("dead", "list", "--json", *_in(hub), env=env).stdout)

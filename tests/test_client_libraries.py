@@ -16,6 +16,7 @@ from pika import exceptions
 from actorhub import Hub, actor
 from actorhub.address import new_id
 from actorhub.broker import LocalServer
+from actorhub.handle import address_of
 
 
 @actor
@@ -103,7 +104,7 @@ async def test_a_client_library_calls_an_actor(
     hub: Hub, broker: LocalServer, call: Callable[[str, str], bytes]
 ) -> None:
     counter = await hub.spawn(Counter)
-    queue = counter._ticket.queue  # type: ignore[attr-defined]
+    queue = address_of(counter).queue
     answer = json.loads(await asyncio.to_thread(call, broker.url, queue))
     assert (answer["kind"], answer["payload"], answer["call"]) == ("reply", 5, "1")
 

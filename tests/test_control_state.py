@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from actorhub.actor import ActorOptions
 from actorhub.control.commands import (
     Acknowledge,
     Answer,
@@ -43,6 +42,7 @@ from actorhub.control.events import (
 )
 from actorhub.control.plans import ActorPlan, Residency
 from actorhub.control.state import ControlState
+from actorhub.spec import ActorOptions
 
 CLASS = "app:Actor"
 TIMEOUT = 8.0

@@ -30,6 +30,7 @@ from actorhub.envelope import Codec, Envelope, Kind, decode, encode
 from actorhub.errors import InvalidEnvelope
 from actorhub.failure import Failure
 from actorhub.grave import bury
+from actorhub.handle import address_of
 from actorhub.letter import LINE, DeadLetter, Replayed
 from tests.waiting import until
 
@@ -81,7 +82,7 @@ class Narrow:
 
 
 def _queue(handle: object) -> str:
-    return handle._ticket.queue  # type: ignore[attr-defined,no-any-return]
+    return address_of(handle).queue
 
 
 async def _publish(hub: Hub, queue: str, message: Message) -> None:
@@ -105,7 +106,7 @@ async def test_a_tell_that_raised_is_kept_with_all_that_an_operator_needs(hub: H
     assert letter.error == "RuntimeError: cannot take 5 the till is jammed"
     assert letter.exception == "builtins:RuntimeError"
     assert "raise RuntimeError" in letter.traceback
-    assert (letter.queue, letter.actor) == (_queue(till), till._ticket.actor_id)  # type: ignore[attr-defined]
+    assert (letter.queue, letter.actor) == (_queue(till), address_of(till).actor_id)
     assert letter.arguments == {"amount": 5}
     assert abs(letter.time - time.time()) < 60
     assert letter.replayed is None

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from actorhub import ActorHubError, ActorInitFailed, Hub, NotSerialisable, PayloadTooLarge, actor, ask, ref, step, tell
 from actorhub.broker import Delivery, Message, Outcome, Queue
 from actorhub.futures import once
-from actorhub.handle import handle_ticket
+from actorhub.handle import address_of
 from tests.waiting import until
 
 
@@ -275,7 +275,7 @@ async def _stranger(hub: Hub, numbers: Numbers) -> tuple[Callable[[str], None], 
     link = hub._session.link  # type: ignore[union-attr]
     assert link is not None
     answers: asyncio.Queue[int] = asyncio.Queue()
-    queue = handle_ticket(numbers).queue
+    queue = address_of(numbers).queue
     reply_to = f"{queue}.answers"
     await link.declare(Queue(reply_to, expires=60))
 
@@ -448,7 +448,7 @@ async def test_records_of_others_in_a_journal_are_skipped(hub: Hub) -> None:
     assert await numbers.next() == 1
     link = hub._session.link  # type: ignore[union-attr]
     assert link is not None
-    ticket = handle_ticket(numbers)
+    ticket = address_of(numbers)
     journal = ticket.queue.replace(".durable.", ".journal.")
     settled: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
     link.publish(journal, Message(b"\0\0\0\2{}and more"), once(settled))
@@ -461,7 +461,7 @@ async def test_a_strangers_message_with_an_id_is_applied_once(hub: Hub) -> None:
     numbers = await hub.spawn(Numbers)
     link = hub._session.link  # type: ignore[union-attr]
     assert link is not None
-    queue = handle_ticket(numbers).queue
+    queue = address_of(numbers).queue
     for _ in range(3):
         settled: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         message = Message(
@@ -478,7 +478,7 @@ async def test_a_killed_durable_actor_leaves_nothing_at_the_broker(hub: Hub) -> 
     await hub.kill(numbers)
     link = hub._session.link  # type: ignore[union-attr]
     assert link is not None
-    queue = handle_ticket(numbers).queue
+    queue = address_of(numbers).queue
     for name in (queue, queue.replace(".durable.", ".journal.")):
         await until(lambda name=name: _is_gone(link, name))
 

@@ -14,10 +14,10 @@ import pytest
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
 from actorhub import CallTimeout, Hub, NotSerialisable, actor, ask, deadline
-from actorhub.actor import spec_of
 from actorhub.codec import Signer
 from actorhub.journal.records import State
 from actorhub.snapshot import Snapshots
+from actorhub.spec import spec_of
 
 
 @actor(durable=True)

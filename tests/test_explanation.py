@@ -12,12 +12,12 @@ import time
 import pytest
 
 from actorhub import Hub, Settings, actor, ask, tell
-from actorhub.actor import ActorOptions
 from actorhub.control.placement import Ask, Node, Worker, waits_for
 from actorhub.control.plans import ActorPlan
 from actorhub.explanation import Explanation
-from actorhub.handle import handle_ticket
+from actorhub.handle import address_of
 from actorhub.resources import units
+from actorhub.spec import ActorOptions
 from tests.conftest import QUICK
 from tests.test_history import ACTORHUB, Account
 from tests.waiting import until
@@ -41,7 +41,7 @@ async def test_a_busy_actor_is_explained_by_what_it_does_and_what_waits_behind_i
     sleeper = await hub.spawn(Sleeper)
     assert await until(lambda: _says(hub, sleeper, "is running on worker", "It has nothing in hand."))
     calls = [sleeper.sleep(60) for _ in range(4)]
-    for what in (sleeper, handle_ticket(sleeper).actor_id, calls[2]):
+    for what in (sleeper, address_of(sleeper).actor_id, calls[2]):
         found = await until(lambda what=what: _says(hub, what, "It handles sleep for", "3 messages wait behind that"))
         assert found.doing is not None
         assert [method for method, _ in found.doing.running] == ["sleep"]

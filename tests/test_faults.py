@@ -30,6 +30,7 @@ from actorhub.broker import Link, LocalServer, Message, Outcome, publish_confirm
 from actorhub.codec import Signer
 from actorhub.envelope import Codec, Envelope, encode
 from actorhub.errors import UntrustedPayload
+from actorhub.handle import address_of
 from actorhub_embedded import EmbeddedServer
 from actorhub_rabbitmq import PrivateNode
 from tests.chaos.broker import Private
@@ -176,7 +177,7 @@ async def test_whoever_waits_for_an_actor_whose_queue_vanishes_is_told(
         await until((tmp_path / "begun").exists)
         link = own._open_session().link
         assert link is not None
-        await link.delete(sleeper._ticket.queue)  # type: ignore[attr-defined]
+        await link.delete(address_of(sleeper).queue)
         with pytest.raises(ActorDied, match=r"the queue of .*Sleeper was deleted"):
             await call
 
@@ -192,7 +193,7 @@ async def _publish(hub: Hub, queue: str, body: bytes, content_type: str | None =
 
 async def test_malformed_and_foreign_messages_are_kept_as_dead_and_the_actor_goes_on(hub: Hub, tmp_path: Path) -> None:
     ledger = await hub.spawn(Ledger, str(tmp_path / "ledger"))
-    queue = ledger._ticket.queue  # type: ignore[attr-defined]
+    queue = address_of(ledger).queue
     bodies = [b"", b"\x00\xffnot json", b"[1, 2]", json.dumps({"task": "celery"}).encode()]
     for body in bodies:
         assert await _publish(hub, queue, body) is Outcome.STORED
@@ -217,7 +218,7 @@ async def test_a_tampered_or_unsigned_pickle_is_refused_and_never_loaded(hub: Hu
         def __reduce__(self) -> tuple[object, tuple[object, ...]]:
             return os.system, (f"touch {proof}",)
 
-    queue = ledger._ticket.queue  # type: ignore[attr-defined]
+    queue = address_of(ledger).queue
     signed = Signer("another secret").dumps({"number": Bomb()}, "a bomb")
     envelope = Envelope(id="x", kind="tell", method="write", codec=Codec.PICKLE)  # type: ignore[arg-type]
     body, content_type = encode([(envelope, signed)])

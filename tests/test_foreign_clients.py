@@ -13,6 +13,7 @@ import pika
 import pytest
 
 from actorhub import Hub, actor, tell
+from actorhub.handle import address_of
 
 NODE = Path(__file__).parent / "node"
 
@@ -32,7 +33,7 @@ class Counter:
 
 
 def _queue(handle: object) -> str:
-    return handle._ticket.queue  # type: ignore[attr-defined, no-any-return]
+    return address_of(handle).queue
 
 
 @pytest.fixture(scope="module")

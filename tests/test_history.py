@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from actorhub import ActorHubError, ActorNotFound, Hub, UntrustedPayload, actor, tell
 from actorhub.broker import Message, Outcome, publish_confirmed
-from actorhub.handle import handle_ticket
+from actorhub.handle import address_of
 from actorhub.history import HistoryEntry, _Fold
 from actorhub.journal.records import Commit, Epoch, Image, Mark, Record, State, encode
 from tests.waiting import until
@@ -107,7 +107,7 @@ async def test_a_state_is_shown_as_it_was(hub: Hub) -> None:
     account = await hub.options(name="ann").spawn(Account)
     for _ in range(3):
         await account.deposit(5)
-    for who in (account, "ann", handle_ticket(account).actor_id):
+    for who in (account, "ann", address_of(account).actor_id):
         states = [await hub.state_at(who, number) for number in (1, 2, 3)]
         assert [state.value for state in states] == [{"balance": 5}, {"balance": 10}, {"balance": 15}]
         assert (await hub.state_at(who)).number == 3
@@ -136,7 +136,7 @@ async def test_what_does_not_count_is_marked_as_such(hub: Hub) -> None:
     first = (await hub.history(account))[0]
     link, names = hub._open_session().link, hub._open_session().names
     assert link is not None
-    ticket = handle_ticket(account)
+    ticket = address_of(account)
     journal = names.journal(ticket.namespace, ticket.actor_id)
     others: list[bytes] = [
         encode(Commit(epoch=1, owner="another", seq=2)),
@@ -177,7 +177,7 @@ async def test_an_instance_of_a_keyed_class_has_a_state_of_its_own(hub: Hub) -> 
     await bob.add("salt")
     commits = _commits(await hub.history(ann))
     assert [commit.keys for commit in commits] == [("ann",), ("ann",), ("bob",)]
-    mailbox = handle_ticket(ann).actor_id
+    mailbox = address_of(ann).actor_id
     assert (
         (await hub.state_at(ann)).value == (await hub.state_at(mailbox, key="ann")).value == {"items": ["tea", "milk"]}
     )
@@ -213,10 +213,10 @@ async def test_the_command_shows_the_history_and_the_state(hub: Hub) -> None:
     await asyncio.gather(*(account.deposit(5) for _ in range(3)))
     shown = await asyncio.to_thread(_run, hub, "ann")
     assert shown.returncode == 0, shown.stderr
-    for word in ("takes over", "deposit", handle_ticket(account).actor_id):
+    for word in ("takes over", "deposit", address_of(account).actor_id):
         assert word in shown.stdout
     last = json.loads((await asyncio.to_thread(_run, hub, "ann", "--json", "--limit", "1")).stdout)[0]
-    state = await asyncio.to_thread(_run, hub, handle_ticket(account).actor_id, "--at", str(last["number"]))
+    state = await asyncio.to_thread(_run, hub, address_of(account).actor_id, "--at", str(last["number"]))
     assert json.loads(state.stdout) == {"balance": 15}
     missing = await asyncio.to_thread(_run, hub, "ann", "--at", "100")
     assert (missing.returncode, missing.stdout) == (1, "")

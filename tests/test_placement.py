@@ -10,7 +10,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from actorhub.actor import ActorOptions
 from actorhub.control import waiting
 from actorhub.control.commands import (
     Answer,
@@ -49,6 +48,7 @@ from actorhub.control.plans import ActorPlan, GroupPlan
 from actorhub.control.state import ControlState
 from actorhub.needs import Bundle, Needs
 from actorhub.resources import fits, plus, units
+from actorhub.spec import ActorOptions
 
 CLASS = "app:Actor"
 TIMEOUT = 8.0

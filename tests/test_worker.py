@@ -10,16 +10,16 @@ from typing import Any, cast
 import pytest
 
 from actorhub import BrokerUnavailable, Hub, Settings, actor, task
-from actorhub.actor import spec_of
 from actorhub.address import actor_of, new_id
 from actorhub.blackbox import BlackBox
 from actorhub.broker import Link, Queue
 from actorhub.control.commands import StartActor
 from actorhub.control.plans import ActorPlan, Residency
 from actorhub.dead import DeadLetters
-from actorhub.handle import Handle
+from actorhub.handle import Handle, address_of
 from actorhub.process import WorkerConfig
 from actorhub.session import Session
+from actorhub.spec import spec_of
 from actorhub.taskworker import TaskWorker
 from actorhub.worker import Worker
 from tests.conftest import QUICK
@@ -125,7 +125,7 @@ class Site:
 
     async def waits(self, handle: Any) -> tuple[int, int]:
         """Messages in its queue, and who takes them."""
-        state = await self.link.state(handle._ticket.queue)
+        state = await self.link.state(address_of(handle).queue)
         assert state is not None
         return state.messages, state.consumers
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, cast
 
-from actorhub.actor import actor, spec_of
+from actorhub.actor import actor
 from actorhub.broker import Link
 from actorhub.context import effects
 from actorhub.control.commands import (
@@ -62,6 +62,7 @@ from actorhub.needs import Needs
 from actorhub.ref import residence
 from actorhub.session import Session
 from actorhub.settings import Settings
+from actorhub.spec import spec_of
 from actorhub.taskbox import task_queue
 
 log = logging.getLogger(__name__)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import cast, overload
 
-from actorhub.actor import spec_of
 from actorhub.control.commands import Answer, GroupAnswer
 from actorhub.control.desks import ControlDesk, system_ticket
 from actorhub.control.plans import ActorPlan, GroupPlan
 from actorhub.errors import ActorDied, ActorNotFound, NameTaken, PlacementInfeasible
 from actorhub.handle import Handle
 from actorhub.session import Session
+from actorhub.spec import spec_of
 
 _REFUSALS = {"name taken": NameTaken, "infeasible": PlacementInfeasible, "parent dead": ActorDied}
 

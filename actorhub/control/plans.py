@@ -6,12 +6,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from actorhub.actor import ActorOptions, Ticket
-from actorhub.address import Names
+from actorhub.address import Names, Ticket
 from actorhub.broker import Queue, QueueKind
 from actorhub.envelope import Codec
 from actorhub.needs import Bundle
 from actorhub.resources import Resources
+from actorhub.spec import ActorOptions
 
 Lifetime = Literal["session", "detached"]
 Strategy = Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from actorhub.actor import spec_of
 from actorhub.broker import Link
 from actorhub.cell import Cell
 from actorhub.control.actor import Control
@@ -17,6 +16,7 @@ from actorhub.handle import Handle
 from actorhub.journal.records import SHARE, State
 from actorhub.residents import LARGEST, Load
 from actorhub.session import Session
+from actorhub.spec import spec_of
 from actorhub.work import Answer, Work
 
 

@@ -7,13 +7,13 @@ import functools
 import logging
 from collections.abc import Callable
 
-from actorhub.actor import spec_of
 from actorhub.broker import Link, Queue, QueueKind
 from actorhub.control.actor import Control
 from actorhub.control.seat import Seat
 from actorhub.durable import DurableMailbox
 from actorhub.residents import Load
 from actorhub.session import Session
+from actorhub.spec import spec_of
 
 log = logging.getLogger(__name__)
 
