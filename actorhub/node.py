@@ -27,7 +27,7 @@ from actorhub.control.commands import StartSlot
 from actorhub.control.desks import NodeDesk, WorkerDesk, system_ticket
 from actorhub.control.events import ANY_CLASS, NodeReport, Running, SlotEnded, WorkerLost, WorkerReport, WorkerStopped
 from actorhub.control.plans import Residency
-from actorhub.control.standby import Standby
+from actorhub.control.standby import ControlStandby
 from actorhub.dead import DeadLetters
 from actorhub.delay import Delays, Forwarder
 from actorhub.desk import Desk
@@ -92,7 +92,7 @@ class Node:
         names = self.session.names
         queue = names.node(config.node_id)
         self._desk = Desk(self.session, queue, NodeDesk, lambda: _Desk(self), exchange=names.tasks)
-        self._standby = Standby(self.session, name=f"node {config.node_id}")
+        self._standby = ControlStandby(self.session, name=f"node {config.node_id}")
         self._delays = Delays(names)
         self._forwarder = Forwarder(self.session, self._delays, self._unroutable)
         self._control = control_of(self.session)

@@ -75,19 +75,19 @@ def _restored(parts: dict[str, bytes], now: float) -> ControlState:
 
 def _all_of(state: ControlState) -> object:
     """All that decisions depend on, but for the time of the nodes' last words."""
-    burials, directory = state._lives.burials, state._directory
+    cleanup, directory = state._lifecycle.cleanup, state._directory
     actors = list(directory.all())
     keys = [f"{kind}{actor.id}" for actor in actors for kind in ("plan.", "life.")]
-    keys += [f"node.{node}" for node in sorted(state._fleet.nodes)] + ["cluster"]
+    keys += [f"node.{node}" for node in sorted(state._nodes.by_id)] + ["cluster"]
     return (
         {key: state._part(key) for key in keys},
         [actor.id for actor in actors],
-        [item.id for item in state._lives.waiting.items()],
-        sorted(actor.id for actor in burials._waiting),
-        sorted(burials._given),
+        [item.id for item in state._lifecycle.pending.items()],
+        sorted(actor.id for actor in cleanup._waiting),
+        sorted(cleanup._given),
         {owner: sorted(actor.id for actor in directory.owned_by(owner)) for owner in directory.owners()},
-        {worker.id: worker.load for worker in state._fleet.workers.values()},
-        {node.id: dict(node.reserved) for node in state._fleet.nodes.values()},
+        {worker.id: worker.load for worker in state._nodes.workers.values()},
+        {node.id: dict(node.reserved) for node in state._nodes.by_id.values()},
     )
 
 
@@ -423,7 +423,7 @@ def test_nobody_stands_by_where_there_is_one_worker_until_another_comes() -> Non
     assert console.info().standby == "w2"
     console.handle(KillAsked(actor="a", cause="c"))
     assert {stop.worker for stop in console.of(StopActor)} == {"w1", "w2"}
-    assert console.state._fleet.workers["w2"].load == 0
+    assert console.state._nodes.workers["w2"].load == 0
 
 
 def test_a_standby_needs_a_journal_and_a_worker_that_it_shares() -> None:
@@ -807,7 +807,7 @@ class Simulation:
         assert not self.killed & set(living)
         hosts = {worker.dedicated_to for node in self.nodes.values() for worker in node.workers.values()} - {None}
         assert hosts == {actor_id for actor_id in living if self.asked[actor_id].options.isolation == "process"}
-        load = {worker.id: worker.load for worker in self.state._fleet.workers.values()}
+        load = {worker.id: worker.load for worker in self.state._nodes.workers.values()}
         assert load == {
             worker.id: len(worker.hosted) for node in self.nodes.values() for worker in node.workers.values()
         }

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from actorhub import Hub, Settings, actor, ask, tell
-from actorhub.control.placement import Ask, Node, Worker, waits_for
+from actorhub.control.placement import NodeEntry, PlacementRequest, WorkerEntry, waits_for
 from actorhub.control.plans import ActorPlan
 from actorhub.explanation import Explanation
 from actorhub.handle import address_of
@@ -135,11 +135,11 @@ def _run(hub: Hub, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_who_waits_for_a_place_hears_what_is_missing() -> None:
     plan = ActorPlan(actor_id="a", namespace="n", class_name="m:C", options=ActorOptions(resources={"disk": 1}))
-    ask = Ask.of(plan)
+    ask = PlacementRequest.of(plan)
     node = _node("n1", disk=2.0)
     assert waits_for([], "it", ask) == "a node"
     assert waits_for([node], "it", ask) == "a worker process on n1"
-    node.workers["w"] = Worker("w", "n1", 1)
+    node.workers["w"] = WorkerEntry("w", "n1", 1)
     assert waits_for([node], "it", ask) == "others that have waited for longer, and ask for the same resources"
     node.reserve(units({"disk": 2}))
     assert waits_for([node], "it", ask) == "it asks for resources {'disk': 1.0}, and free are: {'n1': {'disk': 0.0}}"
@@ -148,5 +148,5 @@ def test_who_waits_for_a_place_hears_what_is_missing() -> None:
     assert "the most that any node has: {'disk': 0.0}" in waits_for([_node("n2", disk=0.0)], "it", ask)
 
 
-def _node(id_: str, disk: float) -> Node:
-    return Node(id_, "host", 1, "1", labels={}, total=units({"disk": disk}), classes=frozenset(["m:C"]), seen=0.0)
+def _node(id_: str, disk: float) -> NodeEntry:
+    return NodeEntry(id_, "host", 1, "1", labels={}, total=units({"disk": disk}), classes=frozenset(["m:C"]), seen=0.0)

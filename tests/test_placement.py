@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from actorhub.control import waiting
+from actorhub.control import pending
 from actorhub.control.commands import (
     Answer,
     BuryActor,
@@ -171,10 +171,10 @@ def check(state: ControlState) -> None:
                 taken.setdefault(node, []).append(dict(bundle))
         strategy_holds(group.plan.strategy, [node for node in group.nodes if node is not None])
     for node_id, several in taken.items():
-        node = state._fleet.nodes[node_id]
+        node = state._nodes.by_id[node_id]
         assert fits(plus(*several), node.total), f"{node_id} is given away twice"
         assert dict(node.reserved) == plus(*several)
-    for node in state._fleet.nodes.values():
+    for node in state._nodes.by_id.values():
         assert node.id in taken or not node.reserved
     for bundle, several in inside.items():
         group = state._groups.get(bundle.group)
@@ -487,7 +487,7 @@ FEW = 10  # others that may go first, in these tests
 
 
 def test_a_large_request_is_not_starved_by_small_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "OVERTAKEN", FEW)
+    monkeypatch.setattr(pending, "OVERTAKEN", FEW)
     console = Console()
     console.node("n1", cpu=2)
     assert FEW <= _churn(console, 3 * FEW) <= FEW + 2
@@ -495,7 +495,7 @@ def test_a_large_request_is_not_starved_by_small_ones(monkeypatch: pytest.Monkey
 
 
 def test_small_ones_would_starve_a_large_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "OVERTAKEN", 10**9)
+    monkeypatch.setattr(pending, "OVERTAKEN", 10**9)
     console = Console()
     console.node("n1", cpu=2)
     assert _churn(console, 3 * FEW) == 3 * FEW
@@ -513,7 +513,7 @@ def test_small_ones_would_starve_a_large_request(monkeypatch: pytest.MonkeyPatch
 def test_one_that_is_never_served_holds_up_nobody_elsewhere(
     asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waiting, "OVERTAKEN", FEW)
+    monkeypatch.setattr(pending, "OVERTAKEN", FEW)
     console = Console()
     console.node("n1", cpu=3)
     console.spawn("for ever", resources={"cpu": 2})
@@ -747,7 +747,7 @@ def test_whatever_happens_no_node_is_given_away_twice_and_all_that_wait_are_serv
     waiting = [info for info in world.state.actors() if info.state not in ("running", "dead")]
     assert not waiting
     assert all(isinstance(group, GroupInfo) and group.is_ready for group in world.state.groups())
-    assert not world.state._lives.waiting.items()
+    assert not world.state._lifecycle.pending.items()
     for queue in world.state.task_queues():
         assert queue.slots or not world.tasks[queue.name], "nobody serves a queue in which tasks wait"
     for queue in world.state._task_queues.all():

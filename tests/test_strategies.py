@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actorhub.control.plans import Strategy
-from actorhub.control.strategies import Site, assign, rank, why_not
+from actorhub.control.strategies import NodeCapacity, assign, rank, why_not
 from actorhub.resources import fits, minus, plus, share, units
 
 Amounts = Mapping[str, int]
@@ -23,7 +23,7 @@ STRATEGIES: list[Strategy] = ["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"]
 class Case:
     bundles: list[dict[str, int]]
     strategy: Strategy
-    sites: list[Site]
+    sites: list[NodeCapacity]
     placed: list[str | None]
 
     def assign(self) -> list[str] | None:
@@ -37,7 +37,9 @@ def cases(draw: st.DrawFn) -> Case:
     bundles = draw(st.lists(amounts, min_size=1, max_size=5))
     strategy = draw(st.sampled_from(STRATEGIES))
     free = draw(st.lists(st.tuples(amounts, st.integers(0, 2)), max_size=5))
-    sites = sorted((Site(f"n{index}", there, float(load)) for index, (there, load) in enumerate(free)), key=rank)
+    sites = sorted(
+        (NodeCapacity(f"n{index}", there, float(load)) for index, (there, load) in enumerate(free)), key=rank
+    )
     places = [site.id for site in sites] + ["gone"]
     if strategy == "STRICT_PACK":
         home = draw(st.sampled_from(places))
@@ -123,7 +125,9 @@ def test_a_group_that_fits_exactly_is_found_among_a_thousand_nodes(strategy: Str
         free = [plus(*order[lot::lots]) for lot in range(lots)]
         free += [{"cpu": chance.randint(0, 2), "memory": chance.randint(0, 9)} for _ in range(1000 - lots)]
         chance.shuffle(free)
-        case = Case(bundles, strategy, [Site(f"n{i:04}", each) for i, each in enumerate(free)], [None] * len(bundles))
+        case = Case(
+            bundles, strategy, [NodeCapacity(f"n{i:04}", each) for i, each in enumerate(free)], [None] * len(bundles)
+        )
         chosen = case.assign()
         assert chosen is not None, seed
         check(case, chosen)
@@ -135,7 +139,7 @@ def test_a_group_that_fits_exactly_is_found_among_a_thousand_nodes(strategy: Str
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_large_groups_go_where_there_is_plenty(strategy: Strategy) -> None:
-    sites = [Site(f"n{index:03}", units({"cpu": 1000 if index == 7 else 64})) for index in range(300)]
+    sites = [NodeCapacity(f"n{index:03}", units({"cpu": 1000 if index == 7 else 64})) for index in range(300)]
     bundles = [units({"cpu": 1 + index % 3}) for index in range(250)]
     case = Case(bundles, strategy, sites, [None] * len(bundles))
     chosen = case.assign()
@@ -145,7 +149,7 @@ def test_large_groups_go_where_there_is_plenty(strategy: Strategy) -> None:
 
 
 def test_large_groups_share_nodes_evenly_where_they_must() -> None:
-    sites = [Site(f"n{index}", {"cpu": 100}) for index in range(10)]
+    sites = [NodeCapacity(f"n{index}", {"cpu": 100}) for index in range(10)]
     chosen = assign([{"cpu": 1}] * 200, "SPREAD", sites)
     assert chosen is not None
     assert {chosen.count(site.id) for site in sites} == {20}
@@ -154,10 +158,10 @@ def test_large_groups_share_nodes_evenly_where_they_must() -> None:
 @pytest.mark.parametrize("placed", [(), ("n4", None, None, None, None)])
 def test_bundles_spread_over_all_nodes_though_the_first_way_takes_fewer(placed: Sequence[str | None]) -> None:
     sites = [
-        Site("n1", {"a": 1, "b": 1, "c": 1}),
-        Site("n2", {"a": 1}),
-        Site("n3", {"b": 1, "c": 1}),
-        Site("n4", {"d": 2 - len(placed) // 5}),
+        NodeCapacity("n1", {"a": 1, "b": 1, "c": 1}),
+        NodeCapacity("n2", {"a": 1}),
+        NodeCapacity("n3", {"b": 1, "c": 1}),
+        NodeCapacity("n4", {"d": 2 - len(placed) // 5}),
     ]
     chosen = assign([{"d": 1}, {"d": 1}, {"a": 1}, {"b": 1}, {"c": 1}], "SPREAD", sites, placed)
     assert chosen is not None
@@ -170,19 +174,24 @@ def test_bundles_spread_over_all_nodes_though_the_first_way_takes_fewer(placed: 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_what_comes_first_is_taken_first(strategy: Strategy) -> None:
-    sites = sorted((Site(f"n{9 - index}", {"cpu": 8}, load=index // 5) for index in range(10)), key=rank)
+    sites = sorted((NodeCapacity(f"n{9 - index}", {"cpu": 8}, load=index // 5) for index in range(10)), key=rank)
     chosen = assign([{"cpu": 1}] * 2, strategy, sites)
     assert chosen == (["n5", "n5"] if "PACK" in strategy else ["n5", "n6"])
 
 
 def test_packed_lots_go_to_the_first_nodes_that_have_room_for_them() -> None:
-    sites = [Site("a", {"cpu": 3}), Site("b", {"cpu": 4}), Site("c", {"cpu": 8}), Site("d", {"cpu": 5})]
+    sites = [
+        NodeCapacity("a", {"cpu": 3}),
+        NodeCapacity("b", {"cpu": 4}),
+        NodeCapacity("c", {"cpu": 8}),
+        NodeCapacity("d", {"cpu": 5}),
+    ]
     assert assign([{"cpu": 4}] * 2, "PACK", sites[:2] + sites[3:]) == ["b", "d"]
     assert assign([{"cpu": 4}] * 2, "PACK", sites) == ["c", "c"]
 
 
 def test_bundles_that_lost_their_node_come_to_the_others_when_packed_and_away_from_them_when_spread() -> None:
-    sites = [Site(name, {"cpu": 4}) for name in "abc"]
+    sites = [NodeCapacity(name, {"cpu": 4}) for name in "abc"]
     bundles = [{"cpu": 1}] * 3
     assert assign(bundles, "PACK", sites, ["c", None, None]) == ["c", "c", "c"]
     assert assign(bundles, "SPREAD", sites, ["a", None, None]) == ["a", "b", "c"]
@@ -194,10 +203,10 @@ def test_bundles_that_lost_their_node_come_to_the_others_when_packed_and_away_fr
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_node_that_owes_takes_only_what_it_does_not_owe(strategy: Strategy) -> None:
-    assert assign([{"gpu": 1}], strategy, [Site("a", {"cpu": -3, "gpu": 1})]) == ["a"]
-    assert assign([{"cpu": 1}], strategy, [Site("a", {"cpu": -3, "gpu": 1})]) is None
+    assert assign([{"gpu": 1}], strategy, [NodeCapacity("a", {"cpu": -3, "gpu": 1})]) == ["a"]
+    assert assign([{"cpu": 1}], strategy, [NodeCapacity("a", {"cpu": -3, "gpu": 1})]) is None
     if "STRICT" not in strategy:
-        sites = [Site("a", {"cpu": -3, "gpu": 2}), Site("b", {"cpu": 1})]
+        sites = [NodeCapacity("a", {"cpu": -3, "gpu": 2}), NodeCapacity("b", {"cpu": 1})]
         assert assign([{"gpu": 1}, {"gpu": 1}, {"cpu": 1}], strategy, sites) == ["a", "a", "b"]
 
 
@@ -224,12 +233,12 @@ def test_packed_groups_take_few_more_nodes_than_first_fit_decreasing(seed: int) 
         ]
         for _ in range(900)
     ]
-    sites = [Site(f"{index:04}", whole) for index in range(1000)]
+    sites = [NodeCapacity(f"{index:04}", whole) for index in range(1000)]
     for bundles in groups:
         chosen = assign(bundles, "PACK", sites)
         assert chosen is not None
         for bundle, site_id in zip(bundles, chosen, strict=True):
-            sites[int(site_id)] = Site(site_id, minus(sites[int(site_id)].free, bundle))
+            sites[int(site_id)] = NodeCapacity(site_id, minus(sites[int(site_id)].free, bundle))
     taken = sum(site.free != whole for site in sites)
 
     bins: list[Amounts] = []
@@ -242,9 +251,9 @@ def test_packed_groups_take_few_more_nodes_than_first_fit_decreasing(seed: int) 
 # ---- what is in the way
 
 NODES = [
-    Site("n1", units({"cpu": 8})),
-    Site("n2", units({"cpu": 4, "gpu": 2})),
-    Site("n3", units({"cpu": 4, "gpu": 1})),
+    NodeCapacity("n1", units({"cpu": 8})),
+    NodeCapacity("n2", units({"cpu": 4, "gpu": 2})),
+    NodeCapacity("n3", units({"cpu": 4, "gpu": 1})),
 ]
 
 

@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 
 from actorhub.broker import Link, QueueState
-from actorhub.control import watch
+from actorhub.control import queue_monitor
 from actorhub.control.commands import BuryQueue, MakeQueue, QueueAnswer, StartSlot, StopSlot
 from actorhub.control.events import (
     Buried,
@@ -21,7 +21,7 @@ from actorhub.control.events import (
     Tick,
     WorkerStopped,
 )
-from actorhub.control.slots import LOOKS, TURN, UNSEEN
+from actorhub.control.slot_scheduler import LOOKS, TURN, UNSEEN
 from actorhub.control.state import ControlState
 from actorhub.devices import VARIABLE, Devices
 from actorhub.errors import BrokerUnavailable
@@ -330,8 +330,8 @@ class Counted:
 async def test_a_queue_that_nobody_serves_is_in_the_log_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "SILENT", 0.0)
-    monkeypatch.setattr(watch, "LOOK", 0.001)
+    monkeypatch.setattr(queue_monitor, "SILENT", 0.0)
+    monkeypatch.setattr(queue_monitor, "LOOK", 0.001)
     console = Queues()
     console.node("n1", cpu=2)
     console.use("a", _cpu(2))
@@ -344,7 +344,7 @@ async def test_a_queue_that_nobody_serves_is_in_the_log_once(
 
     console.use("unreachable", Needs(resources={"cpu": 2}, prefer={"x": "z"}))
     link = Counted(a=1, b=1)
-    looking = asyncio.create_task(watch.QueueWatch(cast(Link, link), console.state, tell).keep_looking())
+    looking = asyncio.create_task(queue_monitor.QueueDepthMonitor(cast(Link, link), console.state, tell).keep_looking())
     await until(lambda: "nobody serves" in caplog.text)
     enough = link.looks + 20
     await until(lambda: link.looks >= enough)

@@ -53,8 +53,8 @@ from actorhub.control.events import (
 )
 from actorhub.control.infos import ActorInfo, Demand, GroupInfo, NodeInfo, Served
 from actorhub.control.plans import ActorPlan
+from actorhub.control.queue_monitor import QueueDepthMonitor
 from actorhub.control.state import ControlState
-from actorhub.control.watch import QueueWatch
 from actorhub.dead import DeadLetters
 from actorhub.errors import ActorHubError, BrokerUnavailable
 from actorhub.handle import Handle, tell
@@ -85,7 +85,7 @@ class Control(ControlDesk):
         self._now = time.time()  # stands still while this control does not hear what others say
         self.state = ControlState.restored(known, node_timeout=settings.node_timeout, now=self._now)
         self._tasks: list[asyncio.Task[Any]] = []
-        self._watch = QueueWatch(link, self.state, self._tell_what_waits)
+        self._watch = QueueDepthMonitor(link, self.state, self._tell_what_waits)
 
     async def started(self) -> None:
         here = residence.get()

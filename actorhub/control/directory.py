@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from actorhub.control.infos import ActorInfo, State
-from actorhub.control.placement import Ask
+from actorhub.control.placement import PlacementRequest
 from actorhub.control.plans import ActorPlan
 from actorhub.needs import Bundle
 
@@ -15,7 +15,7 @@ TOMBSTONES = 10_000  # dead actors that are remembered, with the cause
 
 
 @dataclass(frozen=True)
-class Spot:
+class StandbyWorker:
     """Where somebody stands by to go on with an actor, as which incarnation, and whether that worker has said so."""
 
     node: str
@@ -25,9 +25,9 @@ class Spot:
 
 
 @dataclass(eq=False)
-class Actor:
+class ActorEntry:
     """An actor, where it is, and which of its calls have killed workers, how often. `number` counts all actors; `starts` its
-    own, of which `incarnation` is the one that counts; `waits`: its place among those that wait for a worker; `digger`: the
+    own, of which `incarnation` is the one that counts; `waits`: its place among those that wait for a worker; `cleaner`: the
     worker that buries it."""
 
     plan: ActorPlan
@@ -37,18 +37,18 @@ class Actor:
     node: str | None = None
     incarnation: int = 0
     starts: int = 0
-    standby: Spot | None = None
+    standby: StandbyWorker | None = None
     restarts: int = 0
     restarted: list[float] = field(default_factory=list)  # when, by control's clock
     last_error: str | None = None
     died_at_birth: bool = False
     kills: dict[str, int] = field(default_factory=dict)
     waits: int | None = None
-    digger: str | None = None
+    cleaner: str | None = None
     is_buried: bool = False
 
     def __post_init__(self) -> None:
-        self.ask = Ask.of(self.plan)
+        self.ask = PlacementRequest.of(self.plan)
 
     @property
     def id(self) -> str:
@@ -82,7 +82,7 @@ class Actor:
         )
 
 
-class Directory:
+class ActorDirectory:
     """Every question that control's decisions ask is answered without a look at all actors.
 
     Whoever changes an actor says so by `touch`, if no method here does: `plans` and `lives` are the ids of those whose plan,
@@ -92,34 +92,34 @@ class Directory:
     def __init__(self) -> None:
         self.plans: dict[str, None] = {}
         self.lives: dict[str, None] = {}
-        self._actors: dict[str, Actor] = {}
-        self._names: dict[tuple[str, str], Actor] = {}
-        self._hosted: dict[str, dict[str, Actor]] = {}
-        self._backed: dict[str, dict[str, Actor]] = {}
-        self._alone: OrderedDict[str, Actor] = OrderedDict()
-        self._owned: dict[str, dict[str, Actor]] = {}
+        self._actors: dict[str, ActorEntry] = {}
+        self._names: dict[tuple[str, str], ActorEntry] = {}
+        self._hosted: dict[str, dict[str, ActorEntry]] = {}
+        self._backed: dict[str, dict[str, ActorEntry]] = {}
+        self._alone: OrderedDict[str, ActorEntry] = OrderedDict()
+        self._owned: dict[str, dict[str, ActorEntry]] = {}
         self._tombstones: OrderedDict[str, None] = OrderedDict()
         self._counted = 0
 
-    def get(self, actor_id: str) -> Actor | None:
+    def get(self, actor_id: str) -> ActorEntry | None:
         return self._actors.get(actor_id)
 
-    def living(self, actor_id: str) -> Actor | None:
+    def living(self, actor_id: str) -> ActorEntry | None:
         found = self._actors.get(actor_id)
         return found if found is not None and found.state != "dead" else None
 
-    def find(self, namespace: str, name: str) -> Actor | None:
+    def find(self, namespace: str, name: str) -> ActorEntry | None:
         """The living actor that has the name."""
         return self._names.get((namespace, name))
 
-    def all(self) -> Iterable[Actor]:
+    def all(self) -> Iterable[ActorEntry]:
         """Living and dead ones, in the order of their making."""
         return self._actors.values()
 
-    def hosted_by(self, worker: str) -> list[Actor]:
+    def hosted_by(self, worker: str) -> list[ActorEntry]:
         return list(self._hosted.get(worker, {}).values())
 
-    def backed_by(self, worker: str) -> list[Actor]:
+    def backed_by(self, worker: str) -> list[ActorEntry]:
         """Those for which the worker stands by."""
         return list(self._backed.get(worker, {}).values())
 
@@ -127,11 +127,11 @@ class Directory:
         """How many actors live there or have it stand by."""
         return len(self._hosted.get(worker, ())) + len(self._backed.get(worker, ()))
 
-    def alone(self) -> list[Actor]:
+    def alone(self) -> list[ActorEntry]:
         """Those that live somewhere, and want somebody to stand by."""
         return list(self._alone.values())
 
-    def owned_by(self, owner: str) -> list[Actor]:
+    def owned_by(self, owner: str) -> list[ActorEntry]:
         """Living actors that end with `owner`."""
         return list(self._owned.get(owner, {}).values())
 
@@ -141,30 +141,30 @@ class Directory:
 
     # ---- changes
 
-    def touch(self, actor: Actor) -> None:
+    def touch(self, actor: ActorEntry) -> None:
         self.lives[actor.id] = None
 
-    def add(self, plan: ActorPlan) -> Actor:
+    def add(self, plan: ActorPlan) -> ActorEntry:
         """A new actor, whose name nobody has. It waits."""
-        actor = Actor(plan, number=self.count())
+        actor = ActorEntry(plan, number=self.count())
         self.plans[actor.id] = None
         self._index(actor)
         self.wait(actor)
         return actor
 
-    def wait(self, actor: Actor) -> None:
+    def wait(self, actor: ActorEntry) -> None:
         """It is nowhere, and waits for a worker."""
         self.leave(actor)
         actor.waits = self.count()
 
-    def settle(self, actor: Actor, node: str, worker: str) -> None:
+    def settle(self, actor: ActorEntry, node: str, worker: str) -> None:
         """It lives there from now on, or is on its way there."""
         self.leave(actor)
         actor.node, actor.worker = node, worker
         self._hosted.setdefault(worker, {})[actor.id] = actor
         self._note_alone(actor)
 
-    def back(self, actor: Actor, spot: Spot | None) -> None:
+    def set_standby(self, actor: ActorEntry, spot: StandbyWorker | None) -> None:
         """There somebody stands by for it, or nobody does any more."""
         self.touch(actor)
         if actor.standby is not None:
@@ -174,13 +174,13 @@ class Directory:
             self._backed.setdefault(spot.worker, {})[actor.id] = actor
         self._note_alone(actor)
 
-    def _note_alone(self, actor: Actor) -> None:
+    def _note_alone(self, actor: ActorEntry) -> None:
         if actor.plan.options.standby and actor.worker is not None and actor.standby is None:
             self._alone[actor.id] = actor
         else:
             self._alone.pop(actor.id, None)
 
-    def leave(self, actor: Actor) -> None:
+    def leave(self, actor: ActorEntry) -> None:
         """It is no longer where it was, and does not wait."""
         self.touch(actor)
         if actor.worker is not None:
@@ -188,7 +188,7 @@ class Directory:
         actor.node = actor.worker = actor.waits = None
         self._note_alone(actor)
 
-    def end(self, actor: Actor) -> None:
+    def end(self, actor: ActorEntry) -> None:
         """It is dead: its name is free, and its owner is rid of it."""
         plan = actor.plan
         self.leave(actor)
@@ -198,9 +198,9 @@ class Directory:
         for owner in _owners(plan):
             _drop(self._owned, owner, plan.actor_id)
 
-    def entomb(self, actor: Actor) -> None:
+    def entomb(self, actor: ActorEntry) -> None:
         """Nothing is left of it but what is said of it here; the oldest dead are forgotten."""
-        actor.is_buried, actor.digger = True, None
+        actor.is_buried, actor.cleaner = True, None
         actor.plan = actor.plan.outline
         self.plans[actor.id] = self.lives[actor.id] = None
         self._tombstones[actor.id] = None
@@ -209,7 +209,7 @@ class Directory:
             self.plans[forgotten] = self.lives[forgotten] = None
             del self._actors[forgotten]
 
-    def restore(self, actors: Iterable[Actor]) -> None:
+    def restore(self, actors: Iterable[ActorEntry]) -> None:
         """As another directory had them. Before any change."""
         there = sorted(actors, key=lambda actor: actor.number)
         for actor in there:
@@ -223,7 +223,7 @@ class Directory:
                 self._tombstones[actor.id] = None
         self._counted = max((max(actor.number, actor.waits or 0) for actor in there), default=0)
 
-    def _index(self, actor: Actor) -> None:
+    def _index(self, actor: ActorEntry) -> None:
         plan = actor.plan
         self._actors[plan.actor_id] = actor
         if actor.state == "dead":
@@ -245,7 +245,7 @@ def _owners(plan: ActorPlan) -> list[str]:
     return owners if plan.bundle is None else [*owners, f"group:{plan.bundle.group}"]
 
 
-def _drop(index: dict[str, dict[str, Actor]], key: str, actor_id: str) -> None:
+def _drop(index: dict[str, dict[str, ActorEntry]], key: str, actor_id: str) -> None:
     entries = index.get(key)
     if entries is not None:
         entries.pop(actor_id, None)

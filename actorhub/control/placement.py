@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from actorhub.control.events import ANY_CLASS
 from actorhub.control.infos import NodeInfo, WorkerInfo
 from actorhub.control.plans import ActorPlan
-from actorhub.control.strategies import Site
+from actorhub.control.strategies import NodeCapacity
 from actorhub.needs import Needs
 from actorhub.resources import amounts, fits, minus, units
 
 
 @dataclass(eq=False)
-class Worker:
+class WorkerEntry:
     """A worker process that lives. `load` counts the actors placed on it."""
 
     id: str
@@ -25,7 +25,7 @@ class Worker:
 
 
 @dataclass(eq=False)
-class Node:
+class NodeEntry:
     """A node that lives. `total` and `free` are in units; what is reserved is not free. `run`: see `NodeReport`."""
 
     id: str
@@ -40,7 +40,7 @@ class Node:
     store: str | None = None
     run: str = ""
     free: dict[str, int] = field(default_factory=dict)
-    workers: dict[str, Worker] = field(default_factory=dict)
+    workers: dict[str, WorkerEntry] = field(default_factory=dict)
     slots: dict[str, int] = field(default_factory=dict)  # pids by id
 
     def __post_init__(self) -> None:
@@ -54,15 +54,15 @@ class Node:
     def reserved(self) -> Mapping[str, int]:
         return minus(self.total, self.free)
 
-    def shared(self, *, besides: str | None = None) -> Worker | None:
+    def shared(self, *, besides: str | None = None) -> WorkerEntry | None:
         """Of the workers that many actors share, but for this one: the one with the fewest."""
         there = [worker for worker in self.workers.values() if worker.dedicated_to is None and worker.id != besides]
         return min(there, key=lambda worker: (worker.load, worker.id), default=None)
 
-    def site(self) -> Site:
+    def site(self) -> NodeCapacity:
         """For strategies. It goes on to say what is free."""
         shared = self.shared()
-        return Site(self.id, self.free, shared.load if shared is not None else 0)
+        return NodeCapacity(self.id, self.free, shared.load if shared is not None else 0)
 
     def info(self, hosted: Mapping[str, list[str]]) -> NodeInfo:
         """For people. `hosted`: the ids of each worker's actors."""
@@ -90,7 +90,7 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class PlacementRequest:
     """What an actor or a slot asks of a node: units of resources, labels that it must have, labels that it should have, and
     which classes it must know."""
 
@@ -102,7 +102,7 @@ class Ask:
     own_worker: bool
 
     @classmethod
-    def of(cls, plan: ActorPlan) -> Ask:
+    def of(cls, plan: ActorPlan) -> PlacementRequest:
         return cls(
             units=units(plan.options.resources),
             labels=plan.labels,
@@ -113,7 +113,7 @@ class Ask:
         )
 
     @classmethod
-    def of_slot(cls, needs: Needs) -> Ask:
+    def of_slot(cls, needs: Needs) -> PlacementRequest:
         return cls(
             units=units(needs.wanted),
             labels=needs.labels,
@@ -129,7 +129,7 @@ class Ask:
         parts = (self.units, self.labels, self.prefer)
         return (*(tuple(sorted(part.items())) for part in parts), self.node, self.class_name, self.own_worker)
 
-    def may_run(self, node: Node) -> bool:
+    def may_run(self, node: NodeEntry) -> bool:
         """Whether the node could run it if it were empty."""
         return (
             (self.class_name is None or self.class_name in node.classes or ANY_CLASS in node.classes)
@@ -138,22 +138,22 @@ class Ask:
             and fits(self.units, node.total)
         )
 
-    def has_room(self, node: Node) -> bool:
+    def has_room(self, node: NodeEntry) -> bool:
         return fits(self.units, node.free) and self.has_worker(node)
 
-    def has_worker(self, node: Node) -> bool:
+    def has_worker(self, node: NodeEntry) -> bool:
         """Or gets one there."""
         return not node.leaving and (self.own_worker or node.shared() is not None)
 
-    def prefers(self, node: Node) -> bool:
+    def prefers(self, node: NodeEntry) -> bool:
         return all(node.labels.get(name) == value for name, value in self.prefer.items())
 
 
-def choose(nodes: Iterable[Node], ask: Ask, *, beside: str | None = None) -> Node | None:
+def choose(nodes: Iterable[NodeEntry], ask: PlacementRequest, *, beside: str | None = None) -> NodeEntry | None:
     """The first of the nodes that has room, which come in order of their load: one with the labels that it prefers, if any has
     them. `beside`: where the actor is already; that node comes last."""
-    second: Node | None = None
-    last: Node | None = None
+    second: NodeEntry | None = None
+    last: NodeEntry | None = None
     for node in nodes:
         if not ask.may_run(node) or not ask.has_room(node):
             continue
@@ -166,7 +166,7 @@ def choose(nodes: Iterable[Node], ask: Ask, *, beside: str | None = None) -> Nod
     return second or last
 
 
-def infeasible(nodes: Iterable[Node], what: str, ask: Ask) -> str | None:
+def infeasible(nodes: Iterable[NodeEntry], what: str, ask: PlacementRequest) -> str | None:
     """Why no node could ever run `what`, with the best that there is; None where one could, or where there is no node yet."""
     there = list(nodes)
     if not there or any(ask.may_run(node) for node in there):
@@ -184,7 +184,7 @@ def infeasible(nodes: Iterable[Node], what: str, ask: Ask) -> str | None:
     return f"{what} asks for resources {amounts(ask.units)}; the most that any node has: {amounts(best)}"
 
 
-def waits_for(nodes: Iterable[Node], what: str, ask: Ask) -> str:
+def waits_for(nodes: Iterable[NodeEntry], what: str, ask: PlacementRequest) -> str:
     """What there is not that `what` needs to run."""
     there = list(nodes)
     reason = infeasible(there, what, ask)
@@ -202,5 +202,5 @@ def waits_for(nodes: Iterable[Node], what: str, ask: Ask) -> str:
     return f"a worker process on {', '.join(node.id for node in staying)}"
 
 
-def _knows(node: Node, class_name: str) -> bool:
+def _knows(node: NodeEntry, class_name: str) -> bool:
     return class_name in node.classes or ANY_CLASS in node.classes

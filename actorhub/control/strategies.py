@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from actorhub.control.packing import fewest, most
+from actorhub.control.bin_packing import fewest, most
 from actorhub.control.plans import Strategy
 from actorhub.resources import amounts, fits, plus, share
 
@@ -22,7 +22,7 @@ Bundle = Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class NodeCapacity:
     """A node, and the units that are free on it. `load` is what the caller counts, such as the workers there."""
 
     id: str
@@ -30,13 +30,13 @@ class Site:
     load: float = 0.0
 
 
-def rank(site: Site) -> tuple[float, str]:
+def rank(site: NodeCapacity) -> tuple[float, str]:
     """The key by which sites are kept in order: `insort(sites, site, key=rank)`."""
     return site.load, site.id
 
 
 def assign(
-    bundles: Sequence[Bundle], strategy: Strategy, sites: Sequence[Site], placed: Sequence[str | None] = ()
+    bundles: Sequence[Bundle], strategy: Strategy, sites: Sequence[NodeCapacity], placed: Sequence[str | None] = ()
 ) -> list[str] | None:
     """For each bundle the id of its site, or None where they cannot all be placed now.
 
@@ -65,7 +65,7 @@ def assign(
 
 
 def why_not(
-    bundles: Sequence[Bundle], strategy: Strategy, sites: Sequence[Site], placed: Sequence[str | None] = ()
+    bundles: Sequence[Bundle], strategy: Strategy, sites: Sequence[NodeCapacity], placed: Sequence[str | None] = ()
 ) -> str | None:
     """What is in the way, and the best that there is, for people; None where `assign` finds a way."""
     if assign(bundles, strategy, sites, placed) is not None:
@@ -85,7 +85,7 @@ def why_not(
         if not any(fits(need, site.free) for site in sites):
             return f"bundle {index} asks for {amounts(need)}; {_nearest(need, sites)}"
     if strategy == "STRICT_SPREAD":
-        matching = _Matching(group.needs, sites)
+        matching = _BipartiteMatching(group.needs, sites)
         rivals = [str(group.indices[at]) for at in matching.rivals]
         return (
             f"STRICT_SPREAD asks for different nodes for bundles {_words(rivals)}; "
@@ -117,7 +117,7 @@ def _group(bundles: Sequence[Bundle], placed: Sequence[str | None]) -> _Group:
     return _Group(places, indices, [bundles[index] for index in indices], {site for site in places if site is not None})
 
 
-def _strict_pack(needs: Sequence[Bundle], sites: Sequence[Site], kept: set[str]) -> list[str] | None:
+def _strict_pack(needs: Sequence[Bundle], sites: Sequence[NodeCapacity], kept: set[str]) -> list[str] | None:
     wanted = plus(*needs)
     for site in sites:
         if fits(wanted, site.free) and kept <= {site.id}:
@@ -125,11 +125,11 @@ def _strict_pack(needs: Sequence[Bundle], sites: Sequence[Site], kept: set[str])
     return None if needs else []
 
 
-def _strict_spread(needs: Sequence[Bundle], sites: Sequence[Site], kept: set[str]) -> list[str] | None:
-    return _Matching(needs, _without(sites, kept)).complete()
+def _strict_spread(needs: Sequence[Bundle], sites: Sequence[NodeCapacity], kept: set[str]) -> list[str] | None:
+    return _BipartiteMatching(needs, _without(sites, kept)).complete()
 
 
-def _pack(needs: Sequence[Bundle], sites: Sequence[Site], kept: set[str]) -> list[str] | None:
+def _pack(needs: Sequence[Bundle], sites: Sequence[NodeCapacity], kept: set[str]) -> list[str] | None:
     alone = None if kept else _strict_pack(needs, sites, kept)
     if alone is not None or not needs:
         return alone or []
@@ -139,8 +139,8 @@ def _pack(needs: Sequence[Bundle], sites: Sequence[Site], kept: set[str]) -> lis
     return None if chosen is None else _preferred(needs, [rooms[room].id for room in chosen], fresh, kept)
 
 
-def _spread(needs: Sequence[Bundle], sites: Sequence[Site], kept: set[str]) -> list[str] | None:
-    matching = _Matching(needs, _without(sites, kept))
+def _spread(needs: Sequence[Bundle], sites: Sequence[NodeCapacity], kept: set[str]) -> list[str] | None:
+    matching = _BipartiteMatching(needs, _without(sites, kept))
     apart = matching.complete()
     if apart is not None:
         return apart
@@ -150,7 +150,7 @@ def _spread(needs: Sequence[Bundle], sites: Sequence[Site], kept: set[str]) -> l
     return None if chosen is None else [rooms[room].id for room in chosen]
 
 
-_RULES: Mapping[Strategy, Callable[[Sequence[Bundle], Sequence[Site], set[str]], list[str] | None]] = {
+_RULES: Mapping[Strategy, Callable[[Sequence[Bundle], Sequence[NodeCapacity], set[str]], list[str] | None]] = {
     "PACK": _pack,
     "SPREAD": _spread,
     "STRICT_PACK": _strict_pack,
@@ -158,14 +158,14 @@ _RULES: Mapping[Strategy, Callable[[Sequence[Bundle], Sequence[Site], set[str]],
 }
 
 
-class _Matching:
+class _BipartiteMatching:
     """Bundles and sites, so that as many bundles as can be have a site of their own: augmenting paths, as of Kuhn.
 
     Bundles that ask for the same are one kind. Of the sites that have room for a bundle, the first ones are enough, as many
     as there are bundles: whoever sits elsewhere can always move to one of these that is left.
     """
 
-    def __init__(self, needs: Sequence[Bundle], sites: Sequence[Site]) -> None:
+    def __init__(self, needs: Sequence[Bundle], sites: Sequence[NodeCapacity]) -> None:
         self._sites = sites
         self._members: dict[frozenset[tuple[str, int]], list[int]] = {}
         for at, need in enumerate(needs):
@@ -200,7 +200,7 @@ class _Matching:
             ids[next(rest[self._holder[index]])] = self._sites[index].id
         return ids
 
-    def offered(self) -> list[Site]:
+    def offered(self) -> list[NodeCapacity]:
         """The sites that are enough, in order."""
         return [self._sites[index] for index in sorted({index for offers in self._offers for index in offers})]
 
@@ -223,11 +223,13 @@ class _Matching:
         return reached
 
 
-def _without(sites: Sequence[Site], kept: Collection[str]) -> Sequence[Site]:
+def _without(sites: Sequence[NodeCapacity], kept: Collection[str]) -> Sequence[NodeCapacity]:
     return [site for site in sites if site.id not in kept] if kept else sites
 
 
-def _preferred(needs: Sequence[Bundle], chosen: Sequence[str], fresh: Sequence[Site], kept: set[str]) -> list[str]:
+def _preferred(
+    needs: Sequence[Bundle], chosen: Sequence[str], fresh: Sequence[NodeCapacity], kept: set[str]
+) -> list[str]:
     """The same bundles stay together, each lot on the first site that has room for it and that no other lot has."""
     lots: dict[str, list[int]] = {}
     for at, site_id in enumerate(chosen):
@@ -243,7 +245,7 @@ def _preferred(needs: Sequence[Bundle], chosen: Sequence[str], fresh: Sequence[S
     return ids
 
 
-def _nearest(wanted: Bundle, sites: Sequence[Site]) -> str:
+def _nearest(wanted: Bundle, sites: Sequence[NodeCapacity]) -> str:
     if not sites:
         return "there is no node for it"
     lacks = {site.id: sum(site.free.get(name, 0) < amount for name, amount in wanted.items()) for site in sites}

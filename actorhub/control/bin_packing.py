@@ -22,7 +22,7 @@ def fewest(bundles: Sequence[Amounts], kept: Sequence[Amounts], fresh: Sequence[
     is found. Both are exact if the search ends within `LOOKS`; if not, there may be a better way, or one at all."""
     needs, rooms = _vectors(bundles, [*kept, *fresh])
     chosen = [*range(len(kept)), *_useful(needs, rooms, len(kept))]
-    search = _Search(needs, [rooms[index] for index in chosen], len(kept), spreads=False)
+    search = _PackingSearch(needs, [rooms[index] for index in chosen], len(kept), spreads=False)
     bound = search.least()
     best = None if bound is None else search.run(len(needs))
     while best is not None and bound is not None and search.taken(best) > bound:
@@ -36,7 +36,7 @@ def fewest(bundles: Sequence[Amounts], kept: Sequence[Amounts], fresh: Sequence[
 def most(bundles: Sequence[Amounts], kept: Sequence[Amounts], fresh: Sequence[Amounts], bound: int) -> list[int] | None:
     """The same with as many of `fresh` as can be; `bound` is a number above which it cannot be."""
     needs, rooms = _vectors(bundles, [*kept, *fresh])
-    search = _Search(needs, rooms, len(kept), spreads=True)
+    search = _PackingSearch(needs, rooms, len(kept), spreads=True)
     best = None if search.least() is None else search.run(0)
     while best is not None and search.taken(best) < bound:
         more = search.run(search.taken(best) + 1)
@@ -46,7 +46,7 @@ def most(bundles: Sequence[Amounts], kept: Sequence[Amounts], fresh: Sequence[Am
     return best
 
 
-class _Search:
+class _PackingSearch:
     """Bundle by bundle, with a way back from where it does not go on. The first `kept` rooms hold some of the group already,
     and do not count as taken."""
 

@@ -11,15 +11,15 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Set
 
 from actorhub.control import placement, strategies
 from actorhub.control.commands import BuryQueue, Command, MakeQueue, StartSlot, StopSlot
-from actorhub.control.directory import Actor
+from actorhub.control.directory import ActorEntry
 from actorhub.control.events import QueueUsed
-from actorhub.control.fleet import Fleet
-from actorhub.control.groups import Group
+from actorhub.control.group_registry import GroupEntry
 from actorhub.control.infos import Served
-from actorhub.control.queues import Slot, TaskQueue, TaskQueues
-from actorhub.control.reserving import Reserving
-from actorhub.control.strategies import Site
-from actorhub.control.waiting import Request, Waiting
+from actorhub.control.node_registry import NodeRegistry
+from actorhub.control.pending import PendingPlacement, PendingPlacements
+from actorhub.control.reservations import Reservations
+from actorhub.control.strategies import NodeCapacity
+from actorhub.control.task_queue_registry import SlotEntry, TaskQueueEntry, TaskQueueRegistry
 from actorhub.resources import fits, plus
 
 TURN = 2.0  # seconds for which a slot keeps what others of its priority wait for
@@ -28,23 +28,23 @@ AT_ONCE = 100  # slots of one queue that wait for places at the same time
 LOOKS = 20  # of those that wait, how many are looked at each time whether slots shall make way for them
 
 
-class Slots:
+class SlotScheduler:
     """`count` gives the next place in the order of all that wait, and `say` takes each command that follows. Times are
     control's clock."""
 
     def __init__(
         self,
-        queues: TaskQueues,
-        fleet: Fleet,
-        reserving: Reserving,
-        waiting: Waiting[Actor | Group | Slot],
+        queues: TaskQueueRegistry,
+        nodes: NodeRegistry,
+        reservations: Reservations,
+        pending: PendingPlacements[ActorEntry | GroupEntry | SlotEntry],
         count: Callable[[], int],
         say: Callable[[Command], None],
     ) -> None:
         self._queues = queues
-        self._fleet = fleet
-        self._reserving = reserving
-        self._waiting = waiting
+        self._nodes = nodes
+        self._reservations = reservations
+        self._pending = pending
         self._count = count
         self._say = say
         self._looked = 0
@@ -64,7 +64,7 @@ class Slots:
         if known is not None and known.cause is not None:
             return known.cause
         if known is None:
-            known = TaskQueue(event.queue, event.namespace, event.needs, event.priority)
+            known = TaskQueueEntry(event.queue, event.namespace, event.needs, event.priority)
             reason = self._infeasible(known)
             if reason is not None:
                 return reason
@@ -76,15 +76,15 @@ class Slots:
         self._say(MakeQueue(queue=event.queue))
         return None
 
-    def _infeasible(self, queue: TaskQueue) -> str | None:
+    def _infeasible(self, queue: TaskQueueEntry) -> str | None:
         bundle = queue.needs.bundle
         if bundle is not None:
-            return self._reserving.misfit(bundle, f"a task of {queue.name}", queue.ask.units)
-        if not self._fleet.is_heard:
+            return self._reservations.misfit(bundle, f"a task of {queue.name}", queue.ask.units)
+        if not self._nodes.is_heard:
             return None
-        return placement.infeasible(self._fleet.nodes.values(), f"a task of {queue.name}", queue.ask)
+        return placement.infeasible(self._nodes.by_id.values(), f"a task of {queue.name}", queue.ask)
 
-    def served(self, queue: TaskQueue) -> Served:
+    def served(self, queue: TaskQueueEntry) -> Served:
         """For people."""
         waits = ""
         if not queue.slots:
@@ -92,11 +92,11 @@ class Slots:
         slots = {slot.id: slot.node or "" for slot in queue.slots.values()}
         return Served(name=queue.name, namespace=queue.namespace, needs=queue.needs, slots=slots, waits_for=waits)
 
-    def waits_for(self, queue: TaskQueue) -> str:
+    def waits_for(self, queue: TaskQueueEntry) -> str:
         """What there is not that one more slot of it needs."""
         if queue.needs.bundle is not None:
-            return self._reserving.waits_for(queue.needs.bundle, queue.ask)
-        return placement.waits_for(self._fleet.nodes.values(), f"a task of {queue.name}", queue.ask)
+            return self._reservations.waits_for(queue.needs.bundle, queue.ask)
+        return placement.waits_for(self._nodes.by_id.values(), f"a task of {queue.name}", queue.ask)
 
     # ---- demand
 
@@ -117,29 +117,29 @@ class Slots:
                 queue.wanted[slot.id] = slot
                 self._queues.touch(queue)
                 number = self._count()
-                request: Request[Actor | Group | Slot] = Request(
+                request: PendingPlacement[ActorEntry | GroupEntry | SlotEntry] = PendingPlacement(
                     slot, (slot.ask.shape, slot.bundle, queue.priority), number, queue.priority
                 )
-                self._waiting.add(key_of(slot), request)
+                self._pending.add(key_of(slot), request)
 
-    def _known(self, waiting: Mapping[str, int]) -> list[tuple[TaskQueue, int]]:
+    def _known(self, waiting: Mapping[str, int]) -> list[tuple[TaskQueueEntry, int]]:
         found = [(self._queues.get(name), count) for name, count in waiting.items()]
         return [(queue, count) for queue, count in found if queue is not None and queue.cause is None]
 
-    def _missing(self, queue: TaskQueue, count: int) -> int:
+    def _missing(self, queue: TaskQueueEntry, count: int) -> int:
         """As many again at each look, until there are as many as messages: short tasks are through before."""
         more = min(count - queue.coming, max(1, len(queue.slots)))
         return max(0, min(more, AT_ONCE - len(queue.wanted)))
 
-    def _want_no_more(self, queue: TaskQueue) -> None:
+    def _want_no_more(self, queue: TaskQueueEntry) -> None:
         for slot in queue.wanted.values():
-            self._waiting.discard(key_of(slot))
+            self._pending.discard(key_of(slot))
         queue.wanted.clear()
 
     # ---- places
 
-    def place(self, slot: Slot, kept: Set[Hashable], now: float) -> bool:
-        node = self._reserving.choose(slot, kept)
+    def place(self, slot: SlotEntry, kept: Set[Hashable], now: float) -> bool:
+        node = self._reservations.choose(slot, kept)
         if node is None:
             return False
         self._queues.settle(slot, node.id, now)
@@ -172,43 +172,43 @@ class Slots:
             if self._queues.slot(slot_id) is None:  # it was taken for gone
                 self._say(StopSlot(node=node, slot=slot_id))
 
-    def _take(self, slot: Slot, sign: int = 1) -> None:
+    def _take(self, slot: SlotEntry, sign: int = 1) -> None:
         assert slot.node is not None
-        self._reserving.take(slot, slot.node, None, sign)
+        self._reservations.take(slot, slot.node, None, sign)
 
     # ---- making way
 
-    def make_way(self, now: float) -> None:
+    def preempt_for_waiting(self, now: float) -> None:
         """Some of them shall end, where others have waited for what they have."""
         if not self._queues.nodes:
             return
         for item in self._some_that_wait():
-            if isinstance(item, Group):
+            if isinstance(item, GroupEntry):
                 self._make_way_for_group(item, now)
             elif item.bundle is not None:
                 inside = [slot for slot in self._placed_in(item) if slot.bundle == item.bundle]
-                self._leave(inside, item.ask.units, self._free_in(item), item, now)
+                self._preempt(inside, item.ask.units, self._free_in(item), item, now)
             else:
                 self._make_way_on_a_node(item, now)
 
-    def _some_that_wait(self) -> list[Actor | Group | Slot]:
+    def _some_that_wait(self) -> list[ActorEntry | GroupEntry | SlotEntry]:
         """In turn, so that none is out of sight behind those for whom nobody can make way."""
-        heads = self._waiting.heads()
+        heads = self._pending.heads()
         first = self._looked % max(1, len(heads))
         self._looked = first + LOOKS
         return [*heads[first:], *heads[:first]][:LOOKS]
 
-    def _make_way_on_a_node(self, item: Actor | Slot, now: float) -> None:
-        for node in self._fleet.candidates(item.ask):
+    def _make_way_on_a_node(self, item: ActorEntry | SlotEntry, now: float) -> None:
+        for node in self._nodes.candidates(item.ask):
             if not item.ask.may_run(node) or not item.ask.has_worker(node):
                 continue
             there = self._queues.on(node.id)
-            if there and self._leave(_outside(there), item.ask.units, node.free, item, now):
+            if there and self._preempt(_outside(there), item.ask.units, node.free, item, now):
                 return
 
-    def _make_way_for_group(self, group: Group, now: float) -> None:
+    def _make_way_for_group(self, group: GroupEntry, now: float) -> None:
         """As if those that may have left already: where would it be?"""
-        sites = [self._without_slots(site, group, now) for site in self._fleet.sites]
+        sites = [self._without_slots(site, group, now) for site in self._nodes.sites]
         chosen = strategies.assign(group.bundles, group.plan.strategy, sites, group.nodes)
         for node_id in dict.fromkeys(chosen or ()):
             asked = plus(
@@ -219,21 +219,23 @@ class Slots:
                 )
             )
             there = _outside(self._queues.on(node_id))
-            self._leave(there, asked, self._fleet.nodes[node_id].free, group, now)
+            self._preempt(there, asked, self._nodes.by_id[node_id].free, group, now)
 
-    def _without_slots(self, site: Site, group: Group, now: float) -> Site:
+    def _without_slots(self, site: NodeCapacity, group: GroupEntry, now: float) -> NodeCapacity:
         """As it would be without those that may make way."""
         there = [
-            slot for slot in _outside(self._queues.on(site.id)) if slot.is_leaving or self._may_yield(slot, group, now)
+            slot
+            for slot in _outside(self._queues.on(site.id))
+            if slot.is_leaving or self._may_preempt(slot, group, now)
         ]
-        return Site(site.id, plus(site.free, *(slot.ask.units for slot in there)), site.load) if there else site
+        return NodeCapacity(site.id, plus(site.free, *(slot.ask.units for slot in there)), site.load) if there else site
 
-    def _leave(
+    def _preempt(
         self,
-        there: Iterable[Slot],
+        there: Iterable[SlotEntry],
         asked: Mapping[str, int],
         free: Mapping[str, int],
-        item: Actor | Group | Slot,
+        item: ActorEntry | GroupEntry | SlotEntry,
         now: float,
     ) -> bool:
         """As many of these as it takes, the oldest first; none where it would not do. What those have that leave already will
@@ -244,7 +246,7 @@ class Slots:
         for slot in sorted(there, key=lambda slot: slot.since):
             if fits(asked, room):
                 break
-            if self._may_yield(slot, item, now) and any(name in asked for name in slot.ask.units):
+            if self._may_preempt(slot, item, now) and any(name in asked for name in slot.ask.units):
                 chosen.append(slot)
                 room = plus(room, slot.ask.units)
         if not fits(asked, room):
@@ -255,28 +257,28 @@ class Slots:
             self._say(StopSlot(node=slot.node, slot=slot.id))
             self._want_no_more(slot.queue)  # until somebody looks again: then they come behind this one
         if chosen:
-            self._waiting.hurry(key_of(item))
+            self._pending.prioritise(key_of(item))
         return True
 
-    def _may_yield(self, slot: Slot, item: Actor | Group | Slot, now: float) -> bool:
-        if slot.is_leaving or (isinstance(item, Slot) and item.queue is slot.queue):
+    def _may_preempt(self, slot: SlotEntry, item: ActorEntry | GroupEntry | SlotEntry, now: float) -> bool:
+        if slot.is_leaving or (isinstance(item, SlotEntry) and item.queue is slot.queue):
             return False
-        priority = item.queue.priority if isinstance(item, Slot) else slot.queue.priority
+        priority = item.queue.priority if isinstance(item, SlotEntry) else slot.queue.priority
         if priority == slot.queue.priority:
             return now - slot.since >= TURN
         return priority > slot.queue.priority
 
-    def _placed_in(self, item: Actor | Slot) -> list[Slot]:
+    def _placed_in(self, item: ActorEntry | SlotEntry) -> list[SlotEntry]:
         assert item.bundle is not None
         return [slot for queue in self._queues.of_group(item.bundle.group) for slot in queue.slots.values()]
 
-    def _free_in(self, item: Actor | Slot) -> Mapping[str, int]:
+    def _free_in(self, item: ActorEntry | SlotEntry) -> Mapping[str, int]:
         assert item.bundle is not None
-        return self._reserving.free_in(item.bundle)
+        return self._reservations.free_in(item.bundle)
 
     # ---- the end of a queue
 
-    def end_group(self, group: str, cause: str) -> list[TaskQueue]:
+    def end_group(self, group: str, cause: str) -> list[TaskQueueEntry]:
         """Its slots end now. Returns the queues, which nobody can serve any more."""
         ended = [queue for queue in self._queues.of_group(group) if queue.cause is None]
         for queue in ended:
@@ -289,18 +291,18 @@ class Slots:
                 self.ended(slot.id)
         return ended
 
-    def bury(self, queue: TaskQueue) -> None:
-        assert queue.digger is not None
-        self._say(BuryQueue(worker=queue.digger, queue=queue.name, cause=queue.cause or ""))
+    def bury(self, queue: TaskQueueEntry) -> None:
+        assert queue.cleaner is not None
+        self._say(BuryQueue(worker=queue.cleaner, queue=queue.name, cause=queue.cause or ""))
 
 
-def _outside(slots: Iterable[Slot]) -> list[Slot]:
+def _outside(slots: Iterable[SlotEntry]) -> list[SlotEntry]:
     """Those that have something of the node, and not of a bundle."""
     return [slot for slot in slots if slot.bundle is None]
 
 
-def key_of(item: Actor | Group | Slot) -> str:
+def key_of(item: ActorEntry | GroupEntry | SlotEntry) -> str:
     """Among those that wait for a place."""
-    if isinstance(item, Actor):
+    if isinstance(item, ActorEntry):
         return item.id
-    return f"group:{item.id}" if isinstance(item, Group) else f"slot:{item.id}"
+    return f"group:{item.id}" if isinstance(item, GroupEntry) else f"slot:{item.id}"

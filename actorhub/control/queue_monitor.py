@@ -20,7 +20,7 @@ BATCH = 50  # of the others, how many are looked at each time: retries and delay
 SILENT = 10.0  # seconds after which the log says of a queue that nobody serves it
 
 
-class QueueWatch:
+class QueueDepthMonitor:
     """`tell` takes what waits, by queue, where anything follows from it."""
 
     def __init__(self, link: Link, state: ControlState, tell: Callable[[dict[str, int]], Awaitable[None]]) -> None:

@@ -11,7 +11,7 @@ from actorhub.resources import fits, units
 
 
 @dataclass(eq=False)
-class Group:
+class GroupEntry:
     """`nodes`: where each bundle is; None where it has no place. `free`: the units of each bundle that nobody has taken."""
 
     plan: GroupPlan
@@ -57,38 +57,38 @@ class Group:
         )
 
 
-class Groups:
+class GroupRegistry:
     """`touched`: the ids of those that have changed since somebody took that down."""
 
     def __init__(self) -> None:
         self.touched: dict[str, None] = {}
-        self._groups: dict[str, Group] = {}
-        self._names: dict[tuple[str, str], Group] = {}
-        self._owned: dict[str, dict[str, Group]] = {}
-        self._on: dict[str, dict[str, Group]] = {}
+        self._groups: dict[str, GroupEntry] = {}
+        self._names: dict[tuple[str, str], GroupEntry] = {}
+        self._owned: dict[str, dict[str, GroupEntry]] = {}
+        self._on: dict[str, dict[str, GroupEntry]] = {}
 
-    def get(self, group_id: str) -> Group | None:
+    def get(self, group_id: str) -> GroupEntry | None:
         return self._groups.get(group_id)
 
-    def find(self, namespace: str, name: str) -> Group | None:
+    def find(self, namespace: str, name: str) -> GroupEntry | None:
         return self._names.get((namespace, name))
 
-    def all(self) -> Iterable[Group]:
+    def all(self) -> Iterable[GroupEntry]:
         """In the order of their making."""
         return self._groups.values()
 
-    def owned_by(self, owner: str) -> list[Group]:
+    def owned_by(self, owner: str) -> list[GroupEntry]:
         """Those that end with `owner`."""
         return list(self._owned.get(owner, {}).values())
 
     def owners(self) -> list[str]:
         return list(self._owned)
 
-    def on(self, node: str) -> list[Group]:
+    def on(self, node: str) -> list[GroupEntry]:
         """Those that have a bundle there."""
         return list(self._on.get(node, {}).values())
 
-    def add(self, group: Group) -> None:
+    def add(self, group: GroupEntry) -> None:
         plan = group.plan
         self.touched[group.id] = None
         self._groups[group.id] = group
@@ -98,7 +98,7 @@ class Groups:
             self._owned.setdefault(plan.owner, {})[group.id] = group
         self._note_nodes(group, group.nodes)
 
-    def place(self, group: Group, nodes: list[str | None]) -> None:
+    def place(self, group: GroupEntry, nodes: list[str | None]) -> None:
         """Its bundles are there from now on."""
         self.touched[group.id] = None
         for node in group.nodes:
@@ -107,7 +107,7 @@ class Groups:
         group.nodes = nodes
         self._note_nodes(group, nodes)
 
-    def remove(self, group: Group) -> None:
+    def remove(self, group: GroupEntry) -> None:
         plan = group.plan
         self.place(group, [None] * len(group.nodes))
         del self._groups[group.id]
@@ -118,7 +118,7 @@ class Groups:
         if not owned:
             self._owned.pop(plan.owner, None)
 
-    def _note_nodes(self, group: Group, nodes: list[str | None]) -> None:
+    def _note_nodes(self, group: GroupEntry, nodes: list[str | None]) -> None:
         for node in nodes:
             if node is not None:
                 self._on.setdefault(node, {})[group.id] = group

@@ -16,11 +16,11 @@ Keep = Callable[[T, Set[Hashable]], Set[Hashable]]
 """The places to be kept for it, none of which is kept for another already; none where it could not be anywhere."""
 
 OVERTAKEN = 100  # later requests that may go first before those behind leave the resources to the one that waits
-HURRIED = 1 << 31  # a priority above all others
+PRIORITISED = 1 << 31  # a priority above all others
 
 
 @dataclass(frozen=True, slots=True)
-class Request(Generic[T]):
+class PendingPlacement(Generic[T]):
     """`shape`: two of one shape fit in the same places. `number`: its place in the order of its priority; the higher priority
     comes first."""
 
@@ -34,7 +34,7 @@ class Request(Generic[T]):
         return -self.priority, self.number
 
 
-class Waiting(Generic[T]):
+class PendingPlacements(Generic[T]):
     """Requests are tried in their order. One that finds no place holds up nobody at first, so that what is small runs beside
     what is large. When OVERTAKEN others have been placed since it began to wait, places are kept for it where it would fit if
     they were empty: nothing that comes behind it goes there. So it is served in the end, if what is there ends; what fits
@@ -42,8 +42,8 @@ class Waiting(Generic[T]):
     """
 
     def __init__(self) -> None:
-        self._shapes: dict[Hashable, OrderedDict[str, Request[T]]] = {}
-        self._by_id: dict[str, Request[T]] = {}
+        self._shapes: dict[Hashable, OrderedDict[str, PendingPlacement[T]]] = {}
+        self._by_id: dict[str, PendingPlacement[T]] = {}
         self._first_try: list[tuple[tuple[int, int], str]] = []
         self._placed = 0
         self._placed_before: OrderedDict[str, int] = OrderedDict()  # when it began to wait; the most impatient is first
@@ -64,15 +64,15 @@ class Waiting(Generic[T]):
         first = (next(iter(of.values())) for of in self._shapes.values())
         return [request.item for request in sorted(first, key=lambda request: request.order)]
 
-    def add(self, id_: str, request: Request[T]) -> None:
+    def add(self, id_: str, request: PendingPlacement[T]) -> None:
         self._shapes.setdefault(request.shape, OrderedDict())[id_] = request
         self._by_id[id_] = request
         self._placed_before[id_] = self._placed
         self._first_try.append((request.order, id_))
 
-    def hurry(self, id_: str) -> None:
+    def prioritise(self, id_: str) -> None:
         """Somebody makes way for it: it comes before all others, and what becomes free there is kept for it."""
-        request = self._by_id[id_] = replace(self._by_id[id_], priority=HURRIED)
+        request = self._by_id[id_] = replace(self._by_id[id_], priority=PRIORITISED)
         self._shapes[request.shape][id_] = request
         self._placed_before[id_] = self._placed - OVERTAKEN
         self._placed_before.move_to_end(id_, last=False)

@@ -8,9 +8,9 @@ from typing import Generic, Protocol, TypeVar
 
 
 class Dead(Protocol):
-    """`digger`: the worker that buries it."""
+    """`cleaner`: the worker that buries it."""
 
-    digger: str | None
+    cleaner: str | None
 
     @property
     def id(self) -> str: ...
@@ -19,7 +19,7 @@ class Dead(Protocol):
 T = TypeVar("T", bound=Dead)
 
 
-class Burials(Generic[T]):
+class CleanupQueue(Generic[T]):
     """Each of the dead is given to one worker, and to another if that one dies."""
 
     def __init__(self) -> None:
@@ -27,8 +27,8 @@ class Burials(Generic[T]):
         self._given: dict[str, T] = {}
 
     def add(self, dead: T) -> None:
-        """Where its digger is known, that one buries it."""
-        if dead.digger is None:
+        """Where its cleaner is known, that one buries it."""
+        if dead.cleaner is None:
             self._waiting.append(dead)
         else:
             self._given[dead.id] = dead
@@ -39,11 +39,11 @@ class Burials(Generic[T]):
         return bool(self._waiting)
 
     def give(self, workers: Sequence[str]) -> list[T]:
-        """All that wait, each with a digger: the workers in turn. None where there is no worker."""
+        """All that wait, each with a cleaner: the workers in turn. None where there is no worker."""
         given = []
         while workers and self._waiting:
             dead = self._waiting.popleft()
-            dead.digger = workers[len(self._given) % len(workers)]
+            dead.cleaner = workers[len(self._given) % len(workers)]
             self._given[dead.id] = dead
             given.append(dead)
         return given
@@ -61,9 +61,9 @@ class Burials(Generic[T]):
 
     def take_back(self, worker: str) -> list[T]:
         """The worker is gone. Returns those whom it should have buried."""
-        left = [dead for dead in self._given.values() if dead.digger == worker]
+        left = [dead for dead in self._given.values() if dead.cleaner == worker]
         for dead in left:
             del self._given[dead.id]
-            dead.digger = None
+            dead.cleaner = None
             self._waiting.append(dead)
         return left
