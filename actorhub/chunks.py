@@ -23,7 +23,7 @@ _WEIGHT = 0.2  # of a new measurement
 _REMEMBERED = 10_000  # names
 
 
-class Means:
+class MeanDurations:
     """How long things take, by name: moving averages of seconds."""
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class Means:
         return self._means.get(name)
 
 
-class Load:
+class ChunkLoad:
     """What a message has taken on so far."""
 
     __slots__ = ("_bytes", "_count", "_known", "_work")
@@ -72,7 +72,7 @@ def prefetch(mean: float | None) -> int:
     return max(SMALLEST_PREFETCH, min(LARGEST_PREFETCH, math.ceil(AHEAD_WORK / max(mean, 1e-6)) + 1))
 
 
-def adapted(current: int, wanted: int, waiting: int) -> int:
+def adjusted_prefetch(current: int, wanted: int, waiting: int) -> int:
     """The prefetch to change to, where it is so wrong that this is worth a new consumer; else the current one.
     `waiting`: tasks in hand that hold up nobody, and have their places beside those that are wanted."""
     if wanted >= 2 * current:
@@ -80,6 +80,6 @@ def adapted(current: int, wanted: int, waiting: int) -> int:
     return wanted + waiting if 2 * (wanted + waiting) <= current else current
 
 
-def wider(current: int, in_hand: int) -> int | None:
+def widened_prefetch(current: int, in_hand: int) -> int | None:
     """The next prefetch, where all that is in hand may wait for what has found no room. None: no more room is made."""
     return min(2 * current, WIDEST) if in_hand < WIDEST else None

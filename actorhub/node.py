@@ -32,7 +32,7 @@ from actorhub.dead import DeadLetters
 from actorhub.delay import Delays, Forwarder
 from actorhub.desk import Desk
 from actorhub.devices import Devices
-from actorhub.emptying import fail_message
+from actorhub.draining import fail_message
 from actorhub.errors import ActorHubError, InvalidEnvelope, ObjectLost, PlacementInfeasible
 from actorhub.fates import TaskFates
 from actorhub.handle import Handle, ask, tell
@@ -45,9 +45,9 @@ from actorhub.processes import Exit, Processes, WorkerProcess, persistently
 from actorhub.resources import Resources, checked
 from actorhub.session import Session
 from actorhub.settings import Settings
-from actorhub.settle import publish
 from actorhub.spec import registry, spec_of
-from actorhub.task_slots import PAUSE, YOUNG, TaskSlots
+from actorhub.task_slots import PAUSE, YOUNG, SlotManager
+from actorhub.taskbox import publish_task
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class Node:
         modules = ["actorhub.benchmark", *config.modules]
         preload = [type(self.session.broker).__module__, *modules]
         self._processes = processes(config.node_id, modules, preload, settings, self._worker_ended)
-        self.slots = TaskSlots(self.session, config.node_id, self._processes, self._start_worker, self._tell_end)
+        self.slots = SlotManager(self.session, config.node_id, self._processes, self._start_worker, self._tell_end)
         self._resources: dict[str, float] = {}
         self._devices = Devices(0.0, {})
         self._store: Store | None = None
@@ -276,7 +276,7 @@ class Node:
             gone = PlacementInfeasible(f"it was due for {target}, which is gone: nobody can serve it any more")
             await fail_message(self.session, target, message, gone)
         else:
-            await publish(self.session, self._delays, target, message)
+            await publish_task(self.session, self._delays, target, message)
 
     # ---- reports
 

@@ -14,19 +14,18 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 
-from actorhub.admission import Admission
-from actorhub.attempt import Attempts
 from actorhub.blackbox import BlackBox
 from actorhub.broker import Delivery
 from actorhub.chunks import CONCURRENT, SPLIT_AFTER
-from actorhub.crew import Batch, Crew
+from actorhub.completion import CompletionHandler
+from actorhub.consumer import ConsumerGeneration, TaskConsumer
 from actorhub.envelope import decode
 from actorhub.errors import ActorHubError, CallCancelled, CallTimeout, InvalidEnvelope
 from actorhub.fates import TaskFates
-from actorhub.intake import Intake, Shift
+from actorhub.invocation import AdmissionControl, TaskInvoker
 from actorhub.session import Session
-from actorhub.settle import Settling
 from actorhub.task import TaskSpec
+from actorhub.thread_scheduler import TaskBatch, ThreadScheduler
 from actorhub.work import Answer, Receipt, Work, task_work
 
 log = logging.getLogger(__name__)
@@ -39,7 +38,7 @@ Ask = Callable[[list[str]], Awaitable[TaskFates]]
 """What the agent knows of these tasks, by their keys."""
 
 
-class Slot:
+class TaskSlot:
     """`leave` ends the process, the only way to end a `def` task that does not wait; where there is none, it runs on, and
     nobody hears of it."""
 
@@ -48,14 +47,14 @@ class Slot:
     ) -> None:
         self.done = 0
         self._session = session
-        self._admission = Admission(session.signer, node)
+        self._admission = AdmissionControl(session.signer, node)
         self.fates = self._admission.fates
-        self._attempts = Attempts(session, blackbox, self._admission)
+        self._attempts = TaskInvoker(session, blackbox, self._admission)
         self._ask = ask
         self._leave = leave
-        self._settling = Settling(session)
-        self._intakes: dict[str, Intake] = {}
-        self._crew = Crew(
+        self._settling = CompletionHandler(session)
+        self._intakes: dict[str, TaskConsumer] = {}
+        self._crew = ThreadScheduler(
             session,
             self._admission,
             self._attempts,
@@ -74,7 +73,7 @@ class Slot:
         """Take tasks of these queues, too."""
         for queue in queues:
             if queue not in self._intakes and not self._stopping:
-                intake = self._intakes[queue] = Intake(self._session, queue, self._on_delivery, self._crew.lost)
+                intake = self._intakes[queue] = TaskConsumer(self._session, queue, self._on_delivery, self._crew.lost)
                 await intake.open()
 
     async def stop(self, patience: float) -> None:
@@ -120,7 +119,7 @@ class Slot:
 
     # ---- taking
 
-    def _on_delivery(self, intake: Intake, delivery: Delivery, shift: Shift) -> None:
+    def _on_delivery(self, intake: TaskConsumer, delivery: Delivery, shift: ConsumerGeneration) -> None:
         message = delivery.message
         try:
             parcels = decode(message.body, message.content_type)
@@ -135,7 +134,9 @@ class Slot:
         else:
             self._take(works, intake, delivery, shift)
 
-    async def _hear_first(self, works: list[Work], intake: Intake, delivery: Delivery, shift: Shift) -> None:
+    async def _hear_first(
+        self, works: list[Work], intake: TaskConsumer, delivery: Delivery, shift: ConsumerGeneration
+    ) -> None:
         """Others had it in hand. The agent knows whether they died of it, a moment before everybody hears."""
         try:
             async with asyncio.timeout(HEARING):
@@ -148,8 +149,8 @@ class Slot:
         elif not shift.lost:
             self._take(works, intake, delivery, shift)
 
-    def _take(self, works: list[Work], intake: Intake, delivery: Delivery, shift: Shift) -> None:
-        batch = Batch(deque(), intake, delivery, shift, whole=True)
+    def _take(self, works: list[Work], intake: TaskConsumer, delivery: Delivery, shift: ConsumerGeneration) -> None:
+        batch = TaskBatch(deque(), intake, delivery, shift, whole=True)
         for work in works:
             self._sort(work, batch)
         if len(batch.works) < len(works):
@@ -157,7 +158,7 @@ class Slot:
         if batch.works:
             self._crew.take(batch)
 
-    def _sort(self, work: Work, batch: Batch) -> None:
+    def _sort(self, work: Work, batch: TaskBatch) -> None:
         """To a thread, to the event loop, or away."""
         try:
             spec = self._admission.admit(work)
@@ -178,7 +179,7 @@ class Slot:
 
     # ---- running on the event loop
 
-    def _begin_async(self, work: Work, spec: TaskSpec, intake: Intake) -> None:
+    def _begin_async(self, work: Work, spec: TaskSpec, intake: TaskConsumer) -> None:
         intake.widen()
         intake.waiting += 1
         task = self._session.loop.create_task(self._run_async(work, spec))

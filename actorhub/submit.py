@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 from actorhub.broker import Link, Outcome
 from actorhub.call import Call, Inflow, Stream
-from actorhub.chunks import Means
+from actorhub.chunks import MeanDurations
 from actorhub.codec import by_value
 from actorhub.control.desks import TaskDesk
 from actorhub.delay import Delays
@@ -27,9 +27,8 @@ from actorhub.object_ref import ReferencesPacked, StandIn, stand_ins_travel
 from actorhub.outbox import Outgoing
 from actorhub.replies import Pending
 from actorhub.session import Session
-from actorhub.settle import publish, task_message
 from actorhub.task import TaskSpec, is_registered
-from actorhub.taskbox import TaskBox
+from actorhub.taskbox import TaskBox, publish_task, task_message
 from actorhub.taskways import TaskWays
 
 log = logging.getLogger(__name__)
@@ -55,7 +54,7 @@ class Submitter:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._means = Means()
+        self._means = MeanDurations()
         self._ways = TaskWays(session, self._means, self._cancelled, self._gone)
         self._delays = Delays(session.names)
         self._codes: WeakKeyDictionary[Any, bytes] = WeakKeyDictionary()
@@ -219,7 +218,7 @@ class Submitter:
         message = task_message([(envelope, outgoing.payload)])
 
         async def send() -> None:
-            await publish(self._session, self._delays, queue, message, delay)
+            await publish_task(self._session, self._delays, queue, message, delay)
             outgoing.settled(Outcome.STORED)
 
         self._session.spawn_task(send(), f"actorhub-later-{queue}")

@@ -18,7 +18,7 @@ from actorhub.processes import Exit, Processes, WorkerProcess, persistently
 from actorhub.session import Session
 from actorhub.spec import spec_of
 from actorhub.task import tasks
-from actorhub.warden import Warden
+from actorhub.warden import SlotWatchdog
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class Start(Protocol):
     def __call__(self, worker_id: str | None = None, *, gpu: float = 0.0, **more: object) -> Awaitable[None]: ...
 
 
-class TaskSlots:
+class SlotManager:
     """`tell_ended` tells control that one which it has placed is not there any more."""
 
     def __init__(
@@ -55,7 +55,7 @@ class TaskSlots:
             for spec in tasks.values()
             if not spec.options.resources
         )
-        self._warden = Warden(processes, self.fates.cancelled, self._task_late)
+        self._warden = SlotWatchdog(processes, self.fates.cancelled, self._task_late)
 
     @property
     def queues(self) -> list[str]:

@@ -7,14 +7,20 @@ is `chunks.py`'s to say.
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 from collections import deque
 from collections.abc import Callable
 
 from actorhub.broker import Link, Message, Outcome, Queue, QueueKind
-from actorhub.chunks import Load, Means
-from actorhub.envelope import Envelope, encode
-from actorhub.errors import BrokerUnavailable
+from actorhub.chunks import ChunkLoad, MeanDurations
+from actorhub.delay import Delays
+from actorhub.envelope import Envelope, Parcel, encode
+from actorhub.errors import ActorHubError, BrokerUnavailable, PlacementInfeasible
 from actorhub.outbox import Outgoing
+from actorhub.session import Session
+
+log = logging.getLogger(__name__)
 
 IN_FLIGHT = 64  # publishes without a confirm
 PAUSE = 0.1  # seconds before what the broker could not take is tried again
@@ -25,6 +31,36 @@ def task_queue(name: str) -> Queue:
     return Queue(name, QueueKind.QUORUM)
 
 
+def task_message(parcels: list[Parcel], *, correlation_id: str | None = None) -> Message:
+    """For a task queue; they have one priority."""
+    body, content_type = encode(parcels)
+    return Message(body, content_type, priority=parcels[0][0].priority or None, correlation_id=correlation_id)
+
+
+async def publish_task(session: Session, delays: Delays, queue: str, message: Message, delay: float = 0.0) -> None:
+    """To a task queue, `delay` seconds from now; returns when the broker has it.
+
+    Raises:
+        PlacementInfeasible: the queue's tasks ask for a place, and nobody can serve them any more.
+    """
+    due = time.time() + delay
+    while True:
+        try:
+            link = await session.live_link()
+            outcome = await delays.put(link, queue, message, due)
+            if outcome is Outcome.STORED:
+                return
+            if outcome is Outcome.UNROUTABLE and session.names.asks_for_a_place(queue):
+                break
+            if outcome is Outcome.UNROUTABLE:
+                await link.declare(task_queue(queue))
+                continue
+        except ActorHubError:
+            log.debug("a task for %s waits for the broker", queue, exc_info=True)
+        await asyncio.sleep(PAUSE)
+    raise PlacementInfeasible(f"{queue} is gone: what its tasks ask for was removed")
+
+
 class TaskBox:
     """`cancelled` is called with the id of a task that has left and that nobody waits for any more. `on_unroutable`: the queue
     is somebody else's to make, who hears that it is not there; what could not be sent waits until the box is attached again."""
@@ -33,7 +69,7 @@ class TaskBox:
         self,
         queue: str,
         loop: asyncio.AbstractEventLoop,
-        means: Means,
+        means: MeanDurations,
         cancelled: Callable[[str], None],
         *,
         on_unroutable: Callable[[], None] | None = None,
@@ -120,7 +156,7 @@ class TaskBox:
 
     def _take(self) -> list[Outgoing]:
         """The next chunk: tasks of one priority, no more work than one worker should take at once."""
-        load, priority = Load(), _priority(self._waiting[0])
+        load, priority = ChunkLoad(), _priority(self._waiting[0])
         chunk: list[Outgoing] = []
         while self._waiting and _priority(self._waiting[0]) == priority:
             following = self._waiting[0]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from actorhub.broker import Link
-from actorhub.chunks import Means
+from actorhub.chunks import MeanDurations
 from actorhub.control.client import control_of
 from actorhub.errors import ActorHubError, BrokerUnavailable, PlacementInfeasible
 from actorhub.needs import Needs
@@ -44,7 +44,7 @@ class TaskWays:
     def __init__(
         self,
         session: Session,
-        means: Means,
+        means: MeanDurations,
         cancelled: Callable[[str], None],
         gone: Callable[[TaskBox, str], None],
     ) -> None:

@@ -20,7 +20,7 @@ from actorhub.handle import Handle, tell
 from actorhub.process import WorkerConfig, serve
 from actorhub.session import Session
 from actorhub.settings import Settings
-from actorhub.slot import Slot
+from actorhub.slot import TaskSlot
 from actorhub.spec import spec_of
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class TaskWorker:
             NodeDesk, Handle(self.session, system_ticket(names.node(config.node), NodeDesk), spec_of(NodeDesk))
         )
         leave = _leave if is_process else None
-        self.slot = Slot(self.session, self.blackbox, config.node, ask=self._node.fates, leave=leave)
+        self.slot = TaskSlot(self.session, self.blackbox, config.node, ask=self._node.fates, leave=leave)
         queue = names.worker(config.worker)
         self._desk = Desk(self.session, queue, SlotDesk, lambda: _Desk(self), exchange=names.tasks)
         self._is_process = is_process

@@ -17,7 +17,7 @@ ROUND = 1.0  # seconds
 STUCK = 2.0  # seconds without a beat after which an event loop counts as stopped
 
 
-class Warden:
+class SlotWatchdog:
     """Of one agent. `on_late` hears of each attempt that is late before its slot is killed."""
 
     def __init__(self, processes: Processes, cancelled: Container[str], on_late: Callable[[InHand], None]) -> None:

@@ -24,8 +24,8 @@ from actorhub.control.plans import ActorPlan, Residency
 from actorhub.dead import DeadLetters
 from actorhub.depot import Depot
 from actorhub.desk import Desk
+from actorhub.draining import fail_all_and_delete
 from actorhub.durable import LATER, DurableMailbox
-from actorhub.emptying import empty
 from actorhub.errors import ActorDied, ActorHubError, ActorInitFailed, PlacementInfeasible
 from actorhub.grave import bury, death
 from actorhub.handle import Handle, tell
@@ -310,7 +310,7 @@ class Worker:
         await self._tell_control(Buried(actor=plan.actor_id))
 
     async def bury_queue(self, order: BuryQueue) -> None:
-        await empty(self.session, order.queue, PlacementInfeasible(order.cause))
+        await fail_all_and_delete(self.session, order.queue, PlacementInfeasible(order.cause))
         await self._tell_control(Buried(actor=order.queue))
 
     def inventory(self) -> list[Residency]:

@@ -34,16 +34,16 @@ from actorhub.chunks import (
     LARGEST_PREFETCH,
     SMALLEST_PREFETCH,
     WIDEST,
-    Load,
-    Means,
-    adapted,
+    ChunkLoad,
+    MeanDurations,
+    adjusted_prefetch,
     prefetch,
-    wider,
+    widened_prefetch,
 )
 from actorhub.envelope import Envelope, decode
 from actorhub.errors import BrokerUnavailable
 from actorhub.outbox import Outgoing
-from actorhub.runner import Runner
+from actorhub.task_thread import TaskThread
 from actorhub.taskbox import IN_FLIGHT, TaskBox
 from actorhub.work import Answer, Work
 from tests.waiting import until
@@ -55,7 +55,7 @@ seconds = st.floats(0.0, 10.0, allow_nan=False)
 
 @given(st.lists(st.tuples(st.none() | seconds, st.integers(0, CHUNK_BYTES))))
 def test_a_chunk_is_bounded_and_what_is_unknown_travels_alone(tasks: list[tuple[float | None, int]]) -> None:
-    load = Load()
+    load = ChunkLoad()
     taken: list[tuple[float | None, int]] = []
     for mean, size in tasks:
         if not load.takes(mean, size):
@@ -71,7 +71,7 @@ def test_a_chunk_is_bounded_and_what_is_unknown_travels_alone(tasks: list[tuple[
 
 @given(st.lists(seconds, min_size=1))
 def test_a_mean_lies_between_what_was_measured(measured: list[float]) -> None:
-    means = Means()
+    means = MeanDurations()
     assert means.of("x") is None
     for each in measured:
         means.record("x", each)
@@ -81,7 +81,7 @@ def test_a_mean_lies_between_what_was_measured(measured: list[float]) -> None:
 
 
 def test_means_forget_the_oldest_names() -> None:
-    means = Means()
+    means = MeanDurations()
     for number in range(10_001):
         means.record(str(number), 1.0)
     assert means.of("0") is None
@@ -93,24 +93,24 @@ def test_a_prefetch_is_bounded_and_smaller_for_longer_tasks(one: float, other: f
     shorter, longer = sorted((one, other))
     assert SMALLEST_PREFETCH <= prefetch(longer) <= prefetch(shorter) <= LARGEST_PREFETCH
     assert prefetch(None) == SMALLEST_PREFETCH
-    assert adapted(prefetch(one), prefetch(one), 0) == prefetch(one)
-    assert (adapted(2, 4, 0), adapted(4, 2, 0), adapted(4, 3, 0)) == (4, 2, 4)
+    assert adjusted_prefetch(prefetch(one), prefetch(one), 0) == prefetch(one)
+    assert (adjusted_prefetch(2, 4, 0), adjusted_prefetch(4, 2, 0), adjusted_prefetch(4, 3, 0)) == (4, 2, 4)
 
 
 @given(st.integers(2, 100), st.integers(2, 100), st.integers(0, 20_000))
 def test_a_prefetch_never_shrinks_below_what_waits_and_does_not_grow_for_it(
     current: int, wanted: int, waiting: int
 ) -> None:
-    changed = adapted(current, wanted, waiting)
+    changed = adjusted_prefetch(current, wanted, waiting)
     assert changed in (current, wanted, wanted + waiting)
     assert changed >= current or changed == wanted + waiting
     assert changed <= max(current, wanted)
-    assert adapted(changed, wanted, waiting) == changed, "there it stays"
+    assert adjusted_prefetch(changed, wanted, waiting) == changed, "there it stays"
 
 
 def test_room_is_doubled_until_so_much_is_in_hand_that_no_more_may_come() -> None:
     current, in_hand = CONCURRENT, CONCURRENT
-    while (more := wider(current, in_hand)) is not None:
+    while (more := widened_prefetch(current, in_hand)) is not None:
         assert current < more <= WIDEST or more == current == WIDEST
         current, in_hand = more, in_hand + more
     assert WIDEST <= in_hand <= 2 * WIDEST
@@ -200,7 +200,7 @@ class Box:
     """A task box on a fake link, and what became of its tasks."""
 
     def __init__(self) -> None:
-        self.means = Means()
+        self.means = MeanDurations()
         self.cancelled: list[str] = []
         self.settled: list[str] = []
         self.box = TaskBox("tasks", asyncio.get_running_loop(), self.means, self.cancelled.append)
@@ -357,9 +357,9 @@ class Thread:
         self.idle = 0
         self.awaited = False
         self.heard_when_idle = -1
-        self.runner = Runner(self._run, self._ended, self._idle, self._turned, lambda: self.awaited)
+        self.runner = TaskThread(self._run, self._ended, self._idle, self._turned, lambda: self.awaited)
 
-    def _run(self, work: Work, runner: Runner) -> Answer:
+    def _run(self, work: Work, runner: TaskThread) -> Answer:
         self.begun.append(work.key)
         if work.key in self.gates:
             self.gates[work.key].wait(30)
@@ -371,12 +371,12 @@ class Thread:
         assert took >= 0.0
         self.heard.append((work.key, outcome))
 
-    def _idle(self, runner: Runner) -> None:
+    def _idle(self, runner: TaskThread) -> None:
         assert runner is self.runner
         self.idle += 1
         self.heard_when_idle = len(self.heard)
 
-    def _turned(self, runner: Runner) -> None:
+    def _turned(self, runner: TaskThread) -> None:
         self.turns.append(runner.waits is not None)
 
     @property
@@ -436,7 +436,7 @@ async def test_a_runner_that_is_left_in_the_middle_gives_what_has_ended_and_is_n
     current = thread.runner.current
     assert current is not None
     assert current.work.key == "5"
-    ended = thread.runner.abandon(current)
+    ended = thread.runner.detach(current)
     assert ended is not None
     assert [work.key for work, _, _ in ended] == ["0", "1", "2", "3", "4"]
     gate.set()
@@ -457,7 +457,7 @@ async def test_a_task_that_ends_before_it_is_abandoned_was_quicker_and_all_goes_
     assert current is not None
     gate.set()
     await until(lambda: thread.idle == 1)
-    assert thread.runner.abandon(current) is None
+    assert thread.runner.detach(current) is None
     assert thread.ids == ["0", "1", "2"]
     thread.runner.leave()
 
@@ -480,7 +480,7 @@ async def test_a_task_that_is_abandoned_while_it_waits_ends_there_and_its_thread
     await until(lambda: thread.turns == [True])
     current = thread.runner.current
     assert current is not None
-    assert thread.runner.abandon(current) == []
+    assert thread.runner.detach(current) == []
     await until(lambda: thread.runner.current is None)
     assert isinstance(thread.error, asyncio.CancelledError)
     await turns()
@@ -495,9 +495,9 @@ class Lending(Thread):
         self.wait: Future[None] = Future()
         self.error: BaseException | None = None
 
-    def _run(self, work: Work, runner: Runner) -> Answer:
+    def _run(self, work: Work, runner: TaskThread) -> Answer:
         try:
-            with runner.lend(self.wait):
+            with runner.yield_turn(self.wait):
                 self.wait.result()
         except BaseException as exc:
             self.error = exc

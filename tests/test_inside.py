@@ -16,7 +16,7 @@ import pytest
 from actorhub import BrokerUnavailable, Hub, Settings, actor, ask, task
 from actorhub.broker import Link, open_server
 from actorhub.cluster import LocalCluster
-from actorhub.intake import Intake
+from actorhub.consumer import TaskConsumer
 from tests.waiting import until
 
 BIN = Path(sys.executable).parent
@@ -209,15 +209,15 @@ def second_of_two(number: int) -> int:
 async def test_a_slot_that_could_not_take_up_a_queue_takes_it_up_over_its_next_link(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    attach, failed = Intake.attach, list[str]()
+    attach, failed = TaskConsumer.attach, list[str]()
 
-    async def fails_once(self: Intake, link: Link) -> None:
+    async def fails_once(self: TaskConsumer, link: Link) -> None:
         if self.queue not in failed:
             failed.append(self.queue)
             raise BrokerUnavailable("the broker has an internal error")
         await attach(self, link)
 
-    monkeypatch.setattr(Intake, "attach", fails_once)
+    monkeypatch.setattr(TaskConsumer, "attach", fails_once)
     async with Hub() as hub:
         assert await hub.get([hub.submit(first_of_two, 1), hub.submit(second_of_two, 2)]) == [1, 2]
     assert len(failed) >= 2

@@ -10,23 +10,80 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 
-from actorhub.admission import Admission
 from actorhub.blackbox import BlackBox
+from actorhub.codec import Signer
 from actorhub.context import Handling, Surroundings, surroundings
 from actorhub.depot import Depot
-from actorhub.envelope import Codec, Hop, Kind
-from actorhub.errors import InvalidArguments
+from actorhub.envelope import Codec, Envelope, Hop, Kind
+from actorhub.errors import CallCancelled, CallTimeout, InvalidArguments, TaskNotFound, WorkerDied
+from actorhub.fates import Fates
 from actorhub.outflow import Outflow
 from actorhub.ref import Lend, Residence, residence
+from actorhub.remembered import Remembered
 from actorhub.session import HEADER_ROOM, Session, current_session
-from actorhub.task import TaskSpec
+from actorhub.task import TaskSpec, tasks
 from actorhub.work import Answer, Work
 
 
-class Attempts:
+class AdmissionControl:
+    """What one slot knows of tasks."""
+
+    def __init__(self, signer: Signer, node: str) -> None:
+        self.fates = Fates()
+        self._signer = signer
+        self._node = node
+        self._specs: Remembered[bytes, TaskSpec] = Remembered()  # of functions that came by value
+
+    def is_cancelled(self, work: Work) -> bool:
+        return work.key in self.fates.cancelled
+
+    def admit(self, work: Work) -> TaskSpec:
+        """Raises:
+        CallCancelled, CallTimeout, WorkerDied, TaskNotFound, UntrustedPayload, NotSerialisable: it is not run.
+        """
+        envelope = work.envelope
+        if envelope.deadline is not None and envelope.deadline <= time.time():
+            raise CallTimeout(f"{envelope.method} came after its deadline and was not run")
+        if self.is_cancelled(work):
+            raise CallCancelled(f"{envelope.method} was cancelled before it began")
+        if max(1, envelope.attempt) <= self.fates.late.get(work.key, 0):
+            raise CallTimeout(f"{envelope.method} was ended with its slot: it was late, and held the interpreter")
+        spec = self._spec(envelope)
+        deaths = self.fates.deaths.get(work.key, 0)
+        if deaths > spec.options.max_redeliveries:
+            raise WorkerDied(
+                f"{envelope.method} (task {envelope.id}) killed its worker {deaths} times and is not run again"
+            )
+        return spec
+
+    def known(self, work: Work) -> TaskSpec | None:
+        """Its spec; None where there is none here."""
+        try:
+            return self._spec(work.envelope)
+        except Exception:
+            return None
+
+    def _spec(self, envelope: Envelope) -> TaskSpec:
+        if envelope.code is None:
+            spec = tasks.get(envelope.method)
+            if spec is None:
+                module = envelope.method.partition(":")[0]
+                raise TaskNotFound(
+                    f"no task {envelope.method!r} is registered on node {self._node}; start it with `actorhub node {module}`"
+                )
+            return spec
+        found = self._specs.get(envelope.code)
+        if found is None:
+            found = self._specs[envelope.code] = self._signer.loads(envelope.code)
+        if not isinstance(found, TaskSpec):
+            raise InvalidArguments(f"{envelope.method}: its code holds a {type(found).__name__}, and no task")
+        return found
+
+
+class TaskInvoker:
     """Those of one slot. Each raises whatever the task raises, and what makes its arguments or its result invalid."""
 
-    def __init__(self, session: Session, blackbox: BlackBox, admission: Admission) -> None:
+    def __init__(self, session: Session, blackbox: BlackBox, admission: AdmissionControl) -> None:
         self._session = session
         self._blackbox = blackbox
         self._admission = admission

@@ -15,15 +15,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from actorhub.admission import Admission
-from actorhub.attempt import Attempts
 from actorhub.broker import Delivery
 from actorhub.chunks import SPLIT_AFTER
+from actorhub.completion import CompletionHandler
+from actorhub.consumer import ConsumerGeneration, TaskConsumer
 from actorhub.errors import ActorHubError, CallCancelled, CallTimeout
-from actorhub.intake import Intake, Shift
-from actorhub.runner import Current, Ended, Runner
+from actorhub.invocation import AdmissionControl, TaskInvoker
 from actorhub.session import Session
-from actorhub.settle import Settling
+from actorhub.task_thread import Ended, RunningTask, TaskThread
 from actorhub.work import Answer, Work
 
 log = logging.getLogger(__name__)
@@ -33,13 +32,13 @@ UNWINDING = 2.0  # seconds that a task has to end after its wait was cancelled
 
 
 @dataclass(eq=False)
-class Batch:
+class TaskBatch:
     """The `def` tasks of one message that were not begun yet, at the right end of which the rest may be taken away."""
 
     works: deque[Work]
-    intake: Intake
+    intake: TaskConsumer
     delivery: Delivery
-    shift: Shift
+    shift: ConsumerGeneration
     whole: bool  # no task of the message has been begun or settled
 
     @property
@@ -48,10 +47,10 @@ class Batch:
         return self.works[0].envelope.priority if self.works else 0
 
 
-class Turn:
+class RunningBatch:
     """A thread, and the batch that it runs. `since`: when it last went on; `worked`: the seconds before that."""
 
-    def __init__(self, runner: Runner, batch: Batch) -> None:
+    def __init__(self, runner: TaskThread, batch: TaskBatch) -> None:
         self.runner = runner
         self.batch = batch
         self.since = time.monotonic()
@@ -68,17 +67,17 @@ class Turn:
             self.since = time.monotonic()
 
 
-class Crew:
+class ThreadScheduler:
     """`leave` is called, once, where a task must be ended that can be only with its process; None where there is no process to
     end: such a task runs on, and nobody hears of it."""
 
     def __init__(
         self,
         session: Session,
-        admission: Admission,
-        attempts: Attempts,
-        settling: Settling,
-        intakes: dict[str, Intake],
+        admission: AdmissionControl,
+        attempts: TaskInvoker,
+        settling: CompletionHandler,
+        intakes: dict[str, TaskConsumer],
         *,
         on_ended: Ended,
         leave: Callable[[], None] | None,
@@ -90,10 +89,10 @@ class Crew:
         self._intakes = intakes
         self._on_ended = on_ended
         self._leave = leave
-        self._batches: deque[Batch] = deque()
+        self._batches: deque[TaskBatch] = deque()
         self._are_ranked = False  # there may be one of a higher priority than others among them
-        self._turns: dict[Runner, Turn] = {}
-        self._spare: Runner | None = None
+        self._turns: dict[TaskThread, RunningBatch] = {}
+        self._spare: TaskThread | None = None
         self._context = contextvars.copy_context()
         self._stopping = False
 
@@ -116,7 +115,7 @@ class Crew:
 
     # ---- what there is to do
 
-    def take(self, batch: Batch) -> None:
+    def take(self, batch: TaskBatch) -> None:
         self._batches.append(batch)
         self._are_ranked = self._are_ranked or batch.priority > 0
         self._next()
@@ -134,7 +133,7 @@ class Crew:
             current = turn.runner.current
             if current is not None and current.work.key == call_id:
                 error = CallCancelled(f"{current.work.envelope.method} was cancelled while it ran")
-                self._abandon(turn, current, error)
+                self._detach(turn, current, error)
 
     # ---- turns
 
@@ -152,11 +151,11 @@ class Crew:
         except RuntimeError as exc:
             log.warning("a task waits for the end of others, %d of which wait: %s", len(self._turns), exc)
             return
-        turn = self._turns[runner] = Turn(runner, self._take_next())
+        turn = self._turns[runner] = RunningBatch(runner, self._take_next())
         self._watch(turn, self._soonest(turn.batch))
         runner.put(turn.batch.works)
 
-    def _take_next(self) -> Batch:
+    def _take_next(self) -> TaskBatch:
         """The first of the highest priority, whichever queue it is from."""
         if not self._are_ranked:
             return self._batches.popleft()
@@ -165,13 +164,13 @@ class Crew:
         self._are_ranked = any(batch.priority for batch in self._batches)
         return batch
 
-    def _make_runner(self) -> Runner:
-        return Runner(self._run, self._on_ended, self._idle, self._turned, lambda: bool(self._batches))
+    def _make_runner(self) -> TaskThread:
+        return TaskThread(self._run, self._on_ended, self._idle, self._turned, lambda: bool(self._batches))
 
-    def _run(self, work: Work, runner: Runner) -> Answer:
-        return self._attempts.run(work, runner.lend)
+    def _run(self, work: Work, runner: TaskThread) -> Answer:
+        return self._attempts.run(work, runner.yield_turn)
 
-    def _idle(self, runner: Runner) -> None:
+    def _idle(self, runner: TaskThread) -> None:
         """Its batch is through."""
         turn = self._end_turn(runner)
         turn.batch.intake.measured(turn.worked + time.monotonic() - turn.since)
@@ -181,13 +180,13 @@ class Crew:
             runner.leave()
         self._go_on()
 
-    def _end_turn(self, runner: Runner) -> Turn:
+    def _end_turn(self, runner: TaskThread) -> RunningBatch:
         turn = self._turns.pop(runner)
         turn.turn(lent=False)
         turn.watch()
         return turn
 
-    def _turned(self, runner: Runner) -> None:
+    def _turned(self, runner: TaskThread) -> None:
         """Its task has begun to wait, or goes on. While it waits, all that would wait behind it has the turn."""
         turn = self._turns.get(runner)
         if turn is None:
@@ -200,7 +199,7 @@ class Crew:
                 rest.appendleft(work)
             if rest:
                 batch = turn.batch
-                left = Batch(rest, batch.intake, batch.delivery, batch.shift, whole=False)
+                left = TaskBatch(rest, batch.intake, batch.delivery, batch.shift, whole=False)
                 self._batches.appendleft(left)
                 self._are_ranked = self._are_ranked or left.priority > 0
             turn.batch.whole = False
@@ -218,11 +217,11 @@ class Crew:
 
     # ---- watching what runs
 
-    def _watch(self, turn: Turn, seconds: float) -> None:
+    def _watch(self, turn: RunningBatch, seconds: float) -> None:
         turn.watch()
         turn.watch = self._session.loop.call_later(seconds, partial(self._look, turn)).cancel
 
-    def _soonest(self, batch: Batch) -> float:
+    def _soonest(self, batch: TaskBatch) -> float:
         """Seconds until somebody should look whether it is late."""
         limits = [
             spec.options.timeout
@@ -231,7 +230,7 @@ class Crew:
         ]
         return min([SPLIT_AFTER, *limits])
 
-    def _look(self, turn: Turn) -> None:
+    def _look(self, turn: RunningBatch) -> None:
         """What runs takes long: others shall not wait behind it, and it may be late itself."""
         now, pause = time.monotonic(), SPLIT_AFTER
         if turn.runner.waits is not None:
@@ -245,13 +244,13 @@ class Crew:
                 late = CallTimeout(
                     f"{current.work.envelope.method} was ended: it had run for {now - current.began:.2f} s"
                 )
-                if self._abandon(turn, current, late):
+                if self._detach(turn, current, late):
                     return
             else:
                 pause = min(pause, max(SPLIT_AFTER, until - now))
         self._watch(turn, pause)
 
-    def _let_others_do_the_rest(self, turn: Turn) -> None:
+    def _let_others_do_the_rest(self, turn: RunningBatch) -> None:
         turn.batch.whole = False
         self._send_back(turn.batch)
         for intake in self._intakes.values():
@@ -269,16 +268,16 @@ class Crew:
             else:
                 self._send_back(batch)
 
-    def _send_back(self, batch: Batch) -> None:
+    def _send_back(self, batch: TaskBatch) -> None:
         """What is left of a chunk goes back to the queue, each task by itself."""
         while (work := _last(batch.works)) is not None:
             self._settling.send_back(work)
 
-    def _abandon(self, turn: Turn, current: Current, error: ActorHubError) -> bool:
+    def _detach(self, turn: RunningBatch, current: RunningTask, error: ActorHubError) -> bool:
         """The task shall end: settle it for it. Where it waits it is cancelled there; else it ends with the process. False
         where it has ended."""
         runner = turn.runner
-        ended = runner.abandon(current)
+        ended = runner.detach(current)
         if ended is None:
             return False
         self._end_turn(runner)
@@ -293,7 +292,7 @@ class Crew:
         self._go_on()
         return True
 
-    def _leave_if_it_runs(self, runner: Runner, error: ActorHubError) -> None:
+    def _leave_if_it_runs(self, runner: TaskThread, error: ActorHubError) -> None:
         if runner.current is not None:
             self._leave_now(error)
 

@@ -18,7 +18,7 @@ from actorhub.work import Answer, Work
 
 
 @dataclass(frozen=True, slots=True)
-class Current:
+class RunningTask:
     """The task that runs now. `began` is monotonic time."""
 
     work: Work
@@ -30,20 +30,20 @@ Ended = Callable[[Work, Answer | BaseException, float], None]
 """Hears what became of a task, and how many seconds it ran."""
 
 
-class Runner:
+class TaskThread:
     """`run` runs one task in the thread; `on_ended` is called on the event loop for each, in order, and `on_idle` when a batch
     is through. What is left of a batch may be taken away meanwhile: the thread takes from its left end. `on_turned` hears that
     a task has lent its turn (`waits`), or has gone on. `is_awaited`: whether a batch waits for a thread."""
 
     def __init__(
         self,
-        run: Callable[[Work, Runner], Answer],
+        run: Callable[[Work, TaskThread], Answer],
         on_ended: Ended,
-        on_idle: Callable[[Runner], None],
-        on_turned: Callable[[Runner], None],
+        on_idle: Callable[[TaskThread], None],
+        on_turned: Callable[[TaskThread], None],
         is_awaited: Callable[[], bool],
     ) -> None:
-        self.current: Current | None = None
+        self.current: RunningTask | None = None
         self.waits: Future[Any] | None = None
         self.busy = False
         self._run = run
@@ -71,7 +71,7 @@ class Runner:
             self._left = True
         self._batches.put(None)
 
-    def abandon(self, current: Current) -> list[Result] | None:
+    def detach(self, current: RunningTask) -> list[Result] | None:
         """Leave it while it runs this, which can be ended only where it waits: there it is cancelled. Returns what has ended
         before and was not heard yet; None where `current` has ended meanwhile: then nothing was done."""
         with self._turning:
@@ -86,7 +86,7 @@ class Runner:
     # ---- in the thread
 
     @contextmanager
-    def lend(self, wait: Future[Any]) -> Generator[None]:
+    def yield_turn(self, wait: Future[Any]) -> Generator[None]:
         """While its task waits for this, others may run.
 
         Raises:
@@ -111,7 +111,7 @@ class Runner:
                 self._run_one(current, last=not batch)
             self._call(self._finished)
 
-    def _begin(self, batch: deque[Work]) -> Current | None:
+    def _begin(self, batch: deque[Work]) -> RunningTask | None:
         with self._turning:
             if self._left:
                 return None
@@ -119,10 +119,10 @@ class Runner:
                 work = batch.popleft()
             except IndexError:
                 return None
-            self.current = Current(work, time.monotonic())
+            self.current = RunningTask(work, time.monotonic())
             return self.current
 
-    def _run_one(self, current: Current, *, last: bool) -> None:
+    def _run_one(self, current: RunningTask, *, last: bool) -> None:
         outcome: Answer | BaseException
         try:
             outcome = self._run(current.work, self)

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 
 from actorhub.broker import Consumer, Delivery, Link
-from actorhub.chunks import CONCURRENT, SMALLEST_PREFETCH, Means, adapted, prefetch, wider
+from actorhub.chunks import CONCURRENT, SMALLEST_PREFETCH, MeanDurations, adjusted_prefetch, prefetch, widened_prefetch
 from actorhub.errors import ActorHubError, ActorNotFound, BrokerUnavailable
 from actorhub.session import Session
 from actorhub.taskbox import task_queue
@@ -18,7 +18,7 @@ from actorhub.taskbox import task_queue
 log = logging.getLogger(__name__)
 
 
-class Shift:
+class ConsumerGeneration:
     """One consumer, from its first delivery to the last acknowledgement."""
 
     def __init__(self, prefetch: int) -> None:
@@ -38,7 +38,7 @@ class Shift:
             self.on_empty()
 
 
-class Intake:
+class TaskConsumer:
     """Attached to a session. `on_delivery` gets each delivery with the shift that it belongs to, which must hear of its end;
     `on_lost` is called when shifts are lost."""
 
@@ -46,7 +46,7 @@ class Intake:
         self,
         session: Session,
         queue: str,
-        on_delivery: Callable[[Intake, Delivery, Shift], None],
+        on_delivery: Callable[[TaskConsumer, Delivery, ConsumerGeneration], None],
         on_lost: Callable[[], None],
     ) -> None:
         self.queue = queue
@@ -54,12 +54,12 @@ class Intake:
         self._session = session
         self._on_delivery = on_delivery
         self._on_lost = on_lost
-        self._means = Means()
+        self._means = MeanDurations()
         self._least = SMALLEST_PREFETCH
         self._prefetch = prefetch(None)
-        self._shift: Shift | None = None
-        self._seen: tuple[Shift, int] | None = None  # full, and how many had ended then
-        self._ending: set[Shift] = set()
+        self._shift: ConsumerGeneration | None = None
+        self._seen: tuple[ConsumerGeneration, int] | None = None  # full, and how many had ended then
+        self._ending: set[ConsumerGeneration] = set()
         self._wanted = True
         self._changing = asyncio.Lock()
         self._closed = False
@@ -78,7 +78,7 @@ class Intake:
         self._lose(*self._ending, *([self._shift] if self._shift is not None else []))
         self._shift = None
 
-    def _lose(self, *shifts: Shift) -> None:
+    def _lose(self, *shifts: ConsumerGeneration) -> None:
         for shift in shifts:
             shift.over = shift.lost = True
             self._ending.discard(shift)
@@ -127,7 +127,7 @@ class Intake:
     def adapt(self) -> None:
         """The prefetch follows what was measured, and what waits."""
         wanted = max(self._least, prefetch(self._means.of("")))
-        self._change(adapted(self._prefetch, wanted, self.waiting))
+        self._change(adjusted_prefetch(self._prefetch, wanted, self.waiting))
 
     def look(self) -> None:
         """Make room where no message that has a place has ended since the last look; else adapt."""
@@ -143,7 +143,7 @@ class Intake:
         shift = self._shift
         if shift is not None and shift.in_hand >= shift.prefetch == self._prefetch:  # else a new one is on its way
             in_hand = shift.in_hand + sum(each.in_hand for each in self._ending)
-            self._change(wider(self._prefetch, in_hand) or self._prefetch)
+            self._change(widened_prefetch(self._prefetch, in_hand) or self._prefetch)
 
     def _change(self, prefetch: int) -> None:
         if prefetch != self._prefetch:
@@ -170,7 +170,7 @@ class Intake:
                 log.debug("%s is set up again on the next link", self.queue, exc_info=True)
 
     async def _begin(self, link: Link) -> None:
-        shift = self._shift = Shift(self._prefetch)
+        shift = self._shift = ConsumerGeneration(self._prefetch)
 
         def deliver(delivery: Delivery) -> None:
             shift.in_hand += 1
@@ -198,17 +198,17 @@ class Intake:
         else:
             shift.on_empty = lambda: self._close_shift(shift)
 
-    def _close_shift(self, shift: Shift) -> asyncio.Task[None]:
+    def _close_shift(self, shift: ConsumerGeneration) -> asyncio.Task[None]:
         if shift.closing is None:
             shift.closing = self._session.spawn_task(self._close_consumer(shift), "actorhub-shift-end")
         return shift.closing
 
-    async def _close_consumer(self, shift: Shift) -> None:
+    async def _close_consumer(self, shift: ConsumerGeneration) -> None:
         if shift.consumer is not None:
             await shift.consumer.close()
         self._ending.discard(shift)
 
-    def _on_end(self, shift: Shift, link: Link, reason: str) -> None:
+    def _on_end(self, shift: ConsumerGeneration, link: Link, reason: str) -> None:
         """The broker ended it, and has taken back what was in hand."""
         if shift.lost or link.lost is not None or link is not self._session.link:
             return

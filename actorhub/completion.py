@@ -11,9 +11,8 @@ from typing import Any
 from actorhub.broker import Message, Outcome
 from actorhub.dead import DeadLetters
 from actorhub.delay import Delays
-from actorhub.envelope import Envelope, Into, Kind, Parcel, Step, encode
+from actorhub.envelope import Envelope, Into, Kind, Step
 from actorhub.errors import (
-    ActorHubError,
     CallCancelled,
     InvalidArguments,
     InvalidEnvelope,
@@ -31,17 +30,16 @@ from actorhub.gathering import Gathering, together
 from actorhub.letter import DeadLetter, Reason
 from actorhub.session import Session
 from actorhub.task import Retry, TaskSpec
-from actorhub.taskbox import task_queue
+from actorhub.taskbox import publish_task, task_message
 from actorhub.work import Answer, Receipt, Work
 
 log = logging.getLogger(__name__)
 
-PAUSE = 0.1  # seconds before what the broker could not take is tried again
 _INVALID = (InvalidArguments, InvalidResult, NotSerialisable, PayloadTooLarge, TaskNotFound, UntrustedPayload)
 _HOPELESS = (*_INVALID, CallCancelled, PlacementInfeasible, WorkerDied)  # trying again changes nothing
 
 
-class Settling:
+class CompletionHandler:
     """Of the tasks that one slot has run. Everything is confirmed by the broker before the task is acknowledged."""
 
     def __init__(self, session: Session) -> None:
@@ -79,7 +77,12 @@ class Settling:
         if retry is not None and not late and not isinstance(error, _HOPELESS):
             pause = _pause(retry, envelope, error, age)
             if pause is not None:
-                log.info("%s failed (attempt %d) and is tried again in %.1f s: %.1000r", *_said(envelope), pause, error)
+                log.info(
+                    "%s failed (attempt %d) and is tried again in %.1f s: %.1000r",
+                    *_label_and_attempt(envelope),
+                    pause,
+                    error,
+                )
                 again = {"attempt": max(1, envelope.attempt) + 1, "since": time.time() - age}
                 self._in_background(self._publish(work, envelope.model_copy(update=again), delay=pause))
                 return
@@ -90,8 +93,8 @@ class Settling:
         else:
             is_said = isinstance(error, PlacementInfeasible)  # of the queue, once
             level = logging.DEBUG if is_said else logging.WARNING
-            log.log(level, "%s failed for good (attempt %d): %.1000r", *_said(envelope), error)
-            self._in_background(self._bury(work, answer, failure, "expired" if late else _reason(error)))
+            log.log(level, "%s failed for good (attempt %d): %.1000r", *_label_and_attempt(envelope), error)
+            self._in_background(self._dead_letter(work, answer, failure, "expired" if late else _reason(error)))
 
     def malformed(self, queue: str, message: Message, error: InvalidEnvelope, receipt: Receipt | None) -> None:
         self._in_background(self._keep(queue, DeadLetter.malformed(queue, message, error), receipt))
@@ -123,7 +126,7 @@ class Settling:
     def _closed(self, task: asyncio.Task[None]) -> None:
         self._open -= 1
 
-    async def _bury(self, work: Work, answer: Answer, failure: Failure, reason: Reason) -> None:
+    async def _dead_letter(self, work: Work, answer: Answer, failure: Failure, reason: Reason) -> None:
         envelope = work.envelope
         letter = DeadLetter.of(reason, work.queue, envelope, work.payload, failure, attempts=envelope.attempt)
         await self._dead_letters(work.queue).keep(letter)
@@ -157,7 +160,7 @@ class Settling:
     async def _take_step(self, step: Step, envelope: Envelope, payload: bytes) -> None:
         to_step = {"method": step.method, "code": step.code, "priority": step.priority, "alone": True}
         parcel = envelope.model_copy(update=to_step), payload
-        await publish(self._session, self._delays, step.queue, task_message([parcel]))
+        await publish_task(self._session, self._delays, step.queue, task_message([parcel]))
 
     async def _gather(self, work: Work, into: Into, answer: Answer) -> None:
         """Add it to the results that were there before; who brings the last one gives them all to the next task."""
@@ -196,41 +199,11 @@ class Settling:
     async def _publish(self, work: Work, envelope: Envelope, *, delay: float = 0.0) -> None:
         message = task_message([(envelope, work.payload)], correlation_id=work.foreign)
         try:
-            await publish(self._session, self._delays, work.queue, message, delay)
+            await publish_task(self._session, self._delays, work.queue, message, delay)
         except PlacementInfeasible as exc:
             self.fail(work, None, exc, 0.0)
         else:
             work.done()
-
-
-def task_message(parcels: list[Parcel], *, correlation_id: str | None = None) -> Message:
-    """For a task queue; they have one priority."""
-    body, content_type = encode(parcels)
-    return Message(body, content_type, priority=parcels[0][0].priority or None, correlation_id=correlation_id)
-
-
-async def publish(session: Session, delays: Delays, queue: str, message: Message, delay: float = 0.0) -> None:
-    """To a task queue, `delay` seconds from now; returns when the broker has it.
-
-    Raises:
-        PlacementInfeasible: the queue's tasks ask for a place, and nobody can serve them any more.
-    """
-    due = time.time() + delay
-    while True:
-        try:
-            link = await session.live_link()
-            outcome = await delays.put(link, queue, message, due)
-            if outcome is Outcome.STORED:
-                return
-            if outcome is Outcome.UNROUTABLE and session.names.asks_for_a_place(queue):
-                break
-            if outcome is Outcome.UNROUTABLE:
-                await link.declare(task_queue(queue))
-                continue
-        except ActorHubError:
-            log.debug("a task for %s waits for the broker", queue, exc_info=True)
-        await asyncio.sleep(PAUSE)
-    raise PlacementInfeasible(f"{queue} is gone: what its tasks ask for was removed")
 
 
 def _pause(retry: Retry, envelope: Envelope, error: BaseException, age: float) -> float | None:
@@ -239,13 +212,13 @@ def _pause(retry: Retry, envelope: Envelope, error: BaseException, age: float) -
     try:
         return retry.pause(max(1, envelope.attempt), error, age)
     except Exception as exc:
-        log.exception("%s is not tried again (attempt %d): its retry policy failed", *_said(envelope))
+        log.exception("%s is not tried again (attempt %d): its retry policy failed", *_label_and_attempt(envelope))
         with suppress(Exception):  # not every exception takes a note
             error.add_note(f"it is not tried again, for its retry policy failed: {type(exc).__name__}: {exc}")
         return None
 
 
-def _said(envelope: Envelope) -> tuple[str, int]:
+def _label_and_attempt(envelope: Envelope) -> tuple[str, int]:
     return f"{envelope.method} (task {envelope.id})", max(1, envelope.attempt)
 
 

@@ -7,10 +7,10 @@ import logging
 import math
 
 from actorhub.broker import Delivery, Link, Message
+from actorhub.completion import CompletionHandler
 from actorhub.envelope import decode
 from actorhub.errors import ActorHubError, ActorNotFound, InvalidEnvelope
 from actorhub.session import Session
-from actorhub.settle import Settling
 from actorhub.work import Receipt, task_work
 
 log = logging.getLogger(__name__)
@@ -19,32 +19,32 @@ LOOK = 0.05  # seconds between looks whether it is empty
 PREFETCH = 100
 
 
-async def empty(session: Session, queue: str, error: ActorHubError) -> None:
+async def fail_all_and_delete(session: Session, queue: str, error: ActorHubError) -> None:
     """Returns when the queue is gone. What is sent to it later finds none."""
-    emptying = _Emptying(session, queue, error)
+    drain = _QueueDrain(session, queue, error)
     try:
-        while not await emptying.try_over(await session.live_link()):
+        while not await drain.try_over(await session.live_link()):
             await asyncio.sleep(LOOK)
     finally:
-        if emptying.failed:
-            log.error("%d tasks in %s are kept as dead letters: %s", emptying.failed, queue, error)
+        if drain.failed:
+            log.error("%d tasks in %s are kept as dead letters: %s", drain.failed, queue, error)
 
 
 async def fail_message(session: Session, queue: str, message: Message, error: ActorHubError) -> None:
     """Fail the tasks of a message that cannot come to its queue. Returns when the broker has what became of them."""
-    settling = Settling(session)
+    settling = CompletionHandler(session)
     _fail(settling, queue, message, None, error)
     await settling.settled(math.inf)
 
 
-class _Emptying:
+class _QueueDrain:
     """`failed` counts tasks."""
 
     def __init__(self, session: Session, queue: str, error: ActorHubError) -> None:
         self.failed = 0
         self._queue = queue
         self._error = error
-        self._settling = Settling(session)
+        self._settling = CompletionHandler(session)
         self._ended = False
 
     async def try_over(self, link: Link) -> bool:
@@ -82,7 +82,9 @@ class _Emptying:
         self.failed += _fail(self._settling, self._queue, delivery.message, delivery, self._error)
 
 
-def _fail(settling: Settling, queue: str, message: Message, delivery: Delivery | None, error: ActorHubError) -> int:
+def _fail(
+    settling: CompletionHandler, queue: str, message: Message, delivery: Delivery | None, error: ActorHubError
+) -> int:
     """Returns how many tasks it had."""
     try:
         parcels = decode(message.body, message.content_type)
