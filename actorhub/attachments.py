@@ -1,4 +1,4 @@
-"""What a session sets up on each link that it has: mailboxes, desks, the ways to task queues."""
+"""What a session sets up on each link that it has: mailboxes, services, the ways to task queues."""
 
 from __future__ import annotations
 

@@ -29,10 +29,11 @@ from actorhub.errors import (
 )
 from actorhub.future import placeholders_in, replaced
 from actorhub.handle import tell
-from actorhub.keeper import Keeper, desk_at
+from actorhub.keeper import Keeper, StoreDesk
 from actorhub.object_ref import ObjectRef, StandIn, held, stand_ins_travel
 from actorhub.objects.remote import Remote
 from actorhub.objects.store import Store, Writer
+from actorhub.service import stub
 from actorhub.session import HEADER_ROOM, Session, current_session
 from actorhub.signature import Signature
 
@@ -207,7 +208,7 @@ class Depot:
         for store in self._stores_here(ref):
             await asyncio.to_thread(store.free, ref.id)
         with suppress(ActorNotFound):
-            await tell(desk_at(self._session, ref.queue).free, [ref.id])
+            await tell(stub(self._session, ref.queue, StoreDesk).free, [ref.id])
         if self._remote is not None:
             await asyncio.to_thread(self._remote.delete, ref.id)
 
@@ -229,11 +230,11 @@ class Depot:
         return ids
 
     async def _renew(self, queue: str, ids: list[str], patience: float) -> None:
-        desk = desk_at(self._session, queue)
+        service = stub(self._session, queue, StoreDesk)
         try:
             async with asyncio.timeout(patience):
                 for begin in range(0, len(ids), AT_ONCE):
-                    await tell(desk.renew, ids[begin : begin + AT_ONCE])
+                    await tell(service.renew, ids[begin : begin + AT_ONCE])
         except (TimeoutError, ActorHubError):
             log.debug("nobody renews the leases of %d objects at %s", len(ids), queue, exc_info=True)
 
@@ -323,10 +324,10 @@ class Depot:
         home = await self._find_home()
         if home.queue == ref.queue:
             raise _lost(ref, "it was freed, or nobody referred to it for too long")
-        desk, done, failures = desk_at(self._session, ref.queue), 0, 0
+        service, done, failures = stub(self._session, ref.queue, StoreDesk), 0, 0
         while done < ref.size:
             before = done
-            stream: Any = desk.chunks(ref.id, done, home.queue)
+            stream = service.chunks(ref.id, done, home.queue)
             try:
                 async for chunk in self._watched(ref, stream):
                     writer.write(done, chunk)
@@ -342,7 +343,7 @@ class Depot:
             finally:
                 await stream.aclose()
 
-    async def _watched(self, ref: ObjectRef[Any], stream: Any) -> AsyncIterator[memoryview]:
+    async def _watched(self, ref: ObjectRef[Any], stream: AsyncIterator[Any]) -> AsyncIterator[memoryview]:
         """The chunks. While none comes, the broker is asked whether their sender is there.
 
         Raises:

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -14,15 +14,15 @@ from actorhub.address import Ticket, actor_of
 from actorhub.broker import QueueState
 from actorhub.call import Call
 from actorhub.control.client import control_of, find
-from actorhub.control.desks import WorkerDesk, system_ticket
+from actorhub.control.desks import WorkerDesk
 from actorhub.control.infos import ActorInfo, Doing
 from actorhub.errors import ActorHubError, ActorNotFound
 from actorhub.future import Future
 from actorhub.handle import Handle, address_of
 from actorhub.history import History, HistoryEntry
 from actorhub.outbox import Outbox
+from actorhub.service import stub
 from actorhub.session import Session
-from actorhub.spec import spec_of
 from actorhub.taskbox import TaskBox
 
 T = TypeVar("T")
@@ -127,10 +127,9 @@ class Explainer:
         return [f"{waits}, and nobody takes them{gone}{hint}."]
 
     async def _doing(self, worker: str, actor_id: str) -> tuple[Doing | None, list[str]]:
-        ticket = system_ticket(self._session.names.worker(worker), WorkerDesk)
-        desk = cast(WorkerDesk, Handle(self._session, ticket, spec_of(WorkerDesk)))
+        service = stub(self._session, self._session.names.worker(worker), WorkerDesk)
         try:
-            doing = await self._ask(lambda: desk.doing(actor_id))
+            doing = await self._ask(lambda: service.doing(actor_id))
         except (TimeoutError, ActorHubError):
             why = "its process is gone, or a method that does not await blocks its event loop (its log names it)"
             return None, [f"Its worker does not answer: {why}."]

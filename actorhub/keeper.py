@@ -8,18 +8,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from pickle import PickleBuffer
-from typing import Any, cast
+from typing import Any
 
 from actorhub.actor import actor
-from actorhub.control.desks import system_ticket
-from actorhub.desk import Desk
 from actorhub.errors import ActorHubError, ObjectLost
-from actorhub.handle import Handle, tell
+from actorhub.handle import tell
 from actorhub.objects.store import Store
+from actorhub.service import ServiceEndpoint, stub
 from actorhub.session import Session
-from actorhub.spec import spec_of
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +29,7 @@ class StoreDesk(ABC):
     """What the keeper of a store is asked."""
 
     @abstractmethod
-    async def chunks(self, object_id: str, offset: int, copy_at: str) -> AsyncIterator[Any]:
+    async def chunks(self, object_id: str, offset: int, copy_at: str) -> AsyncGenerator[Any, None]:
         """The object's bytes from `offset` on, piece by piece; `copy_at` is the queue of the keeper that will have a copy."""
         yield b""
 
@@ -42,10 +40,6 @@ class StoreDesk(ABC):
     @abstractmethod
     async def free(self, object_ids: list[str]) -> None:
         """Remove them here, and wherever there are copies."""
-
-
-def desk_at(session: Session, queue: str) -> StoreDesk:
-    return cast(StoreDesk, Handle(session, system_ticket(queue, StoreDesk), spec_of(StoreDesk)))
 
 
 class Leases:
@@ -77,11 +71,13 @@ class Keeper:
         self._copies: dict[str, set[str]] = {}  # queues of keepers, by object
         # a keeper that is killed is soon known to be gone, since its queue goes with it
         expires = session.settings.node_timeout
-        self._desk = Desk(session, self.queue, StoreDesk, lambda: _Desk(self), expires=expires)
+        self._endpoint = ServiceEndpoint(
+            session, self.queue, StoreDesk, lambda: _StoreServiceActor(self), expires=expires
+        )
         self._watching: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        await self._desk.open()
+        await self._endpoint.open()
         self._watching = self._session.spawn_task(self._watch(), "actorhub-leases")
 
     async def close(self) -> None:
@@ -89,7 +85,7 @@ class Keeper:
         if self._watching is None:
             return
         self._watching.cancel()
-        await self._desk.close()
+        await self._endpoint.close()
         if self._session.link is not None:
             try:
                 await self._session.link.delete(self.queue)
@@ -98,7 +94,7 @@ class Keeper:
 
     # ---- what it is asked
 
-    async def chunks(self, object_id: str, offset: int, copy_at: str) -> AsyncIterator[Any]:
+    async def chunks(self, object_id: str, offset: int, copy_at: str) -> AsyncGenerator[Any, None]:
         self._copies.setdefault(object_id, set()).add(copy_at)
         while data := await asyncio.to_thread(self._store.read, object_id, offset, CHUNK):
             yield PickleBuffer(data)
@@ -116,7 +112,7 @@ class Keeper:
 
     async def _free_copy(self, queue: str, object_id: str) -> None:
         try:
-            await tell(desk_at(self._session, queue).free, [object_id])
+            await tell(stub(self._session, queue, StoreDesk).free, [object_id])
         except ActorHubError:
             log.debug("the copy of object %s at %s is gone, or ends with its lease", object_id, queue, exc_info=True)
 
@@ -138,11 +134,11 @@ class Keeper:
 
 
 @actor(concurrency=10_000)
-class _Desk(StoreDesk):
+class _StoreServiceActor(StoreDesk):
     def __init__(self, keeper: Keeper) -> None:
         self._keeper = keeper
 
-    async def chunks(self, object_id: str, offset: int, copy_at: str) -> AsyncIterator[Any]:
+    async def chunks(self, object_id: str, offset: int, copy_at: str) -> AsyncGenerator[Any, None]:
         async for chunk in self._keeper.chunks(object_id, offset, copy_at):
             yield chunk
 

@@ -12,10 +12,9 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from importlib.metadata import version
-from typing import cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -24,18 +23,17 @@ from actorhub.address import new_id
 from actorhub.broker import Message
 from actorhub.control.client import control_of
 from actorhub.control.commands import StartSlot
-from actorhub.control.desks import NodeDesk, WorkerDesk, system_ticket
+from actorhub.control.desks import NodeDesk, WorkerDesk
 from actorhub.control.events import ANY_CLASS, NodeReport, Running, SlotEnded, WorkerLost, WorkerReport, WorkerStopped
 from actorhub.control.plans import Residency
 from actorhub.control.standby import ControlStandby
 from actorhub.dead import DeadLetters
 from actorhub.delay import Delays, Forwarder
-from actorhub.desk import Desk
 from actorhub.devices import Devices
 from actorhub.draining import fail_message
 from actorhub.errors import ActorHubError, InvalidEnvelope, ObjectLost, PlacementInfeasible
 from actorhub.fates import TaskFates
-from actorhub.handle import Handle, ask, tell
+from actorhub.handle import ask, tell
 from actorhub.hardware import found
 from actorhub.keeper import Keeper
 from actorhub.letter import DeadLetter
@@ -43,9 +41,10 @@ from actorhub.objects.site import sweep
 from actorhub.objects.store import Store
 from actorhub.processes import Exit, Processes, WorkerProcess, persistently
 from actorhub.resources import Resources, checked
+from actorhub.service import ServiceEndpoint, stub
 from actorhub.session import Session
 from actorhub.settings import Settings
-from actorhub.spec import registry, spec_of
+from actorhub.spec import registry
 from actorhub.task_slots import PAUSE, YOUNG, SlotManager
 from actorhub.taskbox import publish_task
 
@@ -91,7 +90,9 @@ class Node:
         self._untold: dict[str, WorkerProcess] = {}  # workers that have ended, which control has not heard yet
         names = self.session.names
         queue = names.node(config.node_id)
-        self._desk = Desk(self.session, queue, NodeDesk, lambda: _Desk(self), exchange=names.tasks)
+        self._endpoint = ServiceEndpoint(
+            self.session, queue, NodeDesk, lambda: _NodeServiceActor(self), exchange=names.tasks
+        )
         self._standby = ControlStandby(self.session, name=f"node {config.node_id}")
         self._delays = Delays(names)
         self._forwarder = Forwarder(self.session, self._delays, self._unroutable)
@@ -136,7 +137,7 @@ class Node:
         except (TimeoutError, ActorHubError):
             log.warning("control does not hear that this node leaves; it will notice")
         await self._processes.stop(self.settings.drain_timeout + 5.0)
-        await self._desk.close()
+        await self._endpoint.close()
         await self._forwarder.close()
         await self._standby.close()
         if self._keeper is not None:
@@ -157,15 +158,11 @@ class Node:
         )
 
     async def _open(self) -> None:
-        await self._desk.open()
+        await self._endpoint.open()
         await self._standby.open()
         await self._forwarder.open()
 
-    def _system(self, queue: str, cls: type) -> Handle:
-        return Handle(self.session, system_ticket(queue, cls), spec_of(cls))
-
-    async def _until(self, condition: object) -> None:
-        assert callable(condition)
+    async def _until(self, condition: Callable[[], bool]) -> None:
         while not condition():
             self._changed.clear()
             await self._changed.wait()
@@ -343,16 +340,16 @@ class Node:
 
     async def _inventory(self, worker: WorkerProcess) -> list[Residency] | None:
         """None where the worker does not say: it may be dying."""
-        desk = cast(WorkerDesk, self._system(self.session.names.worker(worker.config.worker), WorkerDesk))
+        service = stub(self.session, self.session.names.worker(worker.config.worker), WorkerDesk)
         try:
             async with asyncio.timeout(2.0):
-                return await ask(desk.inventory)
+                return await ask(service.inventory)
         except (TimeoutError, ActorHubError):
             return None
 
 
 @actor(concurrency=1000)
-class _Desk(NodeDesk):
+class _NodeServiceActor(NodeDesk):
     def __init__(self, node: Node) -> None:
         self._node = node
 

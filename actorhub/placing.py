@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 from actorhub.address import new_id
 from actorhub.context import deadline
 from actorhub.control.client import control_of, granted
-from actorhub.control.desks import PAGE, NodeDesk, system_ticket
+from actorhub.control.desks import PAGE, NodeDesk
 from actorhub.control.events import GroupAsked
 from actorhub.control.infos import GroupInfo
 from actorhub.control.plans import GroupPlan, Strategy
 from actorhub.errors import ActorHubError, ActorNotFound, CallTimeout
 from actorhub.group import PlacementGroup
-from actorhub.handle import Handle
 from actorhub.options import Options
+from actorhub.service import stub
 from actorhub.session import Session
-from actorhub.spec import spec_of
 
 PATIENCE = 10.0  # seconds for a node to hear that it shall end
 
@@ -87,10 +85,9 @@ class Placing(ABC):
             ActorHubError: there is no such node, or it does not answer in 10 s; then it is not told later either.
         """
         session = self._open_session()
-        desk = Handle(session, system_ticket(session.names.node(node), NodeDesk), spec_of(NodeDesk))
         try:
             with deadline(PATIENCE):
-                await cast(NodeDesk, desk).drain()
+                await stub(session, session.names.node(node), NodeDesk).drain()
         except CallTimeout as exc:
             silent = f"node {node!r} does not answer: it is gone, or cannot reach the broker"
             raise ActorHubError(f"{silent}; its own log says more, if it still runs") from exc

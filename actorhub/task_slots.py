@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Protocol, cast
+from typing import Protocol
 
 from actorhub.blackbox import InHand
 from actorhub.control.commands import StartSlot
-from actorhub.control.desks import SlotDesk, TaskDesk, system_ticket
+from actorhub.control.desks import SlotDesk, TaskDesk
 from actorhub.control.events import SlotEnded
 from actorhub.errors import ActorHubError
 from actorhub.fates import Fates, TaskFates
-from actorhub.handle import Handle, tell
+from actorhub.handle import tell
 from actorhub.processes import Exit, Processes, WorkerProcess, persistently
+from actorhub.service import stub
 from actorhub.session import Session
-from actorhub.spec import spec_of
 from actorhub.task import tasks
 from actorhub.warden import SlotWatchdog
 
@@ -95,13 +95,12 @@ class SlotManager:
 
     async def _tell(self, slot: WorkerProcess, queues: list[str]) -> None:
         try:
-            await tell(self._desk(slot.config.worker).serve, queues)
+            await tell(self._service(slot.config.worker).serve, queues)
         except ActorHubError:
             log.debug("slot %s ends; another one serves %s", slot.config.worker, queues, exc_info=True)
 
-    def _desk(self, slot: str) -> SlotDesk:
-        ticket = system_ticket(self._session.names.worker(slot), SlotDesk)
-        return cast(SlotDesk, Handle(self._session, ticket, spec_of(SlotDesk)))
+    def _service(self, slot: str) -> SlotDesk:
+        return stub(self._session, self._session.names.worker(slot), SlotDesk)
 
     # ---- those that control places
 
@@ -127,7 +126,7 @@ class SlotManager:
             self._processes.terminate(slot_id)
         else:
             try:
-                await tell(self._desk(slot_id).leave)
+                await tell(self._service(slot_id).leave)
             except ActorHubError:
                 log.debug("slot %s has ended already", slot_id, exc_info=True)
 

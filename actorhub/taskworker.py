@@ -7,21 +7,19 @@ import logging
 import math
 import os
 import sys
-from typing import cast
 
 import psutil
 
 from actorhub.actor import actor
 from actorhub.blackbox import BlackBox
-from actorhub.control.desks import NodeDesk, SlotDesk, system_ticket
+from actorhub.control.desks import NodeDesk, SlotDesk
 from actorhub.depot import Depot
-from actorhub.desk import Desk
-from actorhub.handle import Handle, tell
+from actorhub.handle import tell
 from actorhub.process import WorkerConfig, serve
+from actorhub.service import ServiceEndpoint, stub
 from actorhub.session import Session
 from actorhub.settings import Settings
 from actorhub.slot import TaskSlot
-from actorhub.spec import spec_of
 
 log = logging.getLogger(__name__)
 
@@ -39,13 +37,13 @@ class TaskWorker:
         self.session = Session(settings, name=f"slot {config.worker}")
         self.blackbox = BlackBox(config.blackbox)
         names = self.session.names
-        self._node = cast(
-            NodeDesk, Handle(self.session, system_ticket(names.node(config.node), NodeDesk), spec_of(NodeDesk))
-        )
+        self._node = stub(self.session, names.node(config.node), NodeDesk)
         leave = _leave if is_process else None
         self.slot = TaskSlot(self.session, self.blackbox, config.node, ask=self._node.fates, leave=leave)
         queue = names.worker(config.worker)
-        self._desk = Desk(self.session, queue, SlotDesk, lambda: _Desk(self), exchange=names.tasks)
+        self._endpoint = ServiceEndpoint(
+            self.session, queue, SlotDesk, lambda: _SlotServiceActor(self), exchange=names.tasks
+        )
         self._is_process = is_process
         self._leaving = False
 
@@ -53,7 +51,7 @@ class TaskWorker:
         await self.session.open()
         Depot.of(self.session).open(self.config.store, self.config.node)
         self.slot.fates.learn(self.config.fates)
-        await self._desk.open()
+        await self._endpoint.open()
         await self.slot.serve(self.config.queues)
         if self._is_process and (self.settings.recycle_tasks or self.settings.recycle_memory):
             self.session.spawn_task(self._recycle(), "actorhub-recycle")
@@ -63,7 +61,7 @@ class TaskWorker:
 
     async def stop(self) -> None:
         """Let running tasks end (`drain_timeout`), and give everything else back to the broker."""
-        await self._desk.close()
+        await self._endpoint.close()
         await self.slot.stop(self.settings.drain_timeout)
         await self.session.close()
 
@@ -103,7 +101,7 @@ class TaskWorker:
 
 
 @actor(concurrency=1000)
-class _Desk(SlotDesk):
+class _SlotServiceActor(SlotDesk):
     def __init__(self, worker: TaskWorker) -> None:
         self._worker = worker
         self._slot = worker.slot

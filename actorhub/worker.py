@@ -9,7 +9,7 @@ import os
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 from weakref import WeakSet
 
 from actorhub.actor import actor
@@ -17,13 +17,12 @@ from actorhub.blackbox import BlackBox
 from actorhub.cell import Cell
 from actorhub.control.client import control_of
 from actorhub.control.commands import BuryActor, BuryQueue, StartActor
-from actorhub.control.desks import NodeDesk, WorkerDesk, system_ticket
+from actorhub.control.desks import NodeDesk, WorkerDesk
 from actorhub.control.events import ActorFailed, ActorStarted, ActorStopped, Buried, Notice
 from actorhub.control.infos import Doing
 from actorhub.control.plans import ActorPlan, Residency
 from actorhub.dead import DeadLetters
 from actorhub.depot import Depot
-from actorhub.desk import Desk
 from actorhub.draining import fail_all_and_delete
 from actorhub.durable import LATER, DurableMailbox
 from actorhub.errors import ActorDied, ActorHubError, ActorInitFailed, PlacementInfeasible
@@ -33,6 +32,7 @@ from actorhub.keyed import make_mailbox
 from actorhub.mailbox import PREFETCH, Mailbox
 from actorhub.process import WorkerConfig, serve
 from actorhub.residents import Residents
+from actorhub.service import ServiceEndpoint, stub
 from actorhub.session import Session
 from actorhub.settings import Settings
 from actorhub.spec import ActorSpec, registry, spec_of
@@ -82,21 +82,22 @@ class Worker:
         self._stopped: dict[str, int] = {}
         self._is_leaving = False
         self._starting: dict[str, Starting] = {}
-        self._desk = Desk(self.session, self.session.names.worker(config.worker), WorkerDesk, lambda: _Desk(self))
+        queue = self.session.names.worker(config.worker)
+        self._endpoint = ServiceEndpoint(self.session, queue, WorkerDesk, lambda: _WorkerServiceActor(self))
         self._control = control_of(self.session)
-        self._node = cast(NodeDesk, self._system(self.session.names.node(config.node), NodeDesk))
+        self._node = stub(self.session, self.session.names.node(config.node), NodeDesk)
 
     # ---- life
 
     async def start(self) -> None:
         await self.session.open()
         Depot.of(self.session).open(self.config.store, self.config.node)
-        await self._desk.open()
+        await self._endpoint.open()
         await tell(self._node.worker_ready, self.config.worker, os.getpid())
 
     async def stop(self) -> None:
         """Let running calls end (`drain_timeout`), acknowledge them, and give everything else back to the broker."""
-        await self._desk.close()
+        await self._endpoint.close()
         self._is_leaving = True  # what is being started is not hosted any more: control has it start elsewhere
         await asyncio.gather(*(self._hand_over(hosted) for hosted in list(self.hosted.values())))
         await self.session.close()
@@ -113,9 +114,6 @@ class Worker:
                 await self._tell_control(stopped)
         except (TimeoutError, ActorHubError):
             log.debug("control does not hear of %s; it will notice", residency.plan.actor_id, exc_info=True)
-
-    def _system(self, queue: str, cls: type) -> Handle:
-        return Handle(self.session, system_ticket(queue, cls), spec_of(cls))
 
     async def _tell_control(self, event: Notice) -> None:
         await tell(self._control.notice, event)
@@ -328,7 +326,7 @@ class Worker:
 
 
 @actor(concurrency=10_000)
-class _Desk(WorkerDesk):
+class _WorkerServiceActor(WorkerDesk):
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
 

@@ -1,7 +1,7 @@
 """The control actor: a durable actor around the pure state.
 
 It turns each event into commands by `ControlState.handle`, and what they say leaves with the commit of the message that brought
-the event: answers, orders to workers' and nodes' desks, queues to be made. Every node stands by to run it (`standby.py`).
+the event: answers, orders to workers' and nodes' services, queues to be made. Every node stands by to run it (`standby.py`).
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Mapping
-from typing import Any, cast
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec
 
 from actorhub.actor import actor
 from actorhub.broker import Link
@@ -37,7 +37,7 @@ from actorhub.control.commands import (
     StopSlot,
     StopWorker,
 )
-from actorhub.control.desks import PAGE, ControlDesk, NodeDesk, WorkerDesk, system_ticket
+from actorhub.control.desks import PAGE, ControlDesk, NodeDesk, WorkerDesk
 from actorhub.control.events import (
     Event,
     GroupAsked,
@@ -57,15 +57,17 @@ from actorhub.control.queue_monitor import QueueDepthMonitor
 from actorhub.control.state import ControlState
 from actorhub.dead import DeadLetters
 from actorhub.errors import ActorHubError, BrokerUnavailable
-from actorhub.handle import Handle, tell
+from actorhub.handle import tell
 from actorhub.needs import Needs
-from actorhub.ref import residence
+from actorhub.ref import ref, residence
+from actorhub.service import stub
 from actorhub.session import Session
 from actorhub.settings import Settings
-from actorhub.spec import spec_of
 from actorhub.taskbox import task_queue
 
 log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
 
 SESSION_CHECK = 2.0  # seconds between looks at whether the owners of actors are still there
 
@@ -90,9 +92,8 @@ class Control(ControlDesk):
     async def started(self) -> None:
         here = residence.get()
         assert here is not None
-        assert here.handle is not None
         self._session: Session = here.session
-        self._me = cast(Control, here.handle)
+        self._me = ref(self)
         self._tasks = [
             self._session.spawn_task(self._keep_ticking(), "actorhub-control-tick"),
             self._session.spawn_task(self._check_sessions(), "actorhub-control-sessions"),
@@ -242,12 +243,10 @@ class Control(ControlDesk):
                 log.log(level, "actor %s of %s is %s%s", info.id, info.class_name, info.state, cause)
 
     def _worker(self, worker: str) -> WorkerDesk:
-        ticket = system_ticket(self._session.names.worker(worker), WorkerDesk)
-        return cast(WorkerDesk, Handle(self._session, ticket, spec_of(WorkerDesk)))
+        return stub(self._session, self._session.names.worker(worker), WorkerDesk)
 
     def _node(self, node: str) -> NodeDesk:
-        ticket = system_ticket(self._session.names.node(node), NodeDesk)
-        return cast(NodeDesk, Handle(self._session, ticket, spec_of(NodeDesk)))
+        return stub(self._session, self._session.names.node(node), NodeDesk)
 
     # ---- time
 
@@ -279,8 +278,8 @@ class Control(ControlDesk):
     async def _tell_what_waits(self, waiting: dict[str, int]) -> None:
         await self._tell(self._me.tasks_wait, waiting)
 
-    async def _tell(self, method: object, *args: object) -> None:
+    async def _tell(self, method: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            await tell(method, *args)  # type: ignore[arg-type]
+            await tell(method, *args, **kwargs)
         except ActorHubError:
             log.debug("control does not hear from itself", exc_info=True)

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from typing import cast, overload
+from typing import overload
 
 from actorhub.control.commands import Answer, GroupAnswer
-from actorhub.control.desks import ControlDesk, system_ticket
+from actorhub.control.desks import ControlDesk
 from actorhub.control.plans import ActorPlan, GroupPlan
 from actorhub.errors import ActorDied, ActorNotFound, NameTaken, PlacementInfeasible
-from actorhub.handle import Handle
+from actorhub.service import stub
 from actorhub.session import Session
-from actorhub.spec import spec_of
 
 _REFUSALS = {"name taken": NameTaken, "infeasible": PlacementInfeasible, "parent dead": ActorDied}
 
 
 def control_of(session: Session) -> ControlDesk:
     """The control of the session's cluster, on whichever node it runs."""
-    return cast(ControlDesk, Handle(session, system_ticket(session.names.control, ControlDesk), spec_of(ControlDesk)))
+    return stub(session, session.names.control, ControlDesk)
 
 
 async def find(session: Session, namespace: str, name: str) -> ActorPlan:

@@ -5,16 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 from actorhub.actor import actor
-from actorhub.address import Ticket
 from actorhub.control.commands import Answer, BuryActor, BuryQueue, GroupAnswer, QueueAnswer, StartActor, StartSlot
 from actorhub.control.events import GroupAsked, NodeReport, Notice, SpawnAsked
 from actorhub.control.infos import ActorInfo, Demand, Doing, GroupInfo, NodeInfo, Served
 from actorhub.control.plans import ActorPlan, Residency
 from actorhub.fates import TaskFates
 from actorhub.needs import Needs
-from actorhub.spec import class_name_of
 
-SYSTEM = "$system"  # the namespace of what is not a user's actor
 PAGE = 1000  # actors, or groups, in one answer
 
 
@@ -205,7 +202,3 @@ class NodeDesk(TaskDesk):
     @abstractmethod
     async def acknowledge(self) -> None:
         """Control knows this node."""
-
-
-def system_ticket(queue: str, cls: type) -> Ticket:
-    return Ticket(queue=queue, actor_id=queue, namespace=SYSTEM, class_name=class_name_of(cls))

@@ -10,15 +10,14 @@ from collections.abc import Callable
 from actorhub.broker import Link, Queue, QueueKind
 from actorhub.cell import Cell
 from actorhub.control.actor import Control
-from actorhub.control.desks import system_ticket
 from actorhub.control.state import ControlState
 from actorhub.durable import DurableMailbox
 from actorhub.envelope import Kind
 from actorhub.errors import PayloadTooLarge
 from actorhub.failure import Failure
-from actorhub.handle import Handle
 from actorhub.journal.records import SHARE, State
 from actorhub.residents import LARGEST, Load
+from actorhub.service import service_handle
 from actorhub.session import Session
 from actorhub.spec import spec_of
 from actorhub.work import Answer, Work
@@ -99,9 +98,8 @@ class ControlHost:
         ActorInitFailed: the state cannot be read here.
         """
         known = {part.key: part.body for part in await self._load("")}
-        spec = spec_of(Control)
-        handle = Handle(self._session, system_ticket(self._session.names.control, Control), spec)
-        cell = self._cell = Cell(self._session, handle, spec, lambda: self._make(known))
+        handle = service_handle(self._session, self._session.names.control, Control)
+        cell = self._cell = Cell(self._session, handle, spec_of(Control), lambda: self._make(known))
         cell.may_begin = self._may_begin
         await cell.start()
 

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from actorhub import Hub, Settings
 from actorhub.address import new_id
-from actorhub.control.desks import SYSTEM
+from actorhub.service import SYSTEM
 from tests.chaos import audit, order, postmortem
 from tests.chaos.audit import Accounts
 from tests.chaos.bank import Account, Clerk, Vault

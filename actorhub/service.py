@@ -1,0 +1,93 @@
+"""Services: actors of the system itself, at the command queue of a process. Clients call them through stubs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+from actorhub.address import Ticket
+from actorhub.broker import Link, Queue
+from actorhub.cell import Cell
+from actorhub.dead import DeadLetters
+from actorhub.handle import Handle
+from actorhub.mailbox import Mailbox
+from actorhub.session import Session
+from actorhub.spec import class_name_of, spec_of
+
+T = TypeVar("T")
+
+SYSTEM = "$system"
+"""The namespace of services. No user's namespace has its `$`."""
+
+CLOSE_TIMEOUT_SECONDS = 1.0
+"""For commands that still run when a service closes."""
+
+
+def service_address(queue: str, cls: type) -> Ticket:
+    """Address of the service of class `cls` that takes its commands from `queue`."""
+    return Ticket(queue=queue, actor_id=queue, namespace=SYSTEM, class_name=class_name_of(cls))
+
+
+def service_handle(session: Session, queue: str, cls: type) -> Handle:
+    """Handle of a service, for the cell that runs it."""
+    return Handle(session, service_address(queue, cls), spec_of(cls))
+
+
+def stub(session: Session, queue: str, cls: type[T]) -> T:
+    """Client of a service: an object with the methods of `cls`, each of which sends a call to `queue`.
+
+    Args:
+        session: sends the calls and receives the replies.
+        queue: the service's command queue; it need not exist before the first call.
+        cls: the service's interface.
+    """
+    return cast(T, service_handle(session, queue, cls))
+
+
+class ServiceEndpoint:
+    """Command queue of a process, with the service that handles what comes.
+
+    Args:
+        session: the session of the process.
+        queue: name of the command queue.
+        cls: the service's interface, by which clients address it.
+        make: creates the service.
+        exchange: the exchange whose broadcasts it receives as well.
+        expires: seconds without a consumer after which the broker deletes the queue; by default `reply_expiry`.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        queue: str,
+        cls: type,
+        make: Callable[[], Any],
+        *,
+        exchange: str | None = None,
+        expires: float | None = None,
+    ) -> None:
+        self._session = session
+        self._queue = Queue(queue, single_active=True, expires=expires or session.settings.reply_expiry)
+        self._exchange = exchange
+        self._cell = Cell(session, service_handle(session, queue, cls), spec_of(cls), make)
+        self._mailbox = Mailbox(session, queue, self._cell, DeadLetters(session, "system"))
+
+    async def open(self) -> None:
+        await self._session.live_link()
+        await self._session.attachments.add(self)
+        await self._cell.start()
+        await self._mailbox.open()
+
+    async def attach(self, link: Link) -> None:
+        """Declare the queue again: it may have expired while the broker could not be reached."""
+        await link.declare(self._queue)
+        if self._exchange is not None:
+            await link.subscribe(self._queue.name, self._exchange)
+
+    def detach(self) -> None:
+        """Do nothing: the queue stays at the broker."""
+
+    async def close(self) -> None:
+        self._session.attachments.remove(self)
+        await self._cell.stop(CLOSE_TIMEOUT_SECONDS)
+        await self._mailbox.close()
