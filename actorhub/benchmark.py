@@ -1,4 +1,4 @@
-"""How fast calls are: an actor that answers, and measurements against it. Every node can run the actor."""
+"""Call rates of a cluster, measured against an `Echo`."""
 
 from __future__ import annotations
 
@@ -7,20 +7,9 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from actorhub.actor import actor
+from actorhub.echo import Echo
 from actorhub.handle import tell
 from actorhub.hub import Hub
-
-
-@actor
-class Echo:
-    """Answers with what it is given."""
-
-    async def echo(self, text: str) -> str:
-        return text
-
-    async def hear(self, text: str) -> None:
-        """Takes a tell."""
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,10 @@ from collections.abc import AsyncGenerator, Iterable
 from pickle import PickleBuffer
 from typing import Any
 
-from actorhub.actor import actor
 from actorhub.errors import ActorHubError, ObjectLost
 from actorhub.handle import tell
 from actorhub.objects.store import Store
-from actorhub.service import ServiceEndpoint, stub
+from actorhub.service import ServiceEndpoint, service, stub
 from actorhub.session import Session
 
 log = logging.getLogger(__name__)
@@ -24,7 +23,7 @@ log = logging.getLogger(__name__)
 CHUNK = 256 * 1024  # bytes
 
 
-@actor(concurrency=10_000)
+@service(concurrency=10_000)
 class StoreDesk(ABC):
     """What the keeper of a store is asked."""
 
@@ -133,7 +132,6 @@ class Keeper:
                 del self._copies[gone]
 
 
-@actor(concurrency=10_000)
 class _StoreServiceActor(StoreDesk):
     def __init__(self, keeper: Keeper) -> None:
         self._keeper = keeper

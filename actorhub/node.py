@@ -18,7 +18,7 @@ from importlib.metadata import version
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from actorhub.actor import actor
+from actorhub import echo
 from actorhub.address import new_id
 from actorhub.broker import Message
 from actorhub.control.client import control_of
@@ -74,7 +74,7 @@ class Node:
         self.config = config
         self.settings = settings
         self.session = Session(settings, name=f"node {config.node_id}")
-        modules = ["actorhub.benchmark", *config.modules]
+        modules = [echo.__name__, *config.modules]
         preload = [type(self.session.broker).__module__, *modules]
         self._processes = processes(config.node_id, modules, preload, settings, self._worker_ended)
         self.slots = SlotManager(self.session, config.node_id, self._processes, self._start_worker, self._tell_end)
@@ -316,7 +316,7 @@ class Node:
             version=_VERSION,
             labels=self.config.labels,
             resources=self._resources,
-            classes=[ANY_CLASS] if self._processes.knows_everything else _classes(),
+            classes=[ANY_CLASS] if self._processes.knows_everything else list(registry),
             workers=workers,
             slots={slot.config.worker: slot.pid for slot in self.slots.living if slot.ready},
             placed=self.slots.placed,
@@ -348,7 +348,6 @@ class Node:
             return None
 
 
-@actor(concurrency=1000)
 class _NodeServiceActor(NodeDesk):
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -396,12 +395,6 @@ class _NodeServiceActor(NodeDesk):
         self._node.acknowledged()
 
 
-def _classes() -> list[str]:
-    return [
-        name for name in registry if not name.startswith(("actorhub.control.", "actorhub.node:", "actorhub.worker:"))
-    ]
-
-
 async def run(config: NodeConfig, settings: Settings, *, with_parent: bool = False) -> None:
     """A node in the foreground, until SIGTERM or SIGINT; `with_parent`: also until standard input ends.
 
@@ -409,7 +402,7 @@ async def run(config: NodeConfig, settings: Settings, *, with_parent: bool = Fal
         BrokerUnavailable: no broker within `connect_timeout`.
         ImportError: one of the modules cannot be imported.
     """
-    for module in ("actorhub.benchmark", *config.modules):
+    for module in config.modules:
         importlib.import_module(module)
     node = Node(config, settings)
     if with_parent:

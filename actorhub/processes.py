@@ -80,7 +80,7 @@ class Processes:
         self._settings = settings
         self._on_exit = on_exit
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["actorhub.worker", "actorhub.taskworker", *preload])
+        self._context.set_forkserver_preload([worker.__name__, taskworker.__name__, *preload])
         base = Path(tempfile.gettempdir())
         remove_all_abandoned(base)  # by agents that were killed
         self._claim = Claim.make(base, f"workers-{new_id()}")

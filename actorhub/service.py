@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, overload
 
 from actorhub.address import Ticket
 from actorhub.broker import Link, Queue
@@ -12,7 +12,7 @@ from actorhub.dead import DeadLetters
 from actorhub.handle import Handle
 from actorhub.mailbox import Mailbox
 from actorhub.session import Session
-from actorhub.spec import class_name_of, spec_of
+from actorhub.spec import SPEC, ActorOptions, class_name_of, spec_of, specify
 
 T = TypeVar("T")
 
@@ -21,6 +21,30 @@ SYSTEM = "$system"
 
 CLOSE_TIMEOUT_SECONDS = 1.0
 """For commands that still run when a service closes."""
+
+
+@overload
+def service(cls: type[T], /) -> type[T]: ...
+@overload
+def service(
+    *, durable: bool = False, reads: tuple[str, ...] = (), concurrency: int = 1
+) -> Callable[[type[T]], type[T]]: ...
+def service(cls: type | None = None, /, **options: Any) -> Any:
+    """Make a class the interface of a service: its public methods are the commands.
+
+    As `@actor` does, but without an entry in the registry: a service is addressed by its queue, and no node runs it by name.
+    A class that implements the interface need not be decorated.
+
+    Args:
+        cls: the class; returned as it is.
+        durable, reads, concurrency: as for `@actor`.
+    """
+
+    def decorate(cls: type) -> type:
+        setattr(cls, SPEC, specify(cls, ActorOptions(**options)))
+        return cls
+
+    return decorate if cls is None else decorate(cls)
 
 
 def service_address(queue: str, cls: type) -> Ticket:

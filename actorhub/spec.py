@@ -84,7 +84,7 @@ class ActorSpec:
 
 
 registry: dict[str, ActorSpec] = {}
-"""Every actor class that this process has imported, by `module:QualName`: what a node may run by name."""
+"""Every actor class that this process has imported, services excepted, by `module:QualName`: what a node may run by name."""
 
 
 def spec_of(cls: object) -> ActorSpec:

@@ -10,7 +10,6 @@ import sys
 
 import psutil
 
-from actorhub.actor import actor
 from actorhub.blackbox import BlackBox
 from actorhub.control.desks import NodeDesk, SlotDesk
 from actorhub.depot import Depot
@@ -100,7 +99,6 @@ class TaskWorker:
         await tell(self._node.stop_worker, self.config.worker)
 
 
-@actor(concurrency=1000)
 class _SlotServiceActor(SlotDesk):
     def __init__(self, worker: TaskWorker) -> None:
         self._worker = worker

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from weakref import WeakSet
 
-from actorhub.actor import actor
 from actorhub.blackbox import BlackBox
 from actorhub.cell import Cell
 from actorhub.control.client import control_of
@@ -325,7 +324,6 @@ class Worker:
         )
 
 
-@actor(concurrency=10_000)
 class _WorkerServiceActor(WorkerDesk):
     def __init__(self, worker: Worker) -> None:
         self._worker = worker

@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 
-from actorhub import ActorDied, Hub, Settings, actor, ask, tell
+from actorhub import ActorDied, Hub, PlacementInfeasible, Settings, actor, ask, tell
 from actorhub.address import new_id
+from actorhub.echo import Echo
+from actorhub.spec import class_name_of
 from tests.conftest import QUICK
 from tests.waiting import until
 
@@ -58,6 +60,15 @@ async def test_actors_are_spread_over_nodes_and_workers(settings: Settings) -> N
         workers = await asyncio.gather(*(hub.spawn(Worker) for _ in range(8)))
         pids = await asyncio.gather(*(worker.pid() for worker in workers))
         assert sorted(pids.count(pid) for pid in set(pids)) == [2, 2, 2, 2]
+
+
+async def test_the_error_for_an_unknown_class_lists_the_classes_that_users_may_spawn(settings: Settings) -> None:
+    """Invariant: services of the system are no classes of a node."""
+    settings = settings.model_copy(update={"prefix": f"t{new_id(6)}"})
+    async with Hub.local(nodes=1, workers=1, slots=0, settings=settings) as hub:
+        with pytest.raises(PlacementInfeasible) as error:
+            await hub.spawn(Worker)
+        assert str(error.value).endswith(f"nodes know: {class_name_of(Echo)}")
 
 
 async def test_sigterm_drains_a_node_and_nothing_accepted_is_lost(settings: Settings, tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec
 
-from actorhub.actor import actor
 from actorhub.broker import Link
 from actorhub.context import effects
 from actorhub.control.commands import (
@@ -60,7 +59,7 @@ from actorhub.errors import ActorHubError, BrokerUnavailable
 from actorhub.handle import tell
 from actorhub.needs import Needs
 from actorhub.ref import ref, residence
-from actorhub.service import stub
+from actorhub.service import service, stub
 from actorhub.session import Session
 from actorhub.settings import Settings
 from actorhub.taskbox import task_queue
@@ -72,7 +71,7 @@ P = ParamSpec("P")
 SESSION_CHECK = 2.0  # seconds between looks at whether the owners of actors are still there
 
 
-@actor(
+@service(
     durable=True, reads=("find", "describe", "task_queues", "served", "demand", "actors", "group", "groups", "nodes")
 )
 class Control(ControlDesk):

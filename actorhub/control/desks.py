@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from actorhub.actor import actor
 from actorhub.control.commands import Answer, BuryActor, BuryQueue, GroupAnswer, QueueAnswer, StartActor, StartSlot
 from actorhub.control.events import GroupAsked, NodeReport, Notice, SpawnAsked
 from actorhub.control.infos import ActorInfo, Demand, Doing, GroupInfo, NodeInfo, Served
 from actorhub.control.plans import ActorPlan, Residency
 from actorhub.fates import TaskFates
 from actorhub.needs import Needs
+from actorhub.service import service
 
 PAGE = 1000  # actors, or groups, in one answer
 
 
-@actor
+@service
 class ControlDesk(ABC):
     """What control does for hubs, nodes and workers."""
 
@@ -96,7 +96,7 @@ class ControlDesk(ABC):
         """Something has happened on a node."""
 
 
-@actor(concurrency=10_000)
+@service(concurrency=10_000)
 class WorkerDesk(ABC):
     """A worker's commands. Each is idempotent: control repeats itself after a failover."""
 
@@ -141,7 +141,7 @@ class TaskDesk(ABC):
         """This attempt at the task was late, and its slot was killed for that: it has failed, and is not made again."""
 
 
-@actor(concurrency=1000)
+@service(concurrency=1000)
 class SlotDesk(TaskDesk):
     """A slot's commands."""
 
@@ -154,7 +154,7 @@ class SlotDesk(TaskDesk):
         """Take nothing more, and end with what runs."""
 
 
-@actor(concurrency=1000)
+@service(concurrency=1000)
 class NodeDesk(TaskDesk):
     """A node's commands."""
 
