@@ -25,7 +25,7 @@ from actorhub.broker import Message, Outcome, open_broker
 from actorhub.broker import Queue as PortQueue
 from actorhub_embedded import EmbeddedServer
 from actorhub_embedded.errors import ConnectionFault
-from actorhub_embedded.frames import INCOMPLETE, MAX_MESSAGE, PROTOCOL, Method, Publish, Reader, marshal
+from actorhub_embedded.frames import MAX_INCOMPLETE_BYTES, MAX_MESSAGE_BYTES, PROTOCOL, Method, Publish, Reader, marshal
 from actorhub_embedded.messages import encode
 from tests.waiting import until
 
@@ -71,7 +71,7 @@ def test_frames_cut_anywhere_are_the_same_frames(cuts: list[int], bodies: list[b
     for body in bodies:
         header = encode(Basic.Properties(message_id="m"), len(body))
         stream += b"".join(marshal(3, Basic.Publish(0, "", "q"), header, body, 128)) + frame.marshal(Basic.Ack(7), 3)
-    reader, received, start = Reader(128, room=INCOMPLETE), [], 0
+    reader, received, start = Reader(128, max_incomplete=MAX_INCOMPLETE_BYTES), [], 0
     for cut in [*cuts, len(stream)]:
         received += list(reader.feed(stream[start : start + cut]))
         start += cut
@@ -82,7 +82,7 @@ def test_frames_cut_anywhere_are_the_same_frames(cuts: list[int], bodies: list[b
 @given(st.binary(max_size=300))
 def test_random_bytes_are_frames_or_one_kind_of_error(data: bytes) -> None:
     with contextlib.suppress(ConnectionFault):
-        list(Reader(4096, room=INCOMPLETE).feed(data))
+        list(Reader(4096, max_incomplete=MAX_INCOMPLETE_BYTES).feed(data))
 
 
 @given(where=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255))
@@ -91,7 +91,7 @@ def test_a_changed_byte_is_frames_or_one_kind_of_error(where: float, byte: int) 
     data = bytearray(b"".join(marshal(1, Basic.Publish(0, "x", "y"), header, b"abc", 4096)))
     data[int(where * len(data))] = byte
     with contextlib.suppress(ConnectionFault):
-        list(Reader(4096, room=INCOMPLETE).feed(bytes(data)))
+        list(Reader(4096, max_incomplete=MAX_INCOMPLETE_BYTES).feed(bytes(data)))
 
 
 # ---- a server that strangers talk to
@@ -193,7 +193,7 @@ def test_an_oversized_message_closes_its_channel_and_its_body_is_skipped(server:
         channel = connection.channel()
 
         def publish() -> None:  # the close may come while the body is still being written
-            channel.basic_publish("", "q", b"x" * (MAX_MESSAGE + 1))
+            channel.basic_publish("", "q", b"x" * (MAX_MESSAGE_BYTES + 1))
             channel.queue_declare("q")
 
         with pytest.raises(exceptions.ChannelClosedByBroker) as closed:
@@ -299,16 +299,18 @@ async def test_a_blocked_publisher_that_cannot_be_heard_is_not_taken_for_dead() 
 
 def test_incomplete_messages_are_bounded(server: EmbeddedServer) -> None:
     """A client that begins many large messages and ends none loses its connection, and one that has not logged in at once."""
-    reader = Reader(131072, room=0)
+    reader = Reader(131072, max_incomplete=0)
     begun = b"".join(
         b"".join(
-            marshal(channel, Basic.Publish(0, "", "q"), encode(Basic.Properties(), MAX_MESSAGE), b"x" * 131064, 131072)
+            marshal(
+                channel, Basic.Publish(0, "", "q"), encode(Basic.Properties(), MAX_MESSAGE_BYTES), b"x" * 131064, 131072
+            )
         )
         for channel in range(1, 20)
     )
     with pytest.raises(ConnectionFault):
         list(reader.feed(begun))
-    reader = Reader(131072, room=INCOMPLETE)
+    reader = Reader(131072, max_incomplete=MAX_INCOMPLETE_BYTES)
     list(reader.feed(begun))
     more = b"".join(struct.pack(">BHI", 3, channel, 131064) + b"x" * 131064 + b"\xce" for channel in range(1, 20))
 
@@ -316,7 +318,7 @@ def test_incomplete_messages_are_bounded(server: EmbeddedServer) -> None:
         for _ in range(100):
             list(reader.feed(more))
 
-    with pytest.raises(ConnectionFault, match="begun and not ended") as fault:
+    with pytest.raises(ConnectionFault, match="incomplete messages take") as fault:
         go_on()
     assert fault.value.code == 506
     *_, close = _methods(_session(frame.marshal(Channel.Open(), 3000), server=server))

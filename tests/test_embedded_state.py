@@ -12,9 +12,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from pamqp.base import Frame
 from pamqp.commands import Basic, Channel, Confirm, Exchange, Queue
 
+from actorhub_embedded.channels import Send
 from actorhub_embedded.exchanges import topic_matches
 from actorhub_embedded.messages import decode, encode
-from actorhub_embedded.state import Block, Broker, Close, Send
+from actorhub_embedded.state import Block, Broker, Close
 
 
 class Console:

@@ -186,7 +186,7 @@ async def test_an_exchange_of_another_kind_costs_its_broadcasts_and_nothing_else
 async def test_more_consumers_than_channels_take_a_second_connection(
     broker_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(link, "CHANNELS", 20)
+    monkeypatch.setattr(link, "CHANNELS_PER_CONNECTION", 20)
     async with Owner().linked(broker_url) as found:
         probes = []
         for number in range(50):

@@ -1,4 +1,4 @@
-"""AMQP's errors, as the embedded broker raises them inside and sends them outside."""
+"""AMQP errors, as the embedded broker raises them and sends them to clients."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class Code(IntEnum):
-    """Reply codes, by RabbitMQ's names for them."""
+    """AMQP reply codes, by RabbitMQ's names for them."""
 
     NO_ROUTE = 312
     CONNECTION_FORCED = 320
@@ -25,7 +25,7 @@ class Code(IntEnum):
 
 
 class AmqpError(Exception):
-    """Something that a client did and may not do."""
+    """An error of a client: its reply code, and the text that the client is sent."""
 
     def __init__(self, code: Code, text: str) -> None:
         super().__init__(text)
@@ -34,13 +34,13 @@ class AmqpError(Exception):
 
 
 class ChannelError(AmqpError):
-    """Closes the channel; other channels of the connection go on."""
+    """Error that closes the channel; the connection's other channels stay open."""
 
 
 class ConnectionFault(AmqpError):
-    """Closes the connection; other connections go on."""
+    """Error that closes the connection; other connections stay open."""
 
 
-def not_supported(what: str) -> ConnectionFault:
-    """The refusal of what the embedded broker does not have."""
-    return ConnectionFault(Code.NOT_IMPLEMENTED, f"the embedded broker does not support {what}")
+def not_supported(feature: str) -> ConnectionFault:
+    """The error for a feature that the embedded broker does not have."""
+    return ConnectionFault(Code.NOT_IMPLEMENTED, f"the embedded broker does not support {feature}")

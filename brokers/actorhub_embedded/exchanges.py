@@ -1,4 +1,4 @@
-"""Exchanges and their bindings: which queues a routing key leads to."""
+"""Exchanges and their bindings: the queues that a routing key leads to. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ KINDS = ("direct", "fanout", "topic")
 
 
 class Exchange:
-    """`bindings` are pairs of a queue's name and a routing key, in the order of binding."""
+    """An exchange of one of the `KINDS`, with its bindings to queues."""
 
     def __init__(
         self, name: str, kind: str, *, durable: bool = True, auto_delete: bool = False, internal: bool = False
@@ -19,8 +19,10 @@ class Exchange:
         self.auto_delete = auto_delete
         self.internal = internal
         self.bindings: dict[tuple[str, str], None] = {}
+        """Pairs of a queue's name and a routing key, in the order of binding."""
 
-    def is_like(self, kind: str, durable: bool, auto_delete: bool, internal: bool) -> bool:
+    def has_properties(self, kind: str, durable: bool, auto_delete: bool, internal: bool) -> bool:
+        """True if a declaration with these properties means this exchange."""
         return (self.kind, self.durable, self.auto_delete, self.internal) == (kind, durable, auto_delete, internal)
 
     def bind(self, queue: str, key: str) -> None:
@@ -29,13 +31,13 @@ class Exchange:
     def unbind(self, queue: str, key: str) -> None:
         self.bindings.pop((queue, key), None)
 
-    def forget(self, queue: str) -> None:
-        """The queue is gone."""
+    def remove_queue(self, queue: str) -> None:
+        """Remove the bindings of a deleted queue."""
         for binding in [binding for binding in self.bindings if binding[0] == queue]:
             del self.bindings[binding]
 
     def route(self, key: str) -> Iterator[str]:
-        """Names of queues, each once."""
+        """Names of the queues for a routing key, each once."""
         seen: set[str] = set()
         for queue, pattern in self.bindings:
             if queue not in seen and self._matches(pattern, key):
@@ -51,8 +53,8 @@ class Exchange:
 
 
 def topic_matches(pattern: list[str], words: list[str]) -> bool:
-    """`*` stands for one word, `#` for any number of them."""
-    reached = {0}  # positions in `words` that the pattern so far can have come to
+    """True if a topic pattern matches a routing key, both split into words: `*` is one word, `#` any number of them."""
+    reached = {0}  # positions in `words` at which the rest of the pattern may begin
     for part in pattern:
         if part == "#":
             reached = set(range(min(reached), len(words) + 1)) if reached else set()

@@ -1,4 +1,4 @@
-"""Messages as they are held: properties stay as the bytes that the publisher sent, and are decoded only where they matter."""
+"""Stored messages: properties stay the bytes that the publisher sent and are decoded only when needed, to save memory."""
 
 from __future__ import annotations
 
@@ -11,14 +11,21 @@ from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
 _FLAGS = struct.Struct(">H")
-_FLAGS_AT = 12  # behind the class, the weight and the body's size
+_FLAGS_OFFSET = 12  # after the class, the weight and the body's size
 _EXPIRATION = 1 << 8
 _PRIORITY = 1 << 11
-OVERHEAD = 300  # bytes that a held message takes beside its body and header
+OVERHEAD_BYTES = 300  # of a stored message, besides its body and header
 
 
 class Message:
-    """`header` is the content header's payload. A message routed to several queues is held once."""
+    """A message as published. All queues that it is routed to share one.
+
+    Args:
+        exchange: the exchange that it was published to.
+        routing_key: the key that it was published with.
+        header: the content header's payload.
+        body: the body.
+    """
 
     __slots__ = ("body", "exchange", "header", "routing_key")
 
@@ -30,7 +37,8 @@ class Message:
 
     @property
     def size(self) -> int:
-        return len(self.body) + len(self.header) + OVERHEAD
+        """Bytes that it counts for."""
+        return len(self.body) + len(self.header) + OVERHEAD_BYTES
 
     @property
     def properties(self) -> Basic.Properties:
@@ -38,10 +46,10 @@ class Message:
 
     @property
     def expiration(self) -> float | None:
-        """Seconds, where the publisher gave any.
+        """Seconds until it expires; None if the publisher set none.
 
         Raises:
-            ValueError: it is no number of milliseconds.
+            ValueError: the property is not a number of milliseconds.
         """
         if not self._flags & _EXPIRATION:
             return None
@@ -53,16 +61,24 @@ class Message:
 
     @property
     def _flags(self) -> int:
-        return int(_FLAGS.unpack_from(self.header, _FLAGS_AT)[0])
+        return int(_FLAGS.unpack_from(self.header, _FLAGS_OFFSET)[0])
 
     def with_headers(self, **headers: Any) -> Message:
-        """The same message with these headers more."""
+        """A copy with additional headers."""
         properties = self.properties
         properties.headers = {**(properties.headers or {}), **headers}
         return Message(self.exchange, self.routing_key, encode(properties, len(self.body)), self.body)
 
     def dead(self, queue: str, reason: str, now: float, exchange: str, routing_key: str | None) -> Message:
-        """The message as it leaves a queue for a dead-letter exchange; `x-death` tells its way."""
+        """A copy for the dead-letter exchange, with its history in `x-death` as RabbitMQ writes it.
+
+        Args:
+            queue: the queue that it died in.
+            reason: why: `rejected`, `expired`, `maxlen` or `delivery_limit`.
+            now: when.
+            exchange: the dead-letter exchange.
+            routing_key: its new routing key; None keeps the old one.
+        """
         properties = self.properties
         headers: dict[str, Any] = dict(properties.headers or {})
         deaths: list[dict[str, Any]] = list(headers.get("x-death") or [])
@@ -89,15 +105,17 @@ class Message:
         key = self.routing_key if routing_key is None else routing_key
         return Message(exchange, key, encode(properties, len(self.body)), self.body)
 
-    def died_in(self, queue: str) -> bool:
-        """Whether it has been there before and was never rejected by a consumer: then it goes in a circle."""
+    def in_cycle(self, queue: str) -> bool:
+        """True if it died in this queue before and no consumer ever rejected it: then it goes in a circle."""
         deaths: list[dict[str, Any]] = list((self.properties.headers or {}).get("x-death") or [])  # type: ignore[arg-type]
         return any(d["queue"] == queue for d in deaths) and all(d["reason"] != "rejected" for d in deaths)
 
 
 def decode(header: bytes) -> Basic.Properties:
-    """Raises:
-    Exception: the properties cannot be decoded.
+    """The properties in a content header's payload.
+
+    Raises:
+        Exception: they cannot be decoded.
     """
     framed = struct.pack(">BHI", 2, 0, len(header)) + header + b"\xce"
     found = frame.unmarshal(framed)[2]
@@ -106,4 +124,5 @@ def decode(header: bytes) -> Basic.Properties:
 
 
 def encode(properties: Basic.Properties, body_size: int) -> bytes:
+    """A content header's payload."""
     return frame.marshal(ContentHeader(0, body_size, properties), 0)[7:-1]

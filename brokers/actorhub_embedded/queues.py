@@ -1,6 +1,6 @@
-"""Classic and quorum queues: what waits, in order, and who gets it next. Pure; `now` is seconds.
+"""Classic and quorum queues: waiting messages in order, and the consumers that get them. Pure; `now` is Unix time in seconds.
 
-A queue knows nothing of connections. It hands `(consumer, entry)` out, and takes entries back.
+A queue knows no connections: it yields pairs of a consumer and an entry, and entries are acknowledged or requeued later.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from actorhub_embedded.messages import Message
 
 Overflow = Literal["drop-head", "reject-publish", "reject-publish-dlx"]
 Strategy = Literal["at-most-once", "at-least-once"]
-HIGH = 5  # the lowest priority that goes first in a quorum queue
-TURNS = 3  # of which a normal message has one where high ones wait, too
+HIGH_PRIORITY = 5  # the lowest of a quorum queue's high priorities
+PRIORITY_CYCLE = 3  # deliveries of a quorum queue, of which the last goes to the oldest message of any priority
 
 
 class QueueArguments(BaseModel):
-    """The arguments of `queue.declare` that are supported; any other is refused."""
+    """The supported arguments of `queue.declare`. Durations are milliseconds, sizes are bytes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
@@ -30,9 +30,8 @@ class QueueArguments(BaseModel):
     message_ttl: int | None = Field(None, alias="x-message-ttl", ge=0)
     max_length: int | None = Field(None, alias="x-max-length", ge=0)
     max_length_bytes: int | None = Field(None, alias="x-max-length-bytes", ge=0)
-    max_segment_size: int | None = Field(
-        None, alias="x-stream-max-segment-size-bytes", gt=0
-    )  # there are no segments here
+    # accepted without effect: a stream has no segments here
+    max_segment_size: int | None = Field(None, alias="x-stream-max-segment-size-bytes", gt=0)
     overflow: Overflow = Field("drop-head", alias="x-overflow")
     dead_letter_exchange: str | None = Field(None, alias="x-dead-letter-exchange")
     dead_letter_routing_key: str | None = Field(None, alias="x-dead-letter-routing-key")
@@ -43,8 +42,8 @@ class QueueArguments(BaseModel):
     consumer_timeout: int | None = Field(None, alias="x-consumer-timeout", gt=0)
 
     @property
-    def keeps_letters(self) -> bool:
-        """Whether dead letters stay until somebody has taken them. RabbitMQ, too, needs all three for it."""
+    def keeps_dead_letters(self) -> bool:
+        """True if a dead message stays until another queue has it. RabbitMQ requires the same three arguments."""
         return (self.kind, self.dead_letter_strategy, self.overflow) == ("quorum", "at-least-once", "reject-publish")
 
     @property
@@ -53,7 +52,13 @@ class QueueArguments(BaseModel):
 
 
 class Entry:
-    """One message in one queue. `position` keeps its place when it comes back."""
+    """A message in a queue.
+
+    Args:
+        message: the message; other queues may have it too.
+        position: its place in the queue, which it has again when it is requeued.
+        expires_at: when it expires; None if it does not.
+    """
 
     __slots__ = ("deliveries", "expires_at", "message", "position", "redelivered")
 
@@ -62,13 +67,35 @@ class Entry:
         self.position = position
         self.expires_at = expires_at
         self.redelivered = False
-        self.deliveries = 0  # that ended without an acknowledgement
+        self.deliveries = 0
+        """Deliveries that ended without an acknowledgement."""
 
 
 class Consumer:
-    """One subscription. `prefetch` 0 is without limit."""
+    """A consumer of a queue.
 
-    __slots__ = ("at", "channel", "connection", "exclusive", "in_hand", "no_ack", "paused", "prefetch", "queue", "tag")
+    Args:
+        connection: number of its connection.
+        channel: number of its channel on that connection.
+        tag: its consumer tag.
+        queue: the queue's name.
+        prefetch: most unacknowledged messages; 0 is without limit.
+        no_ack: True if its messages need no acknowledgement.
+        exclusive: True if the queue may have no other consumer.
+    """
+
+    __slots__ = (
+        "channel",
+        "connection",
+        "exclusive",
+        "no_ack",
+        "offset",
+        "paused",
+        "prefetch",
+        "queue",
+        "tag",
+        "unacknowledged",
+    )
 
     def __init__(
         self, connection: int, channel: int, tag: str, queue: str, *, prefetch: int, no_ack: bool, exclusive: bool
@@ -80,17 +107,29 @@ class Consumer:
         self.prefetch = 0 if no_ack else prefetch
         self.no_ack = no_ack
         self.exclusive = exclusive
-        self.in_hand = 0
-        self.paused = False  # its connection does not read
-        self.at = 0  # the offset of a stream's next message
+        self.unacknowledged = 0
+        self.paused = False
+        """True while its client does not read."""
+        self.offset = 0
+        """Offset of the next message, if the queue is a stream."""
 
     @property
     def has_room(self) -> bool:
-        return not self.paused and (not self.prefetch or self.in_hand < self.prefetch)
+        """True if it may get another message."""
+        return not self.paused and (not self.prefetch or self.unacknowledged < self.prefetch)
 
 
 class Queue:
-    """`size` is the bytes of all that it holds, with what is in consumers' hands."""
+    """A classic or quorum queue.
+
+    Args:
+        name: the queue's name.
+        arguments: the arguments that it was declared with.
+        durable: as declared; nothing survives the broker here.
+        auto_delete: True if it is deleted with its last consumer.
+        exclusive_to: number of the only connection that may use it; None if all may.
+        now: when it is declared.
+    """
 
     def __init__(
         self,
@@ -109,27 +148,30 @@ class Queue:
         self.exclusive_to = exclusive_to
         self.consumers: list[Consumer] = []
         self.size = 0
+        """Bytes of its messages, delivered and unacknowledged ones included."""
         self.unused_since: float | None = now
-        self._ready: dict[int, deque[Entry]] = {0: deque()}  # by priority
-        self._levels = [0]  # the priorities that there are, highest first
-        self._next = 0
-        self._turn = 0  # of TURNS, in a quorum queue
+        """When it was last used; None while it has consumers."""
+        self._ready: dict[int, deque[Entry]] = {0: deque()}  # waiting messages by priority level
+        self._levels = [0]  # the keys of `_ready`, highest first
+        self._next = 0  # the next message's position
+        self._turn = 0  # deliveries modulo PRIORITY_CYCLE
         self._waiting_bytes = 0
 
     def __len__(self) -> int:
-        """Messages that wait; those in hand are not counted."""
+        """Waiting messages; delivered ones are not counted."""
         return sum(len(entries) for entries in self._ready.values())
 
-    # ---- in
+    # ---- adding
 
     def is_full(self) -> bool:
-        """Whether one more would be past a limit."""
+        """True if it has no room for another message."""
         arguments = self.arguments
         if arguments.max_length is not None and len(self) >= arguments.max_length:
             return True
         return arguments.max_length_bytes is not None and self._waiting_bytes >= arguments.max_length_bytes
 
     def is_overfull(self) -> bool:
+        """True if it has more than its limits allow."""
         arguments = self.arguments
         if arguments.max_length is not None and len(self) > arguments.max_length:
             return True
@@ -144,8 +186,8 @@ class Queue:
         self._level_of(message).append(entry)
         self._waiting_bytes += len(message.body)
 
-    def give_back(self, entry: Entry, *, last: bool = False) -> None:
-        """It was not acknowledged. It takes its old place, or the last one."""
+    def requeue(self, entry: Entry, *, last: bool = False) -> None:
+        """Return a message that was not acknowledged to its old place, or to the end."""
         entry.redelivered = True
         if last:
             entry.position = self._next
@@ -161,23 +203,23 @@ class Queue:
         self._waiting_bytes += len(entry.message.body)
 
     @property
-    def refused_go_last(self) -> bool:
-        """What a consumer gives back goes behind all that waits, as in RabbitMQ's quorum queues without a delivery limit.
-        What comes back because its consumer is gone takes its old place there, too."""
+    def rejected_go_last(self) -> bool:
+        """True if messages that a consumer rejects and requeues go to the end, as in RabbitMQ's quorum queues without a
+        delivery limit. Those whose consumer ended return to their old place in every queue."""
         return self.arguments.kind == "quorum" and self._delivery_limit is None
 
-    def done(self, entry: Entry) -> None:
-        """It has left for good."""
+    def discard(self, entry: Entry) -> None:
+        """Forget a message that was taken: it was acknowledged, or died."""
         self.size -= entry.message.size
 
-    def is_spent(self, entry: Entry) -> bool:
-        """Whether it has come back more often than the delivery limit allows."""
+    def exceeds_delivery_limit(self, entry: Entry) -> bool:
+        """True if the message came back more often than the delivery limit allows."""
         limit = self._delivery_limit
         return self.arguments.kind == "quorum" and limit is not None and entry.deliveries > limit
 
     @property
     def _delivery_limit(self) -> int | None:
-        """20 where nothing was said, as in RabbitMQ 4; -1 is none."""
+        """20 unless declared otherwise, as in RabbitMQ 4; None is without limit, declared as -1."""
         if self.arguments.kind != "quorum":
             return None
         limit = 20 if self.arguments.delivery_limit is None else self.arguments.delivery_limit
@@ -186,7 +228,7 @@ class Queue:
     def _level_of(self, message: Message) -> deque[Entry]:
         highest = self.arguments.max_priority
         if self.arguments.kind == "quorum":
-            level = int(message.priority >= HIGH)
+            level = int(message.priority >= HIGH_PRIORITY)
         elif highest is None:
             return self._ready[0]
         else:
@@ -196,30 +238,32 @@ class Queue:
             self._levels = sorted(self._ready, reverse=True)
         return self._ready[level]
 
-    # ---- out
+    # ---- taking
 
     def head(self) -> Entry | None:
+        """The next message; None if none waits."""
         entries = self._front()
         return entries[0] if entries else None
 
     def pop(self) -> Entry | None:
+        """Take the next message; None if none waits."""
         entries = self._front()
         if not entries:
             return None
-        self._turn = (self._turn + 1) % TURNS
+        self._turn = (self._turn + 1) % PRIORITY_CYCLE
         entry = entries.popleft()
         self._waiting_bytes -= len(entry.message.body)
         return entry
 
     def _front(self) -> deque[Entry] | None:
-        """Where the next message is: at the highest level; in a quorum queue each third turn is that of the older one."""
+        """The level with the next message: the highest one, but the oldest message's once in a quorum queue's cycle."""
         filled = (entries for level in self._levels if (entries := self._ready[level]))
-        if self.arguments.kind == "quorum" and self._turn == TURNS - 1:
+        if self.arguments.kind == "quorum" and self._turn == PRIORITY_CYCLE - 1:
             return min(filled, key=lambda entries: entries[0].position, default=None)
         return next(filled, None)
 
     def pop_expired(self, now: float) -> Iterator[Entry]:
-        """Those at the head whose time is over."""
+        """Take the messages at the head whose time is over."""
         for level in self._levels:
             entries = self._ready[level]
             while entries and (expires_at := entries[0].expires_at) is not None and expires_at <= now:
@@ -228,14 +272,15 @@ class Queue:
                 yield entry
 
     def purge(self) -> int:
+        """Remove all waiting messages; returns how many."""
         count = 0
         while (entry := self.pop()) is not None:
-            self.done(entry)
+            self.discard(entry)
             count += 1
         return count
 
-    def deliver(self) -> Iterator[tuple[Consumer, Entry]]:
-        """Messages for consumers that have room, in turns; for the active one alone where there is to be one."""
+    def take_deliverable(self) -> Iterator[tuple[Consumer, Entry]]:
+        """Take messages for consumers that have room: in turns, or for the single active one alone."""
         while self.consumers and self.head() is not None:
             consumer = self._next_consumer()
             if consumer is None:
@@ -243,7 +288,7 @@ class Queue:
             entry = self.pop()
             assert entry is not None
             if not consumer.no_ack:
-                consumer.in_hand += 1
+                consumer.unacknowledged += 1
             yield consumer, entry
 
     def _next_consumer(self) -> Consumer | None:
@@ -269,17 +314,18 @@ class Queue:
                 self.unused_since = now
 
     def touch(self, now: float) -> None:
-        """It was declared again or looked into: it is in use."""
+        """Note a use that puts off its expiry: it was declared again, or read by `basic.get`."""
         if self.unused_since is not None:
             self.unused_since = now
 
     def is_expired(self, now: float) -> bool:
+        """True if it was unused for as long as `x-expires` says."""
         expires = self.arguments.expires
         return expires is not None and self.unused_since is not None and now - self.unused_since >= expires / 1000
 
     @property
     def is_timed(self) -> bool:
-        """Whether time alone can change it."""
+        """True if it, or a message in it, may expire."""
         head = self.head()
         return (
             self.arguments.expires is not None

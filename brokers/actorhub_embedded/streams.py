@@ -1,4 +1,4 @@
-"""Streams: an append-only log that many read, each from where it likes. Pure."""
+"""Streams: append-only logs that consumers read from any offset. Pure."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from actorhub_embedded.queues import Consumer, Entry, Queue, QueueArguments
 
 
 class Stream(Queue):
-    """Reading removes nothing; acknowledging gives the reader room. `x-max-length-bytes` drops the oldest."""
+    """A queue that keeps what was read. Acknowledging makes room in a consumer's prefetch; `x-max-length-bytes` drops the
+    oldest messages."""
 
     def __init__(self, name: str, arguments: QueueArguments, *, now: float) -> None:
         super().__init__(name, arguments, durable=True, auto_delete=False, exclusive_to=None, now=now)
         self._log: list[Entry] = []
-        self._dropped = 0  # entries at the front of `_log` that are gone, and not yet cut off
+        self._dropped = 0  # entries at the front of `_log` that were dropped and not removed yet
 
     def __len__(self) -> int:
         return len(self._log) - self._dropped
 
     @property
     def _first(self) -> int:
-        """The oldest offset that there is; the next one where there is none."""
+        """The oldest message's offset; the next message's if the stream is empty."""
         return self._next - len(self)
 
     def push(self, message: Message, now: float) -> None:
@@ -42,11 +43,11 @@ class Stream(Queue):
     def is_overfull(self) -> bool:
         return False
 
-    def give_back(self, entry: Entry, *, last: bool = False) -> None:
-        """Nothing was taken."""
+    def requeue(self, entry: Entry, *, last: bool = False) -> None:
+        """Do nothing: delivering removed nothing."""
 
-    def done(self, entry: Entry) -> None:
-        """It stays."""
+    def discard(self, entry: Entry) -> None:
+        """Do nothing: an acknowledged message stays."""
 
     def purge(self) -> int:
         count = len(self)
@@ -58,30 +59,30 @@ class Stream(Queue):
     def head(self) -> Entry | None:
         return None
 
-    def begin(self, consumer: Consumer, offset: object) -> None:
-        """`first`, `last` (the newest message), `next` (only what comes), or a number.
+    def attach(self, consumer: Consumer, offset: object) -> None:
+        """Let a consumer begin at `first`, `last` (the newest message), `next` (new messages only) or a number.
 
         Raises:
-            ValueError: anything else.
+            ValueError: the offset is none of these.
         """
         if offset is None or offset == "next":
-            consumer.at = self._next
+            consumer.offset = self._next
         elif offset == "first":
-            consumer.at = self._first
+            consumer.offset = self._first
         elif offset == "last":
-            consumer.at = max(self._first, self._next - 1)
+            consumer.offset = max(self._first, self._next - 1)
         elif isinstance(offset, int) and not isinstance(offset, bool) and offset >= 0:
-            consumer.at = max(offset, self._first)
+            consumer.offset = max(offset, self._first)
         else:
-            raise ValueError(f"x-stream-offset is first, last, next or a number, not {offset!r}")
+            raise ValueError(f"x-stream-offset must be first, last, next or a number, not {offset!r}")
 
-    def deliver(self) -> Iterator[tuple[Consumer, Entry]]:
+    def take_deliverable(self) -> Iterator[tuple[Consumer, Entry]]:
         for consumer in self.consumers[:1] if self.arguments.single_active else list(self.consumers):
-            consumer.at = max(consumer.at, self._first)
-            while consumer.at < self._next and consumer.has_room:
-                entry = self._log[self._dropped + consumer.at - self._first]
-                consumer.in_hand += 1
-                consumer.at += 1
+            consumer.offset = max(consumer.offset, self._first)
+            while consumer.offset < self._next and consumer.has_room:
+                entry = self._log[self._dropped + consumer.offset - self._first]
+                consumer.unacknowledged += 1
+                consumer.offset += 1
                 yield consumer, entry
 
     @property

@@ -1,7 +1,6 @@
-"""The virtual host: exchanges, queues, and the ways that messages take between them. Pure; `now` is seconds.
+"""The virtual host: exchanges, queues, routing and dead-lettering. Pure; `now` is Unix time in seconds.
 
-It knows nothing of channels. Whoever does is called to `deliver` a queue's messages, and to tell the consumers of a queue
-that is `gone`.
+It knows no channels: its owner delivers messages and tells consumers that their queue was deleted.
 """
 
 from __future__ import annotations
@@ -9,81 +8,88 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 from pamqp.commands import Exchange as ExchangeMethods
 from pamqp.commands import Queue as QueueMethods
-from pydantic import ValidationError
 
+from actorhub_embedded.declarations import check_equivalent, parse_arguments
 from actorhub_embedded.errors import ChannelError, Code, not_supported
 from actorhub_embedded.exchanges import KINDS, Exchange
 from actorhub_embedded.messages import Message
-from actorhub_embedded.queues import Consumer, Entry, Queue, QueueArguments
+from actorhub_embedded.queues import Consumer, Entry, Queue
 from actorhub_embedded.streams import Stream
 
-Taken = tuple[Queue, Entry]
-"""A message that is in somebody's hands, and the queue that it is from."""
-
-Letter = tuple[Queue, Message, str]
-"""A dead one: its queue, the message, and why it died."""
+DeadMessage = tuple[Queue, Message, str]
+"""A queue, a message that died in it, and the reason."""
 
 
 class VirtualHost:
-    """`memory` is the bytes of all messages, those in consumers' hands among them."""
+    """All exchanges and queues of the broker.
+
+    Args:
+        rng: makes the names of queues that come without one.
+        deliver: sends a queue's messages to its consumers; called with the queue and `now`.
+        on_consumers_ended: called with the consumers of a queue that was deleted.
+    """
 
     def __init__(
-        self, chance: random.Random, deliver: Callable[[Queue, float], None], gone: Callable[[Sequence[Consumer]], None]
+        self,
+        rng: random.Random,
+        deliver: Callable[[Queue, float], None],
+        on_consumers_ended: Callable[[Sequence[Consumer]], None],
     ) -> None:
         self.memory = 0
-        self._chance = chance
+        """Bytes of all messages, delivered and unacknowledged ones included."""
+        self._rng = rng
         self._deliver = deliver
-        self._gone = gone
+        self._on_consumers_ended = on_consumers_ended
         self._exchanges = {"": Exchange("", "direct")} | {
             f"amq.{kind}": Exchange(f"amq.{kind}", kind) for kind in KINDS
         }
         self._queues: dict[str, Queue] = {}
-        self._changed: dict[Queue, None] = {}  # with something to deliver, perhaps
-        self._timed: dict[Queue, None] = {}  # that time alone can change
-        self._dead: deque[Letter] = deque()  # on their way
-        self._untaken: list[Letter] = []  # that nobody takes for now, of queues that keep them
+        self._changed: dict[Queue, None] = {}  # queues that may have something to deliver
+        self._timed: dict[Queue, None] = {}  # queues in which something may expire
+        self._dead: deque[DeadMessage] = deque()  # to be dead-lettered
+        self._undelivered: list[DeadMessage] = []  # dead messages that no queue took, kept for another try
 
-    # ---- what goes on by itself
+    # ---- progress
 
     def settle(self, now: float) -> None:
-        """Deliver what can be delivered, and dead-letter what is to be, until nothing is left to do."""
+        """Deliver and dead-letter messages until there is nothing left to do."""
         while self._changed or self._dead:
             changed, self._changed = self._changed, {}
             for queue in changed:
-                if self._is_there(queue):
+                if self._exists(queue):
                     self._deliver(queue, now)
             for _ in range(len(self._dead)):
-                self._bury(*self._dead.popleft(), now)
+                self._dead_letter(*self._dead.popleft(), now)
 
     def tick(self, now: float) -> None:
-        """Time has passed: messages and queues expire, and letters that nobody took are tried again."""
-        untaken, self._untaken = self._untaken, []
-        for letter in untaken:
-            self.memory -= letter[1].size
-            if self._is_there(letter[0]):
-                self._dead.append(letter)
+        """Expire messages and queues, and try again to dead-letter what no queue took."""
+        undelivered, self._undelivered = self._undelivered, []
+        for dead in undelivered:
+            self.memory -= dead[1].size
+            if self._exists(dead[0]):
+                self._dead.append(dead)
         for queue in list(self._timed):
             self._expire(queue, now)
             if queue.is_expired(now):
-                self.drop(queue)
+                self.remove(queue)
             elif not queue.is_timed:
                 del self._timed[queue]
 
     def changed(self, queue: Queue) -> None:
-        """Something was added, given back, or made room for."""
+        """Note that the queue got a message, or a consumer of it room for one."""
         self._changed[queue] = None
 
-    def _is_there(self, queue: Queue) -> bool:
+    def _exists(self, queue: Queue) -> bool:
+        """False for a queue that was deleted, also if another one has its name now."""
         return self._queues.get(queue.name) is queue
 
     # ---- messages
 
     def publish(self, message: Message, now: float) -> tuple[bool, bool]:
-        """Whether any queue was there for it, and whether all of them have taken it.
+        """Route a message; returns whether it reached any queue, and whether all of them stored it.
 
         Raises:
             ChannelError: there is no such exchange, or it is internal.
@@ -95,51 +101,56 @@ class VirtualHost:
         stored = [self._store(queue, message, now) for queue in targets]
         return bool(targets), all(stored)
 
-    def hand_out(self, queue: Queue, now: float) -> Iterator[tuple[Consumer, Entry]]:
-        """What the queue has for consumers with room. An entry for one that does not acknowledge is no longer held."""
+    def take_deliverable(self, queue: Queue, now: float) -> Iterator[tuple[Consumer, Entry]]:
+        """The queue's messages for consumers that have room. One for a `no_ack` consumer leaves the queue for good."""
         self._expire(queue, now)
-        for consumer, entry in queue.deliver():
+        for consumer, entry in queue.take_deliverable():
             if consumer.no_ack:
-                self.done(queue, entry)
+                self.discard(queue, entry)
             yield consumer, entry
         if queue.is_timed:
             self._timed[queue] = None
 
     def get(self, queue: Queue, now: float) -> Entry | None:
-        """The oldest message, for `basic.get`; it is held until `done`."""
+        """Take the oldest message, for `basic.get`; None if the queue is empty."""
         queue.touch(now)
         self._deliver(queue, now)
         return queue.pop()
 
-    def done(self, queue: Queue, entry: Entry) -> None:
-        """It was acknowledged, or dropped."""
-        if self._is_there(queue):
+    def discard(self, queue: Queue, entry: Entry) -> None:
+        """Forget a message that was taken from the queue: it was acknowledged, or died."""
+        if self._exists(queue):
             before = queue.size
-            queue.done(entry)
+            queue.discard(entry)
             self.memory += queue.size - before
 
     def reject(self, queue: Queue, entry: Entry) -> None:
-        """It was refused for good."""
+        """Dead-letter a message that a consumer rejected without `requeue`."""
         self._die(queue, entry, "rejected")
 
-    def give_back(self, taken: Sequence[Taken], *, refused: bool = False) -> None:
-        """They were not acknowledged: their consumer is gone, or has `refused` them. Their order is kept: those that take
-        their old places are put there from the last to the first, which is quick."""
-        for queue, entry in reversed(taken):
-            if not (refused and queue.refused_go_last):
-                self._give_back(queue, entry, last=False)
-        for queue, entry in taken:
-            if refused and queue.refused_go_last:
-                self._give_back(queue, entry, last=True)
+    def requeue(self, taken: Sequence[tuple[Queue, Entry]], *, rejected: bool = False) -> None:
+        """Return messages to their queues, in order.
 
-    def _give_back(self, queue: Queue, entry: Entry, *, last: bool) -> None:
-        if not self._is_there(queue):
+        Args:
+            taken: the messages in the order of delivery, each with its queue.
+            rejected: True if a consumer rejected them, False if their consumer or channel ended.
+        """
+        # those that return to their old places go from the last to the first: each is then put at the front, which is quick
+        for queue, entry in reversed(taken):
+            if not (rejected and queue.rejected_go_last):
+                self._requeue(queue, entry, last=False)
+        for queue, entry in taken:
+            if rejected and queue.rejected_go_last:
+                self._requeue(queue, entry, last=True)
+
+    def _requeue(self, queue: Queue, entry: Entry, *, last: bool) -> None:
+        if not self._exists(queue):
             return
         entry.deliveries += 1
-        if queue.is_spent(entry):
+        if queue.exceeds_delivery_limit(entry):
             self._die(queue, entry, "delivery_limit")
         else:
-            queue.give_back(entry, last=last)
+            queue.requeue(entry, last=last)
         self.changed(queue)
 
     def _route(self, exchange: Exchange, key: str) -> list[Queue]:
@@ -149,7 +160,7 @@ class VirtualHost:
         return [self._queues[name] for name in exchange.route(key)]
 
     def _store(self, queue: Queue, message: Message, now: float) -> bool:
-        """False where the queue refuses it."""
+        """Add a message to a queue; False if the queue is full and refuses it."""
         arguments = queue.arguments
         if arguments.is_limited:
             self._deliver(queue, now)
@@ -170,32 +181,35 @@ class VirtualHost:
             self._die(queue, entry, "expired")
 
     def _die(self, queue: Queue, entry: Entry, reason: str) -> None:
-        self.done(queue, entry)
+        self.discard(queue, entry)
         if queue.arguments.dead_letter_exchange is not None:
             self._dead.append((queue, entry.message, reason))
 
-    def _bury(self, queue: Queue, message: Message, reason: str, now: float) -> None:
-        """Bring a dead letter to where its queue sends them. A queue that keeps its letters tries again until it is taken."""
-        if not self._post(queue, message, reason, now) and queue.arguments.keeps_letters:
-            self._untaken.append((queue, message, reason))
+    def _dead_letter(self, queue: Queue, message: Message, reason: str, now: float) -> None:
+        """Publish a dead message to its queue's dead-letter exchange. If no queue takes it, a queue that keeps its dead
+        letters tries again at the next tick."""
+        if not self._publish_dead(queue, message, reason, now) and queue.arguments.keeps_dead_letters:
+            self._undelivered.append((queue, message, reason))
             self.memory += message.size
 
-    def _post(self, queue: Queue, message: Message, reason: str, now: float) -> bool:
-        """Whether there was any queue for it, and all of them have taken it."""
+    def _publish_dead(self, queue: Queue, message: Message, reason: str, now: float) -> bool:
+        """True if the message reached at least one queue and all of them stored it."""
         arguments = queue.arguments
         exchange = self._exchanges.get(arguments.dead_letter_exchange or "")
         if exchange is None:
             return False
         dead = message.dead(queue.name, reason, now, exchange.name, arguments.dead_letter_routing_key)
         targets = self._route(exchange, dead.routing_key)
-        stored = [dead.died_in(target.name) or self._store(target, dead, now) for target in targets]
+        stored = [dead.in_cycle(target.name) or self._store(target, dead, now) for target in targets]
         return bool(targets) and all(stored)
 
     # ---- queues
 
     def queue(self, name: str, connection: int) -> Queue:
-        """Raises:
-        ChannelError: there is no such queue, or it is exclusive to another connection.
+        """The queue of this name.
+
+        Raises:
+            ChannelError: there is no such queue, or it is exclusive to another connection.
         """
         queue = self._queues.get(name)
         if queue is None:
@@ -212,7 +226,7 @@ class VirtualHost:
         if method.passive or method.queue in self._queues:
             queue = self.queue(method.queue, connection)
             if not method.passive:
-                _check_same(queue, method)
+                check_equivalent(queue, method)
             queue.touch(now)
         else:
             queue = self._make(method, connection, now)
@@ -220,10 +234,10 @@ class VirtualHost:
         return queue
 
     def _make(self, method: QueueMethods.Declare, connection: int, now: float) -> Queue:
-        name = method.queue or f"amq.gen-{self._chance.getrandbits(128):032x}"
+        name = method.queue or f"amq.gen-{self._rng.getrandbits(128):032x}"
         if method.queue.startswith("amq."):
             raise ChannelError(Code.ACCESS_REFUSED, f"queue name '{name}' contains reserved prefix 'amq.*'")
-        arguments = _arguments(method)
+        arguments = parse_arguments(method)
         if arguments.kind != "classic" and (method.exclusive or method.auto_delete or not method.durable):
             text = f"a {arguments.kind} queue is durable, not exclusive and not deleted by itself"
             raise ChannelError(Code.PRECONDITION_FAILED, text)
@@ -242,7 +256,7 @@ class VirtualHost:
         return queue
 
     def delete_queue(self, method: QueueMethods.Delete, name: str, connection: int, now: float) -> int:
-        """How many messages were in it; 0 where it was not there."""
+        """Delete a queue; returns how many messages it had, 0 if there was no such queue."""
         if name not in self._queues:
             return 0
         queue = self.queue(name, connection)
@@ -254,22 +268,22 @@ class VirtualHost:
         if method.if_empty and len(queue):
             raise ChannelError(Code.PRECONDITION_FAILED, f"queue '{name}' in vhost '/' not empty")
         count = len(queue)
-        self.drop(queue)
+        self.remove(queue)
         return count
 
-    def drop(self, queue: Queue) -> None:
-        """Its consumers are told; what they hold counts for nothing any more."""
-        if not self._is_there(queue):
+    def remove(self, queue: Queue) -> None:
+        """Remove a queue and its bindings, and end its consumers. What they have not acknowledged is lost."""
+        if not self._exists(queue):
             return
         del self._queues[queue.name]
         self._changed.pop(queue, None)
         self._timed.pop(queue, None)
         self.memory -= queue.size
         for exchange in list(self._exchanges.values()):
-            exchange.forget(queue.name)
-            self._drop_if_unbound(exchange)
+            exchange.remove_queue(queue.name)
+            self._remove_if_unbound(exchange)
         consumers, queue.consumers = queue.consumers, []
-        self._gone(consumers)
+        self._on_consumers_ended(consumers)
 
     def purge(self, queue: Queue) -> int:
         before = queue.size
@@ -288,7 +302,7 @@ class VirtualHost:
         queue.remove(consumer, now)
         self.changed(queue)
         if queue.auto_delete and not queue.consumers:
-            self.drop(queue)
+            self.remove(queue)
 
     # ---- exchanges
 
@@ -307,7 +321,7 @@ class VirtualHost:
             raise not_supported(", ".join(method.arguments) if method.arguments else f"exchanges of type '{kind}'")
         found = self._exchanges.get(name)
         if found is not None:
-            if not found.is_like(kind, method.durable, method.auto_delete, method.internal):
+            if not found.has_properties(kind, method.durable, method.auto_delete, method.internal):
                 text = f"inequivalent arg for exchange '{name}' in vhost '/': it is a {found.kind} one"
                 raise ChannelError(Code.PRECONDITION_FAILED, text)
         elif name.startswith("amq.") or not name:
@@ -334,47 +348,13 @@ class VirtualHost:
     def unbind(self, queue: Queue, method: QueueMethods.Unbind) -> None:
         exchange = self._bound(method.exchange)
         exchange.unbind(queue.name, method.routing_key)
-        self._drop_if_unbound(exchange)
+        self._remove_if_unbound(exchange)
 
     def _bound(self, name: str) -> Exchange:
         if not name:
             raise ChannelError(Code.ACCESS_REFUSED, "operation not permitted on the default exchange")
         return self._exchange(name)
 
-    def _drop_if_unbound(self, exchange: Exchange) -> None:
+    def _remove_if_unbound(self, exchange: Exchange) -> None:
         if exchange.auto_delete and not exchange.bindings:
             self._exchanges.pop(exchange.name, None)
-
-
-def _arguments(method: QueueMethods.Declare) -> QueueArguments:
-    try:
-        arguments = QueueArguments.model_validate(dict(method.arguments or {}))
-    except ValidationError as exc:
-        unknown = [str(error["loc"][0]) for error in exc.errors() if error["type"] == "extra_forbidden"]
-        if unknown:
-            raise not_supported(", ".join(unknown)) from exc
-        first = exc.errors()[0]
-        text = f"invalid arg '{first['loc'][0]}' for queue '{method.queue}': {first['msg']}"
-        raise ChannelError(Code.PRECONDITION_FAILED, text) from exc
-    if arguments.dead_letter_routing_key is not None and arguments.dead_letter_exchange is None:
-        text = "routing_key_without_exchange: x-dead-letter-routing-key needs x-dead-letter-exchange"
-        raise ChannelError(Code.PRECONDITION_FAILED, text)
-    return arguments
-
-
-def _check_same(queue: Queue, method: QueueMethods.Declare) -> None:
-    given: dict[str, Any] = queue.arguments.model_dump(by_alias=True) | {
-        "durable": queue.durable,
-        "auto_delete": queue.auto_delete,
-        "exclusive": queue.exclusive_to is not None,
-    }
-    wanted: dict[str, Any] = _arguments(method).model_dump(by_alias=True) | {
-        "durable": method.durable,
-        "auto_delete": method.auto_delete,
-        "exclusive": method.exclusive,
-    }
-    for name, value in wanted.items():
-        if value != given[name]:
-            text = f"inequivalent arg '{name}' for queue '{queue.name}' in vhost '/'"
-            text += f": received {value!r} but current is {given[name]!r}"
-            raise ChannelError(Code.PRECONDITION_FAILED, text)

@@ -1,4 +1,4 @@
-"""RabbitMQ for ActorHub: data on pika, administration on aio-pika, and a private node for tests and local clusters."""
+"""RabbitMQ adapter: data on pika, administration on aio-pika, and a private node for tests and local clusters."""
 
 from actorhub_rabbitmq.private_node import PrivateNode
 from actorhub_rabbitmq.rabbitmq import RabbitMQ

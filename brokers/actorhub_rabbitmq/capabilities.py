@@ -1,4 +1,4 @@
-"""What a RabbitMQ server can do, by its version: the one place that knows. Figures: rabbitmq.com's release notes."""
+"""Features of a RabbitMQ server by its version: the only place that knows versions. Source: RabbitMQ's release notes."""
 
 from __future__ import annotations
 
@@ -9,32 +9,31 @@ from typing import Any
 from actorhub.broker import Queue, QueueKind
 
 MEBIBYTE = 1024 * 1024
-CONSUMER_TIMEOUT = (
-    24 * 3600.0
-)  # seconds that a method may take before the broker takes its message back, where we may say
+# after which the broker takes an unacknowledged message back; the longest that a method may run
+CONSUMER_TIMEOUT_SECONDS = 24 * 3600.0
 
 
 @dataclass(frozen=True)
 class Capabilities:
-    """Of one server version."""
+    """The features of one server version."""
 
     version: tuple[int, int]
 
     @classmethod
     def of(cls, text: str) -> Capabilities:
-        """From `server_properties["version"]`; an unreadable one counts as the oldest that we know, 3.10."""
+        """The features of `server_properties["version"]`. An unreadable one counts as 3.10, the oldest supported."""
         found = re.match(r"(\d+)\.(\d+)", text)
         return cls((int(found[1]), int(found[2])) if found else (3, 10))
 
     @property
     def max_message(self) -> int:
-        """Bytes of a body: the default of `max_message_size`."""
+        """Largest body in bytes: the default of `max_message_size`."""
         return 16 * MEBIBYTE if self.version >= (4, 0) else 128 * MEBIBYTE
 
     @property
     def priorities(self) -> int:
-        """That quorum queues tell apart: since 4.0 two of them, of which the one above 4 has two turns in three. (4.3 has 32
-        for queues that ask for them, and 3.x none.)"""
+        """Priority levels of a quorum queue: two since 4.0, of which the one above 4 has two turns in three; none in 3.x, which
+        counts as one level. (4.3 has 32 for queues that ask for them.)"""
         return 2 if self.version >= (4, 0) else 1
 
     def arguments(self, queue: Queue) -> dict[str, Any]:
@@ -43,28 +42,28 @@ class Capabilities:
         if queue.kind is QueueKind.STREAM:
             if queue.retention is not None:
                 chosen["x-max-length-bytes"] = queue.retention
-                # whole segments go, and never the last one
+                # retention drops whole segments, never the last one
                 chosen["x-stream-max-segment-size-bytes"] = max(1, queue.retention // 4)
             return chosen
-        # a quorum queue's dead letters stay in it until the other queue confirms them (3.10 and newer), but only in one that
-        # refuses publishes when it is full: without that argument it would lose them silently
-        keeps_letters = queue.kind is QueueKind.QUORUM and queue.dead_letter_to is not None
+        # a quorum queue keeps its dead letters until the other queue confirms them (3.10 and newer), but only if it refuses
+        # publishes when full; without that argument it loses them silently
+        keeps_dead_letters = queue.kind is QueueKind.QUORUM and queue.dead_letter_to is not None
         optional = {
             "x-single-active-consumer": True if queue.single_active else None,
             "x-expires": _milliseconds(queue.expires),
             "x-message-ttl": _milliseconds(queue.message_ttl),
             "x-max-length": queue.limit,
-            "x-overflow": "reject-publish" if queue.limit is not None or keeps_letters else None,
+            "x-overflow": "reject-publish" if queue.limit is not None or keeps_dead_letters else None,
             "x-dead-letter-exchange": "" if queue.dead_letter_to is not None else None,
             "x-dead-letter-routing-key": queue.dead_letter_to,
-            "x-dead-letter-strategy": "at-least-once" if keeps_letters else None,
-            "x-consumer-timeout": _milliseconds(CONSUMER_TIMEOUT) if self.version >= (3, 12) else None,
+            "x-dead-letter-strategy": "at-least-once" if keeps_dead_letters else None,
+            "x-consumer-timeout": _milliseconds(CONSUMER_TIMEOUT_SECONDS) if self.version >= (3, 12) else None,
             "x-delivery-limit": self._delivery_limit(queue),
         }
         return chosen | {name: value for name, value in optional.items() if value is not None}
 
     def _delivery_limit(self, queue: Queue) -> int | None:
-        """4.x limits quorum queues to 20 unless told; -1 means without limit there, and on 3.x drops at once."""
+        """4.x limits quorum queues to 20 by default and takes -1 as "without limit"; on 3.x, -1 drops messages at once."""
         if queue.kind is not QueueKind.QUORUM:
             return None
         if queue.delivery_limit is None:

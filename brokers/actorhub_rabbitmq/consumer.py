@@ -1,4 +1,4 @@
-"""Messages of one queue, on a channel of its own."""
+"""Consuming a RabbitMQ queue on a channel of its own, with batched acknowledgements."""
 
 from __future__ import annotations
 
@@ -17,18 +17,20 @@ log = logging.getLogger(__name__)
 
 Channel = Any
 
-
-ACK_DELAY = 0.01  # seconds for which acknowledgements gather
-MANY = 16  # messages given back, after which a channel is not closed at once
-# While many commands of one channel are on their way to a quorum queue (32), RabbitMQ keeps back further ones, acknowledgements
-# among them, and forgets these when the channel closes: `unsent_commands` in its rabbit_fifo_client.erl
-APPLIED = 0.5  # seconds in which the queue has surely taken them
+ACK_DELAY_SECONDS = 0.01  # for which acknowledgements gather
+# While 32 commands of a channel are on their way to a quorum queue, RabbitMQ keeps further ones, acknowledgements among them,
+# and forgets these if the channel closes: `unsent_commands` in its rabbit_fifo_client.erl. So a channel that rejected many
+# messages is not closed before the queue has surely taken them.
+REJECTS_BEFORE_DELAYED_CLOSE = 16
+CLOSE_DELAY_SECONDS = 0.5
 
 
 class Delivery(PortDelivery):
+    """A message from pika, as the port shows it."""
+
     __slots__ = ("_acks", "_tag")
 
-    def __init__(self, acks: Acknowledgements, method: Any, properties: Any, body: bytes) -> None:
+    def __init__(self, acks: AckBatcher, method: Any, properties: Any, body: bytes) -> None:
         self._acks = acks
         self._tag = method.delivery_tag
         headers = properties.headers
@@ -54,54 +56,65 @@ class Delivery(PortDelivery):
         self._acks.reject(self._tag, requeue)
 
 
-class Acknowledgements:
-    """Of one channel. They gather for a few milliseconds, or until a quarter of the prefetch is done, and leave as one frame
-    where they can: each frame costs a system call here and work at the broker. A crash meanwhile means that a few messages
-    come again, as it does at any other moment."""
+class AckBatcher:
+    """Acknowledgements of one channel, sent in batches: each frame costs a system call here and work at the broker.
+
+    A batch is sent after ACK_DELAY_SECONDS, or when a quarter of the prefetch is acknowledged, as one frame if possible. After
+    a crash, messages whose acknowledgements were not sent yet are delivered again.
+    """
 
     def __init__(self, channel: Channel, prefetch: int, loop: asyncio.AbstractEventLoop) -> None:
         self._channel = channel
         self._loop = loop
-        self._enough = max(1, prefetch // 4)
-        self._done: dict[int, bool] = {}  # by tag, in the order of delivery
+        self._batch_size = max(1, prefetch // 4)
+        self._acknowledged: dict[int, bool] = {}  # by delivery tag, in the order of delivery
         self._count = 0
         self._timer: asyncio.TimerHandle | None = None
 
-    def expect(self, tag: int) -> None:
-        self._done[tag] = False
+    def add(self, tag: int) -> None:
+        """Note a message that was delivered."""
+        self._acknowledged[tag] = False
 
     def ack(self, tag: int) -> None:
-        self._done[tag] = True
+        self._acknowledged[tag] = True
         self._count += 1
-        if self._count >= self._enough:
+        if self._count >= self._batch_size:
             self.flush()
         elif self._timer is None:
-            self._timer = self._loop.call_later(ACK_DELAY, self.flush)
+            self._timer = self._loop.call_later(ACK_DELAY_SECONDS, self.flush)
 
     def reject(self, tag: int, requeue: bool) -> None:
-        self._done.pop(tag, None)
+        self._acknowledged.pop(tag, None)
         if self._channel.is_open:
             self._channel.basic_reject(tag, requeue=requeue)
 
     def flush(self) -> None:
+        """Send the acknowledgements so far."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         self._count = 0
         if not self._channel.is_open:
             return
-        done = list(itertools.takewhile(lambda tag: self._done[tag], self._done))
-        if done:
-            self._channel.basic_ack(done[-1], multiple=True)
-        late = [tag for tag, is_done in self._done.items() if is_done][len(done) :]
-        for tag in late:
+        first = list(itertools.takewhile(lambda tag: self._acknowledged[tag], self._acknowledged))
+        if first:
+            self._channel.basic_ack(first[-1], multiple=True)
+        rest = [tag for tag, acknowledged in self._acknowledged.items() if acknowledged][len(first) :]
+        for tag in rest:
             self._channel.basic_ack(tag)
-        for tag in (*done, *late):
-            del self._done[tag]
+        for tag in (*first, *rest):
+            del self._acknowledged[tag]
 
 
 class Consumer(PortConsumer):
-    """`started` becomes True when the broker has accepted it; before that, errors belong to whoever asked for it."""
+    """A consumer on a channel of its own.
+
+    Args:
+        channel: the pika channel, used for nothing else.
+        prefetch: most unacknowledged messages.
+        on_delivery: called with each message.
+        on_end: called once with the reason, if the consumer ends before `close`.
+    """
 
     def __init__(
         self,
@@ -111,28 +124,27 @@ class Consumer(PortConsumer):
         on_end: Callable[[str], None],
     ) -> None:
         self._channel = channel
-        self._acks = Acknowledgements(channel, prefetch, asyncio.get_running_loop())
+        self._acks = AckBatcher(channel, prefetch, asyncio.get_running_loop())
         self._on_delivery = on_delivery
         self._on_end = on_end
-        self._given_back = 0
-        self._last_given_back = 0.0
+        self._rejects = 0
+        self._last_reject = 0.0  # the loop's time
         self._ended = False
-        self.started = False
-        self._reject = channel.basic_reject
-        channel.basic_reject = self._give_back  # pika calls it, too
+        self._basic_reject = channel.basic_reject
+        channel.basic_reject = self._reject  # pika calls it too, for messages that come after `stop`
 
     def on_message(self, channel: Channel, method: Any, properties: Any, body: bytes) -> None:
         if self._ended:
             return
-        self._acks.expect(method.delivery_tag)
+        self._acks.add(method.delivery_tag)
         try:
             self._on_delivery(Delivery(self._acks, method, properties, body))
         except Exception:
-            log.exception("a consumer's callback raised; the message stays unacknowledged")
+            log.exception("the callback of a consumer raised; the message stays unacknowledged")
 
     def on_cancelled(self, frame: Any) -> None:
-        """The broker ended it: its queue was deleted or moved."""
-        self._end("the broker cancelled the consumer: its queue is gone")
+        """End the consumer: its queue was deleted or moved."""
+        self._end("the broker cancelled the consumer: its queue was deleted")
         if self._channel.is_open:
             self._channel.close()
 
@@ -152,14 +164,14 @@ class Consumer(PortConsumer):
         stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         resolve = once(stopped)
         channel.add_on_close_callback(lambda *_: resolve(None))
-        # what arrives before the broker has heard of it, pika gives back
+        # pika rejects the messages that arrive before the broker has handled the cancel
         channel.basic_cancel(tags[0], callback=lambda _: resolve(None))
         await stopped
 
-    def _give_back(self, tag: int = 0, requeue: bool = True) -> None:
-        self._given_back += 1
-        self._last_given_back = asyncio.get_running_loop().time()
-        self._reject(tag, requeue)
+    def _reject(self, tag: int = 0, requeue: bool = True) -> None:
+        self._rejects += 1
+        self._last_reject = asyncio.get_running_loop().time()
+        self._basic_reject(tag, requeue)
 
     async def close(self) -> None:
         self._ended = True
@@ -167,15 +179,15 @@ class Consumer(PortConsumer):
         if not channel.is_open:
             return
         self._acks.flush()
-        if self._given_back >= MANY:
-            await asyncio.sleep(max(0.0, self._last_given_back + APPLIED - asyncio.get_running_loop().time()))
+        if self._rejects >= REJECTS_BEFORE_DELAYED_CLOSE:
+            await asyncio.sleep(max(0.0, self._last_reject + CLOSE_DELAY_SECONDS - asyncio.get_running_loop().time()))
             if not channel.is_open:
                 return
         closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         resolve = once(closed)
         channel.add_on_close_callback(lambda *_: resolve(None))
-        # pika would cancel the consumers first; then the broker would let the next single active consumer start on later
-        # messages while earlier ones are still unacknowledged here
+        # pika would cancel the consumers first, and the broker would let the next single active consumer start with later
+        # messages while earlier ones are unacknowledged here
         channel._consumers.clear()
         channel.close()
         await closed

@@ -1,4 +1,4 @@
-"""A RabbitMQ of one's own on this machine, for tests and local clusters."""
+"""Private RabbitMQ node on this machine, for tests and local clusters."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ import psutil
 from actorhub.broker import LocalServer
 from actorhub.errors import BrokerUnavailable
 
-_SLEEP = "+sbwt none +sbwtdcpu none +sbwtdio none"  # idle schedulers sleep, and leave the cores to the others
-START = 60.0  # seconds that a start may take
-STOP = 10.0
+START_TIMEOUT_SECONDS = 60.0
+STOP_TIMEOUT_SECONDS = 10.0
+_NO_BUSY_WAIT = "+sbwt none +sbwtdcpu none +sbwtdio none"  # Erlang flags: idle schedulers leave the cores to others
 _SCRIPTS = ("/usr/lib/rabbitmq/bin", "/opt/rabbitmq/sbin", "/usr/local/sbin", "/opt/homebrew/sbin")
 
-# The server runs under a shell that waits for the end of its standard input, which comes at the latest with the end of the
-# process that holds the other end; then it kills the server, and the port mapper that the server started.
+# A shell runs the server and waits for the end of its own standard input, which ends at the latest with the process that
+# started the shell. Then it kills the server and the port mapper that the server started.
 _GUARD = """
 "$1" </dev/null >"$2/console.log" 2>&1 &
 server=$!
@@ -37,9 +37,10 @@ exit 0
 
 
 class PrivateNode(LocalServer):
-    """Shares nothing with a broker of the system: own ports on 127.0.0.1, own name, cookie, user and directory.
+    """A RabbitMQ of its own: it shares neither ports, node name, cookie, user nor directory with the system's broker.
 
-    It ends with the process that started it. `kill` and `restart` are for tests: what was stored survives both.
+    It listens on 127.0.0.1 and ends with the process that started it. `kill` and `restart` are for tests; stored messages
+    survive both.
     """
 
     def __init__(self) -> None:
@@ -52,7 +53,7 @@ class PrivateNode(LocalServer):
 
     @staticmethod
     def available() -> bool:
-        """Whether rabbitmq-server is installed."""
+        """True if rabbitmq-server is installed."""
         return _server() is not None
 
     def __enter__(self) -> PrivateNode:
@@ -107,7 +108,7 @@ class PrivateNode(LocalServer):
             "RABBITMQ_ADVANCED_CONFIG_FILE": str(directory / "none.config"),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(directory / "enabled_plugins"),
             "RABBITMQ_PID_FILE": str(directory / "pid"),
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"-kernel inet_dist_use_interface {{127,0,0,1}} {_SLEEP}",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"-kernel inet_dist_use_interface {{127,0,0,1}} {_NO_BUSY_WAIT}",
             "RUNNING_UNDER_SYSTEMD": "1",  # the script becomes the Erlang machine, so that a signal reaches it
             "ERL_EPMD_PORT": str(self._epmd_port),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
@@ -130,16 +131,16 @@ class PrivateNode(LocalServer):
         self._wait_until_ready()
 
     def _wait_until_ready(self) -> None:
-        until = time.monotonic() + START
+        deadline = time.monotonic() + START_TIMEOUT_SECONDS
         while not self._answers():
-            if not _alive(self.pid) or time.monotonic() > until:
+            if not _alive(self.pid) or time.monotonic() > deadline:
                 log = self._console()
                 self.stop()
-                raise BrokerUnavailable(f"the private RabbitMQ did not start; its last words: {log}")
+                raise BrokerUnavailable(f"the private RabbitMQ did not start; the end of its log: {log}")
             time.sleep(0.05)
 
     def _answers(self) -> bool:
-        """Whether it speaks AMQP: it sends Connection.Start to whoever greets it."""
+        """True if it replies to the AMQP protocol header with connection.start."""
         try:
             with socket.create_connection(("127.0.0.1", self._port), timeout=1.0) as connection:
                 connection.sendall(b"AMQP\x00\x00\x09\x01")
@@ -148,16 +149,17 @@ class PrivateNode(LocalServer):
             return False
 
     def _console(self) -> str:
+        """The end of the server's log."""
         assert self.directory is not None
         path = self.directory / "console.log"
         return path.read_text(errors="replace")[-2000:] if path.exists() else "(none)"
 
     def kill(self) -> None:
-        """SIGKILL, as a power cut for this broker alone."""
+        """Kill the server with SIGKILL, as a power cut would."""
         self._end(signal.SIGKILL)
 
     def restart(self) -> None:
-        """Start again, after `kill` or as a clean restart, with what was stored."""
+        """Start again with the stored messages, after `kill` or as a clean restart."""
         if self._process is not None:
             self._end(signal.SIGTERM)
         self._launch()
@@ -175,28 +177,28 @@ class PrivateNode(LocalServer):
             return
         if _alive(self.pid):
             os.kill(self.pid, number)
-        until = time.monotonic() + STOP
-        while _alive(self.pid) and time.monotonic() < until:
+        deadline = time.monotonic() + STOP_TIMEOUT_SECONDS
+        while _alive(self.pid) and time.monotonic() < deadline:
             time.sleep(0.01)
-        process.communicate()  # ends its standard input: the guard kills what is left
+        process.communicate()  # ends the standard input of the shell, which kills what is left
 
     def control(self, *arguments: str) -> str:
-        """Run rabbitmqctl against it; returns what it printed."""
+        """Run rabbitmqctl against the node, and return its output."""
         script = next(Path(folder) / "rabbitmqctl" for folder in _SCRIPTS if (Path(folder) / "rabbitmqctl").exists())
         command = [str(script), "-q", "-n", self._name, *arguments]
         return subprocess.run(command, env=self._environment(), capture_output=True, check=True, text=True).stdout
 
     def close_connections(self, reason: str) -> None:
-        """The broker closes every client's connection."""
+        """Close every client's connection, as an operator can."""
         self.control("close_all_connections", reason)
 
     def set_memory_alarm(self, on: bool) -> None:
-        """Raise or clear the alarm at which the broker blocks publishers."""
+        """Raise or clear the memory alarm, at which the broker blocks publishers."""
         self.control("set_vm_memory_high_watermark", "0.0000001" if on else "0.6")
 
 
 def _server() -> Path | None:
-    """The script itself, not Debian's wrapper, which would change the user."""
+    """The path of rabbitmq-server; None if it is not installed. Not Debian's wrapper, which would change the user."""
     return next((path for folder in _SCRIPTS if (path := Path(folder) / "rabbitmq-server").exists()), None)
 
 
@@ -212,7 +214,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _alive(pid: int) -> bool:
-    """A process that has ended and that nobody has waited for yet is not alive."""
+    """True if the process runs; False also for a zombie."""
     try:
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:

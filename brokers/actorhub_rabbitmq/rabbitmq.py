@@ -1,4 +1,4 @@
-"""RabbitMQ by URL: data through a Link, administration through short-lived connections of aio-pika."""
+"""RabbitMQ as a `Broker`: data through links, administration through short-lived connections."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Callable
 from actorhub.broker import Broker, Delivery, Link, Message
 from actorhub.errors import ActorNotFound
 from actorhub.futures import once
-from actorhub_rabbitmq.connecting import unavailable
+from actorhub_rabbitmq.connect import unavailable
 from actorhub_rabbitmq.link import RabbitLink
 
-QUIET = 0.5  # seconds within which the last messages of a stream come to a reader that asks for them
-PREFETCH = 100
+PEEK_QUIET_SECONDS = 0.5  # within which a stream's last messages reach a new consumer
+PEEK_PREFETCH = 100
 
 
 class RabbitMQ(Broker):
-    """Versions 3.10 and newer."""
+    """RabbitMQ 3.10 and newer."""
 
     async def connect(
         self,
@@ -39,57 +39,64 @@ class RabbitMQ(Broker):
             try:
                 found = await channel.declare_queue(queue, passive=True)
             except aio_pika.exceptions.ChannelNotFoundEntity as exc:
-                raise ActorNotFound(f"no queue {queue!r} at the broker") from exc
+                raise ActorNotFound(f"the broker has no queue {queue!r}") from exc
             purged = await found.purge()
             return purged.message_count or 0
 
     async def peek(self, queue: str, *, limit: int = 100, offset: int = 0) -> list[tuple[int, Message]]:
-        return (await self._look(queue, limit, offset)).found
+        return (await self._peek_stream(queue, limit, offset)).found
 
     async def end_offset(self, queue: str) -> int:
-        return (await self._look(queue, 0, 0)).end
+        return (await self._peek_stream(queue, 0, 0)).end
 
-    async def _look(self, queue: str, limit: int, offset: int) -> _Look:
-        look = _Look(limit, offset)
+    async def _peek_stream(self, queue: str, limit: int, offset: int) -> _StreamPeek:
+        peek = _StreamPeek(limit, offset)
         link = await self.connect(name="actorhub peek", on_lost=lambda error: None, on_blocked=lambda reason: None)
         try:
-            await link.consume(queue, look.at_the_end, look.cut_off, prefetch=PREFETCH, offset="last")
+            await link.consume(queue, peek.on_last, peek.on_end, prefetch=PEEK_PREFETCH, offset="last")
             if limit:
-                await link.consume(queue, look.take, look.cut_off, prefetch=PREFETCH, offset=offset or "first")
-            asyncio.get_running_loop().call_later(QUIET, look.end_is_known)
-            await look.finished
+                await link.consume(
+                    queue, peek.on_message, peek.on_end, prefetch=PEEK_PREFETCH, offset=offset or "first"
+                )
+            asyncio.get_running_loop().call_later(PEEK_QUIET_SECONDS, peek.on_quiet)
+            await peek.finished
             if link.lost is not None:
                 raise link.lost
         except ActorNotFound:
-            pass  # nothing is found, and its end is its beginning
+            pass  # as an empty stream
         finally:
             await link.close()
-        return look
+        return peek
 
 
-class _Look:
-    """One look into a stream, up to the message that is the last one at its beginning. One of limit 0 looks for the end alone.
+class _StreamPeek:
+    """Reads a stream's messages from an offset up to the one that was last when the peek began.
 
-    Nothing tells the offset of that message, but a reader that starts at `last` gets the last chunk of messages at once: the
-    highest offset within QUIET seconds is the end, however fast the stream grows.
+    The broker does not tell the offset of the last message, but a consumer that starts at `last` gets the last chunk of
+    messages at once: the highest offset within PEEK_QUIET_SECONDS is the end, however fast the stream grows.
+
+    Args:
+        limit: most messages; 0 finds the end only.
+        offset: the first message's offset.
     """
 
     def __init__(self, limit: int, offset: int) -> None:
         self.found: list[tuple[int, Message]] = []
         self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.end = 0  # behind the last message that has been seen
+        self.end = 0
+        """The offset after the last message."""
         self._limit = limit
         self._first = offset
         self._next = offset
         self._end_is_known = False
         self._resolve = once(self.finished)
 
-    def at_the_end(self, delivery: Delivery) -> None:
+    def on_last(self, delivery: Delivery) -> None:
         if not self._end_is_known:
             self.end = max(self.end, int(delivery.offset or 0) + 1)
         delivery.ack()
 
-    def take(self, delivery: Delivery) -> None:
+    def on_message(self, delivery: Delivery) -> None:
         at = int(delivery.offset or 0)
         if at >= self._first and len(self.found) < self._limit:
             self.found.append((at, delivery.message))
@@ -97,11 +104,12 @@ class _Look:
         delivery.ack()
         self._check()
 
-    def cut_off(self, reason: str) -> None:
-        """The queue was deleted, or the link is lost."""
+    def on_end(self, reason: str) -> None:
+        """Finish early: the queue was deleted, or the link was lost."""
         self._resolve(None)
 
-    def end_is_known(self) -> None:
+    def on_quiet(self) -> None:
+        """Take the end as known: the last messages have come."""
         self._end_is_known = True
         self._check()
 

@@ -12,9 +12,10 @@ from typing import Any, Protocol
 from pamqp.base import Frame
 from pamqp.commands import Basic, Channel, Confirm, Queue
 
+from actorhub_embedded.channels import Send
 from actorhub_embedded.messages import Message, decode, encode
 from actorhub_embedded.queues import Entry
-from actorhub_embedded.state import Broker, Close, Send
+from actorhub_embedded.state import Broker, Close
 from actorhub_embedded.streams import Stream
 from tests.simulation.clock import Clock
 from tests.simulation.process import Process
@@ -98,22 +99,22 @@ class Server:
 
     def _watch(self, acknowledged: Callable[[Message], None]) -> None:
         inbox = self.queue(INBOX)
-        done = inbox.done
+        discard = inbox.discard
 
         def gone(entry: Entry) -> None:
             acknowledged(entry.message)
-            done(entry)
+            discard(entry)
 
-        inbox.done = gone
+        inbox.discard = gone
 
     def _return_out_of_order(self, tail_chance: float) -> None:
         inbox = self.queue(INBOX)
-        give_back = inbox.give_back
+        requeue = inbox.requeue
 
         def elsewhere(entry: Entry, *, last: bool = False) -> None:
-            give_back(entry, last=last or self.chance.random() < tail_chance)
+            requeue(entry, last=last or self.chance.random() < tail_chance)
 
-        inbox.give_back = elsewhere
+        inbox.requeue = elsewhere
 
     def queue(self, name: str) -> Any:
         return self.broker._vhost.queue(name, 0)

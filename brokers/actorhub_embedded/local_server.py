@@ -1,4 +1,4 @@
-"""The embedded broker as a local server: a thread of this process."""
+"""The embedded broker as a local server: it runs in a thread of this process."""
 
 from __future__ import annotations
 
@@ -12,15 +12,20 @@ from actorhub.broker import LocalServer
 from actorhub.errors import BrokerUnavailable
 from actorhub_embedded.server import Server
 
-MEMORY_LIMIT = 1024**3
+MEMORY_LIMIT_BYTES = 1024**3
 USER = "actorhub"
 
 
 class EmbeddedServer(LocalServer):
-    """It keeps everything in memory: with this process all messages are gone. It listens on loopback, with a password made at
-    its start. `memory_limit`: bytes of messages past which publishers are blocked."""
+    """A broker in memory: its messages are lost when the process ends.
 
-    def __init__(self, *, memory_limit: int = MEMORY_LIMIT) -> None:
+    It listens on loopback and takes one user, whose password is new for each server.
+
+    Args:
+        memory_limit: bytes of messages past which connections that publish are blocked.
+    """
+
+    def __init__(self, *, memory_limit: int = MEMORY_LIMIT_BYTES) -> None:
         self._memory_limit = memory_limit
         self._password = secrets.token_urlsafe(16)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -44,7 +49,7 @@ class EmbeddedServer(LocalServer):
             self._loop = None
 
     def close_connections(self, reason: str) -> None:
-        """Close every connection, as an operator of RabbitMQ can."""
+        """Close every connection, as RabbitMQ does for an operator."""
         assert self._loop is not None
         assert self._server is not None
         asyncio.run_coroutine_threadsafe(self._server.close_connections(reason), self._loop).result()

@@ -1,8 +1,8 @@
 """pika's protocol engine on an asyncio transport.
 
-pika's own AsyncioConnection watches the socket's descriptor and writes each frame by a system call of its own; a transport
-reads and writes at once and, under uvloop, joins what one turn of the loop has written. That halves the processor time of
-a message which travels alone. `Connection` is pika's base for such adapters.
+pika's own AsyncioConnection watches the socket's descriptor and writes each frame with a system call of its own. A transport
+reads and writes directly and, under uvloop, joins the writes of one turn of the loop, which halves the processor time of a
+message that travels alone. `Connection` is pika's base class for such adapters.
 """
 # pyright: reportAttributeAccessIssue=false
 
@@ -16,11 +16,17 @@ from pika import exceptions
 from pika.connection import Connection, Parameters
 from pika.spec import Basic
 
-LAST_WORDS = 1.0  # seconds that the broker has to take what was written before the end
+CLOSE_WRITE_TIMEOUT_SECONDS = 1.0  # for the broker to read what was written before the connection was closed
 
 
-class StreamConnection(Connection):  # type: ignore[misc]  # pika is not typed
-    """A connection that `open` brings up. Callbacks are those of every pika connection."""
+class TransportConnection(Connection):  # type: ignore[misc]  # pika is not typed
+    """A pika connection on an asyncio transport, brought up by `open`.
+
+    Args:
+        parameters: pika's parameters: address, credentials, timeouts.
+        on_open: called with the connection when the handshake is complete.
+        on_error: called with the connection and the error when the handshake failed.
+    """
 
     def __init__(
         self,
@@ -30,18 +36,19 @@ class StreamConnection(Connection):  # type: ignore[misc]  # pika is not typed
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        self.on_confirm: Callable[[Any], None] | None = None  # of the channel that publishes, where one does
+        self.on_confirm: Callable[[Any], None] | None = None
+        """Called with each confirm, if one of the channels publishes."""
         super().__init__(parameters, on_open, on_error, None, internal_connection_workflow=False)
 
     async def open(self) -> None:
-        """Connect the stream; the handshake goes on by itself, and ends in `on_open` or `on_error`.
+        """Connect the socket. The handshake follows by itself and ends in `on_open` or `on_error`.
 
         Raises:
-            OSError: nobody listens there, or TLS failed.
+            OSError: nothing listens there, or TLS failed.
         """
         options = self.params.ssl_options
         await self._loop.create_connection(
-            lambda: _Stream(self),
+            lambda: _TransportProtocol(self),
             self.params.host,
             self.params.port,
             ssl=options.context if options is not None else None,
@@ -49,28 +56,28 @@ class StreamConnection(Connection):  # type: ignore[misc]  # pika is not typed
         )
 
     def abort(self) -> None:
-        """End the stream now."""
+        """Cut the connection off."""
         if self._transport is not None:
             self._transport.abort()
 
-    # ---- what the stream tells
+    # ---- events of the transport
 
-    def stream_made(self, transport: asyncio.Transport) -> None:
+    def on_transport_made(self, transport: asyncio.Transport) -> None:
         self._transport = transport
         self._on_stream_connected()
 
-    def stream_received(self, data: bytes) -> None:
+    def on_data_received(self, data: bytes) -> None:
         self._on_data_available(data)
 
-    def stream_lost(self, error: Exception | None) -> None:
+    def on_transport_lost(self, error: Exception | None) -> None:
         self._transport = None
         if error is None and self._error is None:
-            error = exceptions.StreamLostError("the broker closed the stream")
+            error = exceptions.StreamLostError("the broker closed the socket")
         elif error is not None:
-            error = exceptions.StreamLostError(f"the stream was lost: {error!r}")
+            error = exceptions.StreamLostError(f"the socket was lost: {error!r}")
         self._on_stream_terminated(error)
 
-    # ---- what pika asks of an adapter
+    # ---- pika's interface for adapters
 
     def _adapter_call_later(self, delay: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
         return self._loop.call_later(delay, callback)
@@ -82,20 +89,20 @@ class StreamConnection(Connection):  # type: ignore[misc]  # pika is not typed
         self._loop.call_soon_threadsafe(callback)
 
     def _adapter_connect_stream(self) -> None:
-        raise AssertionError("the stream is connected by `open`")
+        raise AssertionError("`open` connects the socket")
 
     def _adapter_disconnect_stream(self) -> None:
-        """What was written leaves first, where the other side still reads."""
+        """Close when everything was written, or cut off a broker that does not read it."""
         if self._transport is not None:
             self._transport.close()
-            self._loop.call_later(LAST_WORDS, self._transport.abort)
+            self._loop.call_later(CLOSE_WRITE_TIMEOUT_SECONDS, self._transport.abort)
 
     def _adapter_emit_data(self, data: bytes) -> None:
         if self._transport is not None:
             self._transport.write(data)
 
     def _process_callbacks(self, frame: Any) -> bool:
-        """pika searches by name for the callbacks of each frame; what comes with every message needs no search."""
+        """Skip pika's search for callbacks for the frames that come with every message."""
         method = type(getattr(frame, "method", None))
         if method is Basic.Deliver:
             return False
@@ -111,15 +118,17 @@ class StreamConnection(Connection):  # type: ignore[misc]  # pika is not typed
         self._adapter_emit_data(data)
 
 
-class _Stream(asyncio.Protocol):
-    def __init__(self, connection: StreamConnection) -> None:
+class _TransportProtocol(asyncio.Protocol):
+    """Passes a transport's events to the connection."""
+
+    def __init__(self, connection: TransportConnection) -> None:
         self._connection = connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._connection.stream_made(cast(asyncio.Transport, transport))
+        self._connection.on_transport_made(cast(asyncio.Transport, transport))
 
     def data_received(self, data: bytes) -> None:
-        self._connection.stream_received(data)
+        self._connection.on_data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._connection.stream_lost(exc)
+        self._connection.on_transport_lost(exc)
