@@ -13,7 +13,7 @@ from actorhub.broker import Consumer, Delivery, Link
 from actorhub.chunks import CONCURRENT, SMALLEST_PREFETCH, MeanDurations, adjusted_prefetch, prefetch, widened_prefetch
 from actorhub.errors import ActorHubError, ActorNotFound, BrokerUnavailable
 from actorhub.session import Session
-from actorhub.taskbox import task_queue
+from actorhub.topology import task_queue
 
 log = logging.getLogger(__name__)
 

@@ -10,14 +10,14 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 
-from actorhub.broker import Message, Outcome, Queue, QueueKind, publish_confirmed
+from actorhub.broker import Message, Outcome, publish_confirmed
 from actorhub.errors import ActorHubError, ActorNotFound, BrokerUnavailable, LetterNotFound, MailboxFull
 from actorhub.letter import DeadLetter, Replayed
 from actorhub.session import Session
+from actorhub.topology import dead_letter_stream
 
 log = logging.getLogger(__name__)
 
-RETENTION = 1024**3  # bytes of dead letters that a namespace keeps; the oldest go first
 PAGE = 1000  # messages of the stream that are read at once
 PAUSE = 0.1  # seconds before what the broker did not take is tried again
 
@@ -32,12 +32,6 @@ class DeadLetters:
         self._is_there = True  # the stream, as far as anybody knows
         self.queue = session.names.dead(namespace)
 
-    @staticmethod
-    def stream(name: str) -> Queue:
-        """What a namespace's letters are in. Control makes it for each namespace: RabbitMQ 3.10 closes the connections of those
-        who declare one stream at the same moment."""
-        return Queue(name, QueueKind.STREAM, retention=RETENTION)
-
     async def declare(self) -> None:
         """Make the stream.
 
@@ -45,7 +39,7 @@ class DeadLetters:
             BrokerUnavailable: the connection was lost.
         """
         link = await self._session.live_link()
-        await link.declare(self.stream(self.queue))
+        await link.declare(dead_letter_stream(self.queue))
 
     # ---- writing
 

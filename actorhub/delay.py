@@ -23,8 +23,9 @@ from typing import Any, Protocol
 
 from actorhub.address import Names
 from actorhub.attachments import Attachments
-from actorhub.broker import Consumer, Delivery, Link, Message, Outcome, Queue, QueueKind, publish_confirmed
+from actorhub.broker import Consumer, Delivery, Link, Message, Outcome, Queue, publish_confirmed
 from actorhub.errors import ActorNotFound, BrokerUnavailable
+from actorhub.topology import delay_rung, due_queue
 
 log = logging.getLogger(__name__)
 
@@ -149,7 +150,7 @@ class Delays:
         Raises:
             BrokerUnavailable: the link was lost.
         """
-        await _declare(link, Queue(self.names.due, kind=QueueKind.QUORUM, single_active=True))
+        await _declare(link, due_queue(self.names))
 
     async def _make(self, link: Link, rung: int) -> bool:
         """Whether it could be made. Those who miss it at the same moment share one declaration."""
@@ -160,10 +161,9 @@ class Delays:
         return await asyncio.shield(making)
 
     async def _declare_rung(self, link: Link, rung: int) -> bool:
-        queue = Queue(self.names.delay(rung), QueueKind.QUORUM, message_ttl=2.0**rung, dead_letter_to=self.names.due)
         try:
             await self.declare_due(link)  # first: what dies before it is there waits for minutes
-            await _declare(link, queue)
+            await _declare(link, delay_rung(self.names, rung))
         except BrokerUnavailable as exc:
             log.debug("rung %d was not declared: %s", rung, exc)
             return False

@@ -14,7 +14,7 @@ from typing import Any
 
 import pydantic_core
 
-from actorhub.broker import Delivery, Link, Message, Outcome, Queue, QueueKind, publish_confirmed
+from actorhub.broker import Delivery, Link, Message, Outcome, publish_confirmed
 from actorhub.codec import Signer
 from actorhub.envelope import Codec, Envelope, Into, Parcel, decode, encode
 from actorhub.errors import ActorNotFound, BrokerUnavailable, InvalidEnvelope
@@ -26,10 +26,6 @@ from actorhub.work import Answer
 log = logging.getLogger(__name__)
 
 PAUSE = 0.1  # seconds before what the broker could not do is tried again
-
-
-def gathering_queue(name: str) -> Queue:
-    return Queue(name, QueueKind.QUORUM, single_active=True)
 
 
 class Gathering:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 from actorhub.address import Ticket, actor_of
 from actorhub.broker import Link, Message, Outcome, Queue, publish_confirmed
-from actorhub.dead import DeadLetters
 from actorhub.delay import Delays
 from actorhub.envelope import Parcel, decode, encode
 from actorhub.errors import ActorHubError, ActorNotFound, BrokerUnavailable
@@ -16,6 +15,7 @@ from actorhub.failure import Failure
 from actorhub.journal.records import Posting
 from actorhub.letter import DeadLetter
 from actorhub.session import Session
+from actorhub.topology import dead_letter_stream
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +140,7 @@ class Poster:
                     raise BrokerUnavailable(f"the connection was lost before {self._dead} had a letter of {self._name}")
                 missed += outcome is Outcome.UNROUTABLE
                 if missed > 1:
-                    await self._declare(DeadLetters.stream(self._dead))
+                    await self._declare(dead_letter_stream(self._dead))
                     missed = 0
                 await asyncio.sleep(MISSING_PAUSE)
 

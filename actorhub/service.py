@@ -6,13 +6,14 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast, overload
 
 from actorhub.address import Ticket
-from actorhub.broker import Link, Queue
+from actorhub.broker import Link
 from actorhub.cell import Cell
 from actorhub.dead import DeadLetters
 from actorhub.handle import Handle
 from actorhub.mailbox import Mailbox
 from actorhub.session import Session
 from actorhub.spec import SPEC, ActorOptions, class_name_of, spec_of, specify
+from actorhub.topology import service_queue
 
 T = TypeVar("T")
 
@@ -91,7 +92,7 @@ class ServiceEndpoint:
         expires: float | None = None,
     ) -> None:
         self._session = session
-        self._queue = Queue(queue, single_active=True, expires=expires or session.settings.reply_expiry)
+        self._queue = service_queue(queue, expires or session.settings.reply_expiry)
         self._exchange = exchange
         self._cell = Cell(session, service_handle(session, queue, cls), spec_of(cls), make)
         self._mailbox = Mailbox(session, queue, self._cell, DeadLetters(session, "system"))

@@ -20,7 +20,7 @@ from typing import Any
 from actorhub.address import Names, Ticket, new_id
 from actorhub.attachments import Attachments
 from actorhub.boxes import Boxes
-from actorhub.broker import Broker, Delivery, Link, Message, Outcome, Queue, open_broker
+from actorhub.broker import Broker, Delivery, Link, Message, Outcome, open_broker
 from actorhub.call import STREAM_CREDIT, Call, Inflow, Stream
 from actorhub.codec import Signer
 from actorhub.connection import Connection, OnRetry
@@ -43,6 +43,7 @@ from actorhub.replies import Pending, Replies, Way
 from actorhub.settings import Settings
 from actorhub.signature import Signature
 from actorhub.silence import Silence
+from actorhub.topology import reply_queue
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +169,7 @@ class Session:
             log.log(level, "%s failed: %s", task.get_name(), error, exc_info=error)
 
     async def _on_link(self, link: Link) -> None:
-        await link.declare(Queue(self.reply_queue, expires=self.settings.reply_expiry))
+        await link.declare(reply_queue(self.reply_queue, self.settings.reply_expiry))
         await link.consume(
             self.reply_queue,
             self._on_delivery,

@@ -21,7 +21,6 @@ from actorhub.envelope import Codec, Envelope, Into, Kind, Step
 from actorhub.errors import BrokerUnavailable, CallCancelled, HubClosed, PlacementInfeasible
 from actorhub.future import Future, placeholders_in, with_results
 from actorhub.futures import ended, once
-from actorhub.gathering import gathering_queue
 from actorhub.needs import NOWHERE, Needs
 from actorhub.object_ref import ReferencesPacked, StandIn, stand_ins_travel
 from actorhub.outbox import Outgoing
@@ -30,6 +29,7 @@ from actorhub.session import Session
 from actorhub.task import TaskSpec, is_registered
 from actorhub.taskbox import TaskBox, publish_task, task_message
 from actorhub.taskways import TaskWays
+from actorhub.topology import gathering_queue
 
 log = logging.getLogger(__name__)
 

@@ -12,23 +12,19 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from actorhub.broker import Link, Message, Outcome, Queue, QueueKind
+from actorhub.broker import Link, Message, Outcome
 from actorhub.chunks import ChunkLoad, MeanDurations
 from actorhub.delay import Delays
 from actorhub.envelope import Envelope, Parcel, encode
 from actorhub.errors import ActorHubError, BrokerUnavailable, PlacementInfeasible
 from actorhub.outbox import Outgoing
 from actorhub.session import Session
+from actorhub.topology import task_queue
 
 log = logging.getLogger(__name__)
 
 IN_FLIGHT = 64  # publishes without a confirm
 PAUSE = 0.1  # seconds before what the broker could not take is tried again
-
-
-def task_queue(name: str) -> Queue:
-    """Workers and senders declare it alike."""
-    return Queue(name, QueueKind.QUORUM)
 
 
 def task_message(parcels: list[Parcel], *, correlation_id: str | None = None) -> Message:

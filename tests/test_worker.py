@@ -15,12 +15,12 @@ from actorhub.blackbox import BlackBox
 from actorhub.broker import Link, Queue
 from actorhub.control.commands import StartActor
 from actorhub.control.plans import ActorPlan, Residency
-from actorhub.dead import DeadLetters
 from actorhub.handle import Handle, address_of
 from actorhub.process import WorkerConfig
 from actorhub.session import Session
 from actorhub.spec import spec_of
 from actorhub.taskworker import TaskWorker
+from actorhub.topology import dead_letter_stream
 from actorhub.worker import Worker
 from tests.conftest import QUICK
 from tests.waiting import until
@@ -179,7 +179,7 @@ async def test_a_task_that_ends_with_its_slot_is_not_answered_by_that(site: Site
     session, hub = site.session, Hub(settings=site.session.settings)
     async with hub:
         other = hub.adopt(await site.begin(Plain))
-        await site.link.declare(DeadLetters.stream(session.names.dead("default")))
+        await site.link.declare(dead_letter_stream(session.names.dead("default")))
         call = hub.submit(wait_in_a_task, other)
         queue = session.names.task("default", "default")
         BlackBox.create(tmp_path / "slot")

@@ -54,7 +54,6 @@ from actorhub.control.infos import ActorInfo, Demand, GroupInfo, NodeInfo, Serve
 from actorhub.control.plans import ActorPlan
 from actorhub.control.queue_monitor import QueueDepthMonitor
 from actorhub.control.state import ControlState
-from actorhub.dead import DeadLetters
 from actorhub.errors import ActorHubError, BrokerUnavailable
 from actorhub.handle import tell
 from actorhub.needs import Needs
@@ -62,7 +61,7 @@ from actorhub.ref import ref, residence
 from actorhub.service import service, stub
 from actorhub.session import Session
 from actorhub.settings import Settings
-from actorhub.taskbox import task_queue
+from actorhub.topology import dead_letter_stream, task_queue
 
 log = logging.getLogger(__name__)
 
@@ -210,7 +209,7 @@ class Control(ControlDesk):
                 retention = self._settings.journal_retention
                 leaving.queues += command.plan.queues(self._session.names, retention)
             case MakeDeadLetters():
-                leaving.queues.append(DeadLetters.stream(self._session.names.dead(command.namespace)))
+                leaving.queues.append(dead_letter_stream(self._session.names.dead(command.namespace)))
             case StartActor():
                 await tell(self._worker(command.worker).start, command)
             case StopActor():

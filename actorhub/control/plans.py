@@ -7,11 +7,12 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from actorhub.address import Names, Ticket
-from actorhub.broker import Queue, QueueKind
+from actorhub.broker import Queue
 from actorhub.envelope import Codec
 from actorhub.needs import Bundle
 from actorhub.resources import Resources
 from actorhub.spec import ActorOptions
+from actorhub.topology import actor_mailbox, durable_inbox, journal_stream
 
 Lifetime = Literal["session", "detached"]
 Strategy = Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"]
@@ -61,9 +62,9 @@ class ActorPlan(Model):
         """What there must be at the broker before anybody sends to it."""
         limit, queue = self.options.mailbox_limit, self.queue(names)
         if not self.options.durable:
-            return [Queue(queue, single_active=True, limit=limit)]
-        journal = Queue(names.journal(self.namespace, self.actor_id), QueueKind.STREAM, retention=retention)
-        return [journal, Queue(queue, QueueKind.QUORUM, single_active=True, limit=limit)]
+            return [actor_mailbox(queue, limit)]
+        journal = names.journal(self.namespace, self.actor_id)
+        return [journal_stream(journal, retention), durable_inbox(queue, limit)]
 
     def ticket(self, names: Names) -> Ticket:
         """What a handle of it needs."""

@@ -7,7 +7,7 @@ import functools
 import logging
 from collections.abc import Callable
 
-from actorhub.broker import Link, Queue, QueueKind
+from actorhub.broker import Link
 from actorhub.cell import Cell
 from actorhub.control.actor import Control
 from actorhub.control.state import ControlState
@@ -20,6 +20,7 @@ from actorhub.residents import LARGEST, Load
 from actorhub.service import service_handle
 from actorhub.session import Session
 from actorhub.spec import spec_of
+from actorhub.topology import durable_inbox, journal_stream
 from actorhub.work import Answer, Work
 
 log = logging.getLogger(__name__)
@@ -43,9 +44,7 @@ class ControlStandby:
             dead=names.dead("system"),
             make_household=self._sit_down,
             in_parts=True,
-            journal_to_make=Queue(
-                names.control_journal, QueueKind.STREAM, retention=session.settings.journal_retention
-            ),
+            journal_to_make=journal_stream(names.control_journal, session.settings.journal_retention),
             on_born_dead=self._failed,
             on_gone=functools.partial(self._failed, RuntimeError(f"{names.control} was deleted")),
         )
@@ -62,7 +61,7 @@ class ControlStandby:
 
     async def attach(self, link: Link) -> None:
         """Before the mailbox is attached to it."""
-        await link.declare(Queue(self._session.names.control, QueueKind.QUORUM, single_active=True))
+        await link.declare(durable_inbox(self._session.names.control))
 
     def detach(self) -> None:
         """The inbox is the broker's."""
