@@ -11,7 +11,8 @@ import math
 import pickle
 import struct
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from hashlib import blake2b
 from typing import Any
 
@@ -237,3 +238,34 @@ def _picklable(value: object) -> bool:
     except Exception:
         return False
     return True
+
+
+# ---- what a pickle or a JSON text refers to
+
+PLAIN_TYPES = frozenset((bool, bytes, float, int, str, type(None)))
+"""Types of most arguments; their values refer to nothing else."""
+_packing: ContextVar[KeepAlive | None] = ContextVar("actorhub_packing", default=None)
+
+
+class KeepAlive(list[object]):
+    """References to objects that were packed inside its `with` block, wherever they stand: also within objects of users' own
+    classes. A call holds it until its reply, so that the objects live as long."""
+
+    def __enter__(self) -> KeepAlive:
+        self._token = _packing.set(self)
+        return self
+
+    def __exit__(self, *failed: object) -> None:
+        _packing.reset(self._token)
+
+
+def note_packed(reference: object) -> None:
+    """Add a reference that is being packed to the surrounding `KeepAlive`, if there is one."""
+    packing = _packing.get()
+    if packing is not None:
+        packing.append(reference)
+
+
+def may_hold_references(args: Iterable[Any], kwargs: Mapping[str, Any]) -> bool:
+    """False if all arguments are of plain types, as most are."""
+    return not (PLAIN_TYPES.issuperset(map(type, args)) and PLAIN_TYPES.issuperset(map(type, kwargs.values())))

@@ -27,10 +27,9 @@ from actorhub.errors import (
     StoreFull,
     UntrustedPayload,
 )
-from actorhub.future import placeholders_in, replaced
 from actorhub.handle import tell
 from actorhub.keeper import Keeper, StoreDesk
-from actorhub.object_ref import ObjectRef, StandIn, held, stand_ins_travel
+from actorhub.object_ref import ObjectRef, StandIn, held, parts_of, replaced, stand_ins_travel
 from actorhub.objects.remote import Remote
 from actorhub.objects.store import Store, Writer
 from actorhub.service import stub
@@ -177,13 +176,13 @@ class Depot:
         Raises:
             ObjectLost, StoreFull.
         """
-        refs = {part.ref.id: part.ref for part in placeholders_in(given) if isinstance(part, StandIn)}
+        refs = {part.ref.id: part.ref for part in parts_of(given, (StandIn,))}
         values = dict(zip(refs, await asyncio.gather(*map(self.get, refs.values())), strict=True))
         return replaced(given, lambda part: values[part.ref.id] if isinstance(part, StandIn) else part)
 
     def fill_in_thread(self, given: Any) -> Any:
         """The same, in another thread than the event loop's, which it asks only where something is not here."""
-        refs = [part.ref for part in placeholders_in(given) if isinstance(part, StandIn)]
+        refs = [part.ref for part in parts_of(given, (StandIn,))]
         if self._home is not None and all(self._home.store.contains(ref.id) for ref in refs):
             store = self._home.store
             with suppress(ObjectLost):

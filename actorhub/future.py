@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator, Iterator
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any, Generic, TypeVar, cast
 
 from actorhub.call import Call
-from actorhub.object_ref import PLAIN, ObjectRef, StandIn
+from actorhub.object_ref import ObjectRef, StandIn, parts_of, replaced
 
 R = TypeVar("R")
 
@@ -97,35 +97,12 @@ def placeholders_in(value: object) -> list[Any]:
     Raises:
         ValueError: a container contains itself.
     """
-    return list(_placeholders_in(value, ()))
-
-
-def _placeholders_in(value: object, around: tuple[int, ...]) -> Iterator[Any]:
-    if isinstance(value, Future | StandIn | ObjectRef):
-        yield value
-    elif type(value) in (list, tuple, dict):
-        if id(value) in around:
-            raise ValueError(
-                f"an argument contains itself: a {type(value).__name__} in a cycle; tasks take trees of values"
-            )
-        parts = value.values() if isinstance(value, dict) else cast("list[Any]", value)
-        for part in parts:
-            if type(part) not in PLAIN:
-                yield from _placeholders_in(part, (*around, id(value)))
+    return parts_of(value, (Future, StandIn, ObjectRef))
 
 
 def with_results(value: Any) -> Any:
-    """The same arguments with the futures' results, or the stand-ins of those, in their places. All futures are done and have
-    results."""
+    """A copy of arguments with the results of the futures, or their stand-ins, in place of them.
+
+    All futures must be done and have results.
+    """
     return replaced(value, lambda part: part.settled.result() if isinstance(part, Future) else part)
-
-
-def replaced(value: Any, place: Callable[[Any], Any]) -> Any:
-    """The same arguments, with what `place` makes of each of their parts that is no list, tuple or dictionary."""
-    if type(value) is list:
-        return [replaced(part, place) for part in value]
-    if type(value) is tuple:
-        return tuple(replaced(part, place) for part in value)
-    if type(value) is dict:
-        return {key: replaced(part, place) for key, part in value.items()}
-    return place(value)

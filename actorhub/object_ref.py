@@ -7,7 +7,7 @@ process renews. A `StandIn` among a task's arguments stands for the value.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -16,6 +16,8 @@ from weakref import WeakValueDictionary
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter
 from pydantic_core import PydanticCustomError, core_schema
+
+from actorhub.codec import PLAIN_TYPES, note_packed
 
 T = TypeVar("T")
 
@@ -76,7 +78,7 @@ class ObjectRef(Generic[T]):
         return cast(T, StandIn(self))
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        _packing(self)
+        note_packed(self)
         return ObjectRef, (self.id, self.size, self.node, self.queue)
 
     def __repr__(self) -> str:
@@ -117,32 +119,6 @@ def stand_ins_travel() -> Generator[None]:
         _travel.reset(token)
 
 
-PLAIN = frozenset((bool, bytes, float, int, str, type(None)))  # most arguments: they hold nothing else
-_packed: ContextVar[list[ObjectRef[Any]] | None] = ContextVar("actorhub_packed", default=None)
-
-
-class ReferencesPacked(list["ObjectRef[Any]"]):
-    """The references that are packed inside its `with`, wherever they stand: also within objects of users' own classes."""
-
-    def __enter__(self) -> ReferencesPacked:
-        self._token = _packed.set(self)
-        return self
-
-    def __exit__(self, *failed: object) -> None:
-        _packed.reset(self._token)
-
-
-def may_refer(args: Iterable[Any], kwargs: Mapping[str, Any]) -> bool:
-    """Whether there may be references among these arguments: not among the plainest, which are the most."""
-    return not (PLAIN.issuperset(map(type, args)) and PLAIN.issuperset(map(type, kwargs.values())))
-
-
-def _packing(ref: ObjectRef[Any]) -> None:
-    packed = _packed.get()
-    if packed is not None:
-        packed.append(ref)
-
-
 _cards = TypeAdapter(Card)
 _held: WeakValueDictionary[str, ObjectRef[Any]] = WeakValueDictionary()
 _lock = threading.RLock()  # a collection inside may run code that makes references
@@ -164,5 +140,42 @@ def _validate(value: Any) -> ObjectRef[Any]:
 
 
 def _to_card(ref: ObjectRef[Any]) -> Card:
-    _packing(ref)
+    note_packed(ref)
     return ref._card
+
+
+# ---- arguments that hold references
+
+
+def parts_of(value: object, kinds: tuple[type, ...]) -> list[Any]:
+    """The values of these types among arguments, also inside lists, tuples and dictionaries.
+
+    Raises:
+        ValueError: a container contains itself.
+    """
+    return list(_parts_of(value, kinds, ()))
+
+
+def _parts_of(value: object, kinds: tuple[type, ...], around: tuple[int, ...]) -> Iterator[Any]:
+    if isinstance(value, kinds):
+        yield value
+    elif type(value) in (list, tuple, dict):
+        if id(value) in around:
+            raise ValueError(
+                f"an argument contains itself: a {type(value).__name__} in a cycle; tasks take trees of values"
+            )
+        parts = value.values() if isinstance(value, dict) else cast("list[Any]", value)
+        for part in parts:
+            if type(part) not in PLAIN_TYPES:
+                yield from _parts_of(part, kinds, (*around, id(value)))
+
+
+def replaced(value: Any, replace: Callable[[Any], Any]) -> Any:
+    """A copy of arguments in which `replace` was applied to each part that is no list, tuple or dictionary."""
+    if type(value) is list:
+        return [replaced(part, replace) for part in value]
+    if type(value) is tuple:
+        return tuple(replaced(part, replace) for part in value)
+    if type(value) is dict:
+        return {key: replaced(part, replace) for key, part in value.items()}
+    return replace(value)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from actorhub.call import Call, Inflow
-from actorhub.codec import Signer
+from actorhub.codec import KeepAlive, Signer
 from actorhub.context import Handling, surroundings
 from actorhub.envelope import Envelope, Kind
 from actorhub.errors import ActorHubError, CallTimeout, TooManyPending
@@ -36,7 +36,7 @@ class Pending:
         "deadline",
         "handling",
         "id",
-        "needs",
+        "keep_alive",
         "on_took",
         "outbox",
         "outgoing",
@@ -59,7 +59,7 @@ class Pending:
         self.outgoing: Outgoing | None = None
         self.deadline: float | None = None
         self.handling: Handling | None = None
-        self.needs: object = None  # references among its arguments, whose objects must live until it is done
+        self.keep_alive: KeepAlive | None = None
         self.credit_to = ""  # the queue of the process that sends this stream
 
 

@@ -22,7 +22,7 @@ from actorhub.attachments import Attachments
 from actorhub.boxes import Boxes
 from actorhub.broker import Broker, Delivery, Link, Message, Outcome, open_broker
 from actorhub.call import STREAM_CREDIT, Call, Inflow, Stream
-from actorhub.codec import Signer
+from actorhub.codec import KeepAlive, Signer, may_hold_references
 from actorhub.connection import Connection, OnRetry
 from actorhub.context import Told, effects, surroundings
 from actorhub.envelope import Envelope, Kind, Timer, decode, encode
@@ -37,7 +37,6 @@ from actorhub.errors import (
     PayloadTooLarge,
 )
 from actorhub.futures import once
-from actorhub.object_ref import ReferencesPacked, may_refer
 from actorhub.outbox import Outgoing
 from actorhub.replies import Pending, Replies, Way
 from actorhub.settings import Settings
@@ -222,8 +221,8 @@ class Session:
     def _call(
         self, ticket: Ticket, signature: Signature, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Call[Any] | Inflow[Any]:
-        needs = ReferencesPacked()
-        with needs if may_refer(args, kwargs) else nullcontext():
+        keep_alive = KeepAlive()
+        with keep_alive if may_hold_references(args, kwargs) else nullcontext():
             payload, codec = signature.pack(args, kwargs, self.signer)
         self.check_sendable(payload)
         outbox = self._boxes.to_actor(ticket)
@@ -236,7 +235,7 @@ class Session:
             fields["id"] = around.next_ask()
         pending = self.expect(signature, outbox, fields, limited=not ticket.namespace.startswith("$"))
         outgoing = self._outgoing(fields, payload, lambda outcome: self._call_settled(pending, ticket, outcome))
-        pending.outgoing, pending.needs = outgoing, needs
+        pending.outgoing, pending.keep_alive = outgoing, keep_alive
         outbox.put(outgoing)
         if ticket.queue == self.names.control and isinstance(pending.answer, Call):
             self._silence.asked(pending.answer, signature.label)

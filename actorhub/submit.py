@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 from actorhub.broker import Link, Outcome
 from actorhub.call import Call, Inflow, Stream
 from actorhub.chunks import MeanDurations
-from actorhub.codec import by_value
+from actorhub.codec import KeepAlive, by_value
 from actorhub.control.desks import TaskDesk
 from actorhub.delay import Delays
 from actorhub.depot import Depot
@@ -22,7 +22,7 @@ from actorhub.errors import BrokerUnavailable, CallCancelled, HubClosed, Placeme
 from actorhub.future import Future, placeholders_in, with_results
 from actorhub.futures import ended, once
 from actorhub.needs import NOWHERE, Needs
-from actorhub.object_ref import ReferencesPacked, StandIn, stand_ins_travel
+from actorhub.object_ref import StandIn, stand_ins_travel
 from actorhub.outbox import Outgoing
 from actorhub.replies import Pending
 from actorhub.session import Session
@@ -151,7 +151,7 @@ class Submitter:
     ) -> Pending:
         session = self._session
         places = placeholders_in([*args, *kwargs.values()])
-        with ReferencesPacked() as needs:
+        with KeepAlive() as keep_alive:
             payload, codec = self._pack(spec, tuple(args), kwargs, places)
         box = self._box(spec, sending)
         fields = self._fields(spec, sending) | {"codec": codec}
@@ -161,7 +161,7 @@ class Submitter:
         )
         outgoing = Outgoing(fields, payload, lambda outcome: accepted(None) if outcome is Outcome.STORED else None)
         pending.outgoing = outgoing
-        pending.needs = needs
+        pending.keep_alive = keep_alive
         if self._ways.all_open or not (sending.then or sending.delay):
             self._put(box, pending, sending.delay)  # the box waits for control where it has to
         else:
@@ -230,7 +230,7 @@ class Submitter:
     ) -> Future[Any]:
         """One task for each row of arguments, and one that takes the list of their results."""
         session = self._session
-        with ReferencesPacked() as needs:
+        with KeepAlive() as keep_alive:
             packed = [self._pack(spec, row, {}, placeholders_in(row)) for row in rows]
         if not packed:
             raise ValueError(
@@ -242,7 +242,7 @@ class Submitter:
         way = _Parts(parts, self._cancelled, lambda: session.spawn_task(self._drop(queue), "actorhub-gather-end"))
         fields: dict[str, Any] = {}
         pending = session.expect(collect.signature, way, fields)
-        pending.needs = needs
+        pending.keep_alive = keep_alive
         pending.outgoing = Outgoing(fields, b"", lambda outcome: None)  # its parts leave instead
         queue = session.names.gathering(sending.namespace, pending.id)
         common = self._fields(spec, sending)
