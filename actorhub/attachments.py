@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from actorhub.broker import Link
 from actorhub.errors import ActorHubError, BrokerUnavailable
@@ -15,11 +16,25 @@ log = logging.getLogger(__name__)
 AGAIN = 1.0  # seconds before what could not be set up on a link is tried there again
 
 
-class Attachment(Protocol):
-    """Something that consumes over the session's link and must be set up again on a new one."""
+class Attachment(ABC):
+    """Something that uses the session's link and must be set up again on a new one."""
 
-    async def attach(self, link: Link) -> None: ...
-    def detach(self) -> None: ...
+    @abstractmethod
+    async def attach(self, link: Link) -> None:
+        """Set up on this link.
+
+        Raises:
+            BrokerUnavailable: the link is to be given up.
+        """
+
+    @abstractmethod
+    def detach(self) -> None:
+        """Note that the link is lost."""
+
+    @property
+    def unconfirmed(self) -> int:
+        """Messages that it has published, or still has to publish, and that the broker has not confirmed."""
+        return 0
 
 
 class Attachments:
@@ -44,6 +59,11 @@ class Attachments:
         for attachment in list(self._all):
             await attachment.attach(link)
         self._ready = link
+
+    @property
+    def unconfirmed(self) -> int:
+        """Messages of all of them that the broker has not confirmed."""
+        return sum(attachment.unconfirmed for attachment in self._all)
 
     def detach(self) -> None:
         """The link is lost."""

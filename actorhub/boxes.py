@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from actorhub.address import Ticket
 from actorhub.broker import Link
+from actorhub.directory import Directory
 from actorhub.errors import ActorHubError, BrokerUnavailable
 from actorhub.outbox import Outbox, Questions
 
@@ -18,21 +19,23 @@ log = logging.getLogger(__name__)
 MANY = 1000  # ways of one kind past which idle ones are forgotten
 SILENCE = 5.0  # seconds after which the broker is asked whether a call's queue is still there
 
-MakeMailbox = Callable[[Ticket], Awaitable[None]]
-
 
 class Boxes:
-    """`make_mailbox`: what makes the mailbox of an instance of a keyed class, where anything does."""
+    """Outboxes of one session, by destination.
+
+    Args:
+        directory: creates the mailbox of a keyed actor's shard on its first call.
+    """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         spawn_task: Callable[[Any, str], object],
-        make_mailbox: Callable[[], MakeMailbox | None],
+        directory: Directory,
     ) -> None:
         self._loop = loop
         self._spawn_task = spawn_task
-        self._make_mailbox = make_mailbox
+        self._directory = directory
         self._link: Link | None = None
         self._actors: dict[str, Outbox] = {}
         self._answers: dict[str, Outbox] = {}
@@ -90,16 +93,15 @@ class Boxes:
 
     def _open(self, box: Outbox, ticket: Ticket) -> None:
         """What is sent to an instance of a keyed class waits until its mailbox is there."""
-        make = self._make_mailbox()
-        if ticket.key is not None and make is not None:
+        if ticket.key is not None:
             self._held.add(box)
-            self._spawn_task(self._open_when_made(box, ticket, make), "actorhub-mailbox")
+            self._spawn_task(self._open_when_made(box, ticket), "actorhub-mailbox")
         elif self._link is not None:
             box.attach(self._link)
 
-    async def _open_when_made(self, box: Outbox, ticket: Ticket, make: MakeMailbox) -> None:
+    async def _open_when_made(self, box: Outbox, ticket: Ticket) -> None:
         try:
-            await make(ticket)
+            await self._directory.ensure_mailbox(ticket)
         except ActorHubError as exc:
             log.warning("the mailbox of %s cannot be made: %s", ticket.class_name, exc)
             self._actors.pop(ticket.queue, None)

@@ -27,11 +27,11 @@ from actorhub.errors import (
     UntrustedPayload,
 )
 from actorhub.failure import Failure
-from actorhub.handle import Handle, address_of
+from actorhub.handle import address_of
 from actorhub.letter import Reason
 from actorhub.outflow import Outflow
 from actorhub.ref import Residence, residence
-from actorhub.session import Session, current_session
+from actorhub.session import current_session
 from actorhub.signature import Signature
 from actorhub.spec import ActorSpec
 from actorhub.work import Answer, Work
@@ -60,8 +60,7 @@ class Cell:
 
     def __init__(
         self,
-        session: Session,
-        handle: Handle,
+        execution: Residence,
         spec: ActorSpec,
         create: Callable[[], Any],
         *,
@@ -69,11 +68,11 @@ class Cell:
         on_failed: Callable[[BaseException], None] | None = None,
     ) -> None:
         self.spec = spec
-        self.actor_id = address_of(handle).actor_id
+        self.actor_id = address_of(execution.handle).actor_id
         self.instance: Any = None
-        self._session = session
+        self._session = execution.session
         self._create = create
-        self._residence = Residence(handle, session, address_of(handle).namespace)
+        self._residence = execution
         self._blackbox = blackbox
         self._on_failed = on_failed
         self._waiting: deque[Work] = deque()

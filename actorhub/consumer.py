@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from actorhub.attachments import Attachment
 from actorhub.broker import Consumer, Delivery, Link
 from actorhub.chunks import CONCURRENT, SMALLEST_PREFETCH, MeanDurations, adjusted_prefetch, prefetch, widened_prefetch
 from actorhub.errors import ActorHubError, ActorNotFound, BrokerUnavailable
@@ -38,7 +39,7 @@ class ConsumerGeneration:
             self.on_empty()
 
 
-class TaskConsumer:
+class TaskConsumer(Attachment):
     """Attached to a session. `on_delivery` gets each delivery with the shift that it belongs to, which must hear of its end;
     `on_lost` is called when shifts are lost."""
 

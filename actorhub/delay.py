@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from actorhub.address import Names
-from actorhub.attachments import Attachments
+from actorhub.attachments import Attachment, Attachments
 from actorhub.broker import Consumer, Delivery, Link, Message, Outcome, Queue, publish_confirmed
 from actorhub.errors import ActorNotFound, BrokerUnavailable
 from actorhub.topology import delay_rung, due_queue
@@ -187,7 +187,7 @@ class Owner(Protocol):
     def spawn_task(self, coroutine: Any, name: str) -> asyncio.Task[Any]: ...
 
 
-class Forwarder:
+class Forwarder(Attachment):
     """Brings what is due to its target, for as long as its session lives, across lost links. There may be any number in a
     cluster: the broker lets one be active. A message is acknowledged when the broker has it somewhere else."""
 

@@ -56,7 +56,7 @@ class Home:
 
 
 class Depot:
-    """One for a session: `Depot.of(session)`. Workers are told where their node's store is.
+    """Client of the object stores. One for a session; its owner opens it. Workers are told where their node's store is.
 
     A client uses the store of a node on its machine. Where there is none it makes a store of its own and keeps it.
     """
@@ -70,12 +70,6 @@ class Depot:
         self._own: Store | None = None
         self._neighbours: dict[str, Store] = {}  # stores of other nodes and clients on this machine
         self._fetching: dict[str, asyncio.Task[BaseException | None]] = {}
-
-    @classmethod
-    def of(cls, session: Session) -> Depot:
-        if session.depot is None:
-            session.depot = cls(session)
-        return cast(Depot, session.depot)
 
     def open(self, path: Path | None = None, node: str = "") -> None:
         """From now on this process keeps what it refers to. `path`: the store of its `node`, where it is a worker.

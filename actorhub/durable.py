@@ -12,6 +12,7 @@ import logging
 import random
 from collections.abc import Callable, Collection
 
+from actorhub.attachments import Attachment
 from actorhub.broker import Consumer, Delivery, Link, Queue
 from actorhub.errors import ActorInitFailed, ActorNotFound, BrokerUnavailable
 from actorhub.journal.owner import Deposed
@@ -34,7 +35,7 @@ MakeHousehold = Callable[[Link, Load, Callable[[Exception], None], Callable[[], 
 each message is handled."""
 
 
-class DurableMailbox:
+class DurableMailbox(Attachment):
     """`on_born_dead`: the constructor raised; `on_gone`: the inbox does not exist any more. For the rest see `Tenure`."""
 
     def __init__(

@@ -8,7 +8,7 @@ import logging
 from actorhub.broker import Link
 from actorhub.dead import DeadLetters
 from actorhub.envelope import Kind
-from actorhub.errors import ActorDied, ActorHubError, ActorInitFailed, BrokerUnavailable
+from actorhub.errors import ActorHubError, BrokerUnavailable
 from actorhub.failure import Failure
 from actorhub.mailbox import Mailbox
 from actorhub.session import Session
@@ -33,11 +33,6 @@ class Grave:
 
     def cancel(self, call_id: str) -> None:
         """Every call is answered as soon as it comes: there is nothing to cancel."""
-
-
-def death(cause: str, *, at_birth: bool) -> ActorDied:
-    """The error that callers of a dead actor get."""
-    return ActorInitFailed(cause) if at_birth else ActorDied(cause)
 
 
 async def bury(

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, cast
 
 from pydantic import SecretStr
 
-from actorhub import keyed
-from actorhub.address import Ticket, check_word, new_id
+from actorhub.address import check_word, new_id
+from actorhub.clients import ClientContext, Clients
 from actorhub.cluster import BrokerChoice, LocalCluster, LocalNodes
 from actorhub.codec import by_value
 from actorhub.connection import OnRetry
@@ -20,10 +20,10 @@ from actorhub.control.client import control_of, find, granted
 from actorhub.control.events import SpawnAsked
 from actorhub.control.infos import NodeInfo
 from actorhub.control.plans import ActorPlan
-from actorhub.depot import Depot
+from actorhub.control_directory import cluster_session
 from actorhub.errors import ActorHubError, ActorNotFound, HubClosed
-from actorhub.grave import death
 from actorhub.handle import Handle, address_of, remote_of, spec_behind
+from actorhub.keyed import shard_ticket
 from actorhub.looking import Looking
 from actorhub.needs import Bundle
 from actorhub.options import Options
@@ -51,6 +51,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
+_current_clients: ContextVar[Clients | None] = ContextVar("actorhub_clients", default=None)
+"""Of the `async with Hub()` around."""
+
 
 class Hub(Tasks, Looking, Placing):
     """Spawns and finds actors. Use it as `async with Hub(...) as hub:`; one for a process is enough.
@@ -77,12 +80,12 @@ class Hub(Tasks, Looking, Placing):
         changes = {name: value for name, value in given.items() if value is not None}
         self._settings = Settings(**changes) if settings is None else settings.model_copy(update=changes)
         self._on_retry = on_retry
-        self._session: Session | None = None
+        self._clients: Clients | None = None
         self._cluster: LocalCluster | InsideCluster | None = None
         self._options = Options(namespace=self._settings.namespace)
         self._owner: str | None = None
         self._is_view = False
-        self._outer: Any = None
+        self._outer: tuple[Token[Session | None], Token[Clients | None]] | None = None
 
     # ---- life
 
@@ -120,14 +123,12 @@ class Hub(Tasks, Looking, Placing):
             ActorHubError: there is neither.
         """
         here = residence.get()
-        session = here.session if here is not None else current_session.get()
-        if session is None:
+        clients = here.clients if isinstance(here, ClientContext) else _current_clients.get()
+        if clients is None:
             raise ActorHubError("there is no current hub; use `async with Hub() as hub:`")
-        hub = Hub(settings=session.settings)
+        hub = Hub(settings=clients.session.settings)
         hub._is_view = True
-        hub._session = session
-        session.why_gone = session.why_gone or hub._why_gone
-        session.make_mailbox = session.make_mailbox or functools.partial(keyed.make_mailbox, session)
+        hub._clients = clients
         if here is not None:
             hub._owner = f"actor:{address_of(here.handle).actor_id}" if here.handle is not None else None
             hub._options = Options(namespace=here.namespace)
@@ -135,11 +136,14 @@ class Hub(Tasks, Looking, Placing):
 
     async def __aenter__(self) -> Self:
         await self.open()
-        self._outer = current_session.set(self._session)
+        self._outer = current_session.set(self._open_session()), _current_clients.set(self._clients)
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        current_session.reset(self._outer)
+        if self._outer is not None:
+            session, clients = self._outer
+            current_session.reset(session)
+            _current_clients.reset(clients)
         await self.close()
 
     async def open(self) -> None:
@@ -156,11 +160,9 @@ class Hub(Tasks, Looking, Placing):
             self._settings = await self._cluster.start()
             self._options = self._options.model_copy(update={"namespace": self._settings.namespace})
         try:
-            self._session = Session(self._settings, on_retry=self._on_retry)
-            self._session.why_gone = self._why_gone
-            self._session.make_mailbox = functools.partial(keyed.make_mailbox, self._session)
-            await self._session.open()
-            Depot.of(self._session).open()
+            self._clients = Clients.of(cluster_session(self._settings, on_retry=self._on_retry))
+            await self._clients.session.open()
+            self._clients.objects.open()
             if self._cluster is not None:
                 await self._until_ready(self._cluster)
         except BaseException:
@@ -169,16 +171,16 @@ class Hub(Tasks, Looking, Placing):
 
     async def close(self) -> None:
         """Ends the hub's session, and the actors that were not spawned as detached. A local cluster stops."""
-        session, self._session = self._session, None
-        if session is not None and not self._is_view:
+        clients, self._clients = self._clients, None
+        if clients is not None and not self._is_view:
+            session = clients.session
             if session.link is not None and session.owns_actors:
                 try:
                     async with asyncio.timeout(2.0):
                         await control_of(session).end_session(session.id)
                 except (TimeoutError, ActorHubError):
                     pass  # control notices by itself that the session is gone
-            if session.depot is not None:
-                await session.depot.close()
+            await clients.objects.close()
             await session.close()
         if self._cluster is not None and not self._is_view:
             await self._cluster.stop()
@@ -264,7 +266,7 @@ class Hub(Tasks, Looking, Placing):
         }
         view = Hub(settings=self._settings)
         view._is_view = True
-        view._session = self._session
+        view._clients = self._clients
         view._owner = self._owner
         changes = {k: v for k, v in given.items() if v is not None}
         view._options = Options.model_validate({**dict(self._options), **changes})
@@ -320,7 +322,7 @@ class Hub(Tasks, Looking, Placing):
             TypeError: the class has no keys: it is not decorated with `@actor(durable=True, shards=...)`.
         """
         session, spec = self._open_session(), spec_of(cls)
-        return cast(T, Handle(session, keyed.ticket_of(session.names, self._options.namespace, spec, key), spec))
+        return cast(T, Handle(session, shard_ticket(session.names, self._options.namespace, spec, key), spec))
 
     async def find(self, cls: type[T], name: str) -> T:
         """The living actor of that name in the namespace.
@@ -404,19 +406,14 @@ class Hub(Tasks, Looking, Placing):
             delay=options.delay,
         )
 
-    def _open_session(self) -> Session:
-        if self._session is None:
+    def _open_clients(self) -> Clients:
+        if self._clients is None:
             raise HubClosed("the hub is not open; use it inside `async with Hub() as hub:`")
-        return self._session
+        return self._clients
+
+    def _open_session(self) -> Session:
+        return self._open_clients().session
 
     def _handle(self, plan: ActorPlan, spec: ActorSpec) -> Handle:
         session = self._open_session()
         return Handle(session, plan.ticket(session.names), spec)
-
-    async def _why_gone(self, ticket: Ticket) -> ActorHubError:
-        session = self._open_session()
-        info = await control_of(session).describe(ticket.actor_id)
-        who = f"{ticket.class_name} {ticket.name or ticket.actor_id}"
-        if info is None or info.state != "dead":
-            return ActorNotFound(f"there is no actor {who} in namespace {ticket.namespace!r}")
-        return death(f"{who} is dead: {info.last_error}", at_birth=info.died_at_birth)

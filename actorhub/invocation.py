@@ -11,16 +11,16 @@ from contextlib import contextmanager
 from typing import Any
 
 from actorhub.blackbox import BlackBox
+from actorhub.clients import ClientContext, Clients
 from actorhub.codec import Signer
 from actorhub.context import Handling, Surroundings, surroundings
-from actorhub.depot import Depot
 from actorhub.envelope import Codec, Envelope, Hop, Kind
 from actorhub.errors import CallCancelled, CallTimeout, InvalidArguments, TaskNotFound, WorkerDied
 from actorhub.fates import Fates
 from actorhub.outflow import Outflow
-from actorhub.ref import Lend, Residence, residence
+from actorhub.ref import Lend, residence
 from actorhub.remembered import Remembered
-from actorhub.session import HEADER_ROOM, Session, current_session
+from actorhub.session import HEADER_ROOM, current_session
 from actorhub.task import TaskSpec, tasks
 from actorhub.work import Answer, Work
 
@@ -83,11 +83,12 @@ class AdmissionControl:
 class TaskInvoker:
     """Those of one slot. Each raises whatever the task raises, and what makes its arguments or its result invalid."""
 
-    def __init__(self, session: Session, blackbox: BlackBox, admission: AdmissionControl) -> None:
-        self._session = session
+    def __init__(self, clients: Clients, blackbox: BlackBox, admission: AdmissionControl) -> None:
+        self._clients = clients
+        self._session = clients.session
         self._blackbox = blackbox
         self._admission = admission
-        self._depot = Depot.of(session)
+        self._depot = clients.objects
 
     def until(self, work: Work, began: float) -> float | None:
         """Monotonic time at which an attempt that began then is late."""
@@ -179,7 +180,8 @@ class TaskInvoker:
         """What the task's code finds around it."""
         envelope = work.envelope
         current_session.set(self._session)
-        residence.set(Residence(None, self._session, self._session.names.namespace_of(work.queue), lend))
+        namespace = self._session.names.namespace_of(work.queue)
+        residence.set(ClientContext(None, self._session, namespace, lend, clients=self._clients))
         hop = Hop(actor=f"task {envelope.method}", call=envelope.id)
         handling = Handling(hop.actor, envelope.id)
         surroundings.set(Surroundings(envelope.deadline, (*envelope.chain, hop), False, handling))

@@ -15,7 +15,7 @@ from actorhub.session import Session
 from actorhub.spec import ActorSpec, registry
 
 
-def ticket_of(names: Names, namespace: str, spec: ActorSpec, key: object) -> Ticket:
+def shard_ticket(names: Names, namespace: str, spec: ActorSpec, key: object) -> Ticket:
     """Raises:
     TypeError: it is no keyed class, or the key is no text.
     ValueError: the key is empty.
@@ -33,7 +33,7 @@ def ticket_of(names: Names, namespace: str, spec: ActorSpec, key: object) -> Tic
     return plan.ticket(names).of(key)
 
 
-async def make_mailbox(session: Session, ticket: Ticket) -> None:
+async def ensure_shard_mailbox(session: Session, ticket: Ticket) -> None:
     """The one behind which the ticket's instance is, unless it is there.
 
     Raises:

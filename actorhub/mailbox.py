@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Collection
 from typing import Protocol
 
+from actorhub.attachments import Attachment
 from actorhub.broker import Consumer, Delivery, Link, Message
 from actorhub.dead import DeadLetters
 from actorhub.envelope import Envelope, Kind, decode
@@ -35,7 +36,7 @@ class Taker(Protocol):
     def cancel(self, call_id: str) -> None: ...
 
 
-class Mailbox:
+class Mailbox(Attachment):
     """Consumes one queue for as long as the session lives, across lost links.
 
     `poison` holds ids of calls that must not run again: they killed their workers. `on_gone` is called when the queue does

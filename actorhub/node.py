@@ -27,6 +27,7 @@ from actorhub.control.desks import NodeDesk, WorkerDesk
 from actorhub.control.events import ANY_CLASS, NodeReport, Running, SlotEnded, WorkerLost, WorkerReport, WorkerStopped
 from actorhub.control.plans import Residency
 from actorhub.control.standby import ControlStandby
+from actorhub.control_directory import cluster_session
 from actorhub.dead import DeadLetters
 from actorhub.delay import Delays, Forwarder
 from actorhub.devices import Devices
@@ -42,7 +43,6 @@ from actorhub.objects.store import Store
 from actorhub.processes import Exit, Processes, WorkerProcess, persistently
 from actorhub.resources import Resources, checked
 from actorhub.service import ServiceEndpoint, stub
-from actorhub.session import Session
 from actorhub.settings import Settings
 from actorhub.spec import registry
 from actorhub.task_slots import PAUSE, YOUNG, SlotManager
@@ -73,7 +73,7 @@ class Node:
     def __init__(self, config: NodeConfig, settings: Settings, processes: type[Processes] = Processes) -> None:
         self.config = config
         self.settings = settings
-        self.session = Session(settings, name=f"node {config.node_id}")
+        self.session = cluster_session(settings, name=f"node {config.node_id}")
         modules = [echo.__name__, *config.modules]
         preload = [type(self.session.broker).__module__, *modules]
         self._processes = processes(config.node_id, modules, preload, settings, self._worker_ended)

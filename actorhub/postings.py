@@ -165,9 +165,7 @@ class Poster:
 
     async def _make_mailbox(self, posting: Posting) -> bool:
         """Of the instance of a keyed class that gets it. False where that cannot be."""
-        names, make = self._session.names, self._session.make_mailbox
-        if make is None:
-            return False
+        names = self._session.names
         ticket = Ticket(
             queue=posting.queue,
             actor_id=actor_of(posting.queue),
@@ -175,7 +173,7 @@ class Poster:
             class_name=posting.keyed,
         )
         try:
-            await make(ticket)
+            await self._session.directory.ensure_mailbox(ticket)
         except ActorHubError:
             log.exception("the mailbox of an instance of %s cannot be made", posting.keyed)
             return False

@@ -21,13 +21,14 @@ Lend = Callable[[Future[Any]], AbstractContextManager[None]]
 
 @dataclass(frozen=True)
 class Residence:
-    """Where the running code lives: the session of its worker, and the actor whose method it is, where it is none of a task.
-    `lend`: of a `def` task."""
+    """Where the running code lives: in which actor or task, with which session."""
 
     handle: Handle | None
+    """Of the actor whose method runs; None in a task."""
     session: Session
     namespace: str
     lend: Lend | None = None
+    """Of a `def` task: entered while it waits."""
 
 
 residence: ContextVar[Residence | None] = ContextVar("actorhub_residence", default=None)

@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar, cast, overload
 
-from actorhub.address import Ticket
+from actorhub.address import SYSTEM, Ticket
+from actorhub.attachments import Attachment
 from actorhub.broker import Link
 from actorhub.cell import Cell
 from actorhub.dead import DeadLetters
 from actorhub.handle import Handle
 from actorhub.mailbox import Mailbox
+from actorhub.ref import Residence
 from actorhub.session import Session
 from actorhub.spec import SPEC, ActorOptions, class_name_of, spec_of, specify
 from actorhub.topology import service_queue
 
 T = TypeVar("T")
-
-SYSTEM = "$system"
-"""The namespace of services. No user's namespace has its `$`."""
 
 CLOSE_TIMEOUT_SECONDS = 1.0
 """For commands that still run when a service closes."""
@@ -69,7 +68,7 @@ def stub(session: Session, queue: str, cls: type[T]) -> T:
     return cast(T, service_handle(session, queue, cls))
 
 
-class ServiceEndpoint:
+class ServiceEndpoint(Attachment):
     """Command queue of a process, with the service that handles what comes.
 
     Args:
@@ -94,7 +93,8 @@ class ServiceEndpoint:
         self._session = session
         self._queue = service_queue(queue, expires or session.settings.reply_expiry)
         self._exchange = exchange
-        self._cell = Cell(session, service_handle(session, queue, cls), spec_of(cls), make)
+        execution = Residence(service_handle(session, queue, cls), session, SYSTEM)
+        self._cell = Cell(execution, spec_of(cls), make)
         self._mailbox = Mailbox(session, queue, self._cell, DeadLetters(session, "system"))
 
     async def open(self) -> None:

@@ -12,7 +12,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import nullcontext
 from contextvars import ContextVar
 from typing import Any
@@ -25,6 +25,7 @@ from actorhub.call import STREAM_CREDIT, Call, Inflow, Stream
 from actorhub.codec import KeepAlive, Signer, may_hold_references
 from actorhub.connection import Connection, OnRetry
 from actorhub.context import Told, effects, surroundings
+from actorhub.directory import Directory, NoDirectory
 from actorhub.envelope import Envelope, Kind, Timer, decode, encode
 from actorhub.errors import (
     ActorHubError,
@@ -48,6 +49,8 @@ log = logging.getLogger(__name__)
 
 HEADER_ROOM = 64 * 1024  # bytes of a message that are left for its header
 REPLY_PREFETCH = 200
+DIRECTORY_TIMEOUT_SECONDS = 5.0
+"""In which control says why an actor is gone."""
 
 
 class Session:
@@ -69,11 +72,8 @@ class Session:
         self.gates: dict[str, Callable[[int], None]] = {}
         """Streams that this process sends, by the id of their call: where their readers' credit goes."""
         self.owns_actors = False
-        self.submitter: Any = None  # of tasks; see submit.py
-        self.depot: Any = None  # of objects; see depot.py
-        self.make_mailbox: Callable[[Ticket], Awaitable[None]] | None = None
-        """Of an instance of a keyed class; see keyed.py."""
-        self.why_gone: Callable[[Ticket], Awaitable[ActorHubError]] | None = None
+        self.directory: Directory = NoDirectory()
+        """Set before `open`, by the owner."""
         self._connection = Connection(
             broker,
             f"actorhub {name} {self.id}",
@@ -102,7 +102,7 @@ class Session:
         """
         self.loop = asyncio.get_running_loop()
         self.thread_id = threading.get_ident()
-        self._boxes = Boxes(self.loop, self.spawn_task, lambda: self.make_mailbox)
+        self._boxes = Boxes(self.loop, self.spawn_task, self.directory)
         await self._connection.open(self.settings.connect_timeout)
         self.spawn_task(self._boxes.look_for_vanished(), "actorhub-vanished")
 
@@ -126,7 +126,7 @@ class Session:
     async def flush(self, timeout: float) -> bool:
         """Wait until the broker has confirmed all that was sent. False where it has not in `timeout` seconds."""
         until = self.loop.time() + timeout
-        while self._boxes.unconfirmed or (self.submitter is not None and self.submitter.unconfirmed):
+        while self._boxes.unconfirmed or self.attachments.unconfirmed:
             if self.loop.time() >= until:
                 return False
             await asyncio.sleep(0.005)
@@ -233,7 +233,7 @@ class Session:
         if around is not None and ticket.durable and not signature.is_generator:
             outbox = self._boxes.for_questions(ticket)
             fields["id"] = around.next_ask()
-        pending = self.expect(signature, outbox, fields, limited=not ticket.namespace.startswith("$"))
+        pending = self.expect(signature, outbox, fields, limited=not ticket.is_system)
         outgoing = self._outgoing(fields, payload, lambda outcome: self._call_settled(pending, ticket, outcome))
         pending.outgoing, pending.keep_alive = outgoing, keep_alive
         outbox.put(outgoing)
@@ -471,10 +471,10 @@ class Session:
                 f"{label}: the mailbox of {ticket.name or ticket.actor_id} is full; "
                 "send less, or wait for room with `with backpressure():`"
             )
-        if self.why_gone is not None and not ticket.namespace.startswith("$"):
+        if not ticket.is_system:
             try:
-                async with asyncio.timeout(5.0):
-                    return await self.why_gone(ticket)
+                async with asyncio.timeout(DIRECTORY_TIMEOUT_SECONDS):
+                    return await self.directory.reason_gone(ticket, label)
             except (TimeoutError, ActorHubError):
                 log.debug("control does not say why %s is gone", ticket.actor_id, exc_info=True)
         if ticket.queue == self.names.control:

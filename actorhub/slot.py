@@ -17,13 +17,13 @@ from contextlib import suppress
 from actorhub.blackbox import BlackBox
 from actorhub.broker import Delivery
 from actorhub.chunks import CONCURRENT, SPLIT_AFTER
+from actorhub.clients import Clients
 from actorhub.completion import CompletionHandler
 from actorhub.consumer import ConsumerGeneration, TaskConsumer
 from actorhub.envelope import decode
 from actorhub.errors import ActorHubError, CallCancelled, CallTimeout, InvalidEnvelope
 from actorhub.fates import TaskFates
 from actorhub.invocation import AdmissionControl, TaskInvoker
-from actorhub.session import Session
 from actorhub.task import TaskSpec
 from actorhub.thread_scheduler import TaskBatch, ThreadScheduler
 from actorhub.work import Answer, Receipt, Work, task_work
@@ -43,13 +43,13 @@ class TaskSlot:
     nobody hears of it."""
 
     def __init__(
-        self, session: Session, blackbox: BlackBox, node: str, *, ask: Ask, leave: Callable[[], None] | None
+        self, clients: Clients, blackbox: BlackBox, node: str, *, ask: Ask, leave: Callable[[], None] | None
     ) -> None:
         self.done = 0
-        self._session = session
+        self._session = session = clients.session
         self._admission = AdmissionControl(session.signer, node)
         self.fates = self._admission.fates
-        self._attempts = TaskInvoker(session, blackbox, self._admission)
+        self._attempts = TaskInvoker(clients, blackbox, self._admission)
         self._ask = ask
         self._leave = leave
         self._settling = CompletionHandler(session)

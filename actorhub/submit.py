@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
+from actorhub.attachments import Attachment
 from actorhub.broker import Link, Outcome
 from actorhub.call import Call, Inflow, Stream
 from actorhub.chunks import MeanDurations
@@ -49,22 +50,21 @@ class Sending:
     then: tuple[TaskSpec, ...] = ()
 
 
-class Submitter:
-    """One for a session: `Submitter.of(session)`."""
+class Submitter(Attachment):
+    """Client of the task queues: sends tasks, and returns futures of their results. One for a session.
 
-    def __init__(self, session: Session) -> None:
+    Args:
+        objects: fetches results that stay in a store.
+    """
+
+    def __init__(self, session: Session, objects: Depot) -> None:
         self._session = session
+        self._objects = objects
+        session.attachments.add_later(self)
         self._means = MeanDurations()
         self._ways = TaskWays(session, self._means, self._cancelled, self._gone)
         self._delays = Delays(session.names)
         self._codes: WeakKeyDictionary[Any, bytes] = WeakKeyDictionary()
-
-    @classmethod
-    def of(cls, session: Session) -> Submitter:
-        if session.submitter is None:
-            session.submitter = cls(session)
-            session.attachments.add_later(session.submitter)
-        return cast(Submitter, session.submitter)
 
     async def attach(self, link: Link) -> None:
         self._ways.attach(link)
@@ -106,8 +106,8 @@ class Submitter:
         return self._future(spec, call, accepted, sending)
 
     def _future(self, spec: TaskSpec, call: Call[Any], accepted: asyncio.Future[None], sending: Sending) -> Future[Any]:
-        depot, last = Depot.of(self._session), sending.then[-1] if sending.then else spec
-        return Future(spec.signature.label, call, accepted, lambda ref: depot.get_result(ref, last.signature))
+        last = sending.then[-1] if sending.then else spec
+        return Future(spec.signature.label, call, accepted, lambda ref: self._objects.get_result(ref, last.signature))
 
     async def _send_when_done(
         self,

@@ -8,12 +8,11 @@ from dataclasses import replace
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from actorhub.call import Stream
-from actorhub.depot import Depot
+from actorhub.clients import Clients
 from actorhub.future import Future
 from actorhub.gather import Mapping, get_all, wait_for
 from actorhub.object_ref import ObjectRef
-from actorhub.session import Session
-from actorhub.submit import Sending, Submitter
+from actorhub.submit import Sending
 from actorhub.task import TaskSpec, task_of
 
 P = ParamSpec("P")
@@ -25,7 +24,7 @@ class Tasks(ABC):
     """The part of `Hub` that submits tasks, waits for them, and puts and gets objects."""
 
     @abstractmethod
-    def _open_session(self) -> Session: ...
+    def _open_clients(self) -> Clients: ...
 
     @abstractmethod
     def _sending(self) -> Sending:
@@ -60,7 +59,7 @@ class Tasks(ABC):
             UntrustedPayload: it would travel by value, and the cluster has no secret.
             ValueError: an argument contains itself.
         """
-        return Submitter.of(self._open_session()).submit(task_of(function), args, kwargs, self._sending())
+        return self._open_clients().tasks.submit(task_of(function), args, kwargs, self._sending())
 
     @overload
     async def get(self, what: ObjectRef[R] | Future[R], /, *, timeout: float | None = None) -> R: ...
@@ -79,7 +78,7 @@ class Tasks(ABC):
             TimeoutError: they are not all done in `timeout` seconds.
         """
         one = isinstance(what, ObjectRef | Future)
-        depot = Depot.of(self._open_session())
+        depot = self._open_clients().objects
         values = await get_all([what] if one else list(what), depot.get, timeout)
         return values[0] if one else values
 
@@ -162,7 +161,7 @@ class Tasks(ABC):
             ValueError: there is no row.
         """
         rows = zip(*arguments, strict=False)
-        submitter = Submitter.of(self._open_session())
+        submitter = self._open_clients().tasks
         return submitter.gather_into(task_of(collect), task_of(function), rows, self._sending())
 
     # ---- objects
@@ -178,11 +177,11 @@ class Tasks(ABC):
             NotSerialisable: names the part that cannot be pickled.
             StoreFull: there is no room in memory nor on disk.
         """
-        return await Depot.of(self._open_session()).put(value)
+        return await self._open_clients().objects.put(value)
 
     async def free(self, ref: ObjectRef[Any]) -> None:
         """Remove an object now, wherever it is. Whoever reads it goes on; whoever asks for it from now on gets ObjectLost."""
-        await Depot.of(self._open_session()).free(ref)
+        await self._open_clients().objects.free(ref)
 
 
 class Chain(Generic[P]):
@@ -196,5 +195,5 @@ class Chain(Generic[P]):
         """Send the first task; the Future has the last one's result. Raises as `Hub.submit`."""
         first, *others = self._specs
         sending = replace(self._hub._sending(), then=tuple(others))
-        future: Future[Any] = Submitter.of(self._hub._open_session()).submit(first, args, kwargs, sending)
+        future: Future[Any] = self._hub._open_clients().tasks.submit(first, args, kwargs, sending)
         return future

@@ -11,12 +11,12 @@ import sys
 import psutil
 
 from actorhub.blackbox import BlackBox
+from actorhub.clients import Clients
 from actorhub.control.desks import NodeDesk, SlotDesk
-from actorhub.depot import Depot
+from actorhub.control_directory import cluster_session
 from actorhub.handle import tell
 from actorhub.process import WorkerConfig, serve
 from actorhub.service import ServiceEndpoint, stub
-from actorhub.session import Session
 from actorhub.settings import Settings
 from actorhub.slot import TaskSlot
 
@@ -33,12 +33,13 @@ class TaskWorker:
     def __init__(self, config: WorkerConfig, settings: Settings, *, is_process: bool = True) -> None:
         self.config = config
         self.settings = settings
-        self.session = Session(settings, name=f"slot {config.worker}")
+        self.session = cluster_session(settings, name=f"slot {config.worker}")
+        self.clients = Clients.of(self.session)
         self.blackbox = BlackBox(config.blackbox)
         names = self.session.names
         self._node = stub(self.session, names.node(config.node), NodeDesk)
         leave = _leave if is_process else None
-        self.slot = TaskSlot(self.session, self.blackbox, config.node, ask=self._node.fates, leave=leave)
+        self.slot = TaskSlot(self.clients, self.blackbox, config.node, ask=self._node.fates, leave=leave)
         queue = names.worker(config.worker)
         self._endpoint = ServiceEndpoint(
             self.session, queue, SlotDesk, lambda: _SlotServiceActor(self), exchange=names.tasks
@@ -48,7 +49,7 @@ class TaskWorker:
 
     async def start(self) -> None:
         await self.session.open()
-        Depot.of(self.session).open(self.config.store, self.config.node)
+        self.clients.objects.open(self.config.store, self.config.node)
         self.slot.fates.learn(self.config.fates)
         await self._endpoint.open()
         await self.slot.serve(self.config.queues)

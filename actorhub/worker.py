@@ -14,25 +14,24 @@ from weakref import WeakSet
 
 from actorhub.blackbox import BlackBox
 from actorhub.cell import Cell
-from actorhub.control.client import control_of
+from actorhub.clients import ClientContext, Clients
+from actorhub.control.client import control_of, death_error
 from actorhub.control.commands import BuryActor, BuryQueue, StartActor
 from actorhub.control.desks import NodeDesk, WorkerDesk
 from actorhub.control.events import ActorFailed, ActorStarted, ActorStopped, Buried, Notice
 from actorhub.control.infos import Doing
 from actorhub.control.plans import ActorPlan, Residency
+from actorhub.control_directory import cluster_session
 from actorhub.dead import DeadLetters
-from actorhub.depot import Depot
 from actorhub.draining import fail_all_and_delete
 from actorhub.durable import LATER, DurableMailbox
 from actorhub.errors import ActorDied, ActorHubError, ActorInitFailed, PlacementInfeasible
-from actorhub.grave import bury, death
+from actorhub.grave import bury
 from actorhub.handle import Handle, tell
-from actorhub.keyed import make_mailbox
 from actorhub.mailbox import PREFETCH, Mailbox
 from actorhub.process import WorkerConfig, serve
 from actorhub.residents import Residents
 from actorhub.service import ServiceEndpoint, stub
-from actorhub.session import Session
 from actorhub.settings import Settings
 from actorhub.spec import ActorSpec, registry, spec_of
 
@@ -73,10 +72,10 @@ class Worker:
     def __init__(self, config: WorkerConfig, settings: Settings) -> None:
         self.config = config
         self.settings = settings
-        self.session = Session(settings, name=f"worker {config.worker}")
+        self.session = cluster_session(settings, name=f"worker {config.worker}")
+        self.clients = Clients.of(self.session)
         self.hosted: dict[str, Hosted] = {}
         self.blackbox = BlackBox(config.blackbox)
-        self.session.make_mailbox = functools.partial(make_mailbox, self.session)
         self._cells: WeakSet[Cell] = WeakSet()
         self._stopped: dict[str, int] = {}
         self._is_leaving = False
@@ -90,7 +89,7 @@ class Worker:
 
     async def start(self) -> None:
         await self.session.open()
-        Depot.of(self.session).open(self.config.store, self.config.node)
+        self.clients.objects.open(self.config.store, self.config.node)
         await self._endpoint.open()
         await tell(self._node.worker_ready, self.config.worker, os.getpid())
 
@@ -222,8 +221,9 @@ class Worker:
 
         def make_cell(key: str, create: Callable[[], Any]) -> Cell:
             handle = Handle(session, ticket.of(key), spec)
+            execution = ClientContext(handle, session, ticket.namespace, clients=self.clients)
             on_failed = functools.partial(self._failed, order)
-            cell = Cell(session, handle, spec, create, blackbox=self.blackbox, on_failed=on_failed)
+            cell = Cell(execution, spec, create, blackbox=self.blackbox, on_failed=on_failed)
             self._cells.add(cell)
             return cell
 
@@ -299,7 +299,7 @@ class Worker:
 
     async def bury(self, order: BuryActor) -> None:
         plan = order.plan
-        error = death(order.cause, at_birth=order.at_birth)
+        error = death_error(order.cause, at_birth=order.at_birth)
         names = self.session.names
         journal = names.journal(plan.namespace, plan.actor_id) if plan.options.durable else None
         dead = DeadLetters(self.session, plan.namespace)

@@ -272,7 +272,7 @@ async def test_what_is_read_is_committed_and_never_older_than_what_was_answered(
 
 async def _stranger(hub: Hub, numbers: Numbers) -> tuple[Callable[[str], None], asyncio.Queue[int]]:
     """What sends a stranger's message, always under the same id, and the answers that come."""
-    link = hub._session.link  # type: ignore[union-attr]
+    link = hub._open_session().link
     assert link is not None
     answers: asyncio.Queue[int] = asyncio.Queue()
     queue = address_of(numbers).queue
@@ -446,7 +446,7 @@ async def test_a_message_that_kills_its_worker_is_put_aside_once_and_the_actor_g
 async def test_records_of_others_in_a_journal_are_skipped(hub: Hub) -> None:
     numbers = await hub.spawn(Numbers)
     assert await numbers.next() == 1
-    link = hub._session.link  # type: ignore[union-attr]
+    link = hub._open_session().link
     assert link is not None
     ticket = address_of(numbers)
     journal = ticket.queue.replace(".durable.", ".journal.")
@@ -459,7 +459,7 @@ async def test_records_of_others_in_a_journal_are_skipped(hub: Hub) -> None:
 
 async def test_a_strangers_message_with_an_id_is_applied_once(hub: Hub) -> None:
     numbers = await hub.spawn(Numbers)
-    link = hub._session.link  # type: ignore[union-attr]
+    link = hub._open_session().link
     assert link is not None
     queue = address_of(numbers).queue
     for _ in range(3):
@@ -476,7 +476,7 @@ async def test_a_killed_durable_actor_leaves_nothing_at_the_broker(hub: Hub) -> 
     numbers = await hub.spawn(Numbers)
     await numbers.next()
     await hub.kill(numbers)
-    link = hub._session.link  # type: ignore[union-attr]
+    link = hub._open_session().link
     assert link is not None
     queue = address_of(numbers).queue
     for name in (queue, queue.replace(".durable.", ".journal.")):

@@ -295,8 +295,9 @@ class Site:
         session = Session(self.session.settings, name=f"member of {self.node}")
         await session.open()
         self.members.append(session)
-        Depot.of(session).open(self.store.path, self.node)
-        return Depot.of(session)
+        depot = Depot(session)
+        depot.open(self.store.path, self.node)
+        return depot
 
     async def close(self) -> None:
         for session in self.members:
@@ -417,7 +418,7 @@ async def test_a_client_whose_node_is_gone_still_gets_what_is_elsewhere(
     ref = await (await one.member()).put(np.arange(MANY))
     session = Session(two.session.settings)
     await session.open()
-    client = Depot.of(session)
+    client = Depot(session)
     client.open()
     client._home = Home(Store.open(two.store.path), two.keeper.queue)
     await two.close()

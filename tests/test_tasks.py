@@ -764,7 +764,7 @@ async def test_a_task_that_no_node_knows_says_which_module_is_missing(hub: Hub) 
     del strange.__actorhub_task__  # type: ignore[attr-defined]
     known = task(strange)
     known.__qualname__ = "strange"
-    from actorhub.submit import Sending, Submitter
+    from actorhub.submit import Sending
     from actorhub.task import TaskOptions, TaskSpec, tasks
 
     spec = TaskSpec(known, TaskOptions())
@@ -775,7 +775,7 @@ async def test_a_task_that_no_node_knows_says_which_module_is_missing(hub: Hub) 
     sys.modules["somewhere.else"] = types.ModuleType("somewhere.else")
     sys.modules["somewhere.else"].__file__ = "there"
     try:
-        future = Submitter.of(hub._open_session()).submit(spec, (), {}, Sending(hub._options.namespace))
+        future = hub._open_clients().tasks.submit(spec, (), {}, Sending(hub._options.namespace))
         with pytest.raises(Exception, match=r"start it with `actorhub node somewhere\.else`"):
             await future
     finally:

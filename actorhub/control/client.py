@@ -7,7 +7,7 @@ from typing import overload
 from actorhub.control.commands import Answer, GroupAnswer
 from actorhub.control.desks import ControlDesk
 from actorhub.control.plans import ActorPlan, GroupPlan
-from actorhub.errors import ActorDied, ActorNotFound, NameTaken, PlacementInfeasible
+from actorhub.errors import ActorDied, ActorInitFailed, ActorNotFound, NameTaken, PlacementInfeasible
 from actorhub.service import stub
 from actorhub.session import Session
 
@@ -29,6 +29,11 @@ async def find(session: Session, namespace: str, name: str) -> ActorPlan:
     if plan is None:
         raise ActorNotFound(f"no actor is called {name!r} in namespace {namespace!r}; spawn it with that name first")
     return plan
+
+
+def death_error(cause: str, *, at_birth: bool) -> ActorDied:
+    """The error for callers of a dead actor."""
+    return ActorInitFailed(cause) if at_birth else ActorDied(cause)
 
 
 @overload

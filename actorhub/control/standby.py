@@ -7,6 +7,8 @@ import functools
 import logging
 from collections.abc import Callable
 
+from actorhub.address import SYSTEM
+from actorhub.attachments import Attachment
 from actorhub.broker import Link
 from actorhub.cell import Cell
 from actorhub.control.actor import Control
@@ -16,6 +18,7 @@ from actorhub.envelope import Kind
 from actorhub.errors import PayloadTooLarge
 from actorhub.failure import Failure
 from actorhub.journal.records import SHARE, State
+from actorhub.ref import Residence
 from actorhub.residents import LARGEST, Load
 from actorhub.service import service_handle
 from actorhub.session import Session
@@ -28,7 +31,7 @@ log = logging.getLogger(__name__)
 HANDING_OVER = 1.0  # seconds that what runs may take to end
 
 
-class ControlStandby:
+class ControlStandby(Attachment):
     """Attached to a session, it takes its turn at control on every link that the session has."""
 
     def __init__(self, session: Session, *, name: str) -> None:
@@ -98,7 +101,8 @@ class ControlHost:
         """
         known = {part.key: part.body for part in await self._load("")}
         handle = service_handle(self._session, self._session.names.control, Control)
-        cell = self._cell = Cell(self._session, handle, spec_of(Control), lambda: self._make(known))
+        execution = Residence(handle, self._session, SYSTEM)
+        cell = self._cell = Cell(execution, spec_of(Control), lambda: self._make(known))
         cell.may_begin = self._may_begin
         await cell.start()
 

@@ -13,8 +13,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from actorhub import Hub, Settings
-from actorhub.address import new_id
-from actorhub.service import SYSTEM
+from actorhub.address import SYSTEM, new_id
 from tests.chaos import audit, order, postmortem
 from tests.chaos.audit import Accounts
 from tests.chaos.bank import Account, Clerk, Vault
