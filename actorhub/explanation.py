@@ -16,10 +16,10 @@ from actorhub.call import Call
 from actorhub.control.client import control_of, find
 from actorhub.control.desks import WorkerDesk
 from actorhub.control.infos import ActorInfo, Doing
+from actorhub.durable.history import History, HistoryEntry
 from actorhub.errors import ActorHubError, ActorNotFound
 from actorhub.future import Future
 from actorhub.handle import Handle, address_of
-from actorhub.history import History, HistoryEntry
 from actorhub.outbox import Outbox
 from actorhub.service import stub
 from actorhub.session import Session

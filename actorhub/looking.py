@@ -10,9 +10,9 @@ from actorhub.control.client import control_of, find
 from actorhub.control.desks import PAGE
 from actorhub.control.infos import ActorInfo, Demand, NodeInfo, QueueInfo, Served
 from actorhub.dead import DeadLetters
+from actorhub.durable.history import ActorState, History, HistoryEntry
 from actorhub.explanation import Explainer, Explanation
 from actorhub.handle import address_of
-from actorhub.history import ActorState, History, HistoryEntry
 from actorhub.letter import DeadLetter
 from actorhub.options import Options
 from actorhub.session import Session

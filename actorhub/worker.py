@@ -24,13 +24,13 @@ from actorhub.control.plans import ActorPlan, Residency
 from actorhub.control_directory import cluster_session
 from actorhub.dead import DeadLetters
 from actorhub.draining import fail_all_and_delete
-from actorhub.durable import LATER, DurableMailbox
+from actorhub.durable.instance_pool import InstancePool
+from actorhub.durable.mailbox import LATER, DurableMailbox
 from actorhub.errors import ActorDied, ActorHubError, ActorInitFailed, PlacementInfeasible
 from actorhub.grave import bury
 from actorhub.handle import Handle, tell
 from actorhub.mailbox import PREFETCH, Mailbox
 from actorhub.process import WorkerConfig, serve
-from actorhub.residents import Residents
 from actorhub.service import ServiceEndpoint, stub
 from actorhub.settings import Settings
 from actorhub.spec import ActorSpec, registry, spec_of
@@ -235,10 +235,10 @@ class Worker:
                 inbox=ticket.queue,
                 journal=session.names.journal(plan.namespace, plan.actor_id),
                 dead=session.names.dead(plan.namespace),
-                make_household=functools.partial(Residents, session, spec, make_cell, create),
+                make_state_host=functools.partial(InstancePool, session, spec, make_cell, create),
                 limited=ticket.limited,
                 poison=order.poison,
-                on_born_dead=functools.partial(self._born_dead, order),
+                on_constructor_failed=functools.partial(self._born_dead, order),
                 on_gone=lambda: self._gone(order),
             )
             return Hosted(order.residency, durable, durable)

@@ -1,7 +1,7 @@
 """States of keyed actors in a journal that is small: what an owner does so that retention drops nothing that is needed.
 
-`Keeping` does what `Tenure`, `Carrying` and `Residents` do, without a clock or a broker: each await is a place at which others
-may go on.
+`Keeping` does what `Ownership`, `Compactor` and `InstancePool` do, without a clock or a broker: each await is a place at which
+others may go on.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import NamedTuple
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actorhub.journal.owner import Owner, Verdict
-from actorhub.journal.past import Past, Place
-from actorhub.journal.records import Commit, Posting, Record, State, encode
-from actorhub.journal.succession import Append, ReadFrom, Succession
-from actorhub.logbook import OVERHEAD
+from actorhub.durable.journal import OVERHEAD
+from actorhub.durable.protocol.journal_state import JournalState, RecordPosition
+from actorhub.durable.protocol.owner import Intake, JournalOwner
+from actorhub.durable.protocol.records import Commit, OutboxEntry, Record, StateRecord, encode
+from actorhub.durable.protocol.takeover import Append, ReadFrom, Takeover
 
 RETENTION = 1 << 18
 LARGEST = RETENTION // 16  # bytes of a state
@@ -54,21 +54,21 @@ class Journal:
         assert isinstance(record, Commit)
         return record
 
-    def take_over(self, me: str) -> Past:
+    def take_over(self, me: str) -> JournalState:
         """What a new owner reads."""
-        succession, at = Succession(me, f"mark of {me}", Past(limit=RETENTION // 8)), 0
-        actions = succession.start()
+        takeover, at = Takeover(me, f"mark of {me}", JournalState(limit=RETENTION // 8)), 0
+        actions = takeover.start()
         while True:
             for action in actions:
                 if isinstance(action, Append):
                     self.append(action.record)
                 else:
                     at = self._where(action)
-            if succession.over:
-                return succession.past
+            if takeover.over:
+                return takeover.past
             at = max(at, self.first)
             record, size = self.log[at]
-            actions = succession.read(at, record, size)
+            actions = takeover.read(at, record, size)
             at += 1
 
     def _where(self, action: ReadFrom) -> int:
@@ -83,7 +83,7 @@ class Keeping:
         self.past = journal.take_over(me)
         self.sealed = {key: self._kept_at(key, place) for key, place in self.past.places.items()}
         """The state of each, as the last commit has it."""
-        self.owner: Owner[str] = Owner(
+        self.owner: JournalOwner[str] = JournalOwner(
             "box", me, self.past, image_bytes=RETENTION // 8, room=RETENTION // 2, batch_bytes=BATCH_BYTES
         )
         self.unposted = [seq for seq, _ in self.owner.inherited]
@@ -92,12 +92,12 @@ class Keeping:
         self._kept: dict[str, bytes] = {}
         self._committed: dict[str, bytes | None] = {}
         self._changed: dict[str, None] = {}
-        self._outbox: list[Posting] = []
+        self._outbox: list[OutboxEntry] = []
         self._seq = 0
         self._me = me
         self._carry_if_needed()
 
-    def _kept_at(self, key: str, place: Place) -> bytes:
+    def _kept_at(self, key: str, place: RecordPosition) -> bytes:
         (body,) = [state.body for state in self.journal.read(place.offset).states if state.key == key]
         return body
 
@@ -108,7 +108,7 @@ class Keeping:
         if len(self.in_hand) >= IN_HAND:
             return
         self._seq += 1
-        assert self.owner.take(self._me, self._seq, 0, key) == (Verdict.RUN, None)
+        assert self.owner.take(self._me, self._seq, 0, key) == (Intake.RUN, None)
         self.in_hand[self._seq] = key
         if key not in self._kept:
             place = self.past.places.get(key)
@@ -120,7 +120,7 @@ class Keeping:
             said = f"{key} {self._me} {self._seq}".encode()
             self._kept[key] = said.ljust(max(len(said), min(size, LIVE - others)), b"x")
         if posting is not None:
-            self._outbox.append(Posting(queue="q", content_type="", body=b"x" * posting, size=posting))
+            self._outbox.append(OutboxEntry(queue="q", content_type="", body=b"x" * posting, size=posting))
         grown = (len(self._kept[key]) if key not in self._changed else 0) + (posting or 0)
         self._changed[key] = None
         self.owner.handled(self._me, self._seq, key, "m", grown)
@@ -143,14 +143,14 @@ class Keeping:
         outbox, self._outbox = self._outbox, []
         self.owner.close(self._changes(), outbox)
 
-    def _changes(self) -> list[State]:
+    def _changes(self) -> list[StateRecord]:
         changed, self._changed = self._changed, {}
         bodies = {key: self._kept[key] for key in changed if self._kept[key] != self._committed[key]}
         self._committed |= bodies
-        return [State(key=key, body=body, size=len(body)) for key, body in bodies.items()]
+        return [StateRecord(key=key, body=body, size=len(body)) for key, body in bodies.items()]
 
     def _append(self, commit: Commit) -> None:
-        self.owner.weigh(commit, self.journal.append(commit))
+        self.owner.record_size(commit, self.journal.append(commit))
         self.sealed |= {state.key: state.body for state in commit.states}
         needed = self.past.oldest.offset
         assert self.journal.first <= needed, f"{needed} is needed, and the journal begins at {self.journal.first}"
@@ -178,7 +178,7 @@ class Keeping:
 
     def _posted(self, seq: int) -> None:
         self.owner.posted(seq)
-        handled = [number for number in self.in_hand if self.owner.take(self._me, number, 0, "")[0] is Verdict.DONE]
+        handled = [number for number in self.in_hand if self.owner.take(self._me, number, 0, "")[0] is Intake.DONE]
         for number in handled:
             del self.in_hand[number]
 
@@ -207,7 +207,7 @@ class Keeping:
             while self.owner.in_flight:
                 yield
             if there := [state for state in commit.states if self.past.places.get(state.key) == place]:
-                self._append(self.owner.seal_old(there))
+                self._append(self.owner.seal_rewritten(there))
             while self.owner.in_flight:
                 yield
             self.flush()

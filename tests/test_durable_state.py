@@ -15,8 +15,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
 from actorhub import CallTimeout, Hub, NotSerialisable, actor, ask, deadline
 from actorhub.codec import Signer
-from actorhub.journal.records import State
-from actorhub.snapshot import Snapshots
+from actorhub.durable.protocol.records import StateRecord
+from actorhub.durable.snapshot import StateSnapshots
 from actorhub.spec import spec_of
 
 
@@ -196,9 +196,9 @@ class Grown:
 
 def test_who_migrates_to_what_cannot_be_kept_does_not_go_on() -> None:
     """Else the journal's next image would have no state, and the one before it would be lost."""
-    snapshots = Snapshots(spec_of(Grown), Signer("s"), 1000)
+    snapshots = StateSnapshots(spec_of(Grown), Signer("s"), 1000)
     with pytest.raises(NotSerialisable, match=r"Grown\['lock'\]"):
-        snapshots.create([State(body=b'{"count":7}', size=11)], Grown)
+        snapshots.create([StateRecord(body=b'{"count":7}', size=11)], Grown)
 
 
 def _new(path: str) -> str:

@@ -16,9 +16,9 @@ from pydantic import BaseModel
 
 from actorhub import ActorHubError, ActorNotFound, Hub, UntrustedPayload, actor, tell
 from actorhub.broker import Message, Outcome, publish_confirmed
+from actorhub.durable.history import HistoryEntry, _Replay
+from actorhub.durable.protocol.records import Checkpoint, Commit, Epoch, ReadMarker, Record, StateRecord, encode
 from actorhub.handle import address_of
-from actorhub.history import HistoryEntry, _Fold
-from actorhub.journal.records import Commit, Epoch, Image, Mark, Record, State, encode
 from tests.waiting import until
 
 ACTORHUB = str(Path(sys.executable).parent / "actorhub")
@@ -229,22 +229,22 @@ def _run(hub: Hub, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def _folded(journal: list[Record], first: int) -> list[Any]:
-    fold = _Fold()
+    fold = _Replay()
     found = [each for at, record in enumerate(journal[first:], first) for each in fold.read(at, encode(record))]
     assert fold.waits is None or not found
     return [(each.offset, each.verdict) for each in found]
 
 
 def test_a_journal_whose_beginning_is_lost_is_read_from_the_first_commit_that_is_known_to_count() -> None:
-    image = Image(windows={}, sent={}, lineage=0, postings=())
-    whole = State(body=b"{}", size=2)
+    image = Checkpoint(windows={}, sent={}, lineage=0, postings=())
+    whole = StateRecord(body=b"{}", size=2)
     journal: list[Record] = [
         Epoch(epoch=1, owner="a"),
         Commit(epoch=1, owner="a", seq=1, states=(whole,)),
         Commit(epoch=1, owner="zombie", seq=2, states=(whole,), image=image),  # nobody says that it counts
         Commit(epoch=1, owner="a", seq=2, states=(whole,), image=image),
         Commit(epoch=1, owner="a", seq=3, low=3),
-        Mark(id="m"),
+        ReadMarker(id="m"),
         Epoch(epoch=2, owner="b", low=3),
         Commit(epoch=1, owner="a", seq=4, low=3),
     ]

@@ -11,13 +11,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actorhub.journal.answers import Answers
-from actorhub.journal.numbers import Applied
-from actorhub.journal.owner import Deposed, Owner, Verdict
-from actorhub.journal.past import Past
-from actorhub.journal.records import Commit, Epoch, Image, InvalidRecord, Mark, Posting, Record, State, decode, encode
-from actorhub.journal.succession import Append, Contested, JournalLost, ReadFrom, Succession
-from actorhub.journal.validity import Validity
+from actorhub.durable.protocol.deduplication import AppliedSequences, ReplyCache
+from actorhub.durable.protocol.journal_state import FencingRule, JournalState
+from actorhub.durable.protocol.owner import Intake, JournalOwner, OwnershipLost
+from actorhub.durable.protocol.records import (
+    Checkpoint,
+    Commit,
+    Epoch,
+    InvalidRecord,
+    OutboxEntry,
+    ReadMarker,
+    Record,
+    StateRecord,
+    decode,
+    encode,
+)
+from actorhub.durable.protocol.takeover import Append, JournalLost, OwnershipContested, ReadFrom, Takeover
 
 # ---- records
 
@@ -27,10 +36,10 @@ bodies = st.binary(max_size=40)
 
 
 @st.composite
-def postings(draw: st.DrawFn) -> Posting:
+def postings(draw: st.DrawFn) -> OutboxEntry:
     body = draw(bodies)
     replies = draw(st.lists(st.tuples(names, numbers), max_size=3).map(tuple))
-    return Posting(
+    return OutboxEntry(
         queue=draw(names),
         content_type=draw(names),
         body=body,
@@ -42,13 +51,15 @@ def postings(draw: st.DrawFn) -> Posting:
 
 
 @st.composite
-def states(draw: st.DrawFn) -> State:
+def states(draw: st.DrawFn) -> StateRecord:
     body = draw(bodies)
-    return State(codec=draw(st.sampled_from(("json", "pickle"))), patch=draw(st.booleans()), body=body, size=len(body))
+    return StateRecord(
+        codec=draw(st.sampled_from(("json", "pickle"))), patch=draw(st.booleans()), body=body, size=len(body)
+    )
 
 
 images = st.builds(
-    Image,
+    Checkpoint,
     windows=st.dictionaries(names, st.tuples(numbers, st.lists(numbers, max_size=3).map(tuple)), max_size=3),
     sent=st.dictionaries(names, numbers, max_size=3),
     lineage=st.integers(0, 5),
@@ -71,7 +82,7 @@ commits = st.builds(
     outbox=st.lists(postings(), max_size=3).map(tuple),
     image=st.none() | images,
 )
-records = st.one_of(st.builds(Mark, id=names), st.builds(Epoch, epoch=numbers, owner=names, low=numbers), commits)
+records = st.one_of(st.builds(ReadMarker, id=names), st.builds(Epoch, epoch=numbers, owner=names, low=numbers), commits)
 
 
 @given(records)
@@ -124,7 +135,7 @@ spans = st.tuples(st.integers(1, 40), st.integers(0, 6)).map(lambda span: (span[
 
 @given(st.lists(st.one_of(spans, st.integers(1, 40)), max_size=30))
 def test_applied_numbers_are_a_set_with_a_next_one(steps: list[tuple[int, int] | int]) -> None:
-    applied, model = Applied(), Model()
+    applied, model = AppliedSequences(), Model()
     for step in steps:
         if isinstance(step, int):
             assert applied.skip_to(step) == range(model.next, max(step, model.next)) or step <= model.next
@@ -137,7 +148,7 @@ def test_applied_numbers_are_a_set_with_a_next_one(steps: list[tuple[int, int] |
         for seq in range(1, 50):
             assert applied.has(seq) == (seq in model.seen)
             assert applied.is_late(seq) == (seq < model.next and seq not in model.seen)
-        copy = Applied(applied.numbers)
+        copy = AppliedSequences(applied.numbers)
         assert copy.numbers == applied.numbers
         assert [copy.has(seq) for seq in range(50)] == [applied.has(seq) for seq in range(50)]
 
@@ -145,8 +156,8 @@ def test_applied_numbers_are_a_set_with_a_next_one(steps: list[tuple[int, int] |
 # ---- answers
 
 
-def answer(call: tuple[str, int], size: int = 10) -> Posting:
-    return Posting(queue="replies", content_type="", body=b"x" * size, size=size, replies=(call,))
+def answer(call: tuple[str, int], size: int = 10) -> OutboxEntry:
+    return OutboxEntry(queue="replies", content_type="", body=b"x" * size, size=size, replies=(call,))
 
 
 calls = st.tuples(st.sampled_from("abc"), st.integers(1, 30))
@@ -154,7 +165,7 @@ calls = st.tuples(st.sampled_from("abc"), st.integers(1, 30))
 
 @given(st.lists(st.tuples(calls, st.integers(0, 60)), max_size=40, unique_by=lambda one: one[0]))
 def test_answers_take_no_more_than_their_limit_and_the_latest_stay(given: list[tuple[tuple[str, int], int]]) -> None:
-    answers = Answers(limit=100)
+    answers = ReplyCache(limit=100)
     for call, size in given:
         answers.add(answer(call, size))
     kept: list[tuple[str, int]] = []
@@ -170,7 +181,7 @@ def test_answers_take_no_more_than_their_limit_and_the_latest_stay(given: list[t
 
 @given(st.lists(calls, max_size=30, unique=True), st.sampled_from("abc"), st.integers(1, 31))
 def test_answers_are_kept_until_their_sender_lets_them_go(given: list[tuple[str, int]], who: str, below: int) -> None:
-    answers = Answers(answer(call) for call in given)
+    answers = ReplyCache(answer(call) for call in given)
     answers.forget_below(who, below)
     left = [call for call in given if call[0] != who or call[1] >= below]
     assert [call for call in given if answers.find(*call)] == left
@@ -180,8 +191,8 @@ def test_answers_are_kept_until_their_sender_lets_them_go(given: list[tuple[str,
 
 
 def test_a_posting_with_several_answers_stays_until_the_last_of_them_is_let_go() -> None:
-    posting = Posting(queue="q", content_type="", replies=(("a", 1), ("b", 7), ("a", 2)))
-    answers = Answers([posting])
+    posting = OutboxEntry(queue="q", content_type="", replies=(("a", 1), ("b", 7), ("a", 2)))
+    answers = ReplyCache([posting])
     assert answers.find("b", 7) == (posting, 1)
     answers.forget_below("a", 2)
     assert answers.find("a", 1) is None
@@ -206,11 +217,11 @@ def commit(number: int, owner: str, seq: int, **fields: Any) -> Commit:
 owners = st.sampled_from("AB")
 small_epochs = st.builds(epoch, st.integers(1, 4), owners)
 small_commits = st.builds(commit, st.integers(1, 4), owners, st.integers(1, 6))
-logs = st.lists(st.one_of(small_epochs, small_commits, small_commits, st.builds(Mark, id=owners)), max_size=40)
+logs = st.lists(st.one_of(small_epochs, small_commits, small_commits, st.builds(ReadMarker, id=owners)), max_size=40)
 
 
 def valid(log: Iterable[Record]) -> list[bool]:
-    validity = Validity()
+    validity = FencingRule()
     return [validity.counts(record) for record in log]
 
 
@@ -238,7 +249,7 @@ def test_commits_that_count_are_numbered_without_gaps_and_epochs_that_count_rise
 # ---- histories, written by owners in turn
 
 
-def seal(owner: Owner[str], states: list[State], outbox: list[Posting]) -> Commit:
+def seal(owner: JournalOwner[str], states: list[StateRecord], outbox: list[OutboxEntry]) -> Commit:
     owner.close(states, outbox)
     return owner.seal()
 
@@ -252,11 +263,13 @@ class Writer:
         self.begin("A")
 
     def begin(self, who: str) -> None:
-        self._past = Past()
+        self._past = JournalState()
         for offset, record in enumerate(self.log):
             self._past.read(offset, record)
         self._append(epoch(self._past.validity.epoch + 1, f"{who}{len(self.log)}", self._past.low))
-        owner: Owner[str] = Owner("box", f"{who}{len(self.log) - 1}", self._past, image_after=self._image_after)
+        owner: JournalOwner[str] = JournalOwner(
+            "box", f"{who}{len(self.log) - 1}", self._past, image_after=self._image_after
+        )
         self.owner = owner
         for seq, _ in owner.inherited:
             owner.posted(seq)
@@ -267,7 +280,7 @@ class Writer:
 
     def handle(self, sender: str, seq: int, *, posts: bool) -> None:
         verdict, _ = self.owner.take(sender, seq, 0, "work")
-        if verdict is not Verdict.RUN:
+        if verdict is not Intake.RUN:
             return
         self.owner.handled(sender, seq, "work", "m")
         for _ in self.owner.released(sender):
@@ -275,9 +288,9 @@ class Writer:
         outbox = []
         if posts:
             name, number = self.owner.number("q")
-            outbox.append(Posting(queue="q", content_type=f"{name} {number}", replies=((sender, seq),)))
+            outbox.append(OutboxEntry(queue="q", content_type=f"{name} {number}", replies=((sender, seq),)))
         state = json.dumps([sender, seq]).encode()
-        sealed = seal(self.owner, [State(body=state, size=len(state))], outbox)
+        sealed = seal(self.owner, [StateRecord(body=state, size=len(state))], outbox)
         self.log.append(sealed)
         assert self.owner.read(len(self.log) - 1, sealed) is sealed
         self.owner.posted(sealed.seq)
@@ -307,14 +320,14 @@ def history(steps: list[Any], image_after: int) -> list[Record]:
     return writer.log
 
 
-def facts(past: Past) -> dict[str, Any]:
+def facts(past: JournalState) -> dict[str, Any]:
     return {
         "validity": (past.validity.epoch, past.validity.owner, past.validity.next),
         "states": past.states,
         "windows": {sender: window.numbers for sender, window in past.windows.items()},
         "sent": past.sent,
         "lineage": past.lineage,
-        "unflushed": dict(past.unflushed),
+        "unflushed": dict(past.unconfirmed_outboxes),
         "low": past.low,
         "answers": past.answers.postings,
         "commits": past.commits,
@@ -325,12 +338,12 @@ def facts(past: Past) -> dict[str, Any]:
 @given(steps, st.integers(1, 4))
 def test_reading_from_low_gives_the_same_as_reading_all(steps: list[Any], image_after: int) -> None:
     log = history(steps, image_after)
-    whole = Past()
+    whole = JournalState()
     for offset, record in enumerate(log):
         whole.read(offset, record)
     lows = {record.low for record in log if isinstance(record, Epoch | Commit)} | {whole.low}
     for low in lows:
-        part = Past().anew(low)
+        part = JournalState().anew(low)
         for offset in range(low, len(log)):
             part.read(offset, log[offset])
         assert facts(part) == facts(whole)
@@ -339,21 +352,21 @@ def test_reading_from_low_gives_the_same_as_reading_all(steps: list[Any], image_
 # ---- the owner
 
 
-def own(past: Past | None = None, **options: Any) -> Owner[str]:
-    past = past if past is not None else Past()
+def own(past: JournalState | None = None, **options: Any) -> JournalOwner[str]:
+    past = past if past is not None else JournalState()
     past.read(past.end, epoch(past.validity.epoch + 1, "me"))
-    return Owner("box", "me", past, **options)
+    return JournalOwner("box", "me", past, **options)
 
 
 def test_messages_run_in_their_senders_order_and_each_once() -> None:
     owner = own()
-    assert owner.take("s", 2, 0, "two") == (Verdict.HELD, None)
+    assert owner.take("s", 2, 0, "two") == (Intake.HELD, None)
     assert owner.holds_back
-    assert owner.take("s", 2, 0, "two again") == (Verdict.IN_HAND, "two")
-    assert owner.take("s", 1, 0, "one") == (Verdict.RUN, None)
+    assert owner.take("s", 2, 0, "two again") == (Intake.IN_HAND, "two")
+    assert owner.take("s", 1, 0, "one") == (Intake.RUN, None)
     assert list(owner.released("s")) == ["two"]
-    assert owner.take("s", 1, 0, "one again") == (Verdict.IN_HAND, "one")
-    assert owner.take("", 0, 0, "from a stranger") == (Verdict.RUN, None)
+    assert owner.take("s", 1, 0, "one again") == (Intake.IN_HAND, "one")
+    assert owner.take("", 0, 0, "from a stranger") == (Intake.RUN, None)
 
 
 def test_what_was_skipped_is_handled_late_and_once() -> None:
@@ -361,39 +374,39 @@ def test_what_was_skipped_is_handled_late_and_once() -> None:
     owner.take("s", 4, 0, "four")
     assert owner.skip_gaps() == [("s", range(1, 4))]
     assert list(owner.released("s")) == ["four"]
-    assert owner.take("s", 2, 0, "two") == (Verdict.RUN, None)
-    assert owner.take("s", 2, 0, "two again") == (Verdict.IN_HAND, "two")
+    assert owner.take("s", 2, 0, "two") == (Intake.RUN, None)
+    assert owner.take("s", 2, 0, "two again") == (Intake.IN_HAND, "two")
 
 
-def handle(owner: Owner[str], seq: int) -> None:
-    assert owner.take("s", seq, 0, f"work {seq}") == (Verdict.RUN, None)
+def handle(owner: JournalOwner[str], seq: int) -> None:
+    assert owner.take("s", seq, 0, f"work {seq}") == (Intake.RUN, None)
     owner.handled("s", seq, f"work {seq}", "method")
 
 
 def test_work_is_given_back_only_when_its_commit_is_read_back_and_posted() -> None:
     owner = own()
     handle(owner, 1)
-    sealed = seal(owner, [], [Posting(queue="q", content_type="")])
+    sealed = seal(owner, [], [OutboxEntry(queue="q", content_type="")])
     assert owner.own(sealed.key) is sealed
     assert owner.read(owner.past.end, sealed) is sealed
-    assert owner.take("s", 1, 0, "again") == (Verdict.IN_HAND, "work 1")
+    assert owner.take("s", 1, 0, "again") == (Intake.IN_HAND, "work 1")
     assert not owner.settled
     assert owner.posted(sealed.seq) == ["work 1"]
     assert owner.settled
-    assert owner.take("s", 1, 0, "again") == (Verdict.DONE, None)
+    assert owner.take("s", 1, 0, "again") == (Intake.DONE, None)
     assert owner.read(owner.past.end, sealed) is None, "the second copy counts for nothing"
 
 
 def test_an_owner_that_reads_a_higher_epoch_is_the_owner_no_longer() -> None:
     owner = own()
-    with pytest.raises(Deposed, match="other has taken over with epoch 2"):
+    with pytest.raises(OwnershipLost, match="other has taken over with epoch 2"):
         owner.read(owner.past.end, epoch(2, "other"))
 
 
 def test_an_owner_that_misses_offsets_is_the_owner_no_longer() -> None:
     owner = own()
     assert owner.read(1, None) is None, "a message that is no record is not missed"
-    with pytest.raises(Deposed, match="goes on at 3, and 2 was never read"):
+    with pytest.raises(OwnershipLost, match="goes on at 3, and 2 was never read"):
         owner.read(3, commit(7, "other", 1))
 
 
@@ -417,7 +430,7 @@ def test_an_image_waits_until_all_before_it_is_confirmed() -> None:
 
 
 def test_an_image_is_due_however_often_owners_change() -> None:
-    past = Past()
+    past = JournalState()
     for seq in (1, 2):
         past.read(past.end, epoch(seq, f"owner {seq}"))
         past.read(past.end, commit(seq, f"owner {seq}", seq))
@@ -429,9 +442,9 @@ def test_an_image_is_due_however_often_owners_change() -> None:
 
 
 def test_inherited_postings_hold_back_what_is_said_to_be_flushed() -> None:
-    past = Past()
+    past = JournalState()
     past.read(0, epoch(1, "before"))
-    past.read(1, commit(1, "before", 1, outbox=(Posting(queue="q", content_type=""),)))
+    past.read(1, commit(1, "before", 1, outbox=(OutboxEntry(queue="q", content_type=""),)))
     owner = own(past)
     assert [seq for seq, _ in owner.inherited] == [1]
     handle(owner, 1)
@@ -442,7 +455,7 @@ def test_inherited_postings_hold_back_what_is_said_to_be_flushed() -> None:
 
 
 def test_destinations_are_numbered_on_from_the_journal() -> None:
-    past = Past()
+    past = JournalState()
     past.read(0, epoch(1, "before"))
     past.read(1, commit(1, "before", 1, sent={"q": 4}))
     owner = own(past)
@@ -473,55 +486,55 @@ class Stream:
                 else:
                     self.at = max(action.offset, self.first)
 
-    def next(self, succession: Succession) -> None:
+    def next(self, takeover: Takeover) -> None:
         self.at = max(self.at, self.first)
         offset, self.at = self.at, self.at + 1
-        self.do(succession.read(offset, self.log[offset]))
+        self.do(takeover.read(offset, self.log[offset]))
 
-    def finish(self, succession: Succession) -> None:
-        while not succession.over:
-            self.next(succession)
+    def finish(self, takeover: Takeover) -> None:
+        while not takeover.over:
+            self.next(takeover)
 
 
-def begin(stream: Stream, me: str = "me") -> Succession:
-    succession = Succession(me, f"mark of {me}", Past())
-    stream.do(succession.start())
-    return succession
+def begin(stream: Stream, me: str = "me") -> Takeover:
+    takeover = Takeover(me, f"mark of {me}", JournalState())
+    stream.do(takeover.start())
+    return takeover
 
 
 def imaged(number: int, owner: str, seq: int, **fields: Any) -> Commit:
-    return commit(number, owner, seq, image=Image(windows={}, sent={}, lineage=0, postings=()), **fields)
+    return commit(number, owner, seq, image=Checkpoint(windows={}, sent={}, lineage=0, postings=()), **fields)
 
 
 def test_a_successor_reads_all_of_a_journal_without_images_and_takes_over() -> None:
     stream = Stream([epoch(1, "A"), commit(1, "A", 1), commit(1, "A", 2)])
-    succession = begin(stream)
-    stream.finish(succession)
+    takeover = begin(stream)
+    stream.finish(takeover)
     assert stream.asked == ["last", 0]
     assert stream.log[-1] == epoch(2, "me")
-    assert succession.past.last == 2
-    assert succession.past.validity.owner == "me"
+    assert takeover.past.last == 2
+    assert takeover.past.validity.owner == "me"
 
 
 def test_what_the_last_owner_appends_until_the_epoch_counts_is_read() -> None:
     stream = Stream([epoch(1, "A"), commit(1, "A", 1)])
-    succession = begin(stream)
-    while not succession.caught_up:
-        stream.next(succession)
+    takeover = begin(stream)
+    while not takeover.caught_up:
+        stream.next(takeover)
     stream.log.insert(-1, commit(1, "A", 2))
     stream.log.append(commit(1, "A", 3))
-    stream.finish(succession)
-    assert succession.past.last == 2
+    stream.finish(takeover)
+    assert takeover.past.last == 2
 
 
 def test_a_successor_yields_to_another_that_was_quicker() -> None:
     stream = Stream([epoch(1, "A")])
-    succession = begin(stream)
-    while not succession.caught_up:
-        stream.next(succession)
+    takeover = begin(stream)
+    while not takeover.caught_up:
+        stream.next(takeover)
     stream.log.insert(-1, epoch(2, "B"))
-    with pytest.raises(Contested, match="B has taken over with epoch 2"):
-        stream.finish(succession)
+    with pytest.raises(OwnershipContested, match="B has taken over with epoch 2"):
+        stream.finish(takeover)
 
 
 def test_a_successor_finds_low_though_the_last_records_do_not_name_it() -> None:
@@ -530,26 +543,26 @@ def test_a_successor_finds_low_though_the_last_records_do_not_name_it() -> None:
         commit(1, "A", 1),
         imaged(1, "A", 2),
         commit(1, "A", 3, low=2),
-        Mark(id="of one that died"),
+        ReadMarker(id="of one that died"),
     ]
     stream = Stream(log)
     stream.first = 2
-    succession = begin(stream)
-    stream.finish(succession)
-    assert succession.past.last == 3
-    assert succession.past.low == 2
+    takeover = begin(stream)
+    stream.finish(takeover)
+    assert takeover.past.last == 3
+    assert takeover.past.low == 2
 
 
 def test_a_successor_whose_low_is_gone_while_it_reads_begins_again_at_the_new_one() -> None:
     stream = Stream([epoch(1, "A"), commit(1, "A", 1), commit(1, "A", 2)])
-    succession = begin(stream)
+    takeover = begin(stream)
     while stream.at < 2 or stream.asked[-1] == "last":
-        stream.next(succession)
+        stream.next(takeover)
     stream.log += [imaged(1, "A", 3), commit(1, "A", 4, low=4)]
     stream.first = 4
-    stream.finish(succession)
-    assert succession.past.last == 4
-    assert succession.past.low == 4
+    stream.finish(takeover)
+    assert takeover.past.last == 4
+    assert takeover.past.low == 4
 
 
 def test_a_search_for_low_that_retention_overtakes_begins_again() -> None:
@@ -558,36 +571,36 @@ def test_a_search_for_low_that_retention_overtakes_begins_again() -> None:
         commit(1, "A", 1),
         imaged(1, "A", 2),
         commit(1, "A", 3, low=2),
-        Mark(id="of the dead"),
+        ReadMarker(id="of the dead"),
     ]
     stream = Stream(log)
     stream.first = 2
-    succession = begin(stream)
+    takeover = begin(stream)
     while stream.asked != ["last", 0, 0] or stream.at < 3:
-        stream.next(succession)
+        stream.next(takeover)
     image = len(stream.log)
     stream.log += [imaged(1, "A", 4), commit(1, "A", 5, low=image)]
     stream.first = image - 1
-    stream.finish(succession)
+    stream.finish(takeover)
     assert stream.asked == ["last", 0, 0, 0, image]
-    assert succession.past.last == 5
+    assert takeover.past.last == 5
 
 
 def test_offsets_that_nobody_can_read_do_not_stop_a_successor() -> None:
     stream = Stream([epoch(1, "A"), commit(1, "A", 1), commit(1, "A", 2), commit(1, "A", 3)])
-    succession = begin(stream)
+    takeover = begin(stream)
     skipped = 2  # as RabbitMQ takes it for itself
     stream.log.insert(skipped, None)
-    while not succession.over:
+    while not takeover.over:
         if stream.at == skipped:
             stream.at += 1
-        stream.next(succession)
-    assert succession.past.last == 3
+        stream.next(takeover)
+    assert takeover.past.last == 3
 
 
 def test_a_journal_whose_beginning_is_lost_is_an_error_that_says_what_to_do() -> None:
     stream = Stream([epoch(1, "A"), commit(1, "A", 1), commit(1, "A", 2)])
     stream.first = 1
-    succession = begin(stream)
+    takeover = begin(stream)
     with pytest.raises(JournalLost, match=r"begins at 1, and its state follows from 0 .* `journal_retention`"):
-        stream.finish(succession)
+        stream.finish(takeover)

@@ -14,12 +14,12 @@ from actorhub.cluster import BrokerChoice, LocalNodes
 from actorhub.connection import OnRetry
 from actorhub.control.infos import ActorInfo, Demand, GroupInfo, NodeInfo, QueueInfo
 from actorhub.control.plans import Strategy
+from actorhub.durable.history import ActorState, HistoryEntry
 from actorhub.errors import ActorHubError, HubClosed
 from actorhub.explanation import Explanation
 from actorhub.future import Future
 from actorhub.group import PlacementGroup
 from actorhub.handle import RemoteMethod, ask, tell
-from actorhub.history import ActorState, HistoryEntry
 from actorhub.letter import DeadLetter
 from actorhub.needs import Bundle
 from actorhub.object_ref import ObjectRef

@@ -22,8 +22,8 @@ from actorhub.cli.common import (
     words,
 )
 from actorhub.control.infos import ActorInfo, Demand, GroupInfo, NodeInfo, QueueInfo
+from actorhub.durable.history import ActorState, HistoryEntry
 from actorhub.explanation import Explanation
-from actorhub.history import ActorState, HistoryEntry
 from actorhub.hub import Hub
 
 JOURNAL = 60.0  # seconds that a look at a journal may take

@@ -13,13 +13,13 @@ from actorhub.broker import Link
 from actorhub.cell import Cell
 from actorhub.control.actor import Control
 from actorhub.control.state import ControlState
-from actorhub.durable import DurableMailbox
+from actorhub.durable.instance_pool import LARGEST, Load
+from actorhub.durable.mailbox import DurableMailbox
+from actorhub.durable.protocol.records import RECORD_SHARE, StateRecord
 from actorhub.envelope import Kind
 from actorhub.errors import PayloadTooLarge
 from actorhub.failure import Failure
-from actorhub.journal.records import SHARE, State
 from actorhub.ref import Residence
-from actorhub.residents import LARGEST, Load
 from actorhub.service import service_handle
 from actorhub.session import Session
 from actorhub.spec import spec_of
@@ -45,10 +45,10 @@ class ControlStandby(Attachment):
             inbox=names.control,
             journal=names.control_journal,
             dead=names.dead("system"),
-            make_household=self._sit_down,
+            make_state_host=self._sit_down,
             in_parts=True,
             journal_to_make=journal_stream(names.control_journal, session.settings.journal_retention),
-            on_born_dead=self._failed,
+            on_constructor_failed=self._failed,
             on_gone=functools.partial(self._failed, RuntimeError(f"{names.control} was deleted")),
         )
 
@@ -83,7 +83,7 @@ class ControlStandby(Attachment):
 
 
 class ControlHost:
-    """A `Household`. What `Control` does with a message it does in one step, and it changes nothing where it fails: so there is
+    """A `StateHost`. What `Control` does with a message it does in one step, and it changes nothing where it fails: so there is
     nothing to put back."""
 
     def __init__(self, session: Session, link: Link, load: Load, may_begin: Callable[[], bool]) -> None:
@@ -91,7 +91,7 @@ class ControlHost:
         self._may_begin = may_begin
         self._link = link
         self._load = load
-        self._limit = min(link.max_message // SHARE, session.settings.journal_retention // LARGEST)
+        self._limit = min(link.max_message // RECORD_SHARE, session.settings.journal_retention // LARGEST)
         self._state: ControlState | None = None
         self._cell: Cell | None = None
 
@@ -146,8 +146,9 @@ class ControlHost:
     def put_back(self, work: Work) -> None:
         """It changed nothing."""
 
-    def changes(self, *, whole: bool) -> list[State]:
+    def changes(self, *, whole: bool) -> list[StateRecord]:
         changes = self._state.changes() if self._state is not None else {}
         return [
-            State(key=key, gone=body is None, body=body or b"", size=len(body or b"")) for key, body in changes.items()
+            StateRecord(key=key, gone=body is None, body=body or b"", size=len(body or b""))
+            for key, body in changes.items()
         ]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from actorhub.broker import open_broker
+from actorhub.durable.protocol import records
+from actorhub.durable.protocol.records import Commit, InvalidRecord, OutboxEntry
 from actorhub.envelope import decode
 from actorhub.errors import ActorHubError, InvalidEnvelope
-from actorhub.journal import records
-from actorhub.journal.records import Commit, InvalidRecord, Posting
 
 ALL = 10**6
 HISTORY = 300  # characters of a state's end
@@ -49,7 +49,7 @@ def _line(body: bytes) -> str:
     return f"{plain} releases {[_posting(one) for one in record.outbox]} states {states} image {image}"
 
 
-def _posting(posting: Posting) -> str:
+def _posting(posting: OutboxEntry) -> str:
     try:
         ids = [envelope.id or envelope.call for envelope, _ in decode(posting.body, posting.content_type)]
     except InvalidEnvelope as exc:

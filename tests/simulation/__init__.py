@@ -1,2 +1,2 @@
-"""Durable mailboxes, by seed: the protocol of `actorhub.journal` on the embedded broker's state machine, with chance for wires,
-crashes and pauses, and an oracle that looks from outside."""
+"""Simulation of durable mailboxes, by seed: the protocol of `actorhub.durable.protocol` on the embedded broker's state machine,
+with random delays, crashes and pauses, and an oracle that sees everything from outside."""

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from actorhub.journal.records import State
+from actorhub.durable.protocol.records import StateRecord
 
 DESTINATIONS = 2
 Account = dict[str, Any]
@@ -46,20 +46,20 @@ def destination(number: int) -> str:
     return f"destination.{number % DESTINATIONS}"
 
 
-def whole(state: Account) -> State:
+def whole(state: Account) -> StateRecord:
     body = json.dumps(state).encode()
-    return State(body=body, size=len(body))
+    return StateRecord(body=body, size=len(body))
 
 
-def patch(before: Account, after: Account) -> State | None:
+def patch(before: Account, after: Account) -> StateRecord | None:
     changed = {name: value for name, value in after.items() if before[name] is not value}
     if not changed:
         return None
     body = json.dumps(changed).encode()
-    return State(patch=True, body=body, size=len(body))
+    return StateRecord(patch=True, body=body, size=len(body))
 
 
-def fold(states: list[State]) -> Account:
+def fold(states: list[StateRecord]) -> Account:
     state = opened()
     for one in states:
         state = {**state, **json.loads(one.body)} if one.patch else json.loads(one.body)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from actorhub.journal.records import Commit, Epoch, Mark, Record
+from actorhub.durable.protocol.records import Commit, Epoch, ReadMarker, Record
 from tests.simulation.client import Client
 from tests.simulation.life import IN
 from tests.simulation.wire import Server
@@ -85,14 +85,14 @@ class Chance:
     # ---- moments
 
     def appending(self, record: Record) -> None:
-        if not isinstance(record, Mark):
+        if not isinstance(record, ReadMarker):
             self._strike(self._appends, self._writer(record))
 
     def stored(self, record: Record | None) -> None:
         """In the journal."""
         if self._given.random() < self._retention:
             self._clock.after(self._given.randint(0, 20), Chance.truncate, self)
-        if isinstance(record, Mark):
+        if isinstance(record, ReadMarker):
             self._begun(record)
         elif record is not None:
             writer = self._writer(record)
@@ -121,7 +121,7 @@ class Chance:
                 for connection in worker.publishing:
                     connection.stall_no_longer_than(self._given.choice((0, 1, 5)))
 
-    def _begun(self, mark: Mark) -> None:
+    def _begun(self, mark: ReadMarker) -> None:
         """Somebody reads the journal to become the owner; slowly, if the last one is still at work."""
         if self._slow_next:
             self._slow_next = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from actorhub.journal.records import Commit, Epoch, Record
+from actorhub.durable.protocol.records import Commit, Epoch, Record
 
 
 class Rule:

@@ -9,11 +9,11 @@ from typing import Any
 from pamqp.base import Frame
 from pamqp.commands import Basic, Channel
 
+from actorhub.durable.protocol import records
+from actorhub.durable.protocol.owner import Intake, JournalOwner, OwnershipLost
+from actorhub.durable.protocol.records import Commit, InvalidRecord, OutboxEntry, Record
+from actorhub.durable.protocol.takeover import Append, OwnershipContested, ReadFrom, Takeover
 from actorhub.envelope import Envelope, Kind, decode, encode
-from actorhub.journal import records
-from actorhub.journal.owner import Deposed, Owner, Verdict
-from actorhub.journal.records import Commit, InvalidRecord, Posting, Record
-from actorhub.journal.succession import Append, Contested, ReadFrom, Succession
 from tests.simulation import bank
 from tests.simulation.wire import INBOX, JOURNAL, Arrival, Connection
 from tests.simulation.worker import Publish, Worker
@@ -58,11 +58,11 @@ class Life:
         self.me = f"{worker.name}.{number}"
         self.over = False
         self.connection: Connection | None = None
-        self.owner: Owner[Work] | None = None
+        self.owner: JournalOwner[Work] | None = None
         self.state = bank.opened()
         self._worker = worker
         self._rules = worker.rules
-        self._succession: Succession | None = None
+        self._takeover: Takeover | None = None
         self._todo: deque[ReadFrom | Append] = deque()
         self._reading = OUT - 1  # the channel over which the journal comes
         self._awaited = 0  # the channel whose consumer is not there yet
@@ -128,8 +128,8 @@ class Life:
 
     def succeed(self) -> None:
         self.say("begins")
-        self._succession = self._rules.succession(self.me, f"mark {self.me}", self._rules.past())
-        self._todo.extend(self._succession.start())
+        self._takeover = self._rules.takeover(self.me, f"mark {self.me}", self._rules.past())
+        self._todo.extend(self._takeover.start())
         self._carry_out()
         self._heard = self._worker.clock.now
         self.later(READ_BACK, self._check_reading)
@@ -165,7 +165,7 @@ class Life:
         self.say(f"appends {_short(record)}")
         body = records.encode(record)
         if self.owner is not None and isinstance(record, Commit):
-            self.owner.weigh(record, len(body))
+            self.owner.record_size(record, len(body))
         self._worker.publish(Publish(JOURNAL, body, lambda: self.appended(record)))
         self._rules.appending(record)
 
@@ -192,15 +192,15 @@ class Life:
         try:
             if self.owner is not None:
                 self._read_as_owner(self.owner, arrival.offset, record, len(arrival.body))
-            elif self._succession is not None:
-                self._todo.extend(self._succession.read(arrival.offset, record, len(arrival.body)))
+            elif self._takeover is not None:
+                self._todo.extend(self._takeover.read(arrival.offset, record, len(arrival.body)))
                 self._carry_out()
-                if self._succession.over:
-                    self._own(self._succession)
-        except (Contested, Deposed) as exc:
+                if self._takeover.over:
+                    self._own(self._takeover)
+        except (OwnershipContested, OwnershipLost) as exc:
             self.leave(str(exc))
 
-    def _read_as_owner(self, owner: Owner[Work], offset: int, record: Record | None, size: int) -> None:
+    def _read_as_owner(self, owner: JournalOwner[Work], offset: int, record: Record | None, size: int) -> None:
         commit = owner.read(offset, record, size)
         if commit is not None:
             self.say(f"reads commit {commit.seq} back")
@@ -219,19 +219,21 @@ class Life:
         parcels = decode(arrival.body, arrival.content_type)
         receipt = Receipt(acknowledge, len(parcels))
         self._waiting.extend(Work(envelope, payload, receipt) for envelope, payload in parcels)
-        if self._succession is None:
+        if self._takeover is None:
             self.succeed()
         self._go_on()
 
-    def _own(self, succession: Succession) -> None:
-        owner: Owner[Work] = self._rules.owner("mailbox", self.me, succession.past, image_after=self._rules.image_after)
+    def _own(self, takeover: Takeover) -> None:
+        owner: JournalOwner[Work] = self._rules.owner(
+            "mailbox", self.me, takeover.past, image_after=self._rules.image_after
+        )
         self.owner = owner
-        self.state = self._sealed = bank.fold(succession.past.states)
-        self.say(f"owns with epoch {owner.epoch}, after commit {succession.past.last}")
+        self.state = self._sealed = bank.fold(takeover.past.states)
+        self.say(f"owns with epoch {owner.epoch}, after commit {takeover.past.last}")
         self.inherit(owner)
         self._go_on()
 
-    def inherit(self, owner: Owner[Work]) -> None:
+    def inherit(self, owner: JournalOwner[Work]) -> None:
         self._inherited.update(seq for seq, _ in owner.inherited)
         for seq, postings in owner.inherited:
             self.post(seq, postings)
@@ -252,15 +254,15 @@ class Life:
             self._take(owner, self._waiting.popleft())
         self._go_on()
 
-    def _take(self, owner: Owner[Work], work: Work) -> None:
+    def _take(self, owner: JournalOwner[Work], work: Work) -> None:
         envelope = work.envelope
         verdict, known = owner.take(envelope.sender, envelope.seq, envelope.acked_below, work)
-        if verdict is Verdict.RUN:
+        if verdict is Intake.RUN:
             self._turn.append(work)
             self._turn.extend(owner.released(envelope.sender))
-        elif verdict is Verdict.HELD:
+        elif verdict is Intake.HELD:
             self._hold()
-        elif verdict is Verdict.IN_HAND:
+        elif verdict is Intake.IN_HAND:
             assert known is not None
             self.repeated(known, work.receipts[0])
         else:
@@ -269,11 +271,11 @@ class Life:
     def repeated(self, known: Work, receipt: Receipt) -> None:
         (known.late if known.is_released else known.receipts).append(receipt)
 
-    def known(self, owner: Owner[Work], work: Work) -> None:
+    def known(self, owner: JournalOwner[Work], work: Work) -> None:
         """It was applied, and what followed is confirmed."""
         self._answer_again(owner, work.key, work.receipts[0])
 
-    def _answer_again(self, owner: Owner[Work], key: tuple[str, int], receipt: Receipt) -> None:
+    def _answer_again(self, owner: JournalOwner[Work], key: tuple[str, int], receipt: Receipt) -> None:
         """Where nothing is kept, it was a tell, or its sender has the answer."""
         found = owner.past.answers.find(*key)
         if found is None:
@@ -303,7 +305,7 @@ class Life:
 
     # ---- handling
 
-    def _run(self, owner: Owner[Work], work: Work) -> None:
+    def _run(self, owner: JournalOwner[Work], work: Work) -> None:
         envelope = work.envelope
         try:
             done = bank.move(self.state, envelope.id, int(work.payload))
@@ -325,10 +327,10 @@ class Life:
         owner.handled(*work.key, work, envelope.id)
         self.seal_soon()
 
-    def number(self, owner: Owner[Work], queue: str) -> tuple[str, int]:
+    def number(self, owner: JournalOwner[Work], queue: str) -> tuple[str, int]:
         return owner.number(queue)
 
-    def failed(self, owner: Owner[Work]) -> None:
+    def failed(self, owner: JournalOwner[Work]) -> None:
         """The handler has raised: nothing that it wanted to send has a number."""
 
     def seal_soon(self) -> None:
@@ -352,7 +354,7 @@ class Life:
         self.sealed(commit)
         self.later(READ_BACK, lambda: self._check_read_back(commit.seq))
 
-    def is_whole(self, owner: Owner[Work]) -> bool:
+    def is_whole(self, owner: JournalOwner[Work]) -> bool:
         """The state in the next commit, and not only what changed in it."""
         return owner.wants_image or self._rules.always_whole
 
@@ -363,7 +365,7 @@ class Life:
         if self.owner is not None and self.owner.past.last < seq:
             self.leave(f"commit {seq} does not come back")
 
-    def _outbox(self) -> list[Posting]:
+    def _outbox(self) -> list[OutboxEntry]:
         tells, self._tells = self._tells, {}
         answers, self._answers = self._answers, {}
         postings = [_posting(queue, parcels) for queue, parcels in tells.items()]
@@ -382,7 +384,7 @@ class Life:
             work.is_released = True
         self.post(commit.seq, commit.outbox)
 
-    def post(self, seq: int, postings: tuple[Posting, ...]) -> None:
+    def post(self, seq: int, postings: tuple[OutboxEntry, ...]) -> None:
         left = len(postings)
         if not left:
             self.posted(seq)
@@ -416,9 +418,11 @@ class Life:
         work.receipts = []
 
 
-def _posting(queue: str, parcels: list[tuple[Envelope, bytes]], replies: tuple[tuple[str, int], ...] = ()) -> Posting:
+def _posting(
+    queue: str, parcels: list[tuple[Envelope, bytes]], replies: tuple[tuple[str, int], ...] = ()
+) -> OutboxEntry:
     body, content_type = encode(parcels)
-    return Posting(
+    return OutboxEntry(
         queue=queue,
         content_type=content_type,
         body=body,

@@ -13,13 +13,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from actorhub.durable.protocol.deduplication import AppliedSequences
+from actorhub.durable.protocol.journal_state import FencingRule, JournalState
+from actorhub.durable.protocol.owner import Intake, JournalOwner
+from actorhub.durable.protocol.records import Checkpoint, Commit, OutboxEntry, Record, SequenceSet
+from actorhub.durable.protocol.takeover import Append, JournalLost, ReadFrom, Takeover, _Phase
 from actorhub.envelope import decode, encode
-from actorhub.journal.numbers import Applied
-from actorhub.journal.owner import Owner, Verdict
-from actorhub.journal.past import Past
-from actorhub.journal.records import Commit, Image, Numbers, Posting, Record
-from actorhub.journal.succession import Append, JournalLost, ReadFrom, Succession, _Phase
-from actorhub.journal.validity import Validity
 from tests.simulation.history import Rule
 from tests.simulation.life import Life, Receipt, Work, read_record
 from tests.simulation.rules import Parts
@@ -39,7 +38,7 @@ def _mutant(name: str, **parts: Any) -> None:
 # ---- without validity: whatever is appended counts
 
 
-class _AllCount(Validity):
+class _AllCount(FencingRule):
     def counts(self, record: Record) -> bool:
         if not isinstance(record, Commit):
             return super().counts(record)
@@ -52,13 +51,13 @@ class _AllCountRule(Rule):
         return isinstance(record, Commit)
 
 
-class _AllCountPast(Past):
+class _AllCountPast(JournalState):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.validity = _AllCount()
 
 
-class _NeverDeposed(Owner[Any]):
+class _NeverDeposed(JournalOwner[Any]):
     def read(self, offset: int, record: Record | None, size: int = 0) -> Commit | None:
         self.past.read(offset, record, size)
         if not isinstance(record, Commit) or record.owner != self.me or record.seq not in self._appended:
@@ -68,11 +67,11 @@ class _NeverDeposed(Owner[Any]):
 
 
 class _Snapshots(Life):
-    def is_whole(self, owner: Owner[Work]) -> bool:
+    def is_whole(self, owner: JournalOwner[Work]) -> bool:
         return True
 
 
-class _WithoutEpoch(Succession):
+class _WithoutEpoch(Takeover):
     """At the end of the journal it takes itself for the owner, and tells nobody."""
 
     def read(self, offset: int, record: Record | None, size: int = 0) -> list[ReadFrom | Append]:
@@ -90,14 +89,14 @@ _mutant(
 )  # fmt: skip
 _mutant(
     "the single active consumer is the only fence",
-    past=_AllCountPast, owner=_NeverDeposed, rule=_AllCountRule, succession=_WithoutEpoch,
+    past=_AllCountPast, owner=_NeverDeposed, rule=_AllCountRule, takeover=_WithoutEpoch,
 )  # fmt: skip
 
 
 # ---- half of validity
 
 
-class _BySeq(Validity):
+class _BySeq(FencingRule):
     def counts(self, record: Record) -> bool:
         if not isinstance(record, Commit) or record.seq != self.next:
             return False
@@ -114,13 +113,13 @@ class _BySeqRule(Rule):
         return self._validity.counts(record)
 
 
-class _BySeqPast(Past):
+class _BySeqPast(JournalState):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.validity = _BySeq()
 
 
-class _ByOwner(Validity):
+class _ByOwner(FencingRule):
     def counts(self, record: Record) -> bool:
         if not isinstance(record, Commit):
             return super().counts(record)
@@ -136,13 +135,13 @@ class _ByOwnerRule(Rule):
         return self._validity.counts(record) and isinstance(record, Commit)
 
 
-class _ByOwnerPast(Past):
+class _ByOwnerPast(JournalState):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.validity = _ByOwner()
 
 
-class _ReadsCopies(Owner[Any]):
+class _ReadsCopies(JournalOwner[Any]):
     def read(self, offset: int, record: Record | None, size: int = 0) -> Commit | None:
         if isinstance(record, Commit) and record.owner == self.me and record.seq not in self._appended:
             self.past.read(offset, record, size)
@@ -150,7 +149,7 @@ class _ReadsCopies(Owner[Any]):
         return super().read(offset, record, size)
 
 
-_mutant("sequence numbers without epochs", past=_BySeqPast, succession=_WithoutEpoch, rule=_BySeqRule)
+_mutant("sequence numbers without epochs", past=_BySeqPast, takeover=_WithoutEpoch, rule=_BySeqRule)
 _mutant("epochs without sequence numbers", past=_ByOwnerPast, owner=_ReadsCopies, rule=_ByOwnerRule)
 
 
@@ -197,7 +196,7 @@ class _AcknowledgesInTheEnd(Life):
         super().leave(why)
 
 
-class _FlushesEarly(Owner[Any]):
+class _FlushesEarly(JournalOwner[Any]):
     def seal(self, *args: Any, **options: Any) -> Commit:
         self._unconfirmed.clear()
         return super().seal(*args, **options)
@@ -214,23 +213,23 @@ _mutant("says flushed before it is confirmed", owner=_FlushesEarly)
 
 
 class _ForgetsInherited(Life):
-    def inherit(self, owner: Owner[Work]) -> None:
+    def inherit(self, owner: JournalOwner[Work]) -> None:
         for seq, _ in owner.inherited:
             owner.posted(seq)
 
 
 class _HurriesInherited(Life):
-    def inherit(self, owner: Owner[Work]) -> None:
+    def inherit(self, owner: JournalOwner[Work]) -> None:
         super().inherit(owner)
         self._inherited.clear()
 
 
 class _RenamesInherited(Life):
-    def inherit(self, owner: Owner[Work]) -> None:
+    def inherit(self, owner: JournalOwner[Work]) -> None:
         owner.inherited = [(seq, tuple(self._renamed(one) for one in postings)) for seq, postings in owner.inherited]
         super().inherit(owner)
 
-    def _renamed(self, posting: Posting) -> Posting:
+    def _renamed(self, posting: OutboxEntry) -> OutboxEntry:
         if posting.replies:
             return posting
         parcels = [
@@ -240,13 +239,13 @@ class _RenamesInherited(Life):
         return posting.model_copy(update={"body": encode(parcels)[0]})
 
 
-class _NumbersFromNothing(Owner[Any]):
+class _NumbersFromNothing(JournalOwner[Any]):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._sent = {}
 
 
-class _DoesNotAwaitEpoch(Succession):
+class _DoesNotAwaitEpoch(Takeover):
     def read(self, offset: int, record: Record | None, size: int = 0) -> list[ReadFrom | Append]:
         actions = super().read(offset, record, size)
         if self.caught_up and not self.over:
@@ -260,14 +259,14 @@ _mutant("inherited effects are not sent", life=_ForgetsInherited)
 _mutant("inherited effects are not awaited", life=_HurriesInherited)
 _mutant("inherited effects get new names", life=_RenamesInherited)
 _mutant("numbers not from the journal", owner=_NumbersFromNothing)
-_mutant("the epoch is not read back", succession=_DoesNotAwaitEpoch)
+_mutant("the epoch is not read back", takeover=_DoesNotAwaitEpoch)
 
 
 # ---- numbers
 
 
-class _HighWater(Applied):
-    def __init__(self, numbers: Numbers = (1, ())) -> None:
+class _HighWater(AppliedSequences):
+    def __init__(self, numbers: SequenceSet = (1, ())) -> None:
         super().__init__((numbers[0], ()))
 
     def skip_to(self, seq: int) -> range:
@@ -276,7 +275,7 @@ class _HighWater(Applied):
         return gap
 
 
-class _HighWaterMark(Owner[Any]):
+class _HighWaterMark(JournalOwner[Any]):
     def _of(self, sender: str) -> Any:
         is_new = sender not in self._senders
         who = super()._of(sender)
@@ -285,8 +284,8 @@ class _HighWaterMark(Owner[Any]):
         return who
 
 
-class _NeverHolds(Owner[Any]):
-    def take(self, sender: str, seq: int, acked_below: int, work: Any) -> tuple[Verdict, Any]:
+class _NeverHolds(JournalOwner[Any]):
+    def take(self, sender: str, seq: int, acked_below: int, work: Any) -> tuple[Intake, Any]:
         who = self._of(sender)
         if seq > who.taken.next:
             who.taken.skip_to(seq)
@@ -294,7 +293,7 @@ class _NeverHolds(Owner[Any]):
 
 
 class _NumbersOfTheFailed(Life):
-    def failed(self, owner: Owner[Work]) -> None:
+    def failed(self, owner: JournalOwner[Work]) -> None:
         owner.number("destination.0")
 
 
@@ -307,12 +306,12 @@ _mutant("failed handlers use up numbers", life=_NumbersOfTheFailed)
 
 
 class _NoAnswerAgain(Life):
-    def known(self, owner: Owner[Work], work: Work) -> None:
+    def known(self, owner: JournalOwner[Work], work: Work) -> None:
         work.receipts[0].done()
 
 
 class _RunsAgain(Life):
-    def known(self, owner: Owner[Work], work: Work) -> None:
+    def known(self, owner: JournalOwner[Work], work: Work) -> None:
         if work.envelope.reply_to and owner.past.answers.find(*work.key):
             self._turn.append(work)
         else:
@@ -332,8 +331,8 @@ class _AcknowledgesCopies(Life):
             receipt.done()
 
 
-class _ImageWithoutAnswers(Past):
-    def image(self) -> Image:
+class _ImageWithoutAnswers(JournalState):
+    def image(self) -> Checkpoint:
         return super().image().model_copy(update={"postings": ()})
 
 
@@ -347,24 +346,24 @@ _mutant("images without answers", past=_ImageWithoutAnswers)
 # ---- images and retention
 
 
-class _ImageAmidUnconfirmed(Owner[Any]):
+class _ImageAmidUnconfirmed(JournalOwner[Any]):
     @property
     def gives_image(self) -> bool:
         return self.wants_image and not self._appended
 
 
-class _ImageAmidCommits(Owner[Any]):
+class _ImageAmidCommits(JournalOwner[Any]):
     @property
     def gives_image(self) -> bool:
         return self.wants_image and len(self._appended) < 3
 
 
 class _PatchWithImage(Life):
-    def is_whole(self, owner: Owner[Work]) -> bool:
+    def is_whole(self, owner: JournalOwner[Work]) -> bool:
         return False
 
 
-class _AnyImageIsLow(Past):
+class _AnyImageIsLow(JournalState):
     def read(self, offset: int, record: Record | None, size: int = 0) -> bool:
         counts = super().read(offset, record, size)
         if isinstance(record, Commit) and record.image is not None:
@@ -372,18 +371,18 @@ class _AnyImageIsLow(Past):
         return counts
 
 
-class _OverlooksRetention(Owner[Any]):
+class _OverlooksRetention(JournalOwner[Any]):
     def read(self, offset: int, record: Record | None, size: int = 0) -> Commit | None:
         self.past.end = offset
         return super().read(offset, record, size)
 
 
-class _TrustsTheTail(Succession):
+class _TrustsTheTail(Takeover):
     def _search(self) -> list[ReadFrom | Append]:
         raise JournalLost("it does not begin where the last records say")
 
 
-class _OverlooksThat(Succession):
+class _OverlooksThat(Takeover):
     def _misses(self, offset: int) -> bool:
         self._next = offset + 1
         return False
@@ -394,8 +393,8 @@ _mutant("an image while commits are under way", owner=_ImageAmidCommits)
 _mutant("a patch beside an image", life=_PatchWithImage)
 _mutant("low at an image that does not count", past=_AnyImageIsLow)
 _mutant("an owner overlooks that retention overtook it", owner=_OverlooksRetention)
-_mutant("a successor trusts the last records", succession=_TrustsTheTail)
-_mutant("a successor overlooks that retention overtook it", succession=_OverlooksThat)
+_mutant("a successor trusts the last records", takeover=_TrustsTheTail)
+_mutant("a successor overlooks that retention overtook it", takeover=_OverlooksThat)
 
 
 # ---- the broker's fences
@@ -418,5 +417,5 @@ class _Deduplicates(Server):
 
 _mutant(
     "a stream's deduplication is the fence",
-    past=_BySeqPast, succession=_WithoutEpoch, rule=_BySeqRule, server=_Deduplicates, life=_EffectsOnConfirm,
+    past=_BySeqPast, takeover=_WithoutEpoch, rule=_BySeqRule, server=_Deduplicates, life=_EffectsOnConfirm,
 )  # fmt: skip

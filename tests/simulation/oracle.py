@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 
+from actorhub.durable.protocol.records import Commit, Record
 from actorhub.envelope import BATCH, decode
-from actorhub.journal.records import Commit, Record
 from actorhub_embedded.messages import Message
 from tests.simulation import bank
 from tests.simulation.client import Client

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from actorhub.journal.owner import Owner
-from actorhub.journal.past import Past
-from actorhub.journal.records import Record
-from actorhub.journal.succession import Succession
+from actorhub.durable.protocol.journal_state import JournalState
+from actorhub.durable.protocol.owner import JournalOwner
+from actorhub.durable.protocol.records import Record
+from actorhub.durable.protocol.takeover import Takeover
 from tests.simulation.history import Rule, TrueRule
 from tests.simulation.life import Life, read_record
 from tests.simulation.wire import Server
@@ -21,9 +21,9 @@ class Parts:
 
     name: str = "true"
     life: type[Life] = Life
-    owner: type[Owner[Any]] = Owner
-    past: type[Past] = Past
-    succession: type[Succession] = Succession
+    owner: type[JournalOwner[Any]] = JournalOwner
+    past: type[JournalState] = JournalState
+    takeover: type[Takeover] = Takeover
     server: type[Server] = Server
     rule: type[Rule] = TrueRule
 
@@ -53,16 +53,16 @@ class Rules:
         return self.parts.life
 
     @property
-    def owner(self) -> type[Owner[Any]]:
+    def owner(self) -> type[JournalOwner[Any]]:
         return self.parts.owner
 
     @property
-    def past(self) -> type[Past]:
+    def past(self) -> type[JournalState]:
         return self.parts.past
 
     @property
-    def succession(self) -> type[Succession]:
-        return self.parts.succession
+    def takeover(self) -> type[Takeover]:
+        return self.parts.takeover
 
     def decode(self, body: bytes) -> Record | None:
         if body not in self._decoded:

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from actorhub.journal import owner
+from actorhub.durable.protocol import owner
 from tests.simulation.rules import Parts
 from tests.simulation.world import World
 

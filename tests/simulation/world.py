@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
-from actorhub.journal.records import Record
-from actorhub.journal.succession import JournalLost
+from actorhub.durable.protocol.records import Record
+from actorhub.durable.protocol.takeover import JournalLost
 from tests.simulation import bank
 from tests.simulation.chance import THEMES, Chance
 from tests.simulation.client import Client

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from actorhub.address import Ticket, actor_of
 from actorhub.broker import Link, Message, Outcome, Queue, publish_confirmed
 from actorhub.delay import Delays
+from actorhub.durable.protocol.records import OutboxEntry
 from actorhub.envelope import Parcel, decode, encode
 from actorhub.errors import ActorHubError, ActorNotFound, BrokerUnavailable
 from actorhub.failure import Failure
-from actorhub.journal.records import Posting
 from actorhub.letter import DeadLetter
 from actorhub.session import Session
 from actorhub.topology import dead_letter_stream
@@ -23,14 +23,14 @@ MISSING_PAUSE = 0.1  # seconds before a letter is posted again whose stream was 
 REFUSED_PAUSE = 0.02  # seconds before what a full mailbox refused is posted again
 
 
-class Outgoing:
+class CommitOutbox:
     """What follows from the messages of one commit, by the queue that it goes to."""
 
     def __init__(self) -> None:
         self._parcels: dict[str, list[Parcel]] = {}
         self._replies: dict[str, list[tuple[str, int]]] = {}
         self._keyed: dict[str, str] = {}
-        self._single: list[Posting] = []
+        self._single: list[OutboxEntry] = []
 
     def reply(self, queue: str, parcel: Parcel, call: tuple[str, int]) -> None:
         self._parcels.setdefault(queue, []).append(parcel)
@@ -41,19 +41,19 @@ class Outgoing:
         if keyed:
             self._keyed[queue] = keyed
 
-    def alone(self, posting: Posting) -> None:
+    def alone(self, posting: OutboxEntry) -> None:
         self._single.append(posting)
 
     def declare(self, queue: Queue) -> None:
-        self._single.append(Posting(queue=queue.name, body=b"", declares=queue))
+        self._single.append(OutboxEntry(queue=queue.name, body=b"", declares=queue))
 
-    def postings(self) -> list[Posting]:
+    def postings(self) -> list[OutboxEntry]:
         grouped = []
         for queue, parcels in self._parcels.items():
             body, content_type = encode(parcels)
             replies = tuple(self._replies.get(queue, ()))
             grouped.append(
-                Posting(
+                OutboxEntry(
                     queue=queue,
                     content_type=content_type,
                     body=body,
@@ -66,17 +66,17 @@ class Outgoing:
         return [*grouped, *self._single]
 
 
-def letter_posting(queue: str, letter: DeadLetter, limit: int) -> Posting:
+def dead_letter_entry(queue: str, letter: DeadLetter, limit: int) -> OutboxEntry:
     """Without what the letter is about where that is more than `limit` bytes."""
     message = letter.message()
     if len(message.body) > limit:
         message = letter.without_body().message()
-    return Posting(
+    return OutboxEntry(
         queue=queue, content_type=message.content_type or "application/json", body=message.body, size=len(message.body)
     )
 
 
-class Poster:
+class OutboxPublisher:
     """Of the durable mailbox `name`, over one link. `dead` is the queue of dead letters."""
 
     def __init__(self, session: Session, link: Link, name: str, dead: str) -> None:
@@ -87,7 +87,7 @@ class Poster:
         self._delays = Delays(session.names)
         self._one_letter = asyncio.Lock()
 
-    async def release(self, postings: Sequence[Posting]) -> None:
+    async def release(self, postings: Sequence[OutboxEntry]) -> None:
         """All that one commit releases: its queues are there before anything else leaves.
 
         Raises:
@@ -105,7 +105,7 @@ class Poster:
         except (ActorHubError, ValueError) as exc:
             log.warning("%s stays as it is: %s", queue.name, exc)
 
-    async def post(self, posting: Posting) -> None:
+    async def post(self, posting: OutboxEntry) -> None:
         """Returns when the broker has it, or nobody can get it any more: then tells to actors are dead letters.
 
         Raises:
@@ -130,7 +130,7 @@ class Poster:
                 )
             await asyncio.sleep(REFUSED_PAUSE)
 
-    async def _post_letter(self, posting: Posting) -> None:
+    async def _post_letter(self, posting: OutboxEntry) -> None:
         """Where the stream is missing, somebody purges it and makes it again in this moment; if not, that is done here. One
         letter at a time: RabbitMQ 3.10 closes the connection of who publishes to a stream that is being made."""
         async with self._one_letter:
@@ -144,7 +144,7 @@ class Poster:
                     missed = 0
                 await asyncio.sleep(MISSING_PAUSE)
 
-    async def _send(self, posting: Posting) -> Outcome:
+    async def _send(self, posting: OutboxEntry) -> Outcome:
         message = Message(
             posting.body,
             posting.content_type,
@@ -155,15 +155,15 @@ class Poster:
             return await self._delays.put(self._link, posting.queue, message, posting.due)
         return await publish_confirmed(self._link, posting.queue, message)
 
-    async def _bury(self, posting: Posting) -> None:
+    async def _bury(self, posting: OutboxEntry) -> None:
         error = ActorNotFound(f"what {self._name} tells {posting.queue} cannot arrive: that actor is gone")
         log.warning("%s", error)
         failure = Failure.of(error, self._session.signer)
         for envelope, payload in decode(posting.body, posting.content_type):
             letter = DeadLetter.of("actor died", posting.queue, envelope, payload, failure)
-            await self.post(letter_posting(self._dead, letter, self._link.max_message))
+            await self.post(dead_letter_entry(self._dead, letter, self._link.max_message))
 
-    async def _make_mailbox(self, posting: Posting) -> bool:
+    async def _make_mailbox(self, posting: OutboxEntry) -> bool:
         """Of the instance of a keyed class that gets it. False where that cannot be."""
         names = self._session.names
         ticket = Ticket(

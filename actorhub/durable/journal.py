@@ -9,12 +9,12 @@ from contextlib import suppress
 from typing import Protocol
 
 from actorhub.broker import Consumer, Delivery, Link, Message, Outcome
+from actorhub.durable.protocol import records
+from actorhub.durable.protocol.journal_state import JournalState
+from actorhub.durable.protocol.records import RECORD_SHARE, Commit, InvalidRecord, Record
+from actorhub.durable.protocol.takeover import Append, JournalLost, ReadFrom, Takeover
 from actorhub.errors import ActorHubError, BrokerUnavailable
 from actorhub.futures import once
-from actorhub.journal import records
-from actorhub.journal.past import Past
-from actorhub.journal.records import SHARE, Commit, InvalidRecord, Record
-from actorhub.journal.succession import Append, JournalLost, ReadFrom, Succession
 from actorhub.session import Session
 
 log = logging.getLogger(__name__)
@@ -27,10 +27,10 @@ KEPT_ANSWERS = 16 * 1024 * 1024  # bytes
 CONTENT_TYPE = "application/x-actorhub-record"
 
 
-class Listener(Protocol):
+class JournalListener(Protocol):
     """What an owner does with what is read."""
 
-    def caught_up(self, past: Past) -> None:
+    def caught_up(self, past: JournalState) -> None:
         """All that was there has been read, and nothing written yet. What it raises ends the life."""
 
     def own(self, key: str) -> Commit | None:
@@ -43,20 +43,20 @@ class Listener(Protocol):
         """It can be read or written no longer."""
 
 
-class Logbook:
+class Journal:
     """`me` is the owner's name, `mark` is unique. What is read goes into `past`; once the epoch counts, to the listener.
     `in_parts`: the state that it keeps is in parts."""
 
     def __init__(
-        self, session: Session, link: Link, queue: str, me: str, mark: str, listener: Listener, *, in_parts: bool
+        self, session: Session, link: Link, queue: str, me: str, mark: str, listener: JournalListener, *, in_parts: bool
     ) -> None:
         self._session = session
         self._link = link
         self._queue = queue
         self._listener = listener
-        kept = min(KEPT_ANSWERS, link.max_message // SHARE, session.settings.journal_retention // 8)
-        past = Past(limit=kept, in_parts=in_parts)
-        self._succession = Succession(me, mark, past)
+        kept = min(KEPT_ANSWERS, link.max_message // RECORD_SHARE, session.settings.journal_retention // 8)
+        past = JournalState(limit=kept, in_parts=in_parts)
+        self._takeover = Takeover(me, mark, past)
         self._reader: Consumer | None = None
         self._reading = 0
         self._arrived: deque[tuple[int, Record | None, int]] = deque()
@@ -66,17 +66,17 @@ class Logbook:
         self._closed = False
 
     @property
-    def past(self) -> Past:
+    def past(self) -> JournalState:
         """What has been read."""
-        return self._succession.past
+        return self._takeover.past
 
-    async def open(self) -> Past:
+    async def open(self) -> JournalState:
         """Returns what the journal says, as soon as it names this owner.
 
         Raises:
             Contested, JournalLost, BrokerUnavailable, and what the listener raises.
         """
-        for step in self._succession.start():
+        for step in self._takeover.start():
             await self._carry_out(step)
         await self._won
         return self.past
@@ -186,12 +186,12 @@ class Logbook:
         """What has arrived, in order, up to an offset that is missing and may be lost."""
         while self._arrived and not self._closed and self._looking is None:
             offset, record, size = self._arrived[0]
-            if self._succession.over and self.past.end < offset != self._looked_at:
+            if self._takeover.over and self.past.end < offset != self._looked_at:
                 self._looking = self._session.spawn_task(self._look_at_hole(offset, self._reading), "actorhub-hole")
                 return
             self._arrived.popleft()
             try:
-                if self._succession.over:
+                if self._takeover.over:
                     self._listener.on_record(offset, record, size)
                 else:
                     self._on_former(offset, record, size)
@@ -211,9 +211,9 @@ class Logbook:
         self._hand_on()
 
     def _on_former(self, offset: int, record: Record | None, size: int) -> None:
-        had_caught_up = self._succession.caught_up
-        steps = self._succession.read(offset, record, size)
-        if self._succession.caught_up and not had_caught_up:
+        had_caught_up = self._takeover.caught_up
+        steps = self._takeover.read(offset, record, size)
+        if self._takeover.caught_up and not had_caught_up:
             self._listener.caught_up(self.past)
         for step in steps:
             if isinstance(step, Append):
@@ -222,7 +222,7 @@ class Logbook:
                 self._reading += 1  # now: what the former reading still brings is not this one's
                 self._arrived.clear()
                 self._session.spawn_task(self._begin_reading(step), "actorhub-journal")
-        if self._succession.over and not self._won.done():
+        if self._takeover.over and not self._won.done():
             self._won.set_result(None)
 
     def _break(self, error: Exception) -> None:

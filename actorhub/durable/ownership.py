@@ -18,22 +18,22 @@ from contextlib import suppress
 from actorhub import recurrence
 from actorhub.address import new_id
 from actorhub.broker import Delivery, Link, Queue
-from actorhub.carrying import Carrying
 from actorhub.context import Effects
+from actorhub.durable.compaction import Compactor
+from actorhub.durable.effects import EffectCollector
+from actorhub.durable.instance_pool import Load, StateHost
+from actorhub.durable.journal import Journal
+from actorhub.durable.outbox import OutboxPublisher, dead_letter_entry
+from actorhub.durable.protocol.journal_state import JournalState
+from actorhub.durable.protocol.owner import BATCH_BYTES, Intake, JournalOwner, OwnershipLost
+from actorhub.durable.protocol.records import Commit, OutboxEntry, Record, StateRecord, StoredTimer
+from actorhub.durable.protocol.takeover import JournalLost
+from actorhub.durable.snapshot import check_version
 from actorhub.envelope import Kind, decode
 from actorhub.errors import ActorDied, ActorHubError, BrokerUnavailable, InvalidEnvelope
 from actorhub.failure import Failure
-from actorhub.journal.owner import BATCH_BYTES, Deposed, Owner, Verdict
-from actorhub.journal.past import Past
-from actorhub.journal.records import Armed, Commit, Posting, Record, State
-from actorhub.journal.succession import JournalLost
 from actorhub.letter import DeadLetter
-from actorhub.logbook import Logbook
-from actorhub.postings import Poster, letter_posting
-from actorhub.residents import Household, Load
-from actorhub.sequel import Sequel
 from actorhub.session import Session
-from actorhub.snapshot import check_version
 from actorhub.spec import ActorSpec
 from actorhub.work import Answer, Receipt, Work, from_stranger
 
@@ -44,7 +44,7 @@ PATIENCE = 15.0  # seconds in which a commit must come back from the journal
 STOPPING = 2.0  # seconds in which what has been handled must be committed
 
 
-class Tenure:
+class Ownership:
     """`make_household` makes what handles the messages, around what brings the journal's states, what is called when that
     cannot be read, and what is asked before each message. `in_parts`: its state is in parts. `journal_to_make`: the journal,
     where it may not be there yet. `on_end` is called once when it ends by itself, with the error that ended it. `poison`: ids
@@ -60,7 +60,7 @@ class Tenure:
         inbox: str,
         journal: str,
         dead: str,
-        make_household: Callable[[Load, Callable[[Exception], None], Callable[[], bool]], Household],
+        make_state_host: Callable[[Load, Callable[[Exception], None], Callable[[], bool]], StateHost],
         in_parts: bool,
         journal_to_make: Queue | None,
         poison: frozenset[str],
@@ -76,19 +76,19 @@ class Tenure:
         self._inbox = inbox
         self._dead = dead
         self._poison = poison
-        self._poster = Poster(session, link, name, dead)
+        self._poster = OutboxPublisher(session, link, name, dead)
         self._on_end = on_end
         self._me = f"{name}-{new_id(8)}"
-        self._logbook = Logbook(session, link, journal, self._me, new_id(), self, in_parts=in_parts)
-        self._owner: Owner[Work] | None = None
-        self._household = make_household(self._load, self._end, self._may_begin)
+        self._logbook = Journal(session, link, journal, self._me, new_id(), self, in_parts=in_parts)
+        self._owner: JournalOwner[Work] | None = None
+        self._state_host = make_state_host(self._load, self._end, self._may_begin)
         self._early: list[Delivery] = []
         self._asked_again: list[tuple[str, int, Work]] = []
-        self._sequel = Sequel(session, link, spec, inbox=inbox, dead=dead)
-        self._closed_beside: deque[list[Posting]] = deque()  # of commits that were closed, and not sealed
-        self._beside: dict[int, list[Posting]] = {}  # what leaves with which commit, and is not in it
+        self._sequel = EffectCollector(session, link, spec, inbox=inbox, dead=dead)
+        self._closed_beside: deque[list[OutboxEntry]] = deque()  # of commits that were closed, and not sealed
+        self._beside: dict[int, list[OutboxEntry]] = {}  # what leaves with which commit, and is not in it
         self._beginning = session.spawn_task(self._begin(), f"actorhub-tenure-{name}")
-        self._carrying: Carrying | None = None
+        self._carrying: Compactor | None = None
         self._carrier: asyncio.Task[None] | None = None
         self._flush_asked = False
         self._hold_timer: asyncio.TimerHandle | None = None
@@ -104,7 +104,7 @@ class Tenure:
             if self._journal_to_make is not None:
                 await self._link.declare(self._journal_to_make)
             await self._logbook.open()
-            owner = Owner[Work](
+            owner = JournalOwner[Work](
                 self._name,
                 self._me,
                 self._past,
@@ -112,9 +112,9 @@ class Tenure:
                 room=self._room // 2,
                 batch_bytes=self._batch_bytes,
             )
-            await self._household.begin()
+            await self._state_host.begin()
             self._owner = owner
-            self._carrying = Carrying(self._name, owner, self._logbook, room=self._room, flush=self._flush)
+            self._carrying = Compactor(self._name, owner, self._logbook, room=self._room, flush=self._flush)
             await self._post_inherited(owner)
         except (ActorHubError, OSError) as exc:
             self._end(exc)
@@ -146,7 +146,7 @@ class Tenure:
         """Nothing is handled that the next commit has no room for."""
         return self._owner is None or self._owner.may_handle
 
-    async def _post_inherited(self, owner: Owner[Work]) -> None:
+    async def _post_inherited(self, owner: JournalOwner[Work]) -> None:
         for seq, postings in owner.inherited:
             await self._poster.release(postings)
             owner.posted(seq)
@@ -154,7 +154,7 @@ class Tenure:
     async def stop(self, patience: float) -> None:
         """Let what runs end, for `patience` seconds, and commit it; then leave. What comes meanwhile is the next owner's."""
         self._stopping = True
-        await self._household.stop(patience)
+        await self._state_host.stop(patience)
         until = self._session.loop.time() + STOPPING
         while self._owner is not None and not self._over and self._session.loop.time() < until:
             self._flush()
@@ -163,12 +163,12 @@ class Tenure:
             await asyncio.sleep(0.005)
         await self.leave()
 
-    def _close_journal(self, owner: Owner[Work]) -> bool:
+    def _close_journal(self, owner: JournalOwner[Work]) -> bool:
         """Write down that all is confirmed, so that the next owner sends nothing again. False where that is known already."""
-        if not self._past.unflushed:
+        if not self._past.unconfirmed_outboxes:
             return False
-        closing = owner.seal_old((), time=time.time())
-        owner.weigh(closing, self._logbook.append(closing))
+        closing = owner.seal_rewritten((), time=time.time())
+        owner.record_size(closing, self._logbook.append(closing))
         return True
 
     def abandon(self) -> None:
@@ -185,7 +185,7 @@ class Tenure:
         """Drop everything that is not acknowledged."""
         self.abandon()
         self._beginning.cancel()
-        await self._household.stop(0.0)
+        await self._state_host.stop(0.0)
         await self._logbook.close()
 
     def _end(self, error: Exception) -> None:
@@ -210,7 +210,7 @@ class Tenure:
 
     # ---- the journal
 
-    def caught_up(self, past: Past) -> None:
+    def caught_up(self, past: JournalState) -> None:
         """Who cannot read the state does not take over."""
         check_version(self._spec, past.version)
 
@@ -221,7 +221,7 @@ class Tenure:
         self._end(error)
 
     @property
-    def _past(self) -> Past:
+    def _past(self) -> JournalState:
         return self._logbook.past
 
     def on_record(self, offset: int, record: Record | None, size: int) -> None:
@@ -230,7 +230,7 @@ class Tenure:
             self._past.read(offset, record, size)
             validity = self._past.validity
             if validity.owner != self._me:
-                raise Deposed(f"{validity.owner} has taken over with epoch {validity.epoch}")
+                raise OwnershipLost(f"{validity.owner} has taken over with epoch {validity.epoch}")
             return
         commit = owner.read(offset, record, size)
         if commit is None:
@@ -243,7 +243,7 @@ class Tenure:
         self._flush()
         self._carry_if_due()
 
-    async def _load(self, key: str) -> Sequence[State]:
+    async def _load(self, key: str) -> Sequence[StateRecord]:
         """What the journal says of an instance."""
         if not key:
             return self._past.take_parts() if self._in_parts else list(self._past.states)
@@ -263,7 +263,7 @@ class Tenure:
         if self._carrier is None and self._carrying is not None and self._carrying.is_due:
             self._carrier = self._session.spawn_task(self._carry(self._carrying), f"actorhub-carry-{self._name}")
 
-    async def _carry(self, carrying: Carrying) -> None:
+    async def _carry(self, carrying: Compactor) -> None:
         try:
             await carrying.run()
         except ActorHubError as exc:
@@ -305,7 +305,7 @@ class Tenure:
 
     async def _keep(self, letter: DeadLetter, receipt: Receipt) -> None:
         with suppress(BrokerUnavailable):
-            await self._poster.post(letter_posting(self._dead, letter, self._link.max_message))
+            await self._poster.post(dead_letter_entry(self._dead, letter, self._link.max_message))
             receipt.done()
 
     def _acked(self) -> None:
@@ -317,22 +317,22 @@ class Tenure:
         work.origin = sender, seq
         verdict, known = owner.take(sender, seq, work.envelope.acked_below, work)
         match verdict:
-            case Verdict.RUN:
+            case Intake.RUN:
                 self._run(work)
                 for released in owner.released(sender):
                     self._run(released)
-            case Verdict.HELD:
+            case Intake.HELD:
                 self._hold()
-            case Verdict.IN_HAND:
+            case Intake.IN_HAND:
                 assert known is not None
                 if work.envelope.reply_to:  # the answer may be lost on its way to who asked first: it gets another
                     self._asked_again.append((sender, seq, work))
                 else:
                     known.join(work)
-            case Verdict.DONE if self._sequel.only_reads(work):
+            case Intake.DONE if self._sequel.only_reads(work):
                 work.origin = "", 0
                 self._run(work)
-            case Verdict.DONE:
+            case Intake.DONE:
                 self._session.spawn_task(self._repeat(owner, sender, seq, work), "actorhub-repeat")
 
     def _run(self, work: Work) -> None:
@@ -340,17 +340,17 @@ class Tenure:
         assert owner is not None
         if envelope.kind is Kind.CANCEL:
             if not owner.drop_timer(envelope.call):
-                self._household.cancel(envelope.call)
+                self._state_host.cancel(envelope.call)
             self._handled(work, "")
         elif envelope.kind is Kind.DUE:
             self._fire(owner, work)
         elif envelope.timer is not None:
             armed = {name: getattr(envelope, name) for name in ("timer", "method", "key", "codec")}
-            self._arm(owner, work, Armed(**armed, payload=work.payload))
+            self._arm(owner, work, StoredTimer(**armed, payload=work.payload))
         else:
             self._offer(work)
 
-    def _arm(self, owner: Owner[Work], work: Work, armed: Armed) -> None:
+    def _arm(self, owner: JournalOwner[Work], work: Work, armed: StoredTimer) -> None:
         try:
             size = self._sequel.check_timer(owner, armed)
         except ActorHubError as exc:
@@ -375,9 +375,9 @@ class Tenure:
             self._finished(work, answer)
         else:
             work.effects = Effects(f"{self._name}:{work.origin[0] or new_id()}:{work.origin[1]}")
-            self._household.offer(work)
+            self._state_host.offer(work)
 
-    def _fire(self, owner: Owner[Work], work: Work) -> None:
+    def _fire(self, owner: JournalOwner[Work], work: Work) -> None:
         timer = work.envelope.timer
         armed = owner.timers.get(timer.id) if timer is not None else None
         if armed is None or armed.timer != timer:
@@ -390,7 +390,7 @@ class Tenure:
             work.envelope, work.payload = work.envelope.model_copy(update=changes), armed.payload
             self._offer(work)
 
-    async def _repeat(self, owner: Owner[Work], sender: str, seq: int, work: Work) -> None:
+    async def _repeat(self, owner: JournalOwner[Work], sender: str, seq: int, work: Work) -> None:
         """It was applied before. Whoever waits for its answer gets the same once more."""
         if work.envelope.reply_to:
             with suppress(BrokerUnavailable):
@@ -429,13 +429,13 @@ class Tenure:
         size = 0
         if answer.failure is None:
             try:
-                size = self._sequel.check(work, answer) + self._household.keep(work)
+                size = self._sequel.check(work, answer) + self._state_host.keep(work)
             except ActorHubError as exc:
                 answer = self._invalid(work, exc)
         if answer.failure is None:
             self._sequel.tell(owner, work)
         else:
-            self._household.put_back(work)
+            self._state_host.put_back(work)
         timer = work.envelope.timer
         if timer is not None and (armed := owner.timers.get(timer.id)) is not None:
             self._sequel.arm_next(owner, armed)
@@ -453,7 +453,7 @@ class Tenure:
 
     # ---- committing
 
-    def _end_batch(self, owner: Owner[Work]) -> None:
+    def _end_batch(self, owner: JournalOwner[Work]) -> None:
         """Now: many may be running, and what the next one does would make it too large for a record."""
         if owner.may_seal:
             self._flush()
@@ -472,23 +472,23 @@ class Tenure:
             commit, beside = owner.seal(time=time.time()), self._closed_beside.popleft()
             if beside:
                 self._beside[commit.seq] = beside
-            owner.weigh(commit, self._logbook.append(commit))
+            owner.record_size(commit, self._logbook.append(commit))
         if was_full and owner.may_handle:
-            self._household.go_on()
+            self._state_host.go_on()
 
-    def _close(self, owner: Owner[Work], *, whole: bool) -> None:
+    def _close(self, owner: JournalOwner[Work], *, whole: bool) -> None:
         """What has been handled is one commit, whatever is handled before it is sealed."""
         kept, beside = self._sequel.take()
-        owner.close(self._household.changes(whole=whole), kept)
+        owner.close(self._state_host.changes(whole=whole), kept)
         self._closed_beside.append(beside)
 
-    async def _release(self, owner: Owner[Work], commit: Commit, released: Sequence[Posting]) -> None:
+    async def _release(self, owner: JournalOwner[Work], commit: Commit, released: Sequence[OutboxEntry]) -> None:
         """It counts."""
         with suppress(BrokerUnavailable):
             await self._poster.release(released)
             self._done(owner, commit)
 
-    def _done(self, owner: Owner[Work], commit: Commit) -> None:
+    def _done(self, owner: JournalOwner[Work], commit: Commit) -> None:
         if self._over:
             return
         works = owner.posted(commit.seq)
@@ -505,5 +505,5 @@ class Tenure:
     def _acknowledge(self, works: list[Work]) -> None:
         if not self._over:
             for work in works:
-                self._household.posted(work)
+                self._state_host.posted(work)
                 work.done()

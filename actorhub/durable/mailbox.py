@@ -14,14 +14,14 @@ from collections.abc import Callable, Collection
 
 from actorhub.attachments import Attachment
 from actorhub.broker import Consumer, Delivery, Link, Queue
+from actorhub.durable.instance_pool import Load, StateHost
+from actorhub.durable.ownership import Ownership
+from actorhub.durable.protocol.owner import OwnershipLost
+from actorhub.durable.protocol.takeover import OwnershipContested
 from actorhub.errors import ActorInitFailed, ActorNotFound, BrokerUnavailable
-from actorhub.journal.owner import Deposed
-from actorhub.journal.succession import Contested
 from actorhub.mailbox import PREFETCH
-from actorhub.residents import Household, Load
 from actorhub.session import Session
 from actorhub.spec import ActorSpec
-from actorhub.tenure import Tenure
 
 log = logging.getLogger(__name__)
 
@@ -30,13 +30,13 @@ SOON = 0.2  # seconds before one that was contested asks for messages again
 LATER = 5.0  # seconds before one that could not begin tries again
 
 
-MakeHousehold = Callable[[Link, Load, Callable[[Exception], None], Callable[[], bool]], Household]
+MakeStateHost = Callable[[Link, Load, Callable[[Exception], None], Callable[[], bool]], StateHost]
 """Over this link, around what brings the journal's states, what is called when that cannot be read, and what is asked before
 each message is handled."""
 
 
 class DurableMailbox(Attachment):
-    """`on_born_dead`: the constructor raised; `on_gone`: the inbox does not exist any more. For the rest see `Tenure`."""
+    """`on_born_dead`: the constructor raised; `on_gone`: the inbox does not exist any more. For the rest see `Ownership`."""
 
     def __init__(
         self,
@@ -47,12 +47,12 @@ class DurableMailbox(Attachment):
         inbox: str,
         journal: str,
         dead: str,
-        make_household: MakeHousehold,
+        make_state_host: MakeStateHost,
         in_parts: bool = False,
         journal_to_make: Queue | None = None,
         limited: bool = False,
         poison: Collection[str] = (),
-        on_born_dead: Callable[[BaseException], None],
+        on_constructor_failed: Callable[[BaseException], None],
         on_gone: Callable[[], None],
     ) -> None:
         self._session = session
@@ -61,15 +61,15 @@ class DurableMailbox(Attachment):
         self._inbox = inbox
         self._journal = journal
         self._dead = dead
-        self._make_household = make_household
+        self._make_state_host = make_state_host
         self._in_parts = in_parts
         self._journal_to_make = journal_to_make
         self._prefetch = LIMITED_PREFETCH if limited else PREFETCH
         self._poison = frozenset(poison)
-        self._on_born_dead = on_born_dead
+        self._on_born_dead = on_constructor_failed
         self._on_gone = on_gone
         self._consumer: Consumer | None = None
-        self._tenure: Tenure | None = None
+        self._tenure: Ownership | None = None
         self._changing = asyncio.Lock()
         self._closed = False
 
@@ -135,8 +135,8 @@ class DurableMailbox(Attachment):
             self._tenure = self._begin(link)
         self._tenure.on_delivery(delivery)
 
-    def _begin(self, link: Link) -> Tenure:
-        return Tenure(
+    def _begin(self, link: Link) -> Ownership:
+        return Ownership(
             self._session,
             link,
             self._spec,
@@ -144,7 +144,7 @@ class DurableMailbox(Attachment):
             inbox=self._inbox,
             journal=self._journal,
             dead=self._dead,
-            make_household=functools.partial(self._make_household, link),
+            make_state_host=functools.partial(self._make_state_host, link),
             in_parts=self._in_parts,
             journal_to_make=self._journal_to_make,
             poison=self._poison,
@@ -159,7 +159,7 @@ class DurableMailbox(Attachment):
         if isinstance(error, ActorInitFailed) and tenure.newborn:
             self._on_born_dead(error)
             return
-        if isinstance(error, Deposed | Contested):
+        if isinstance(error, OwnershipLost | OwnershipContested):
             log.info("%s is handled elsewhere: %s", self._actor_id, error)
             pause = random.uniform(0.0, SOON)
         else:

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Generic, TypeVar
 
+from actorhub.durable.protocol.deduplication import AppliedSequences
+from actorhub.durable.protocol.journal_state import SENDERS, JournalState
+from actorhub.durable.protocol.records import Commit, OutboxEntry, Record, StateRecord, StoredTimer
 from actorhub.errors import ActorHubError
-from actorhub.journal.numbers import Applied
-from actorhub.journal.past import SENDERS, Past
-from actorhub.journal.records import Armed, Commit, Posting, Record, State
 
 W = TypeVar("W")
 
@@ -28,11 +28,11 @@ BATCH_BYTES = 1024 * 1024  # that are, however many are in flight
 DESTINATIONS = 10_000  # that are numbered under one name; then all numbers begin anew, under another
 
 
-class Deposed(ActorHubError):
+class OwnershipLost(ActorHubError):
     """Another owner has begun, or may have."""
 
 
-class Verdict(Enum):
+class Intake(Enum):
     RUN = "run"  # its turn
     HELD = "held"  # an earlier number is missing
     IN_HAND = "in hand"  # it was taken before, and is not acknowledged yet
@@ -43,7 +43,7 @@ class Verdict(Enum):
 class _Sender(Generic[W]):
     """`taken`: whether they have been handled or not. `in_hand` counts those that nobody knows to be posted."""
 
-    taken: Applied
+    taken: AppliedSequences
     held: dict[int, W] = field(default_factory=dict)
     in_hand: int = 0
 
@@ -56,14 +56,14 @@ class _Batch(Generic[W]):
     acked: dict[str, int] = field(default_factory=dict)
     methods: list[str] = field(default_factory=list)
     sent: dict[str, int] = field(default_factory=dict)
-    timers: dict[str, Armed | None] = field(default_factory=dict)
+    timers: dict[str, StoredTimer | None] = field(default_factory=dict)
     size: int = 0
     lineage: int = 0
-    states: Sequence[State] = ()
-    outbox: Sequence[Posting] = ()
+    states: Sequence[StateRecord] = ()
+    outbox: Sequence[OutboxEntry] = ()
 
 
-class Owner(Generic[W]):
+class JournalOwner(Generic[W]):
     """One life of an owner, from the moment at which its epoch counts. `W` is whatever stands for a message here.
 
     `name` is the mailbox's, the same in all its lives; `me` is this owner's. `past` is what the journal says up to this owner's
@@ -76,7 +76,7 @@ class Owner(Generic[W]):
         self,
         name: str,
         me: str,
-        past: Past,
+        past: JournalState,
         *,
         image_after: int = 1000,
         image_bytes: int = 8 * 1024 * 1024,
@@ -86,7 +86,7 @@ class Owner(Generic[W]):
         self.me = me
         self.past = past
         self.epoch = past.validity.epoch
-        self.inherited = list(past.unflushed.items())
+        self.inherited = list(past.unconfirmed_outboxes.items())
         """What former owners released, and nobody knows to be confirmed: it is posted again, before all else."""
         self._name = name
         self._image_after = image_after
@@ -100,7 +100,7 @@ class Owner(Generic[W]):
         self._closed: deque[_Batch[W]] = deque()
         self._appended: OrderedDict[int, tuple[Commit, _Batch[W], int]] = OrderedDict()
         self._counted: dict[int, _Batch[W]] = {}
-        self._unconfirmed = set(past.unflushed)
+        self._unconfirmed = set(past.unconfirmed_outboxes)
         self._commits_since_image = past.commits
         self._bytes_since_image = past.size_since_image
         self._lineage = past.lineage
@@ -110,24 +110,24 @@ class Owner(Generic[W]):
 
     # ---- taking
 
-    def take(self, sender: str, seq: int, acked_below: int, work: W) -> tuple[Verdict, W | None]:
+    def take(self, sender: str, seq: int, acked_below: int, work: W) -> tuple[Intake, W | None]:
         """Decide on one message. IN_HAND comes with the work that was taken before: its end is that of this one, too. What has
         neither sender nor number runs as often as it comes."""
         if not sender:
-            return Verdict.RUN, None
+            return Intake.RUN, None
         if acked_below:
             self._batch.acked[sender] = max(acked_below, self._batch.acked.get(sender, 0))
         who = self._of(sender)
         known = self._in_hand.get((sender, seq), who.held.get(seq))
         if known is not None:
-            return Verdict.IN_HAND, known
+            return Intake.IN_HAND, known
         if who.taken.has(seq):
-            return Verdict.DONE, None
+            return Intake.DONE, None
         if seq > who.taken.next:
             who.held[seq] = work
-            return Verdict.HELD, None
+            return Intake.HELD, None
         self._admit(who, sender, seq, work)
-        return Verdict.RUN, None
+        return Intake.RUN, None
 
     def _admit(self, who: _Sender[W], sender: str, seq: int, work: W) -> None:
         who.taken.add(seq, seq)
@@ -155,7 +155,7 @@ class Owner(Generic[W]):
         who = self._senders.get(sender)
         if who is None:
             window = self.past.window(sender)
-            who = self._senders[sender] = _Sender(Applied(window.numbers if window is not None else (1, ())))
+            who = self._senders[sender] = _Sender(AppliedSequences(window.numbers if window is not None else (1, ())))
             if len(self._senders) > 4 * SENDERS:
                 self._forget_oldest()
         else:
@@ -179,7 +179,7 @@ class Owner(Generic[W]):
         self._batch.sent[queue] = seq
         return f"{self._name}.{self._lineage}", seq
 
-    def set_timer(self, armed: Armed) -> None:
+    def set_timer(self, armed: StoredTimer) -> None:
         self.timers[armed.timer.id] = self._batch.timers[armed.timer.id] = armed
 
     def drop_timer(self, timer: str) -> bool:
@@ -240,7 +240,7 @@ class Owner(Generic[W]):
         """And it can: nothing is in flight that the image would not have."""
         return self.wants_image and not self._appended and not self._unconfirmed
 
-    def close(self, states: Sequence[State], outbox: Sequence[Posting]) -> None:
+    def close(self, states: Sequence[StateRecord], outbox: Sequence[OutboxEntry]) -> None:
         """All that has been handled since the last time is one commit, to be sealed in its turn. `states`: those that it
         changed; of a single instance, if this commit may get an image, the whole one always. `outbox`: what it releases."""
         batch, self._batch = self._batch, _Batch()
@@ -251,7 +251,7 @@ class Owner(Generic[W]):
         """The next commit that was closed, to be appended."""
         return self._seal(self._closed.popleft(), time)
 
-    def seal_old(self, states: Sequence[State], *, time: float = 0.0) -> Commit:
+    def seal_rewritten(self, states: Sequence[StateRecord], *, time: float = 0.0) -> Commit:
         """A commit of states that are written anew because the journal will lose where they are. Nothing may be in flight."""
         return self._seal(_Batch(states=states, lineage=self.past.lineage), time)
 
@@ -281,7 +281,7 @@ class Owner(Generic[W]):
             self._bytes_since_image = 0
         return commit
 
-    def weigh(self, commit: Commit, size: int) -> None:
+    def record_size(self, commit: Commit, size: int) -> None:
         """So many bytes it has."""
         appended, batch, _ = self._appended[commit.seq]
         self._appended[commit.seq] = appended, batch, size
@@ -301,13 +301,13 @@ class Owner(Generic[W]):
         """
         if offset > self.past.end:
             # retention has overtaken this reader, and an epoch may be gone
-            raise Deposed(
+            raise OwnershipLost(
                 f"the journal goes on at {offset}, and {self.past.end} was never read: another may have taken over"
             )
         counts = self.past.read(offset, record, size)
         validity = self.past.validity
         if (validity.epoch, validity.owner) != (self.epoch, self.me):
-            raise Deposed(f"{validity.owner} has taken over with epoch {validity.epoch}")
+            raise OwnershipLost(f"{validity.owner} has taken over with epoch {validity.epoch}")
         if not counts or not isinstance(record, Commit):
             return None
         commit, batch, _ = self._appended.pop(record.seq)

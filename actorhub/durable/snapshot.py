@@ -14,8 +14,8 @@ import pydantic_core
 from pydantic import BaseModel
 
 from actorhub.codec import Signer, is_json_tree, unpickled
+from actorhub.durable.protocol.records import StateRecord
 from actorhub.errors import ActorHubError, NotSerialisable, PayloadTooLarge
-from actorhub.journal.records import State
 from actorhub.spec import ActorSpec
 
 STARS = b"*****"
@@ -38,7 +38,7 @@ def check_version(spec: ActorSpec, version: int) -> None:
         )
 
 
-class Snapshots:
+class StateSnapshots:
     """Of one instance. `limit`: bytes that a state may have at most."""
 
     def __init__(self, spec: ActorSpec, signer: Signer, limit: int) -> None:
@@ -55,7 +55,7 @@ class Snapshots:
 
     # ---- beginning
 
-    def create(self, states: Sequence[State], make: Callable[[], Any]) -> Any:
+    def create(self, states: Sequence[StateRecord], make: Callable[[], Any]) -> Any:
         """The instance as the journal's `states` say, or a new one where it says nothing.
 
         Raises:
@@ -77,7 +77,7 @@ class Snapshots:
             self._committed = self._kept
         return self.instance
 
-    def _read(self, states: Sequence[State]) -> Any:
+    def _read(self, states: Sequence[StateRecord]) -> Any:
         if states[0].codec == "pickle":
             return self._signer.loads(bytearray(states[0].body))  # arrays in it shall be writable
         state = pydantic_core.from_json(states[0].body)
@@ -193,7 +193,7 @@ class Snapshots:
 
     # ---- for a commit
 
-    def state(self, key: str, *, whole: bool) -> State | None:
+    def state(self, key: str, *, whole: bool) -> StateRecord | None:
         """What has changed since it was asked for the last time; all of it if it must be whole, or has a key: of such a state a
         reader sees the last one only."""
         before, self._committed = self._committed, self._kept
@@ -207,13 +207,13 @@ class Snapshots:
             size = sum(len(value) for value in self._kept.values())
             patch = not whole and not key and before is not None and size >= PATCHED and len(changed) < len(self._kept)
             body = _joined(changed if patch else self._kept)
-            return State(key=key, codec="json", version=version, patch=patch, body=body, size=len(body))
+            return StateRecord(key=key, codec="json", version=version, patch=patch, body=body, size=len(body))
         if before == self._kept and not whole:
             return None
         codec, body = self._kept
         if codec == "pickle":
             body = self._signer.sign(body)
-        return State(key=key, codec=codec, version=version, body=body, size=len(body))
+        return StateRecord(key=key, codec=codec, version=version, body=body, size=len(body))
 
 
 def _unpickled(body: bytes) -> Any:

@@ -15,11 +15,11 @@ from pydantic import BaseModel, ConfigDict
 
 from actorhub.address import Ticket
 from actorhub.codec import Signer
+from actorhub.durable.protocol import records
+from actorhub.durable.protocol.journal_state import JournalState
+from actorhub.durable.protocol.records import Commit, Epoch, InvalidRecord, OutboxEntry, ReadMarker, Record, StateRecord
 from actorhub.envelope import decode as envelopes
 from actorhub.errors import ActorHubError, ActorNotFound, InvalidEnvelope
-from actorhub.journal import records
-from actorhub.journal.past import Past
-from actorhub.journal.records import Commit, Epoch, InvalidRecord, Mark, Posting, Record, State
 from actorhub.session import Session
 
 PAGE = 1000  # records that are read at once
@@ -106,7 +106,7 @@ class History:
         """
         last: deque[_Found] = deque(maxlen=limit)
         async for found, _ in self._records():
-            if not isinstance(found.record, Mark):
+            if not isinstance(found.record, ReadMarker):
                 last.append(found)
         return [self._entry(found) for found in last]
 
@@ -136,7 +136,7 @@ class History:
         first: int | None = None
         keyed = False
         commit: Commit | None = None
-        states: Sequence[State] = ()
+        states: Sequence[StateRecord] = ()
         async for found, past in self._records():
             if found.verdict == "counts" and isinstance(found.record, Commit):
                 first = first or found.record.seq
@@ -164,9 +164,9 @@ class History:
 
     # ---- reading
 
-    async def _records(self) -> AsyncIterator[tuple[_Found, Past]]:
+    async def _records(self) -> AsyncIterator[tuple[_Found, JournalState]]:
         """From the first one of which it is known whether it counts, each with all that counts up to it."""
-        fold = _Fold()
+        fold = _Replay()
         async for offset, body in self._bodies():
             for found in fold.read(offset, body):
                 yield found, fold.past
@@ -225,12 +225,12 @@ class History:
         )
 
 
-class _Fold:
+class _Replay:
     """Reads the records in their order. Where the beginning is lost, it waits for a record that names a commit to begin at, and
     passes over all before that one. `waits`: the first offset, while it does."""
 
     def __init__(self) -> None:
-        self.past = Past(limit=0)
+        self.past = JournalState(limit=0)
         self.waits: int | None = None
         self._early: list[tuple[int, int, Record | None]] = []
         self._commits: set[int] = set()
@@ -268,25 +268,25 @@ class _Fold:
 
 
 def _why_not(record: Record, epoch: int, owner: str, following: int) -> Verdict:
-    if isinstance(record, Mark) or record.epoch < epoch or (record.epoch == epoch and record.owner != owner):
+    if isinstance(record, ReadMarker) or record.epoch < epoch or (record.epoch == epoch and record.owner != owner):
         return "late"
     if isinstance(record, Epoch) or (record.epoch == epoch and record.seq < following):
         return "repeated"
     return "early"
 
 
-def _is_tell(posting: Posting) -> bool:
+def _is_tell(posting: OutboxEntry) -> bool:
     return not posting.replies and posting.due is None and posting.declares is None
 
 
-def _envelopes_in(posting: Posting) -> int:
+def _envelopes_in(posting: OutboxEntry) -> int:
     try:
         return len(envelopes(posting.body, posting.content_type))
     except InvalidEnvelope:
         return 1
 
 
-def _value(states: Sequence[State], signer: Signer) -> Any:
+def _value(states: Sequence[StateRecord], signer: Signer) -> Any:
     if not states:
         return None
     if states[0].codec == "json":

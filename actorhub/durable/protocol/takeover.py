@@ -6,12 +6,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from actorhub.durable.protocol.journal_state import JournalState, lowest
+from actorhub.durable.protocol.records import Epoch, ReadMarker, Record
 from actorhub.errors import ActorHubError
-from actorhub.journal.past import Past, lowest
-from actorhub.journal.records import Epoch, Mark, Record
 
 
-class Contested(ActorHubError):
+class OwnershipContested(ActorHubError):
     """Another has become the owner meanwhile: leave it the mailbox, and try again later if it is still this one's turn."""
 
 
@@ -40,7 +40,7 @@ class _Phase(Enum):
     OVER = "over"
 
 
-class Succession:
+class Takeover:
     """Carry out `start`, then what each `read` returns, until `past` has this owner's epoch as the current one (`over`).
 
     `mark` is unique among all marks, `me` among all owners.
@@ -50,10 +50,10 @@ class Succession:
     misses the same ones, has missed nothing.
     """
 
-    def __init__(self, me: str, mark: str, past: Past) -> None:
+    def __init__(self, me: str, mark: str, past: JournalState) -> None:
         self.past = past
         self._me = me
-        self._mark = Mark(id=mark)
+        self._mark = ReadMarker(id=mark)
         self._phase = _Phase.TAIL
         self._low = 0  # the highest that any record has named
         self._next: int | None = None  # the offset that comes, where that is known
@@ -92,7 +92,9 @@ class Succession:
         if missed and self._phase is _Phase.READ:
             return self._read_from_low()
         if missed:
-            raise Contested(f"the journal goes on at {offset}, and not where it was read: another may have taken over")
+            raise OwnershipContested(
+                f"the journal goes on at {offset}, and not where it was read: another may have taken over"
+            )
         counts = self.past.read(offset, record, size)
         if self._phase is _Phase.READ and record == self._mark:
             self._phase = _Phase.EPOCH
@@ -101,7 +103,7 @@ class Succession:
             if counts and record.owner == self._me:
                 self._phase = _Phase.OVER
             elif counts:
-                raise Contested(f"{record.owner} has taken over with epoch {record.epoch}")
+                raise OwnershipContested(f"{record.owner} has taken over with epoch {record.epoch}")
         return []
 
     def _misses(self, offset: int) -> bool:
@@ -133,7 +135,7 @@ class Succession:
         """Read all that is left for a higher low. One must be in the journal before any of it may be dropped, so it comes
         before a mark that is written now."""
         self._phase = _Phase.SEARCH
-        self._mark = Mark(id=f"{self._mark.id}+")
+        self._mark = ReadMarker(id=f"{self._mark.id}+")
         self._next = self._first = None
         self._has_missed = False
         return [ReadFrom(0), Append(self._mark)]

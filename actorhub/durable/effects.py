@@ -9,13 +9,13 @@ from typing import Any
 
 from actorhub import recurrence
 from actorhub.broker import Link
+from actorhub.durable.outbox import CommitOutbox, dead_letter_entry
+from actorhub.durable.protocol.owner import JournalOwner
+from actorhub.durable.protocol.records import RECORD_SHARE, OutboxEntry, StoredTimer
 from actorhub.envelope import Envelope, Kind, Parcel, decode, encode
 from actorhub.errors import PayloadTooLarge, RemoteError
 from actorhub.failure import Failure
-from actorhub.journal.owner import Owner
-from actorhub.journal.records import SHARE, Armed, Posting
 from actorhub.letter import DeadLetter
-from actorhub.postings import Outgoing, letter_posting
 from actorhub.session import Session
 from actorhub.spec import ActorSpec
 from actorhub.work import Answer, Work
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 ENVELOPE = 256  # bytes of what is said about a message in a record, about
 
 
-class Sequel:
+class EffectCollector:
     """Of the messages in `inbox`; letters of those that fail go to `dead`."""
 
     def __init__(self, session: Session, link: Link, spec: ActorSpec, *, inbox: str, dead: str) -> None:
@@ -34,15 +34,15 @@ class Sequel:
         self._spec = spec
         self._inbox = inbox
         self._dead = dead
-        self._most = link.max_message // SHARE
+        self._most = link.max_message // RECORD_SHARE
         self._armed = 0  # bytes of all timers, or more: those that are over are counted until there seem to be too many
-        self._kept = Outgoing()
-        self._read = Outgoing()  # answers that the journal does not keep
+        self._kept = CommitOutbox()
+        self._read = CommitOutbox()  # answers that the journal does not keep
 
-    def take(self) -> tuple[list[Posting], list[Posting]]:
+    def take(self) -> tuple[list[OutboxEntry], list[OutboxEntry]]:
         """All that leaves with the commit: what is in it, and what is not. It gathers anew."""
-        kept, self._kept = self._kept, Outgoing()
-        read, self._read = self._read, Outgoing()
+        kept, self._kept = self._kept, CommitOutbox()
+        read, self._read = self._read, CommitOutbox()
         return kept.postings(), read.postings()
 
     def only_reads(self, work: Work) -> bool:
@@ -70,7 +70,7 @@ class Sequel:
             )
         return told
 
-    def tell(self, owner: Owner[Work], work: Work) -> None:
+    def tell(self, owner: JournalOwner[Work], work: Work) -> None:
         """What it told others, and the queues that it wants."""
         if work.effects is None:
             return
@@ -87,7 +87,7 @@ class Sequel:
         if failure is not None and (answer.reason == "poison" or envelope.kind in (Kind.TELL, Kind.TIMER)):
             log.error("%s of %s failed: %s", envelope.method, self._inbox, failure.message, extra={"call": envelope.id})
             letter = DeadLetter.of(answer.reason, self._inbox, envelope, work.payload, failure)
-            posting = letter_posting(self._dead, letter, self._most)
+            posting = dead_letter_entry(self._dead, letter, self._most)
             self._kept.alone(posting)
             size += posting.size
         if not envelope.reply_to:
@@ -100,7 +100,7 @@ class Sequel:
             outgoing.alone(_answer_to(work, parcel, work.origin))
         return size
 
-    def answer_again(self, owner: Owner[Work], work: Work, sender: str, seq: int) -> Posting:
+    def answer_again(self, owner: JournalOwner[Work], work: Work, sender: str, seq: int) -> OutboxEntry:
         """The answer that the journal has of the same message, which was handled before."""
         found = owner.past.answers.find(sender, seq)
         if found is not None:
@@ -116,7 +116,7 @@ class Sequel:
 
     # ---- timers
 
-    def check_timer(self, owner: Owner[Work], armed: Armed) -> int:
+    def check_timer(self, owner: JournalOwner[Work], armed: StoredTimer) -> int:
         """Returns the bytes that it takes in a record.
 
         Raises:
@@ -134,7 +134,7 @@ class Sequel:
         self._armed += size
         return size
 
-    def arm(self, owner: Owner[Work], armed: Armed) -> None:
+    def arm(self, owner: JournalOwner[Work], armed: StoredTimer) -> None:
         """It comes through the inbox when it is due. Of all that comes, only what the journal expects counts."""
         owner.set_timer(armed)
         timer = armed.timer
@@ -145,10 +145,10 @@ class Sequel:
             "key": armed.key,
         }
         body, content_type = encode([(Envelope(**fields, timer=timer), b"null")])
-        posting = Posting(queue=self._inbox, content_type=content_type, body=body, size=len(body), due=timer.due)
+        posting = OutboxEntry(queue=self._inbox, content_type=content_type, body=body, size=len(body), due=timer.due)
         self._kept.alone(posting)
 
-    def arm_next(self, owner: Owner[Work], armed: Armed) -> None:
+    def arm_next(self, owner: JournalOwner[Work], armed: StoredTimer) -> None:
         """For the time after this one, in the commit of what came of this one."""
         following = recurrence.following(armed.timer, time.time())
         if following is None:
@@ -157,14 +157,14 @@ class Sequel:
             self.arm(owner, armed.model_copy(update={"timer": following}))
 
 
-def _size_of(armed: Armed) -> int:
+def _size_of(armed: StoredTimer) -> int:
     """In base64, with all that is said about it."""
     return ENVELOPE + len(armed.method) + len(armed.key or "") + 4 * len(armed.payload) // 3
 
 
-def _answer_to(work: Work, parcel: Parcel, call: tuple[str, int], *, persistent: bool = True) -> Posting:
+def _answer_to(work: Work, parcel: Parcel, call: tuple[str, int], *, persistent: bool = True) -> OutboxEntry:
     body, content_type = encode([parcel])
-    return Posting(
+    return OutboxEntry(
         queue=work.envelope.reply_to,
         content_type=content_type,
         body=body,

@@ -1,4 +1,4 @@
-"""What lives behind a durable mailbox (`Household`), and the usual of it: one instance, or of a keyed class those that have
+"""What lives behind a durable mailbox (`StateHost`), and the usual of it: one instance, or of a keyed class those that have
 been called lately.
 
 An instance is made when its first message comes, from what the journal says of it; it goes when nobody has called it for a
@@ -16,11 +16,11 @@ from typing import Any, Protocol
 
 from actorhub.broker import Link
 from actorhub.cell import Cell
+from actorhub.durable.protocol.records import RECORD_SHARE, StateRecord
+from actorhub.durable.protocol.takeover import JournalLost
+from actorhub.durable.snapshot import StateSnapshots
 from actorhub.errors import ActorHubError, BrokerUnavailable
-from actorhub.journal.records import SHARE, State
-from actorhub.journal.succession import JournalLost
 from actorhub.session import Session
-from actorhub.snapshot import Snapshots
 from actorhub.spec import ActorSpec
 from actorhub.work import Work
 
@@ -31,8 +31,8 @@ MOST = 1000  # instances of a keyed class in one mailbox
 SWEEP = 1.0  # seconds between looks for those that nobody calls
 
 
-class Household(Protocol):
-    """Handles what comes, and says what has become of its state. See `Residents` for what each method does."""
+class StateHost(Protocol):
+    """Handles what comes, and says what has become of its state. See `InstancePool` for what each method does."""
 
     async def begin(self) -> None: ...
     async def stop(self, patience: float) -> None: ...
@@ -41,28 +41,28 @@ class Household(Protocol):
     def posted(self, work: Work) -> None: ...
     def keep(self, work: Work) -> int: ...
     def put_back(self, work: Work) -> None: ...
-    def changes(self, *, whole: bool) -> list[State]: ...
+    def changes(self, *, whole: bool) -> list[StateRecord]: ...
     def go_on(self) -> None: ...
 
 
-Load = Callable[[str], Awaitable[Sequence[State]]]
+Load = Callable[[str], Awaitable[Sequence[StateRecord]]]
 """Brings what the journal says of an instance."""
 
 
 @dataclass(eq=False)
-class Resident:
+class PooledInstance:
     """`states`: what the journal said of it when it came. `in_hand` are its messages, from their coming until what
     followed from them is confirmed."""
 
     key: str
     cell: Cell
-    snapshots: Snapshots
-    states: list[State]
+    snapshots: StateSnapshots
+    states: list[StateRecord]
     called: float
     in_hand: set[Work] = field(default_factory=set)
 
 
-class Residents:
+class InstancePool:
     """`make_cell` makes the cell of a key around what creates its instance, `create` the first instance of a key, and `load`
     brings the journal's states of it. `on_broken`: the journal cannot be read. `may_begin` is asked before each message; after
     a False, `go_on` has to follow."""
@@ -80,13 +80,13 @@ class Residents:
     ) -> None:
         self._session = session
         self._spec = spec
-        self._limit = min(link.max_message // SHARE, session.settings.journal_retention // LARGEST)
+        self._limit = min(link.max_message // RECORD_SHARE, session.settings.journal_retention // LARGEST)
         self._make_cell = make_cell
         self._create = create
         self._load = load
         self._on_broken = on_broken
         self._may_begin = may_begin
-        self._living: OrderedDict[str, Resident] = OrderedDict()
+        self._living: OrderedDict[str, PooledInstance] = OrderedDict()
         self._leaving: set[asyncio.Task[None]] = set()
         self._sweeping: asyncio.TimerHandle | None = None
         self._stopped = False
@@ -164,7 +164,7 @@ class Residents:
         if resident is not None and not resident.cell.handling:
             resident.snapshots.put_back()
 
-    def changes(self, *, whole: bool) -> list[State]:
+    def changes(self, *, whole: bool) -> list[StateRecord]:
         """What the next commit has of them. `whole`: of a single instance all of its state, even if it did not change."""
         changed, self._changed = self._changed, {}
         if whole and self._spec.options.shards is None:
@@ -175,21 +175,21 @@ class Residents:
 
     # ---- coming
 
-    def _new(self, key: str) -> Resident:
-        snapshots = Snapshots(self._spec, self._session.signer, self._limit)
-        states: list[State] = []
+    def _new(self, key: str) -> PooledInstance:
+        snapshots = StateSnapshots(self._spec, self._session.signer, self._limit)
+        states: list[StateRecord] = []
 
         def create() -> Any:
             return snapshots.create(states, lambda: self._create(key))
 
         cell = self._make_cell(key, create)
         cell.may_begin = self._may_begin
-        resident = self._living[key] = Resident(key, cell, snapshots, states, self._session.loop.time())
+        resident = self._living[key] = PooledInstance(key, cell, snapshots, states, self._session.loop.time())
         if self._sweeping is None and key:
             self._sweeping = self._session.loop.call_later(SWEEP, self._sweep)
         return resident
 
-    async def _start(self, resident: Resident) -> None:
+    async def _start(self, resident: PooledInstance) -> None:
         resident.states.extend(await self._load(resident.key))
         await resident.cell.start()
         try:
@@ -197,7 +197,7 @@ class Residents:
         except ActorHubError:
             log.exception("%s cannot keep its state, and every message to it will fail", resident.cell.actor_id)
 
-    async def _start_or_fail(self, resident: Resident) -> None:
+    async def _start_or_fail(self, resident: PooledInstance) -> None:
         try:
             await self._start(resident)
         except (BrokerUnavailable, JournalLost) as exc:
@@ -214,7 +214,7 @@ class Residents:
         for resident in list(self._living.values()) if over > 0 else ():
             if over <= 0:
                 return
-            over -= self._let_go(resident)
+            over -= self._passivate(resident)
 
     def _sweep(self) -> None:
         self._sweeping = self._session.loop.call_later(SWEEP, self._sweep) if self._living else None
@@ -222,9 +222,9 @@ class Residents:
         for resident in list(self._living.values()):
             if resident.called > since:
                 return
-            self._let_go(resident)
+            self._passivate(resident)
 
-    def _let_go(self, resident: Resident) -> bool:
+    def _passivate(self, resident: PooledInstance) -> bool:
         if resident.in_hand or not resident.key:
             return False
         del self._living[resident.key]

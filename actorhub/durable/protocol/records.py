@@ -13,7 +13,9 @@ from actorhub.broker import Queue
 from actorhub.envelope import Codec, Timer
 from actorhub.errors import ActorHubError
 
-SHARE = 6  # a state, the kept answers, a new one, the tells of one message: none has more than this part of a record
+RECORD_SHARE = (
+    6  # a state, the kept answers, a new one, the tells of one message: none has more than this part of a record
+)
 _LENGTH = struct.Struct(">I")
 
 
@@ -25,7 +27,7 @@ class _Model(BaseModel):
     model_config = ConfigDict(defer_build=True, frozen=True, extra="forbid")
 
 
-class Mark(_Model):
+class ReadMarker(_Model):
     """Changes nothing. Whoever reads writes one, to know when it has come to the end."""
 
     kind: Literal["mark"] = "mark"
@@ -41,7 +43,7 @@ class Epoch(_Model):
     low: int = 0
 
 
-class Posting(_Model):
+class OutboxEntry(_Model):
     """One message that a commit releases, or a queue. `replies`: the sender and the number of each call that it answers, in the
     order of its envelopes; none where it is a tell. `due`: the Unix time until which it waits at the broker. `keyed`:
     the class of which an instance gets it, whose mailbox may have to be made. `declares`: the queue that shall be there before
@@ -59,7 +61,7 @@ class Posting(_Model):
     declares: Queue | None = None
 
 
-class State(_Model):
+class StateRecord(_Model):
     """An actor's state: whole, or as a patch the fields that changed. `version` is that of its class, `key` that of the
     instance of a keyed class, or of one part of a state that is kept in parts. `gone`: there is none of this key any more."""
 
@@ -72,11 +74,11 @@ class State(_Model):
     size: int = 0
 
 
-Numbers = tuple[int, tuple[int, ...]]
+SequenceSet = tuple[int, tuple[int, ...]]
 """All numbers below the first one have been applied, but those in the second."""
 
 
-class Armed(_Model):
+class StoredTimer(_Model):
     """A timer, and the message that comes when it is due."""
 
     model_config = ConfigDict(
@@ -90,15 +92,15 @@ class Armed(_Model):
     payload: bytes
 
 
-class Image(_Model):
+class Checkpoint(_Model):
     """All that earlier records said, so that nobody needs to read them any more. `sent`: the last number used for each
     queue, by the sender `lineage`."""
 
-    windows: dict[str, Numbers]
+    windows: dict[str, SequenceSet]
     sent: dict[str, int]
     lineage: int
-    postings: tuple[Posting, ...]
-    timers: dict[str, Armed] = Field(default_factory=dict)
+    postings: tuple[OutboxEntry, ...]
+    timers: dict[str, StoredTimer] = Field(default_factory=dict)
 
 
 class Commit(_Model):
@@ -118,10 +120,10 @@ class Commit(_Model):
     methods: tuple[str, ...] = ()
     sent: dict[str, int] = Field(default_factory=dict)
     lineage: int = 0
-    timers: dict[str, Armed | None] = Field(default_factory=dict)
-    states: tuple[State, ...] = ()
-    outbox: tuple[Posting, ...] = ()
-    image: Image | None = None
+    timers: dict[str, StoredTimer | None] = Field(default_factory=dict)
+    states: tuple[StateRecord, ...] = ()
+    outbox: tuple[OutboxEntry, ...] = ()
+    image: Checkpoint | None = None
 
     @property
     def key(self) -> str:
@@ -129,7 +131,7 @@ class Commit(_Model):
         return f"{self.epoch}.{self.owner}.{self.seq}"
 
 
-Record = Mark | Epoch | Commit
+Record = ReadMarker | Epoch | Commit
 
 _record: TypeAdapter[Record] = TypeAdapter(Record, config=ConfigDict(defer_build=True))
 
@@ -178,7 +180,7 @@ def decode(data: bytes) -> Record:
     return record
 
 
-def _postings(commit: Commit) -> tuple[Posting, ...]:
+def _postings(commit: Commit) -> tuple[OutboxEntry, ...]:
     return commit.outbox if commit.image is None else (*commit.outbox, *commit.image.postings)
 
 
@@ -194,5 +196,5 @@ def _with_bodies(commit: Commit, cursor: _Cursor) -> Commit:
     return commit.model_copy(update=changes) if changes else commit
 
 
-def _filled(posting: Posting, cursor: _Cursor) -> Posting:
+def _filled(posting: OutboxEntry, cursor: _Cursor) -> OutboxEntry:
     return posting.model_copy(update={"body": cursor.take(posting.size)})

@@ -1,4 +1,4 @@
-"""What a journal says: the fold of the records that count. Pure."""
+"""The state of a journal: the fold of the records that count, and the rule that says which do. Pure."""
 
 from __future__ import annotations
 
@@ -6,42 +6,84 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from actorhub.journal.answers import Answers
-from actorhub.journal.numbers import Applied
-from actorhub.journal.records import Armed, Commit, Epoch, Image, Posting, Record, State
-from actorhub.journal.validity import Validity
-
-SENDERS = (
-    10_000  # whose numbers are kept; the one longest silent is forgotten first. As many that sent one message each
+from actorhub.durable.protocol.deduplication import AppliedSequences, ReplyCache
+from actorhub.durable.protocol.records import (
+    Checkpoint,
+    Commit,
+    Epoch,
+    OutboxEntry,
+    ReadMarker,
+    Record,
+    StateRecord,
+    StoredTimer,
 )
 
+# senders whose numbers are kept, and as many senders of a single message each; the longest silent is forgotten first
+SENDERS = 10_000
 
-class Place(NamedTuple):
+
+class FencingRule:
+    """Which records count: a function of the journal alone, the same for every reader, without clocks.
+
+    An epoch counts if it is above the current one. A commit counts if it is the current owner's, and the next in number. All
+    else is skipped for ever: records of a worker that another one has replaced, and second copies of a record.
+
+    It reads from the beginning, or from a commit with a checkpoint that is known to count.
+    """
+
+    __slots__ = ("epoch", "next", "owner")
+
+    def __init__(self) -> None:
+        self.epoch = 0
+        self.owner = ""
+        self.next = 1
+
+    def begin_at(self, commit: Commit) -> None:
+        """Read on from this one, which counts."""
+        self.epoch, self.owner, self.next = commit.epoch, commit.owner, commit.seq
+
+    def counts(self, record: Record) -> bool:
+        match record:
+            case Epoch():
+                if record.epoch <= self.epoch:
+                    return False
+                self.epoch, self.owner = record.epoch, record.owner
+                return True
+            case Commit():
+                if (record.epoch, record.owner, record.seq) != (self.epoch, self.owner, self.next):
+                    return False
+                self.next += 1
+                return True
+            case ReadMarker():
+                return False
+
+
+class RecordPosition(NamedTuple):
     """Of a commit: its offset, and how many bytes had been read with it."""
 
     offset: int
     size: int
 
 
-class Past:
+class JournalState:
     """Read records in their order. `limit`: bytes of answers that are kept. `in_parts`: the state is one of many parts, each
     under its key, and all of them are wanted."""
 
     def __init__(self, *, limit: int = 16 * 1024 * 1024, in_parts: bool = False) -> None:
-        self.validity = Validity()
-        self.states: list[State] = []
+        self.validity = FencingRule()
+        self.states: list[StateRecord] = []
         """Of a single instance: the last whole state, and the patches since."""
-        self.places: OrderedDict[str, Place] = OrderedDict()
+        self.places: OrderedDict[str, RecordPosition] = OrderedDict()
         """Of a keyed class, or of a state in parts: where the journal has the state of each key, the oldest first."""
-        self.parts: dict[str, State] | None = {} if in_parts else None
+        self.parts: dict[str, StateRecord] | None = {} if in_parts else None
         """Of a state in parts: all of them, until they are taken."""
-        self.windows: OrderedDict[str, Applied] = OrderedDict()
-        self.once: OrderedDict[str, Applied] = OrderedDict()
+        self.windows: OrderedDict[str, AppliedSequences] = OrderedDict()
+        self.single_message_senders: OrderedDict[str, AppliedSequences] = OrderedDict()
         """The same, of senders of one message each: whatever has an id instead of a number. Their names begin with `~`."""
-        self.timers: dict[str, Armed] = {}
+        self.timers: dict[str, StoredTimer] = {}
         self.sent: dict[str, int] = {}
         self.lineage = 0
-        self.unflushed: OrderedDict[int, tuple[Posting, ...]] = OrderedDict()
+        self.unconfirmed_outboxes: OrderedDict[int, tuple[OutboxEntry, ...]] = OrderedDict()
         """What commits released and nobody has said to be confirmed, by their numbers."""
         self.low = 0
         """The offset from which a recovery can read; a reader that begins there says so by `anew`."""
@@ -53,11 +95,11 @@ class Past:
         """The latest that a state in it has."""
         self.size = 0
         """Bytes of all that has been read, whether it counts or not."""
-        self.answers = Answers(limit=limit)
+        self.answers = ReplyCache(limit=limit)
         self._limit = limit
-        self._image = Place(0, 0)
+        self._image = RecordPosition(0, 0)
 
-    def anew(self, low: int) -> Past:
+    def anew(self, low: int) -> JournalState:
         """Nothing was read yet, and reading begins at `low`."""
         past = type(self)(limit=self._limit, in_parts=self.parts is not None)
         past.low = past.end = low
@@ -85,7 +127,7 @@ class Past:
         return self.validity.next - 1
 
     @property
-    def oldest(self) -> Place:
+    def oldest(self) -> RecordPosition:
         """What is needed of the journal begins here."""
         return min(self._image, next(iter(self.places.values()), self._image))
 
@@ -108,7 +150,7 @@ class Past:
         if commit.image is not None:
             self.commits = 0
             self._replace(commit.image)
-            self._image = Place(offset, self.size)
+            self._image = RecordPosition(offset, self.size)
         for sender, first, last in commit.applied:
             self._window(sender).add(first, last)
         for sender, seq in commit.acked.items():
@@ -127,49 +169,49 @@ class Past:
         for posting in commit.outbox:
             self.answers.add(posting)
         if commit.outbox:
-            self.unflushed[commit.seq] = commit.outbox
-        while self.unflushed and next(iter(self.unflushed)) <= commit.flushed:
-            self.unflushed.popitem(last=False)
+            self.unconfirmed_outboxes[commit.seq] = commit.outbox
+        while self.unconfirmed_outboxes and next(iter(self.unconfirmed_outboxes)) <= commit.flushed:
+            self.unconfirmed_outboxes.popitem(last=False)
 
-    def _keep(self, offset: int, state: State) -> None:
+    def _keep(self, offset: int, state: StateRecord) -> None:
         self.version = max(self.version, state.version)
         if state.gone:
             self.places.pop(state.key, None)
             if self.parts is not None:
                 self.parts.pop(state.key, None)
         elif state.key:
-            self.places[state.key] = Place(offset, self.size)
+            self.places[state.key] = RecordPosition(offset, self.size)
             self.places.move_to_end(state.key)
             if self.parts is not None:
                 self.parts[state.key] = state
         else:
             self.states = [*self.states, state] if state.patch else [state]
 
-    def _replace(self, image: Image) -> None:
+    def _replace(self, image: Checkpoint) -> None:
         self.windows.clear()
-        self.once.clear()
+        self.single_message_senders.clear()
         for sender, numbers in image.windows.items():
-            self._windows_of(sender)[sender] = Applied(numbers)
+            self._windows_of(sender)[sender] = AppliedSequences(numbers)
         self.sent, self.lineage = dict(image.sent), image.lineage
         self.timers = dict(image.timers)
-        self.answers = Answers(image.postings, limit=self._limit)
+        self.answers = ReplyCache(image.postings, limit=self._limit)
 
-    def take_parts(self) -> list[State]:
+    def take_parts(self) -> list[StateRecord]:
         """All parts of the state. From now on only their places are kept."""
         parts, self.parts = self.parts or {}, None
         return list(parts.values())
 
-    def window(self, sender: str) -> Applied | None:
+    def window(self, sender: str) -> AppliedSequences | None:
         return self._windows_of(sender).get(sender)
 
-    def _windows_of(self, sender: str) -> OrderedDict[str, Applied]:
-        return self.once if sender.startswith("~") else self.windows
+    def _windows_of(self, sender: str) -> OrderedDict[str, AppliedSequences]:
+        return self.single_message_senders if sender.startswith("~") else self.windows
 
-    def _window(self, sender: str) -> Applied:
+    def _window(self, sender: str) -> AppliedSequences:
         windows = self._windows_of(sender)
         window = windows.get(sender)
         if window is None:
-            window = windows[sender] = Applied()
+            window = windows[sender] = AppliedSequences()
             if len(windows) > SENDERS:
                 forgotten, _ = windows.popitem(last=False)
                 self.answers.forget_sender(forgotten)
@@ -177,10 +219,14 @@ class Past:
             windows.move_to_end(sender)
         return window
 
-    def image(self) -> Image:
+    def image(self) -> Checkpoint:
         """Stands for all of it, but for the state."""
-        return Image(
-            windows={sender: window.numbers for of in (self.windows, self.once) for sender, window in of.items()},
+        return Checkpoint(
+            windows={
+                sender: window.numbers
+                for of in (self.windows, self.single_message_senders)
+                for sender, window in of.items()
+            },
             sent=dict(self.sent),
             lineage=self.lineage,
             postings=self.answers.postings,

@@ -7,9 +7,9 @@ import logging
 import time
 from collections.abc import Callable
 
-from actorhub.journal.owner import Owner
-from actorhub.journal.succession import JournalLost
-from actorhub.logbook import Logbook
+from actorhub.durable.journal import Journal
+from actorhub.durable.protocol.owner import JournalOwner
+from actorhub.durable.protocol.takeover import JournalLost
 from actorhub.work import Work
 
 log = logging.getLogger(__name__)
@@ -18,12 +18,12 @@ PAUSE = 0.005  # seconds between looks whether a state that is written anew has 
 CROWDED = 5.0  # seconds before states that are too many for the journal are written anew once more
 
 
-class Carrying:
+class Compactor:
     """For one life of the owner of `name`. `room`: bytes that the broker keeps of the journal. `flush` commits what has been
     handled, if there is room for it."""
 
     def __init__(
-        self, name: str, owner: Owner[Work], logbook: Logbook, *, room: int, flush: Callable[[], None]
+        self, name: str, owner: JournalOwner[Work], logbook: Journal, *, room: int, flush: Callable[[], None]
     ) -> None:
         self._name = name
         self._owner = owner
@@ -60,9 +60,9 @@ class Carrying:
                 continue  # all of it was written anew meanwhile
             await self._until_nothing_is_in_flight()  # from here on without an await: the journal has nothing newer
             if there := [state for state in commit.states if past.places.get(state.key) == place]:
-                sealed = owner.seal_old(there, time=time.time())
+                sealed = owner.seal_rewritten(there, time=time.time())
                 size = self._logbook.append(sealed)
-                owner.weigh(sealed, size)
+                owner.record_size(sealed, size)
                 written += size
             await self._until_nothing_is_in_flight()
             self._flush()

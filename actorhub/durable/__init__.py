@@ -1,0 +1,1 @@
+"""Durable actors: exactly-once mailboxes on a fenced journal, a stream from which any worker can go on."""
