@@ -21,12 +21,12 @@ class Counter:
 
 
 async def main() -> None:
-    async with Hub() as hub:  # ACTORHUB_URL, or a whole cluster in memory, inside this process
+    async with Hub() as hub:  # the broker at ACTORHUB_URL, or a cluster in memory inside this process
         counter = await hub.spawn(Counter, 10)
-        print(await counter.add(5))  # ask: 15
-        await tell(counter.add, 1)  # returns when the broker has it
-        print(await ask(counter.describe))  # ask for a method that is not async
-        print(await asyncio.gather(*(counter.add(1) for _ in range(1000))))  # sent at once, answered in order
+        print(await counter.add(5))  # a call: waits for the reply, 15
+        await tell(counter.add, 1)  # no reply: returns when the broker has stored the message
+        print(await ask(counter.describe))  # a call of a method that is not async
+        print(await asyncio.gather(*(counter.add(1) for _ in range(1000))))  # sent at once, handled in order
 
 
 if __name__ == "__main__":

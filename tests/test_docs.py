@@ -20,7 +20,7 @@ from actorhub.broker import LocalServer
 from tests.conftest import QUICK
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
 
 def code(page: str, language: str = "python") -> list[str]:
