@@ -17,6 +17,7 @@ A queue's name is its address on the broker:
     {prefix}.control.journal             what its successor must know
     {prefix}.delay.{k}                   messages that wait for 2**k seconds
     {prefix}.delay.due                   those that have waited
+    {prefix}.dead                        what services could not process
 
 An exchange, `{prefix}.tasks`, brings to every agent and slot what all of them must know of single tasks.
 
@@ -98,7 +99,8 @@ class Names:
         return queue.removeprefix(f"{self.prefix}.").partition(".")[0]
 
     def dead(self, namespace: str) -> str:
-        return f"{self.prefix}.{namespace}.dead"
+        """Dead letters of a namespace. `$` cannot stand in a queue's name, so services have a name without a namespace."""
+        return f"{self.prefix}.dead" if namespace == SYSTEM else f"{self.prefix}.{namespace}.dead"
 
     def reply(self, session_id: str) -> str:
         return f"{self.prefix}.reply.{session_id}"

@@ -95,7 +95,7 @@ class ServiceEndpoint(Attachment):
         self._exchange = exchange
         execution = Residence(service_handle(session, queue, cls), session, SYSTEM)
         self._cell = Cell(execution, spec_of(cls), make)
-        self._mailbox = Mailbox(session, queue, self._cell, DeadLetters(session, "system"))
+        self._mailbox = Mailbox(session, queue, self._cell, DeadLetters(session, SYSTEM))
 
     async def open(self) -> None:
         await self._session.live_link()

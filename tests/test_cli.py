@@ -15,11 +15,15 @@ from typing import Any
 import pytest
 
 from actorhub import Settings, actor
-from actorhub.address import new_id
+from actorhub.address import SYSTEM, new_id
 from actorhub.blocking import Hub
 from actorhub.broker import LocalServer
+from actorhub.control.desks import NodeDesk
 from actorhub.handle import address_of
 from actorhub.letter import DeadLetter
+from actorhub.service import service_address
+from actorhub.session import Session
+from actorhub.signature import Untyped
 from tests.conftest import QUICK
 from tests.waiting import until
 
@@ -188,6 +192,27 @@ def test_dead_list_shows_what_failed(env: dict[str, str], dead: tuple[Counter, H
     limited = json.loads(run("dead", "list", "--json", "--limit", "1", "--after", "0", *_in(hub), env=env).stdout)
     assert [row["id"] for row in limited] == [1]
     assert json.loads(run("dead", "list", "--json", "--namespace", "empty", env=env).stdout) == []
+
+
+async def _tell_the_node_what_it_does_not_know(env: dict[str, str]) -> None:
+    session = Session(Settings(url=env["ACTORHUB_URL"], prefix=env["ACTORHUB_PREFIX"]))
+    await session.open()
+    await session.tell(service_address(session.names.node("n1"), NodeDesk), Untyped("n1.dance"), "dance", (), {})
+    await session.close()
+
+
+def test_dead_letters_of_services_are_in_no_namespace_that_a_user_can_take(env: dict[str, str]) -> None:
+    def listed(namespace: str) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = json.loads(run("dead", "list", "--json", "--namespace", namespace, env=env).stdout)
+        return rows
+
+    asyncio.run(_tell_the_node_what_it_does_not_know(env))
+    [letter] = asyncio.run(until(lambda: listed(SYSTEM)))
+    assert (letter["method"], letter["reason"]) == ("dance", "invalid")
+    assert listed("system") == []
+    assert "dance" in run("dead", "show", str(letter["id"]), "--namespace", SYSTEM, env=env).stdout
+    dropped = run("dead", "purge", "--yes", "--namespace", SYSTEM, env=env).stdout
+    assert dropped == f"1 dead letters of namespace '{SYSTEM}' were dropped\n"
 
 
 def test_dead_show_has_the_arguments_and_the_traceback(env: dict[str, str], dead: tuple[Counter, Hub]) -> None:

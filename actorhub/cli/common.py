@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, NoReturn, TypeAlias, TypeVar
 
@@ -51,16 +51,21 @@ def look(
 ) -> Any:
     """What a hub with these settings answers to the question. Where it has not in `timeout` seconds, the command ends with
     `late`."""
-    if settings.url is None:
-        fail(NO_BROKER)
 
     async def within() -> Any:
         async with Hub(settings=settings) as hub, asyncio.timeout(timeout):
             return await question(hub)
 
+    return run_until_done(settings, within, late)
+
+
+def run_until_done(settings: Settings, query: Callable[[], Coroutine[Any, Any, R]], late: str) -> R:
+    """Run a query on an event loop, and return its result. On TimeoutError the command ends with the message `late`."""
+    if settings.url is None:
+        fail(NO_BROKER)
     logs.configure(settings.log_format, "ERROR")
     try:
-        return asyncio.run(within())
+        return asyncio.run(query())
     except TimeoutError:
         fail(late)
 

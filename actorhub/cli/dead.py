@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any
+from typing import Annotated, TypeVar
 
 import typer
 
+from actorhub.address import SYSTEM
 from actorhub.cli.common import (
     Columns,
     Json,
@@ -15,15 +17,18 @@ from actorhub.cli.common import (
     Url,
     console,
     fail,
-    look,
     moment,
     print_json,
     print_rows,
+    run_until_done,
     settings_from,
 )
+from actorhub.dead import DeadLetters
 from actorhub.errors import ActorHubError
-from actorhub.hub import Hub
 from actorhub.letter import DeadLetter
+from actorhub.session import Session
+
+R = TypeVar("R")
 
 app = typer.Typer(
     no_args_is_help=True, help="What could not be processed: look at it, send it again, drop it. It needs no node."
@@ -45,7 +50,7 @@ def dead_list(
     json_: Json = False,
 ) -> None:
     """The oldest dead letters, one a line."""
-    letters: list[DeadLetter] = _dead(url, namespace, lambda hub: hub.dead(limit, after=after))
+    letters = _dead(url, namespace, lambda dead: dead.read(limit, after))
     columns: Columns[DeadLetter] = {
         "id": lambda letter: letter.id,
         "time": lambda letter: moment(letter.time),
@@ -62,7 +67,7 @@ def dead_list(
 @app.command("show")
 def dead_show(id: Annotated[int, LETTER], url: Url = None, namespace: Namespace = None, json_: Json = False) -> None:
     """One dead letter with its arguments and its traceback."""
-    letter: DeadLetter = _dead(url, namespace, lambda hub: hub.dead_letter(id))
+    letter = _dead(url, namespace, lambda dead: dead.get(id))
     if json_:
         print_json(letter.model_dump(mode="json"))
         return
@@ -93,10 +98,10 @@ def dead_replay(
 ) -> None:
     """Send the messages of dead letters again. Ends with code 1 where one could not be sent."""
 
-    async def replay(hub: Hub) -> list[DeadLetter | ActorHubError]:
-        return [await _replayed(hub, id) for id in ids]
+    async def replay(dead: DeadLetters) -> list[DeadLetter | ActorHubError]:
+        return [await _replayed(dead, id) for id in ids]
 
-    done: list[DeadLetter | ActorHubError] = _dead(url, namespace, replay)
+    done = _dead(url, namespace, replay)
     for one in done:
         if isinstance(one, DeadLetter):
             what = f"{one.id}: {one.method or one.reason} was sent again to {one.queue}"
@@ -106,9 +111,9 @@ def dead_replay(
         fail("\n".join(errors))
 
 
-async def _replayed(hub: Hub, id: int) -> DeadLetter | ActorHubError:
+async def _replayed(dead: DeadLetters, id: int) -> DeadLetter | ActorHubError:
     try:
-        return await hub.replay(id)
+        return await dead.replay(id)
     except ActorHubError as exc:
         return exc
 
@@ -120,13 +125,25 @@ def dead_purge(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Drop all dead letters of the namespace."""
-    where = settings_from(url, namespace).namespace
+    where = namespace if namespace == SYSTEM else settings_from(url, namespace).namespace
     if not yes:
         typer.confirm(f"Drop all dead letters of namespace {where!r}?", abort=True)
-    count: int = _dead(url, namespace, lambda hub: hub.purge_dead())
+    count = _dead(url, namespace, lambda dead: dead.purge())
     console.print(f"{count} dead letters of namespace {where!r} were dropped", highlight=False, markup=False)
 
 
-def _dead(url: str | None, namespace: str | None, question: Callable[[Hub], Awaitable[Any]]) -> Any:
+def _dead(url: str | None, namespace: str | None, query: Callable[[DeadLetters], Awaitable[R]]) -> R:
+    """Run a query on the dead letters of a namespace, or of the system's own, whose namespace no hub can have."""
+    settings = settings_from(url, namespace if namespace != SYSTEM else None)
+
+    async def within() -> R:
+        session = Session(settings, name="dead letters")
+        try:
+            await session.open()
+            async with asyncio.timeout(READING):
+                return await query(DeadLetters(session, namespace or settings.namespace))
+        finally:
+            await session.close()
+
     late = f"the broker did not answer in {READING:.0f} s; does it have an alarm? see `rabbitmqctl status`"
-    return look(settings_from(url, namespace), question, READING, late)
+    return run_until_done(settings, within, late)

@@ -44,7 +44,7 @@ class ControlStandby(Attachment):
             actor_id="control",
             inbox=names.control,
             journal=names.control_journal,
-            dead=names.dead("system"),
+            dead=names.dead(SYSTEM),
             make_state_host=self._sit_down,
             in_parts=True,
             journal_to_make=journal_stream(names.control_journal, session.settings.journal_retention),

@@ -14,6 +14,7 @@ from pydantic import SecretStr
 
 from actorhub import Hub, Settings
 from actorhub.address import SYSTEM, new_id
+from actorhub.dead import DeadLetters
 from tests.chaos import audit, order, postmortem
 from tests.chaos.audit import Accounts
 from tests.chaos.bank import Account, Clerk, Vault
@@ -158,8 +159,8 @@ class Trial:
         return [f"{count} messages stay in {name}" for name, count in inboxes.items() if count]
 
     async def _dead_letters(self, hub: Hub) -> list[str]:
-        async with Hub(settings=self._settings, namespace=SYSTEM.strip("$")) as system:
-            return [f"a dead letter: {letter}" for letter in [*await hub.dead(), *await system.dead()]]
+        services = DeadLetters(hub._open_session(), SYSTEM)
+        return [f"a dead letter: {letter}" for letter in [*await hub.dead(), *await services.read()]]
 
     async def _orphans(self) -> list[str]:
         return [f"{process} outlives its killed agent" for process in self._site.orphans if process.is_running()]
