@@ -9,10 +9,9 @@ from pathlib import Path
 import pika
 import pytest
 
-from actorhub import differences, testing
 from actorhub.broker import open_broker
-from actorhub.differences import MEBIBYTE, ways
-from actorhub.testing import CONTRACT, Check
+from actorhub.testing import CONTRACT, Check, consuming, publishing, queues, server_profiles
+from actorhub.testing.server_profiles import MEBIBYTE, profile_of
 
 SOME_MORE = "may take some hundreds more of what is under way"
 
@@ -25,24 +24,22 @@ async def test_the_broker_keeps_the_contract(check: Check, broker_url: str, pref
 def test_every_check_is_in_the_contract() -> None:
     checks = {
         member
-        for module in (testing, differences)
+        for module in (publishing, consuming, queues, server_profiles)
         for name, member in inspect.getmembers(module, inspect.iscoroutinefunction)
         if member.__module__ == module.__name__ and not name.startswith("_")
     }
     assert checks == set(CONTRACT)
 
 
-async def test_the_delivery_limit_where_nothing_is_said_is_the_one_that_is_written_down(
-    broker_url: str, prefix: str
-) -> None:
+async def test_the_default_delivery_limit_is_the_one_in_the_server_s_profile(broker_url: str, prefix: str) -> None:
     await asyncio.to_thread(check_default_delivery_limit, broker_url, prefix)
 
 
 def check_default_delivery_limit(url: str, queue: str) -> None:
-    """The port always says one, so this asks the server itself."""
+    """Declares the queue without the adapter, which always sets a delivery limit."""
     with pika.BlockingConnection(pika.URLParameters(url)) as connection:
         properties = connection._impl.server_properties
-        limit = ways(f"{properties['product']} {properties['version']}").delivery_limit
+        limit = profile_of(f"{properties['product']} {properties['version']}").delivery_limit
         channel = connection.channel()
         channel.queue_declare(queue, durable=True, arguments={"x-queue-type": "quorum"})
         channel.basic_publish("", queue, b"x")
@@ -57,19 +54,25 @@ def check_default_delivery_limit(url: str, queue: str) -> None:
         assert deliveries == (30 if limit is None else limit + 1), f"{deliveries} deliveries, then it was dropped"
 
 
-def test_a_server_that_nobody_has_described_is_named() -> None:
-    with pytest.raises(AssertionError, match=r"how 'LavinMQ 2\.0' differs is not written down"):
-        ways("LavinMQ 2.0")
+def test_a_server_without_a_profile_is_named() -> None:
+    with pytest.raises(AssertionError, match=r"no profile of 'LavinMQ 2\.0'"):
+        profile_of("LavinMQ 2.0")
 
 
-def test_the_document_says_how_servers_differ() -> None:
+def test_the_document_has_the_profiles_of_the_servers() -> None:
     text = (Path(__file__).parents[1] / "docs" / "embedded.md").read_text()
-    found = [ways(server) for server in ("ActorHub embedded broker 4.0.0", "RabbitMQ 3.10.8", "RabbitMQ 4.0.5")]
+    profiles = [
+        profile_of(server) for server in ("ActorHub embedded broker 4.0.0", "RabbitMQ 3.10.8", "RabbitMQ 4.0.5")
+    ]
     rows = {
-        "a quorum queue that is full": ["takes no more" if not way.overshoot else SOME_MORE for way in found],
-        "priorities of a quorum queue": ["none" if way.priorities == 1 else str(way.priorities) for way in found],
-        "its delivery limit where none is given": [str(way.delivery_limit or "none") for way in found],
-        "largest message": [f"{way.largest // MEBIBYTE} MiB" for way in found],
+        "a quorum queue that is full": [
+            "takes no more" if not profile.limit_overshoot else SOME_MORE for profile in profiles
+        ],
+        "priorities of a quorum queue": [
+            "none" if profile.priorities == 1 else str(profile.priorities) for profile in profiles
+        ],
+        "its delivery limit where none is given": [str(profile.delivery_limit or "none") for profile in profiles],
+        "largest message": [f"{profile.max_message // MEBIBYTE} MiB" for profile in profiles],
     }
-    for what, values in rows.items():
-        assert f"| {what} | {' | '.join(values)} |" in text
+    for property, values in rows.items():
+        assert f"| {property} | {' | '.join(values)} |" in text
