@@ -1,1 +1,1 @@
-"""Programs to read and to run: `python -m examples.counter`."""
+"""Example programs, to read and to run: `python -m examples.counter`."""

@@ -1,11 +1,11 @@
-"""A bank: its accounts (`account.py`) are durable actors, and money moves between them while worker processes are killed.
+"""A bank of durable actors (`account.py`): accounts transfer money while worker processes are killed.
 
-    python -m examples.bank                     a broker in memory and two workers, on this machine
-    python -m examples.bank --broker rabbitmq   on a private RabbitMQ
+    python -m examples.bank                     two workers on this machine, with an in-memory broker
+    python -m examples.bank --broker rabbitmq   the same with a private RabbitMQ
 
-A transfer is a message to the one account, which tells the other one. Both halves are in journals at the broker, so a worker
-that is killed in between neither makes money nor loses any. It ends by adding up all accounts, and fails where the total is
-another one than at the beginning.
+A transfer is a message to one account, which tells the other account. Both halves are recorded in journals at the
+broker, so a worker that is killed in between neither creates nor loses money. At the end the program adds up all
+accounts, and fails if the total has changed.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from actorhub.cluster import BrokerChoice
 from examples.account import Account, InsufficientFunds
 
 ACCOUNTS, TRANSFERS, KILLS = 8, 2000, 4
-EACH = 1000  # at the beginning
+INITIAL_BALANCE = 1000
 
 
 async def trade(accounts: list[Account], chance: random.Random, share: int) -> int:
-    """Transfers one after the other, between accounts by chance; returns how many there were."""
+    """Make `share` transfers between random accounts, one after the other; return how many succeeded."""
     done = 0
     for _ in range(share):
         source, target = chance.sample(accounts, 2)
@@ -33,7 +33,7 @@ async def trade(accounts: list[Account], chance: random.Random, share: int) -> i
             await source.transfer(target, chance.randrange(1, 400))
             done += 1
         except InsufficientFunds:
-            pass  # nothing has moved
+            pass  # no money has moved
     return done
 
 
@@ -46,7 +46,7 @@ async def kill_workers(accounts: list[Account], chance: random.Random) -> None:
 
 
 async def all_received(accounts: list[Account], count: int) -> list[int]:
-    """The balances, once every transfer has come to its end."""
+    """Return the balances when all `count` transfers have been received."""
     while True:
         states = await asyncio.gather(*(account.read() for account in accounts))
         if sum(received for _, received in states) >= count:
@@ -57,17 +57,17 @@ async def all_received(accounts: list[Account], count: int) -> list[int]:
 async def main(broker: BrokerChoice) -> None:
     chance = random.Random(0)
     async with Hub.local(workers=2, broker=broker, modules=["examples.account"]) as hub:
-        accounts = [await hub.spawn(Account, f"account {number}", EACH) for number in range(ACCOUNTS)]
+        accounts = [await hub.spawn(Account, f"account {number}", INITIAL_BALANCE) for number in range(ACCOUNTS)]
         killing = asyncio.create_task(kill_workers(accounts, chance))
         traders = ACCOUNTS * 2
         done = sum(await asyncio.gather(*(trade(accounts, chance, TRANSFERS // traders) for _ in range(traders))))
         await killing
         balances = await all_received(accounts, done)
         owners = [entry for entry in await hub.history(accounts[0], limit=10_000) if entry.kind == "epoch"]
-    print(f"{done} transfers; account 0 had {len(owners)} owners one after the other")
+    print(f"{done} transfers; account 0 had {len(owners)} owners, one after the other")
     print(f"balances: {', '.join(map(str, balances))}")
-    if sum(balances) != ACCOUNTS * EACH:
-        raise SystemExit(f"the total is NOT right: {sum(balances)} instead of {ACCOUNTS * EACH}")
+    if sum(balances) != ACCOUNTS * INITIAL_BALANCE:
+        raise SystemExit(f"the total is NOT right: {sum(balances)} instead of {ACCOUNTS * INITIAL_BALANCE}")
     print(f"the total is right: {sum(balances)}")
 
 

@@ -1,13 +1,13 @@
-"""A pipeline of cpu and gpu stages: the Python language reference, whose text ships with Python, becomes vectors.
+"""A pipeline of cpu and gpu stages that turns the Python language reference, whose text ships with Python, into vectors.
 
-    python -m examples.embeddings                     two cpu nodes and two gpu nodes on this machine, a broker in memory
-    python -m examples.embeddings --broker rabbitmq   on a private RabbitMQ
+    python -m examples.embeddings                     two cpu and two gpu nodes here, with an in-memory broker
+    python -m examples.embeddings --broker rabbitmq   the same with a private RabbitMQ
     python -m examples.embeddings --kill              kill a gpu node half-way
 
-Each batch of passages is counted on a cpu, embedded on a gpu, and normalised on a cpu: a chain of three tasks, of which
-each asks for what it needs. A gpu is a word here: four of them are said to be there, and numpy does the work. Each task notes
-where it ran and which device it was given. It ends by holding the vectors against those of the same functions in this
-process, and fails where they differ.
+For each batch of passages, a chain of three tasks counts words on a cpu, embeds them on a gpu, and normalises them on a
+cpu. Each task requires its own resources. The four gpus exist in name only: numpy does the work. Each task records
+where it ran and which device it was given. At the end the program compares the vectors with those of the same functions
+in this process, and fails if they differ.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ NODES = {
     "gpu-1": {"cpu": 1.0, "gpu": 2.0},
     "gpu-2": {"cpu": 1.0, "gpu": 2.0},
 }
-PASSAGE, BATCH = 50, 32  # words in a passage, and passages in a batch
+PASSAGE_WORDS, BATCH_PASSAGES = 50, 32
 FEATURES, DIMENSIONS = 4096, 256
 
 Array = NDArray[np.float64]
 Batch = tuple[Array, list[str]]
-"""Rows, one for each passage, and where they have been."""
+"""One row for each passage, and the places where the stages ran."""
 
 _WORD = re.compile(r"[a-z_]{3,}")
 
 
 @task(queue="embeddings", resources={"cpu": 1}, max_redeliveries=10)
 def count(passages: list[str]) -> Batch:
-    """How often each word stands in a passage; words share FEATURES columns by their hashes."""
+    """Count the words of each passage; a word's hash selects one of FEATURES columns."""
     rows = np.zeros((len(passages), FEATURES))
     for row, passage in zip(rows, passages, strict=True):
         for word, times in Counter(_WORD.findall(passage)).items():
@@ -56,7 +56,7 @@ def count(passages: list[str]) -> Batch:
 
 @task(queue="embeddings", resources={"gpu": 1}, max_redeliveries=10)
 def embed(counted: Batch) -> Batch:
-    """By a random projection, which keeps distances nearly as they are (Johnson and Lindenstrauss, 1984)."""
+    """Embed by a random projection, which nearly preserves distances (Johnson and Lindenstrauss, 1984)."""
     rows, places = counted
     projection = np.random.default_rng(0).standard_normal((FEATURES, DIMENSIONS)) / np.sqrt(DIMENSIONS)
     return np.log1p(rows) @ projection, [*places, f"{place()} device {os.environ.get('CUDA_VISIBLE_DEVICES')}"]
@@ -73,14 +73,14 @@ def place() -> str:
 
 
 def read() -> list[str]:
-    """The passages of all topics."""
+    """Return the passages of all topics."""
     words = [_WORD.findall(topics[name].lower()) for name in sorted(topics)]
-    starts = ((of, start) for of in words for start in range(0, len(of), PASSAGE))
-    return [" ".join(of[start : start + PASSAGE]) for of, start in starts]
+    starts = ((of, start) for of in words for start in range(0, len(of), PASSAGE_WORDS))
+    return [" ".join(of[start : start + PASSAGE_WORDS]) for of, start in starts]
 
 
 async def embed_all(hub: Hub, passages: list[str], *, kill: bool) -> Array:
-    batches = [passages[start : start + BATCH] for start in range(0, len(passages), BATCH)]
+    batches = [passages[at : at + BATCH_PASSAGES] for at in range(0, len(passages), BATCH_PASSAGES)]
     futures = [hub.chain(count, embed, normalise).submit(batch) for batch in batches]
     if kill:
         await hub.wait(futures, count=len(futures) // 3)
@@ -91,7 +91,7 @@ async def embed_all(hub: Hub, passages: list[str], *, kill: bool) -> Array:
         ran = Counter(places[stage] for _, places in done)
         print(f"{function.__name__:>10}: " + ", ".join(f"{times} on {where}" for where, times in sorted(ran.items())))
     if not all("gpu" in places[1] for _, places in done):
-        raise SystemExit("a batch was embedded where there is no gpu")
+        raise SystemExit("a batch was embedded on a node without a gpu")
     return np.concatenate([rows for rows, _ in done])
 
 
@@ -103,12 +103,12 @@ async def main(broker: BrokerChoice, *, kill: bool) -> None:
     difference = float(np.max(np.abs(vectors - expected)))
     print(f"{len(passages)} passages, the largest difference to one process: {difference:.1e}")
     if difference > 1e-9:
-        raise SystemExit("the vectors differ")
+        raise SystemExit("the vectors differ from those of one process")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m examples.embeddings")
     parser.add_argument("--broker", choices=["embedded", "rabbitmq"], default="embedded")
-    parser.add_argument("--kill", action="store_true", help="a gpu node, half-way")
+    parser.add_argument("--kill", action="store_true", help="kill a gpu node half-way")
     given = parser.parse_args()
     asyncio.run(main(given.broker, kill=given.kill))

@@ -1,12 +1,11 @@
-"""The main job: count the identifiers in every source file of the Python standard library, by actors in
-several processes, and hold the result against a plain run in this one.
+"""The demo: actors in several processes count the identifiers in every source file of the Python standard library.
 
-    python -m examples.index_sources                      two workers and a broker in memory, on this machine
-    python -m examples.index_sources --kill               the same, and one worker process is killed half-way
-    python -m examples.index_sources --broker rabbitmq    on a private RabbitMQ
+    python -m examples.index_sources                      two workers on this machine, with an in-memory broker
+    python -m examples.index_sources --kill               kill one worker process half-way
+    python -m examples.index_sources --broker rabbitmq    use a private RabbitMQ
 
-With ACTORHUB_URL set it runs on that cluster, whose nodes have to serve the actors, as by
-`actorhub node examples.indexer`.
+At the end the program compares the result with a plain run in this process. If ACTORHUB_URL is set, it runs on that
+cluster; start the nodes with `actorhub node examples.indexer`.
 """
 
 import argparse
@@ -35,12 +34,14 @@ console = Console(highlight=False)
 
 
 async def main() -> int:
-    parser = argparse.ArgumentParser(description="index the standard library's source files by actors")
+    parser = argparse.ArgumentParser(description="index the source files of the standard library with actors")
     parser.add_argument("--kill", action="store_true", help="kill one worker process half-way, with SIGKILL")
     parser.add_argument(
-        "--repeat", type=int, default=1, metavar="TIMES", help="count each file so often, for a longer job"
+        "--repeat", type=int, default=1, metavar="TIMES", help="count each file this many times, for a longer job"
     )
-    parser.add_argument("--broker", choices=("embedded", "rabbitmq"), default="embedded", help="of the cluster")
+    parser.add_argument(
+        "--broker", choices=("embedded", "rabbitmq"), default="embedded", help="broker of the local cluster"
+    )
     options = parser.parse_args()
 
     sources = read_sources() * options.repeat
@@ -53,12 +54,12 @@ async def main() -> int:
     in_one_process = time.perf_counter() - began
 
     show(found)
-    console.print(f"{len(sources)} files: {by_actors:.1f} s by actors, {in_one_process:.1f} s in one process")
+    console.print(f"{len(sources)} files: {by_actors:.1f} s with actors, {in_one_process:.1f} s in one process")
     return compare(found, plain)
 
 
 def read_sources() -> list[str]:
-    """The text of all files but the few that are there to be undecodable."""
+    """Return the text of all files, except the few that are undecodable on purpose."""
     root = Path(sysconfig.get_paths()["stdlib"])
     sources: list[str] = []
     for path in sorted(root.rglob("*.py")):
@@ -73,14 +74,14 @@ def read_sources() -> list[str]:
 
 
 def cluster(broker: Literal["embedded", "rabbitmq"]) -> AbstractAsyncContextManager[Hub]:
-    """The cluster that ACTORHUB_URL names, or one of our own for as long as the job takes."""
+    """Return a hub of the cluster at ACTORHUB_URL, or of a local cluster that lives as long as the job."""
     if "ACTORHUB_URL" in os.environ:
         return Hub()
     return Hub.local(workers=2, broker=broker, modules=["examples.indexer"])
 
 
 async def index(hub: Hub, sources: list[str], *, kill: bool) -> Counter[str]:
-    """Counts by actors: all calls are sent at once and wait in queues; the answers are added as they come."""
+    """Count with actors: all calls are sent at once and wait in queues; replies are added as they arrive."""
     shards = await asyncio.gather(*(hub.spawn(Indexer) for _ in range(SHARDS)))
     calls = [ask(shards[number % SHARDS].count, source) for number, source in enumerate(sources)]
 
@@ -107,14 +108,16 @@ def index_plainly(sources: list[str]) -> Counter[str]:
 
 
 async def kill_a_worker(hub: Hub) -> None:
-    """Kills a worker process, as the kernel does when memory runs out. Its actors start again in another, and
-    the calls that it had not answered are delivered again."""
+    """Kill a worker process, as the kernel does when memory runs out.
+
+    Its actors restart in another worker, and the broker delivers its unfinished calls again.
+    """
     for node in await hub.nodes():
         if node.host == socket.gethostname() and node.workers:
             os.kill(node.workers[0].pid, signal.SIGKILL)
             console.print(f"killed worker process {node.workers[0].pid}")
             return
-    console.print("no worker runs on this machine, so none was killed")
+    console.print("no worker runs on this machine, so no worker was killed")
 
 
 def progress_bar() -> Progress:
@@ -123,7 +126,7 @@ def progress_bar() -> Progress:
 
 
 def report_without_a_terminal(done: int, total: int) -> None:
-    """A line for each tenth, for a log."""
+    """Print a line for each tenth of the job, for logs."""
     if not console.is_terminal and done * 10 // total > (done - 1) * 10 // total:
         print(f"{done} of {total} files", flush=True)
 
@@ -137,14 +140,14 @@ def show(found: Counter[str]) -> None:
 
 
 def compare(found: Counter[str], plain: Counter[str]) -> int:
-    """The program's exit code: 0 if both runs counted the same."""
+    """Return the program's exit code: 0 if both runs have the same counts."""
     if found == plain:
         console.print(f"the same as in one process: {found.total():,} identifiers, {len(found):,} distinct")
         return 0
     different = [name for name in found | plain if found[name] != plain[name]]
     console.print(f"NOT the same as in one process: {len(different):,} identifiers differ, such as:")
     for name in different[:10]:
-        console.print(f"  {name}: {found[name]:,} by actors, {plain[name]:,} in one process")
+        console.print(f"  {name}: {found[name]:,} with actors, {plain[name]:,} in one process")
     return 1
 
 

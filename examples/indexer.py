@@ -1,4 +1,4 @@
-"""The actor of the main job, and its work as a plain function. `actorhub node examples.indexer` serves it."""
+"""The actor of the demo, and its work as a plain function. `actorhub node examples.indexer` serves it."""
 
 import io
 import keyword
@@ -9,8 +9,10 @@ from actorhub import actor
 
 
 def identifiers(source: str) -> Counter[str]:
-    """How often each identifier stands in Python source. Keywords do not count; source that is not Python, as
-    among the tests of a compiler, counts as far as it can be read."""
+    """Count the identifiers in Python source, without keywords.
+
+    Source that is not valid Python, as in the tests of a compiler, is counted up to the first error.
+    """
     counts: Counter[str] = Counter()
     try:
         for token in tokenize.generate_tokens(io.StringIO(source).readline):
@@ -23,8 +25,11 @@ def identifiers(source: str) -> Counter[str]:
 
 @actor
 class Indexer:
-    """Counts one file for each call and keeps nothing: a call that is delivered again, after its worker died,
-    has the same answer. As every ask is answered once, no file counts twice."""
+    """Counts one file for each call, without state.
 
-    def count(self, source: str) -> dict[str, int]:  # not async: it computes, so it runs in a thread
+    A call that is delivered again, after its worker died, has the same reply. Each call gets one reply, so no file
+    counts twice.
+    """
+
+    def count(self, source: str) -> dict[str, int]:  # not async, so it runs in a thread and may compute
         return identifiers(source)

@@ -1,10 +1,11 @@
-"""Linear regression by gradient descent: the data is put into the object store once, and the slots read it there, uncopied.
+"""Linear regression by gradient descent: slots read the data from the object store without a copy.
 
-    python -m examples.linear_regression                     a broker in memory and four slots, on this machine
-    python -m examples.linear_regression --broker rabbitmq   on a private RabbitMQ
+    python -m examples.linear_regression                     four slots on this machine, with an in-memory broker
+    python -m examples.linear_regression --broker rabbitmq   the same with a private RabbitMQ
 
-Each step is a handful of tasks, one for each part of the rows; each returns the gradient of its part, and the mean of all moves
-the weights. It ends by holding them against the exact solution by least squares, and fails where they differ.
+Each step runs one task for each part of the rows. A task returns the gradient of its part, and the mean of all
+gradients moves the weights. At the end the program compares the weights with the exact least-squares solution, and
+fails if they differ.
 """
 
 from __future__ import annotations
@@ -28,15 +29,17 @@ Array = NDArray[np.float64]
 
 @task
 def gradient(features: Array, targets: Array, weights: Array, first: int, last: int) -> Array:
-    """Of half the squared error, summed over the rows from `first` up to `last`. `features` and `targets` are read-only views
-    of the node's shared memory."""
+    """Return the gradient of half the squared error, summed over the rows from `first` up to `last`.
+
+    `features` and `targets` are read-only views of the node's shared memory.
+    """
     rows = features[first:last]
     found: Array = rows.T @ (rows @ weights - targets[first:last])
     return found
 
 
 def made_up() -> tuple[Array, Array]:
-    """Rows of standard normal features, and what a hidden line says of them, with noise."""
+    """Return rows of standard normal features, and targets from a hidden linear function with noise."""
     chance = np.random.default_rng(0)
     features = chance.standard_normal((ROWS, FEATURES))
     hidden = chance.uniform(-3, 3, FEATURES)
@@ -67,7 +70,7 @@ async def main(broker: BrokerChoice) -> None:
     difference = float(np.max(np.abs(weights - exact)))
     print(f"the largest difference to the exact solution: {difference:.2e}")
     if difference > 1e-6:
-        raise SystemExit("it has not learned")
+        raise SystemExit("the weights differ from the exact solution")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""A parameter server: trainers on nodes of their own pull the weights, and push what their own rows say of them.
+"""A parameter server: trainers on separate nodes pull the weights and push gradients of their own rows.
 
-    python -m examples.parameter_server                     three nodes on this machine, a broker in memory
-    python -m examples.parameter_server --broker rabbitmq   on a private RabbitMQ
+    python -m examples.parameter_server                     three nodes on this machine, with an in-memory broker
+    python -m examples.parameter_server --broker rabbitmq   the same with a private RabbitMQ
     python -m examples.parameter_server --kill              kill the node of a trainer half-way
 
-A placement group reserves one bundle on each of three nodes. The server is durable: each gradient moves the weights once,
-whatever is killed. A trainer whose node dies goes on where its bundle finds room. It ends by holding the weights against the
-exact solution by least squares, and fails where they differ.
+A placement group reserves one bundle on each of three nodes. The server is durable: each gradient moves the weights
+once, whatever is killed. A trainer whose node dies continues on the node where its bundle finds room. At the end the
+program compares the weights with the exact least-squares solution, and fails if they differ.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Server:
 
 @actor(max_restarts=10)
 class Trainer:
-    """Has its own rows, which it makes anew where it starts again."""
+    """Trains on its own rows, which it generates again after a restart."""
 
     def __init__(self, server: Server, part: int) -> None:
         self.server = server
@@ -62,7 +62,7 @@ class Trainer:
 
 
 def rows(part: int) -> tuple[Array, Array]:
-    """Standard normal features, and what a hidden line says of them, with noise."""
+    """Return standard normal features, and targets from a hidden linear function with noise."""
     hidden = np.random.default_rng(0).uniform(-3, 3, FEATURES)
     chance = np.random.default_rng(part + 1)
     features = chance.standard_normal((ROWS, FEATURES))
@@ -89,7 +89,7 @@ async def _kill_a_trainers_node(hub: Hub, group: PlacementGroup, server: Server)
     [info] = [info for info in await hub.groups() if info.id == group.id]
     [node] = [node for node in await hub.nodes() if node.id == info.bundles[1].node]
     print(f"SIGKILL of {node.id} and its workers")
-    os.kill(node.pid, signal.SIGSTOP)  # or its agent would see the end of the workers, and start others
+    os.kill(node.pid, signal.SIGSTOP)  # or the agent would notice that its workers died, and start others
     for worker in node.workers:
         os.kill(worker.pid, signal.SIGKILL)
     await cast(LocalCluster, hub._cluster).stop_node(node.id, signal.SIGKILL)
@@ -97,7 +97,7 @@ async def _kill_a_trainers_node(hub: Hub, group: PlacementGroup, server: Server)
 
 async def main(broker: BrokerChoice, *, kill: bool) -> None:
     modules = ["examples.parameter_server"]
-    nodes = 1 + TRAINERS + kill  # one to spare, or the bundle of the killed node would have no other
+    nodes = 1 + TRAINERS + kill  # a spare node for the bundle of the killed one
     async with Hub.local(nodes=nodes, workers=1, slots=0, broker=broker, modules=modules) as hub:
         weights = await train(hub, kill=kill)
     parts = [rows(part) for part in range(TRAINERS)]
@@ -106,12 +106,12 @@ async def main(broker: BrokerChoice, *, kill: bool) -> None:
     difference = float(np.max(np.abs(weights - exact)))
     print(f"the largest difference to the exact solution: {difference:.2e}")
     if difference > 1e-2:
-        raise SystemExit("it has not learned")
+        raise SystemExit("the weights differ from the exact solution")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m examples.parameter_server")
     parser.add_argument("--broker", choices=["embedded", "rabbitmq"], default="embedded")
-    parser.add_argument("--kill", action="store_true", help="the node of a trainer, half-way")
+    parser.add_argument("--kill", action="store_true", help="kill the node of a trainer half-way")
     given = parser.parse_args()
     asyncio.run(main(given.broker, kill=given.kill))

@@ -2,9 +2,9 @@
 
     python -m examples.search_topics "how do I catch an exception"
 
-One task for each topic counts its words; `gather_into` gives all counts to one task, which weighs them by how rare a word is
-(tf-idf) and makes the index. The index stays where it was made, and each question is a task that takes it. The answers are
-held against those of the same functions in this process.
+One task for each topic counts its words. `gather_into` passes all counts to one task, which weights them by the rarity
+of each word (tf-idf) and returns the index. The index stays on the node where it was made, and each question is a task
+that reads it there. At the end the program compares the answers with those of the same functions in this process.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from actorhub import Hub, task
 from actorhub.cluster import BrokerChoice
 
 Index = dict[str, dict[str, float]]
-"""For each word, the topics that it stands in, and its weight there."""
+"""For each word, the topics that contain it, and its weight in each."""
 
 _WORD = re.compile(r"[a-z_]{3,}")
 SHOWN = 5
 
 
 def words(text: str) -> list[str]:
-    """In lower case, without the plural's s."""
+    """Return the words of a text in lower case, without trailing s."""
     return [word.rstrip("s") for word in _WORD.findall(text.lower())]
 
 
@@ -51,7 +51,7 @@ def index(counted: list[tuple[str, dict[str, int]]]) -> Index:
 
 @task
 def search(found: Index, question: str) -> list[tuple[str, float]]:
-    """The best topics, best first."""
+    """Return the best topics and their scores, best first."""
     scores: Counter[str] = Counter()
     for word in words(question):
         scores.update(found.get(word, {}))
@@ -69,7 +69,7 @@ async def main(questions: list[str], broker: BrokerChoice) -> None:
         for topic, score in answer:
             print(f"  {score:.4f}  {topic}")
         if answer != search(here, question):
-            raise SystemExit("it differs from the same search in one process")
+            raise SystemExit("the answer differs from the same search in one process")
     print(f"the same as in one process: {len(topics)} topics, {len(here):,} words")
 
 

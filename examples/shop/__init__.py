@@ -1,1 +1,1 @@
-"""A small project with its own tests: actors in `shop.py`, and tests by the fixtures of the pytest plugin."""
+"""A small project with its own tests: actors in `shop.py`, tests that use the fixtures of the pytest plugin."""

@@ -1,4 +1,4 @@
-"""A shop: carts that reserve from one stock, and a stock that never sells what it does not have."""
+"""A shop: carts reserve items from one stock, and the stock never sells more than it has."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Line(BaseModel):
 
 
 class OutOfStock(Exception):
-    """`sku` is not there in that number."""
+    """The stock has too few pieces of `sku`."""
 
     def __init__(self, sku: str) -> None:
         super().__init__(sku)
@@ -41,7 +41,7 @@ class Cart:
         self.lines: list[Line] = []
 
     async def add(self, line: Line) -> int:
-        """Reserves it; returns how many pieces are in the cart."""
+        """Reserve the line; return the number of pieces in the cart."""
         await self.stock.reserve(line)
         self.lines.append(line)
         return sum(line.count for line in self.lines)

@@ -1,4 +1,4 @@
-"""How a user tests actors: the plain class, the actors in a cluster inside the process, and a crash with real processes."""
+"""Tests of actors: as plain classes, in a cluster inside the process, and through a crash of real processes."""
 
 from __future__ import annotations
 
@@ -41,4 +41,4 @@ async def test_a_cart_outlives_the_process_that_holds_it(local_hub: Hub) -> None
         for worker in node.workers:
             if any(actor.startswith("cart") for actor in worker.actors):
                 os.kill(worker.pid, signal.SIGKILL)
-    assert await cart.add(Line(sku="tea", count=1)) >= 1, "a plain actor's state is gone, the call is not"
+    assert await cart.add(Line(sku="tea", count=1)) >= 1, "a plain actor loses its state in a crash, but no call"
