@@ -1,1 +1,1 @@
-"""Measurements, as ratios against baselines of the same run. `make bench` prints the table of docs/performance.md."""
+"""Benchmarks: ratios against baselines of the same run. `make bench` prints the tables of docs/performance.md."""

@@ -1,4 +1,4 @@
-"""`make bench`: everything in one run, on one private RabbitMQ; prints a Markdown table."""
+"""All benchmarks in one run on one private RabbitMQ (`make bench`). Prints Markdown tables."""
 
 from __future__ import annotations
 
@@ -27,14 +27,16 @@ from bench.peers.works import Work
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. `met` is None where there is no target."""
+    """One line of the table."""
 
     work: str
     figure: str
     against: str
     target: str
     met: bool | None
+    """Whether the target was met; None without a target."""
     rate: float = 0.0
+    """The figure as operations per second, where it is one."""
 
     def __str__(self) -> str:
         mark = {True: "met", False: "**missed**", None: ""}[self.met]
@@ -42,7 +44,7 @@ class Row:
 
 
 async def calls(hub: Hub, url: str, seconds: float, rounds: int) -> list[Row]:
-    """Asks and tells against the bare echo, in alternation, so that both see the same machine; medians."""
+    """Calls and tells against the bare echo. They alternate, so that both see the same machine load; medians."""
     echo = await hub.spawn(Echo)
     bare: dict[int, list[float]] = {1: [], 1000: []}
     ask: dict[int, list[float]] = {1: [], 10: [], 100: [], 1000: []}
@@ -77,7 +79,7 @@ async def calls(hub: Hub, url: str, seconds: float, rounds: int) -> list[Row]:
 
 
 async def starts(hub: Hub, count: int) -> list[Row]:
-    """Actors started, each answered once; then the memory of a worker that hosts them."""
+    """Start `count` actors and call each once; then measure the memory of the worker that hosts them."""
     workers = [worker for node in await hub.nodes() for worker in node.workers]
     before = sum(_private_bytes(worker.pid) for worker in workers)
     began = time.perf_counter()
@@ -87,7 +89,7 @@ async def starts(hub: Hub, count: int) -> list[Row]:
     await asyncio.sleep(1)
     each = (sum(_private_bytes(worker.pid) for worker in workers) - before) / count / 1024
     return [
-        Row(f"actors started and answered, {count:,}", f"{rate:,.0f} /s", "", "100 /s", rate >= 100),
+        Row(f"actors started and called once, {count:,}", f"{rate:,.0f} /s", "", "100 /s", rate >= 100),
         Row("an idle actor in its worker", f"{each:,.0f} KB", "", "40 KB", each <= 40),
     ]
 
@@ -97,7 +99,7 @@ def _private_bytes(pid: int) -> int:
 
 
 def imports() -> Row:
-    """`import actorhub` in a fresh interpreter, without the interpreter's own start."""
+    """Time of `import actorhub` in a new interpreter, without the start of the interpreter."""
     code = "import time; t = time.perf_counter(); import actorhub; print(time.perf_counter() - t)"
     times = [
         float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout) for _ in range(5)
@@ -107,7 +109,7 @@ def imports() -> Row:
 
 
 async def first_call(url: str) -> Row:
-    """From `Hub.local()` on a running broker to the answer of an actor in another process."""
+    """Time from `Hub.local()`, on a running broker, to the first reply of an actor in another process."""
     times: list[float] = []
     for _ in range(3):
         began = time.perf_counter()
@@ -115,11 +117,11 @@ async def first_call(url: str) -> Row:
             await (await hub.spawn(Echo)).echo("")
             times.append(time.perf_counter() - began)
     median = statistics.median(times)
-    return Row("Hub.local() to the first answer", f"{median:.2f} s", "", "1.5 s", median < 1.5)
+    return Row("Hub.local() to the first reply", f"{median:.2f} s", "", "1.5 s", median < 1.5)
 
 
 async def embedded(seconds: float, rounds: int, on_rabbitmq: float) -> list[Row]:
-    """The embedded broker: its start, asks over it in the same shape of cluster, and the memory of a million messages."""
+    """The embedded broker: its start, calls over it with the same cluster shape, and the memory of a million messages."""
     starts: list[float] = []
     for _ in range(5):
         began = time.perf_counter()
@@ -148,7 +150,7 @@ async def embedded(seconds: float, rounds: int, on_rabbitmq: float) -> list[Row]
 
 
 def _a_million_messages() -> float:
-    """Megabytes that they take, in a process of their own."""
+    """Return the megabytes that they take, measured in a separate process."""
     done = subprocess.run([sys.executable, "-m", "bench.held"], capture_output=True, text=True, check=True)
     return float(done.stdout)
 
@@ -162,19 +164,19 @@ async def ours(url: str, seconds: float, rounds: int) -> list[Row]:
 
 
 def task_rows(found: tasks.Measured) -> list[Row]:
-    waiting = f"{tasks.WAITING:,} tasks that wait for an hour"
+    delayed = f"{tasks.DELAYED_TASKS:,} tasks delayed by an hour"
     return [
         Row("no-op tasks with results, 1 slot", f"{found.many:,.0f} /s", "", "", None),
         Row("one task submitted and awaited", f"{found.one_by_one:,.0f} /s", "", "", None),
         Row("10 ms tasks on 2 slots: time in tasks", f"{found.busy:.1%}", "", "95 %", found.busy >= 0.95),
-        Row(f"{waiting}: unacknowledged messages", f"{found.held}", "", "0", found.held == 0),
-        Row(f"{waiting}: growth of the slot", f"{found.grown / 1024:,.0f} KB", "", "none", found.grown < 1024 * 1024),
+        Row(f"{delayed}: unacknowledged messages", f"{found.held}", "", "0", found.held == 0),
+        Row(f"{delayed}: growth of the slot", f"{found.grown / 1024:,.0f} KB", "", "none", found.grown < 1024 * 1024),
     ]
 
 
 def durable_rows(found: durable.Measured) -> list[Row]:
     times, limit = found.one / found.bare, found.node_timeout + 2
-    many = f"{durable.INSTANCES:,} keyed actors touched once, {durable.SHARDS} shards"
+    many = f"{durable.INSTANCES:,} keyed actors called once, {durable.SHARDS} shards"
     touched, idle = found.many.touched / 1e6, found.many.idle / 1e6
     return [
         Row(
@@ -188,7 +190,7 @@ def durable_rows(found: durable.Measured) -> list[Row]:
             "durable ask, 1 outstanding, median", f"{found.one * 1e3:.2f} ms", f"{times:.1f} x bare", "5 x", times <= 5
         ),
         Row(
-            "SIGKILL of a worker to its durable actor's next answer",
+            "SIGKILL of a worker to its durable actor's next reply",
             f"{found.worker_killed:.2f} s",
             "",
             "1.5 s",
@@ -202,7 +204,7 @@ def durable_rows(found: durable.Measured) -> list[Row]:
             found.backed_killed <= 0.25,
         ),
         Row(
-            "SIGKILL of the node that runs control to a new actor's answer",
+            "SIGKILL of the node that runs control to a new actor's reply",
             f"{found.control_killed:.2f} s",
             f"node_timeout {found.node_timeout:g} s",
             f"{limit:g} s",
@@ -211,14 +213,14 @@ def durable_rows(found: durable.Measured) -> list[Row]:
         Row(many, f"{found.many.rate:,.0f} /s", "", "", None),
         Row(f"{many}: growth of the worker's memory", f"{touched:,.0f} MB", "", "300 MB", touched <= 300),
         Row(
-            f"{many}: the same when all have left memory",
+            f"{many}: the same after all are passivated",
             f"{idle:,.0f} MB",
-            f"{found.many.living} instances",
-            "none left",
+            f"{found.many.living} instances in memory",
+            "0",
             found.many.living == 0,
         ),
         Row(
-            f"{many}: have their state when they are called again",
+            f"{many}: keep their state for the next call",
             f"{found.many.remember:,} of {durable.SAMPLE:,}",
             "",
             "all",
@@ -236,7 +238,7 @@ def object_rows(found: objects.Measured) -> list[Row]:
 
 
 def measure(seconds: float, rounds: int) -> tuple[list[Row], dict[Work, float], list[Peer]]:
-    """All rows of ours; those figures of ours that the peers have, too; and the peers', on the same RabbitMQ."""
+    """Return ActorHub's rows, its figures that peers have too, and the peers' figures on the same RabbitMQ."""
     server = open_server("rabbitmq")
     server.start()
     try:
@@ -254,7 +256,7 @@ def measure(seconds: float, rounds: int) -> tuple[list[Row], dict[Work, float], 
         Work.CALLS: rates["ask, 1,000 outstanding"],
         Work.DURABLE_CALLS: lasting.durable,
         Work.TASKS: found.many,
-        Work.TASKS_WITHOUT_RESULTS: found.many,  # ours have results all the same
+        Work.TASKS_WITHOUT_RESULTS: found.many,  # ActorHub's tasks always have results
         Work.ROUND_TRIPS: found.one_by_one,
         Work.PUT: stored.put,
         Work.GET_ELSEWHERE: stored.get,
@@ -265,8 +267,8 @@ def measure(seconds: float, rounds: int) -> tuple[list[Row], dict[Work, float], 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="make bench")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement; the peers' take 3 or more")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=2.0, help="duration of each measurement; peers take 3 or more")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each figure; the table has their median")
     options = parser.parse_args()
     os.environ.setdefault("ACTORHUB_LOG_LEVEL", "WARNING")
     own, comparable, peers = measure(options.seconds, options.rounds)

@@ -1,6 +1,6 @@
-"""The baseline: an echo on bare pika, one persistent message each way, no framework and no confirms.
+"""The baseline: an echo on bare pika, with one persistent message each way, no framework and no confirms.
 
-`python -m bench.bare_echo URL QUEUE` serves; `measure` is the client.
+`python -m bench.bare_echo URL QUEUE` is the server; `measure` is the client.
 """
 
 from __future__ import annotations
@@ -54,7 +54,10 @@ async def _serve(url: str, queue: str) -> None:
 
 
 async def measure(url: str, outstanding: int, seconds: float, times: list[float] | None = None) -> float:
-    """Echoes a second with so many on their way at any moment. With one on its way, `times` gets the seconds of each."""
+    """Return echoes per second with `outstanding` echoes on their way at any moment.
+
+    With one outstanding, `times` gets the seconds of each echo.
+    """
     queue = f"bare-echo-{time.time_ns()}"
     channel = await _open(url)
     await _declare(channel, queue)
@@ -73,7 +76,7 @@ async def measure(url: str, outstanding: int, seconds: float, times: list[float]
         nonlocal count, began
         channel.basic_ack(method.delivery_tag)
         now = time.perf_counter()
-        if not began:  # the first answer: the server is there
+        if not began:  # the first reply: the server is ready
             began = now
             for _ in range(outstanding):
                 send()

@@ -1,4 +1,4 @@
-"""How fast durable actors are, how soon they go on after a kill, and what keyed ones need: `python -m bench.durable URL`."""
+"""Durable actors: speed, recovery time after a kill, and memory of keyed instances. `python -m bench.durable URL`."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ KILLS = 5
 OUTSTANDING = 1000
 INSTANCES = 100_000
 SHARDS = 16
-SAMPLE = 1000  # of them, called again
-IDLE = 10.0  # seconds after which an instance leaves memory
+SAMPLE = 1000  # instances that are called again
+PASSIVATE_AFTER_SECONDS = 10.0
 
 
 @actor(durable=True)
 class DurableEcho:
-    """Answers with what it is given, and counts: each message changes the state."""
+    """Returns its argument, and counts calls: each message changes the state."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -45,9 +45,10 @@ class DurableEcho:
 
 @actor(durable=True, shards=SHARDS)
 class Counter:
-    """One of many."""
+    """A keyed counter, of which the benchmark makes many instances."""
 
-    living: ClassVar[int] = 0  # in this process
+    living: ClassVar[int] = 0
+    """Instances in the memory of this process."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -63,42 +64,51 @@ class Counter:
         return self.count
 
     async def others(self) -> int:
-        """Instances that live in this process, but for this one."""
+        """Return the number of other instances in the memory of this process."""
         return type(self).living - 1
 
 
 @actor(durable=True, standby=True)
 class BackedEcho(DurableEcho):
-    """The same, and another worker stands by."""
+    """The same actor with a standby in another worker."""
 
 
 @dataclass(frozen=True)
 class Many:
-    """Bytes by which a worker grows when INSTANCES are called once each, and those of them that it has when all have been idle;
-    calls a second; how many instances live then, and how many of SAMPLE have their state when they are called again."""
+    """Figures of a worker in which INSTANCES keyed actors are called once each."""
 
     touched: int
+    """Bytes by which the worker has grown after the calls."""
     idle: int
+    """The same after PASSIVATE_AFTER_SECONDS without a call."""
     rate: float
+    """Calls per second."""
     living: int
+    """Instances that are still in memory then."""
     remember: int
+    """Number of the SAMPLE instances that have their state when they are called again."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Asks a second of one plain and one durable actor, with many outstanding; the median of one durable ask and one bare echo
-    after the other, in seconds; the seconds from the SIGKILL of a worker to its actor's next answer, without and with a
-    standby, and from that of the node that runs control to the first answer of a new actor; medians. `node_timeout` is what
-    control's cluster had."""
+    """Figures of one run; medians."""
 
     plain: float
+    """Calls per second of a plain actor, with OUTSTANDING calls on their way."""
     durable: float
+    """The same of a durable actor."""
     one: float
+    """Seconds of one call of a durable actor, with one outstanding."""
     bare: float
+    """Seconds of one bare echo, with one outstanding."""
     worker_killed: float
+    """Seconds from the SIGKILL of a worker to the next reply of its durable actor, without a standby."""
     backed_killed: float
+    """The same with a standby."""
     control_killed: float
+    """Seconds from the SIGKILL of the node that runs control to the first reply of a new actor."""
     node_timeout: float
+    """The `node_timeout` of the cluster in which control was killed, in seconds."""
     many: Many
 
 
@@ -109,7 +119,7 @@ async def measure(url: str, seconds: float, rounds: int) -> Measured:
         rates: tuple[list[float], list[float]] = [], []
         bare: list[float] = []
         one: list[float] = []
-        for _ in range(rounds):  # in alternation, so that all see the same machine
+        for _ in range(rounds):  # alternate, so that all see the same machine load
             rates[0].append((await asks(plain, OUTSTANDING, seconds)).a_second)
             rates[1].append((await asks(echo, OUTSTANDING, seconds)).a_second)
             await bare_echo.measure(url, 1, seconds, bare)
@@ -132,7 +142,7 @@ async def measure(url: str, seconds: float, rounds: int) -> Measured:
 
 
 async def _one_by_one(echo: DurableEcho, seconds: float) -> list[float]:
-    """The time of each."""
+    """Call for `seconds`, one call after the other; return the seconds of each call."""
     times: list[float] = []
     until = time.perf_counter() + seconds
     while (began := time.perf_counter()) < until:
@@ -142,7 +152,10 @@ async def _one_by_one(echo: DurableEcho, seconds: float) -> list[float]:
 
 
 async def _kill_workers(url: str, cls: type[DurableEcho]) -> float:
-    """Where nobody stands by, control starts the actor in the other worker, which reads its journal."""
+    """Return the median seconds from a kill to the next reply.
+
+    Without a standby, control starts the actor in the other worker, which reads its journal.
+    """
     times: list[float] = []
     async with Hub.local(url=url, workers=2, modules=["bench.durable"]) as hub:
         echo = await hub.spawn(cls)
@@ -161,7 +174,10 @@ async def _kill_workers(url: str, cls: type[DurableEcho]) -> float:
 
 
 async def _kill_control(url: str) -> tuple[float, float]:
-    """The first of the nodes runs control; the second one stands by."""
+    """Return the median seconds from the kill to the next reply, and `node_timeout`.
+
+    The first node runs control; the second is its standby.
+    """
     times: list[float] = []
     for _ in range(3):
         async with Hub.local(url=url, nodes=1, workers=1, modules=["bench.durable"]) as hub:
@@ -180,8 +196,8 @@ async def _kill_control(url: str) -> tuple[float, float]:
 
 
 async def _touch_many(url: str) -> Many:
-    """The worker has had an instance behind each mailbox before."""
-    settings = Settings(passivate_after=IDLE)
+    """Call INSTANCES keyed actors once each, in a worker that has already had an instance in each shard."""
+    settings = Settings(passivate_after=PASSIVATE_AFTER_SECONDS)
     async with Hub.local(url=url, workers=1, slots=0, modules=["bench.durable"], settings=settings) as hub:
         ((worker,),) = [node.workers for node in await hub.nodes()]
         await _touch(hub, [f"warm {number}" for number in range(10 * SHARDS)])
@@ -191,7 +207,7 @@ async def _touch_many(url: str) -> Many:
         await _touch(hub, keys)
         rate = INSTANCES / (time.perf_counter() - began)
         touched = _private_bytes(worker.pid) - before
-        until = time.perf_counter() + 3 * IDLE
+        until = time.perf_counter() + 3 * PASSIVATE_AFTER_SECONDS
         while (living := await hub.at(Counter, "witness").others()) and time.perf_counter() < until:
             await asyncio.sleep(0.1)
         idle = _private_bytes(worker.pid) - before
@@ -200,7 +216,7 @@ async def _touch_many(url: str) -> Many:
 
 
 async def _touch(hub: Hub, keys: list[str]) -> list[int]:
-    """The counts, with so many calls on their way at any moment."""
+    """Call each key with OUTSTANDING calls on their way at any moment; return the counts."""
     counts: list[int] = []
     left = iter(keys)
 

@@ -1,4 +1,4 @@
-"""How many megabytes a million small messages take in the embedded broker: `python -m bench.held` prints them."""
+"""Memory of a million small messages in the embedded broker. `python -m bench.held` prints the megabytes."""
 
 from __future__ import annotations
 

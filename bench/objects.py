@@ -1,6 +1,6 @@
-"""How fast the object store takes an array of 100 MB, and gives it back: `python -m bench.objects` prints it.
+"""Speed of put and get of an array of 100 MB in the object store. `python -m bench.objects` prints it.
 
-What `put` is compared with is the least that any store in shared memory does: a plain copy into a fresh shared mapping.
+`put` is compared with the minimum that every store in shared memory needs: a plain copy into a fresh shared mapping.
 """
 
 from __future__ import annotations
@@ -20,21 +20,24 @@ from actorhub.objects.store import Store
 
 T = TypeVar("T")
 
-SIZE = 100_000_000
+ARRAY_BYTES = 100_000_000
 
 
 class Measured(NamedTuple):
-    """Gigabytes a second of copies and puts, and the milliseconds of a get; medians."""
+    """Medians of all rounds."""
 
     copy: float
+    """Gigabytes per second of a plain copy."""
     put: float
+    """Gigabytes per second of a put."""
     get: float
+    """Milliseconds of a get."""
 
 
 def measure(rounds: int = 7) -> Measured:
-    """Copies, puts and gets in alternation, so that all see the same machine."""
-    store = Store.create("bench", f"objects-{os.getpid()}", capacity=3 * SIZE)
-    value = np.random.default_rng(0).integers(0, 255, SIZE, dtype=np.uint8)
+    """Measure copies, puts and gets. They alternate, so that all see the same machine load."""
+    store = Store.create("bench", f"objects-{os.getpid()}", capacity=3 * ARRAY_BYTES)
+    value = np.random.default_rng(0).integers(0, 255, ARRAY_BYTES, dtype=np.uint8)
     copies: list[float] = []
     puts: list[float] = []
     gets: list[float] = []
@@ -51,14 +54,14 @@ def measure(rounds: int = 7) -> Measured:
     finally:
         store.close()
     copy, put, get = map(statistics.median, (copies, puts, gets))
-    return Measured(SIZE / copy / 1e9, SIZE / put / 1e9, get * 1e3)
+    return Measured(ARRAY_BYTES / copy / 1e9, ARRAY_BYTES / put / 1e9, get * 1e3)
 
 
 def _copy(value: np.ndarray, directory: Path) -> float:
     path = directory / "copy"
     with path.open("w+b") as file:
-        file.truncate(SIZE)
-        with mmap.mmap(file.fileno(), SIZE) as fresh:
+        file.truncate(ARRAY_BYTES)
+        with mmap.mmap(file.fileno(), ARRAY_BYTES) as fresh:
             began = time.perf_counter()
             np.copyto(np.frombuffer(fresh, dtype=np.uint8), value)
             taken = time.perf_counter() - began
@@ -75,5 +78,5 @@ def _timed(work: Callable[[], T]) -> tuple[T, float]:
 if __name__ == "__main__":
     found = measure(int(sys.argv[1]) if len(sys.argv) > 1 else 7)
     print(f"copy into a fresh shared mapping: {found.copy:.2f} GB/s")
-    print(f"put of {SIZE // 10**6} MB: {found.put:.2f} GB/s, {found.put / found.copy:.2f} x the copy")
-    print(f"get of {SIZE // 10**6} MB: {found.get:.2f} ms")
+    print(f"put of {ARRAY_BYTES // 10**6} MB: {found.put:.2f} GB/s, {found.put / found.copy:.2f} x the copy")
+    print(f"get of {ARRAY_BYTES // 10**6} MB: {found.get:.2f} ms")

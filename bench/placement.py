@@ -1,5 +1,7 @@
-"""How fast control decides where actors and groups go: its pure state alone, without a broker. `python -m bench.placement`
-prints it for more and more nodes."""
+"""Speed of control's placement decisions for actors and groups: its pure state alone, without a broker.
+
+`python -m bench.placement [NODES ...]` prints it for clusters of 10, 100 and 1,000 nodes, or of the given sizes.
+"""
 
 from __future__ import annotations
 
@@ -20,18 +22,21 @@ TIMEOUT = 8.0
 
 @dataclass(frozen=True)
 class Placed:
-    """Decisions a second on one core, for actors and for groups; seconds until everything of a dead node is placed again, and
-    how many actors that was."""
+    """Speed of decisions on one core, for one cluster size."""
 
     nodes: int
     actors: float
+    """Actors placed per second."""
     groups: float
+    """Groups placed per second."""
     lost: int
+    """Number of actors on the dead node."""
     replaced: float
+    """Seconds until everything of the dead node is placed again."""
 
 
 class World:
-    """Nodes of 32 cores, every fourth with 4 GPUs, and the state that places on them."""
+    """Control's state with nodes of 32 cores, every fourth of which has 4 GPUs."""
 
     def __init__(self, nodes: int, seed: int = 1) -> None:
         self.random = random.Random(seed)
@@ -57,7 +62,7 @@ class World:
         )
 
     def actors(self, count: int) -> float:
-        """Actors of many shapes, that leave a third of the room."""
+        """Place actors of many shapes that leave a third of the resources free; return actors per second."""
         plans = [self._actor(f"a{number}", count) for number in range(count)]
         began = time.process_time()
         for plan in plans:
@@ -81,7 +86,7 @@ class World:
         )
 
     def groups(self, count: int) -> float:
-        """Groups of 2 to 4 bundles by all strategies, each with an actor in its first bundle."""
+        """Place groups of 2 to 4 bundles with all strategies; return groups per second."""
         plans = [self._group(f"g{number}", count) for number in range(count)]
         began = time.process_time()
         for plan in plans:
@@ -100,7 +105,7 @@ class World:
         )  # type: ignore[arg-type]
 
     def lose(self) -> tuple[int, float]:
-        """One node falls silent. Returns how many actors it had, and the seconds until all of them have another place."""
+        """Lose one silent node. Return the number of its actors, and the seconds until all of them are placed again."""
         lost = self.nodes[len(self.nodes) // 2]
         for number, node in enumerate(self.nodes):
             if node != lost:
@@ -117,7 +122,7 @@ class World:
 
 
 def measure(nodes: int) -> Placed:
-    """100 actors and 10 groups for each node."""
+    """Measure with 100 actors and 10 groups for each node."""
     world = World(nodes)
     actors = world.actors(100 * nodes)
     groups = world.groups(10 * nodes)

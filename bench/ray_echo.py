@@ -1,5 +1,7 @@
-"""The same echo by a Ray actor, for comparison. Runs in an environment of its own, which has Ray and nothing of ours:
-`python -m bench.ray_echo SECONDS` prints its figures."""
+"""The same echo with a Ray actor, for comparison. `python -m bench.ray_echo SECONDS` prints its figures.
+
+It runs in a separate environment that has Ray and no package of ActorHub.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,10 @@ class Echo:
 
 
 def measure(echo: Any, outstanding: int, seconds: float) -> float:
-    """Batches of so many calls, each batch fetched at once: the fastest way that Ray's documentation shows."""
+    """Return calls per second, in batches of `outstanding` calls.
+
+    Each batch is fetched at once: the fastest way that Ray's documentation shows.
+    """
     ray.get([echo.echo.remote(PAYLOAD) for _ in range(outstanding)])
     count, began = 0, time.perf_counter()
     while time.perf_counter() - began < seconds:
@@ -39,7 +44,7 @@ def main(seconds: float) -> None:
         figures = {
             Work.CALL: measure(actor, 1, seconds),
             Work.CALLS: calls,
-            Work.DURABLE_CALLS: calls,  # Ray's are not durable, and are compared with ours that are
+            Work.DURABLE_CALLS: calls,  # Ray's calls are not durable; ActorHub's durable calls are compared with them
         }
     report("ray", "num_cpus=2 for actor calls", figures)
 

@@ -1,1 +1,1 @@
-"""How fast the peers run tasks, on the RabbitMQ and in the run of our own figures. `make bench-peers` installs them."""
+"""Benchmarks of Ray, Celery and Dramatiq, in the same run and on the same RabbitMQ. `make bench-peers` installs them."""

@@ -1,4 +1,4 @@
-"""`python -m bench.peers`: the peers' figures only, on a private RabbitMQ; `make bench` prints them beside ours."""
+"""The peers' figures alone, on a private RabbitMQ (`python -m bench.peers`). `make bench` prints them beside ActorHub's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bench.peers.runner import run_peers
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.peers")
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=3.0, help="duration of each measurement")
     seconds = parser.parse_args().seconds
     server = open_server("rabbitmq")
     server.start()

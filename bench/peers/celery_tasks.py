@@ -1,6 +1,6 @@
-"""Celery's tasks over RabbitMQ, with results by `rpc://`: `python -m bench.peers.celery_tasks SECONDS` prints its figures.
+"""Celery tasks over RabbitMQ, with results by `rpc://`. `python -m bench.peers.celery_tasks SECONDS` prints the figures.
 
-The client and its worker both import this module, and find the broker in their environment.
+The client and its worker both import this module and read the broker's URL from the environment.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import sys
 from celery import Celery
 from celery.result import ResultSet
 
-from bench.peers.script import DONE, READY, in_batches, one_by_one, report, worker
+from bench.peers.script import DONE_TIMEOUT_SECONDS, READY_TIMEOUT_SECONDS, in_batches, one_by_one, report, worker
 from bench.peers.works import Work
 
-PREFETCH = 100  # "Optimizing" in Celery's guide has 50 to 150 for tasks that are short and many; the default is 4
+# "Optimizing" in Celery's guide recommends 50 to 150 for many short tasks; the default is 4.
+PREFETCH = 100
 
 app = Celery(broker=os.environ["PEERS_URL"], backend="rpc://")
 app.conf.update(worker_prefetch_multiplier=PREFETCH)
@@ -26,21 +27,23 @@ def noop() -> None:
 
 
 def once() -> None:
-    noop.delay().get(timeout=DONE)
+    noop.delay().get(timeout=DONE_TIMEOUT_SECONDS)
 
 
 def batch(count: int) -> None:
-    """`join_native` is Celery's optimised way to many results; a `group` or a producer of one's own is no faster here."""
-    ResultSet([noop.delay() for _ in range(count)]).join_native(timeout=DONE)
+    """Run `count` tasks. `join_native` is Celery's fastest way to many results; a `group` or an own producer is no faster."""
+    ResultSet([noop.delay() for _ in range(count)]).join_native(timeout=DONE_TIMEOUT_SECONDS)
 
 
 def measure(pool: str, seconds: float) -> dict[Work, float]:
-    """Acknowledgements, persistence and serializer are the defaults: early, persistent tasks and transient results, JSON.
-    Events, task logs and what workers tell each other are off, as none of it is needed."""
+    """Measure with the default settings: early acknowledgements, persistent tasks, transient results, JSON.
+
+    Events, task logs and messages between workers are off, because this work does not need them.
+    """
     arguments = f"-A bench.peers.celery_tasks worker --pool {pool} --concurrency 1 --loglevel ERROR"
     quiet = "--without-gossip --without-mingle --without-heartbeat"
     with worker("celery", *arguments.split(), *quiet.split()):
-        noop.delay().get(timeout=READY)
+        noop.delay().get(timeout=READY_TIMEOUT_SECONDS)
         return {Work.ROUND_TRIPS: one_by_one(once, seconds), Work.TASKS: in_batches(batch, seconds)}
 
 

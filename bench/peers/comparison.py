@@ -1,4 +1,4 @@
-"""Our figures beside the peers', as a Markdown table. Pure."""
+"""Comparison of ActorHub's figures with those of peers, as a Markdown table. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from bench.peers.works import UNITS, Work
 
-# How many times the peer's figure ours has to be.
+# ActorHub's figure must be this many times the peer's.
 TARGETS = {
     (Work.CALLS, "Ray"): 5.0,
     (Work.DURABLE_CALLS, "Ray"): 3.0,
@@ -22,7 +22,7 @@ TARGETS = {
 
 @dataclass(frozen=True)
 class Peer:
-    """What was found of one peer: its version, its settings and its figures, or the problem that there was."""
+    """Result of one peer: version, settings and figures, or the problem that prevented them."""
 
     name: str
     version: str = ""
@@ -31,10 +31,10 @@ class Peer:
     problem: str = ""
 
     def with_output(self, output: str) -> Peer:
-        """And what one more script of it has printed; the last line counts.
+        """Add the report that another script of this peer printed as its last line.
 
         Raises:
-            ValueError: that line is no report.
+            ValueError: the line is not a report.
         """
         lines = output.splitlines() or [""]
         found = json.loads(lines[-1])
@@ -52,7 +52,7 @@ class Peer:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the table. `met` is None where there is no target, or nothing of ours to hold against it."""
+    """One line of the table. `met` is None without a target, or without a figure of ActorHub."""
 
     work: str
     ours: str = ""
@@ -67,7 +67,7 @@ class Line:
 
 
 def compare(ours: Mapping[Work, float], peers: Sequence[Peer]) -> list[Line]:
-    """A line for each kind of work and each peer that does it; then one for each peer that has a problem."""
+    """Return a line for each kind of work and each peer that does it, then a line for each peer with a problem."""
     lines = [_line(work, ours.get(work), peer) for work in Work for peer in peers if work in peer.figures]
     return lines + [Line(str(peer), peer=peer.problem) for peer in peers if peer.problem]
 
@@ -84,7 +84,7 @@ def _line(work: Work, ours: float | None, peer: Peer) -> Line:
 
 
 def table(ours: Mapping[Work, float], peers: Sequence[Peer]) -> str:
-    """A ratio above 1 is in our favour, whichever way the figures go. The settings of the peers stand below."""
+    """Return the table, followed by the settings of the peers. A ratio above 1 is in favour of ActorHub."""
     lines = ["| work | ours | peer | ratio | target | |", "|---|---|---|---|---|---|"]
     lines += [str(line) for line in compare(ours, peers)]
     settings = [f"- {peer}: {peer.how}" for peer in peers if peer.how]

@@ -1,7 +1,7 @@
-"""Dramatiq's tasks over RabbitMQ, without results: `python -m bench.peers.dramatiq_tasks SECONDS` prints its figures.
+"""Dramatiq tasks over RabbitMQ, without results. `python -m bench.peers.dramatiq_tasks SECONDS` prints the figures.
 
-The client and its worker both import this module, and find the broker in their environment; the worker also finds a file
-there, which grows by a byte with each task that is done.
+The client and its worker both import this module and read the broker's URL from the environment. There the worker also
+finds the name of a file, to which each finished task appends a byte.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import time
 import dramatiq
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 
-from bench.peers.script import DONE, in_batches, report, worker
+from bench.peers.script import DONE_TIMEOUT_SECONDS, in_batches, report, worker
 from bench.peers.works import Work
 
 DONE_FILE = "PEERS_DONE_FILE"
-PREFETCH = 1000  # the default is two a thread, with which the worker often waits for the broker
+PREFETCH = 1000  # with the default, two for each thread, the worker often waits for the broker
 
-# The middleware is the default one. Also by default, publishing is not confirmed.
+# The default middleware; by default, publishing is not confirmed.
 dramatiq.set_broker(RabbitmqBroker(url=os.environ["PEERS_URL"]))
 done = os.open(os.environ.get(DONE_FILE, os.devnull), os.O_WRONLY | os.O_APPEND)
 
@@ -31,14 +31,15 @@ def noop() -> None:
 
 
 def batch(count: int, path: str) -> None:
-    """From the first send to the end of the last task."""
+    """Run `count` tasks, from the first send to the end of the last task."""
     target = os.stat(path).st_size + count
     for _ in range(count):
         noop.send()
-    until = time.monotonic() + DONE
+    until = time.monotonic() + DONE_TIMEOUT_SECONDS
     while os.stat(path).st_size < target:
         if time.monotonic() > until:
-            raise TimeoutError(f"{target - os.stat(path).st_size} of {count} tasks were not done in {DONE} s")
+            left = target - os.stat(path).st_size
+            raise TimeoutError(f"{left} of {count} tasks were not finished in {DONE_TIMEOUT_SECONDS} s")
         time.sleep(0.001)
 
 

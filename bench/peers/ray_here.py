@@ -1,4 +1,4 @@
-"""A Ray of one's own on this machine, for the peers' scripts."""
+"""A private Ray cluster on this machine, for the scripts of the peers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import ray
 
 @contextmanager
 def ray_here(cpus: int) -> Iterator[None]:
-    """Without a dashboard; its directory goes with it. The runner's environment keeps it on loopback."""
+    """Start Ray without a dashboard, and delete its directory at the end. The runner's environment keeps it on loopback."""
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as directory:
         ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, _temp_dir=directory)
         try:

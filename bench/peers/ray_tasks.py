@@ -1,5 +1,7 @@
-"""Ray's tasks and its object store: `python -m bench.peers.ray_tasks SECONDS` prints its figures.
-Its actors are in `bench/ray_echo.py`."""
+"""Ray's tasks and object store. `python -m bench.peers.ray_tasks SECONDS` prints the figures.
+
+`bench/ray_echo.py` measures Ray's actors.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,8 @@ from bench.peers.ray_here import ray_here
 from bench.peers.script import in_batches, one_by_one, report
 from bench.peers.works import Work
 
-SIZE = 100_000_000
-KEPT = 5
+ARRAY_BYTES = 100_000_000
+KEPT_ARRAYS = 5
 ROUNDS = 20
 
 
@@ -28,32 +30,35 @@ def noop() -> None:
 @ray.remote(num_cpus=0)
 class Reader:
     def get(self, references: list[Any]) -> float:
-        """Seconds that this process takes to get an array; a reference within a list is not resolved on the way here."""
+        """Return the seconds of a get in this process. Ray does not resolve a reference inside a list argument."""
         began = time.perf_counter()
         ray.get(references[0])
         return time.perf_counter() - began
 
 
 def objects(seconds: float) -> dict[Work, float]:
-    """Medians. A put into memory that the store has not used yet costs its pages; memory that was let go has them, after the
-    first rounds. A get ends when there is an array: a view of shared memory, nothing is copied."""
-    array = np.ones(SIZE, dtype=np.uint8)
+    """Return medians of puts and gets.
+
+    A put into memory that the store has not used before also pays for its pages; after the first rounds, freed memory
+    has them already. A get ends when the array is available: a view of shared memory, without a copy.
+    """
+    array = np.ones(ARRAY_BYTES, dtype=np.uint8)
     kept: list[Any] = []
-    fresh = [_put(array, kept) for _ in range(KEPT)]
+    fresh = [_put(array, kept) for _ in range(KEPT_ARRAYS)]
     reader = Reader.remote()
     again, here, elsewhere = [], [], []
     until = time.perf_counter() + seconds
     while len(again) < ROUNDS or time.perf_counter() < until:
         del kept[-1]
-        time.sleep(0.05)  # the store learns of it later
+        time.sleep(0.05)  # until the store has freed it
         again.append(_put(array, kept))
         began = time.perf_counter()
         ray.get(kept[-1])
         here.append(time.perf_counter() - began)
         elsewhere.append(ray.get(reader.get.remote(kept[-1:])))
     return {
-        Work.PUT: SIZE / statistics.median(fresh) / 1e9,
-        Work.PUT_AGAIN: SIZE / statistics.median(again) / 1e9,
+        Work.PUT: ARRAY_BYTES / statistics.median(fresh) / 1e9,
+        Work.PUT_AGAIN: ARRAY_BYTES / statistics.median(again) / 1e9,
         Work.GET: statistics.median(here) * 1e3,
         Work.GET_ELSEWHERE: statistics.median(elsewhere) * 1e3,
     }
@@ -66,7 +71,7 @@ def _put(array: Any, kept: list[Any]) -> float:
 
 
 def main(seconds: float) -> None:
-    """One processor is one worker process. A list of references that is fetched at once is the way of Ray's documentation."""
+    """Measure with one processor, which means one worker process. Ray's documentation fetches many results as a list."""
     with ray_here(cpus=1):
         figures = {
             Work.ROUND_TRIPS: one_by_one(lambda: ray.get(noop.remote()), seconds),

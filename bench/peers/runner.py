@@ -1,4 +1,4 @@
-"""Runs the peers' scripts, each by the Python of that peer's environment, one after another."""
+"""Runs the scripts of the peers one after another, each with the Python of that peer's environment."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import psutil
 
 from bench.peers.comparison import Peer
 
-STOP = 10.0  # seconds that a killed process may take to be gone
+KILL_TIMEOUT_SECONDS = 10.0
 ROOT = Path(__file__).parents[2]
 ENVIRONMENTS = ROOT / ".venv-peers"
 SCRIPTS = {
@@ -27,8 +27,10 @@ SCRIPTS = {
 
 
 def run_peers(url: str, seconds: float) -> list[Peer]:
-    """Every peer, with so many seconds for each of its figures; `url` is that of the RabbitMQ. One that is not installed, or
-    that fails, is in the list, too, and says so."""
+    """Measure every peer on the RabbitMQ at `url`, for `seconds` per figure.
+
+    A peer that is not installed, or that fails, is in the list with its problem.
+    """
     return [_run_peer(name, url, seconds) for name in SCRIPTS]
 
 
@@ -46,7 +48,7 @@ def _run_peer(name: str, url: str, seconds: float) -> Peer:
 
 
 def _run(python: Path, script: str, url: str, seconds: float) -> str:
-    """What the script printed. Whatever it has started ends with it, and so do its files."""
+    """Run a script and return its output. Afterwards its child processes are killed and its files deleted."""
     timeout = 120 + 20 * seconds
     with (
         tempfile.TemporaryDirectory(prefix="peers-", ignore_cleanup_errors=True) as directory,
@@ -64,7 +66,7 @@ def _run(python: Path, script: str, url: str, seconds: float) -> str:
         try:
             output, _ = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
-            raise RuntimeError(f"not done in {timeout:g} s") from None
+            raise RuntimeError(f"not finished in {timeout:g} s") from None
         finally:
             _end(process)
         if process.returncode != 0:
@@ -76,7 +78,7 @@ def _run(python: Path, script: str, url: str, seconds: float) -> str:
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """Its descendants, of which Ray's are in groups of their own, and those of its group, if it has left some behind."""
+    """Kill the process group and all descendants; Ray puts some of them into their own groups."""
     descendants: list[psutil.Process] = []
     with suppress(psutil.NoSuchProcess):
         descendants = psutil.Process(process.pid).children(recursive=True)
@@ -86,18 +88,18 @@ def _end(process: subprocess.Popen[str]) -> None:
     for descendant in descendants:
         with suppress(psutil.NoSuchProcess):
             descendant.kill()
-    psutil.wait_procs(descendants, STOP)
+    psutil.wait_procs(descendants, KILL_TIMEOUT_SECONDS)
 
 
 def _environment(url: str, directory: str) -> dict[str, str]:
-    """Of the scripts and their workers. Ray reads its variables when it is imported."""
+    """Return the environment of the scripts and their workers. Ray reads its variables at import."""
     return {
         "PEERS_URL": url,
         "TMPDIR": directory,
         "RAY_USAGE_STATS_ENABLED": "0",
-        # Listens on 127.0.0.1 only; on Linux, asking for that address makes Ray look for another one.
+        # Makes Ray listen on 127.0.0.1 only; on Linux, passing that address would make Ray choose another one.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        # Or it writes a token of its own into the home directory.
+        # Without these, Ray writes a token into the home directory.
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
     }

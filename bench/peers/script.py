@@ -1,4 +1,4 @@
-"""What the peers' scripts share. Only the standard library: it runs in each peer's own environment."""
+"""Shared parts of the peers' scripts. Uses only the standard library, because it runs in each peer's environment."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from importlib import metadata
 
 from bench.peers.works import Work
 
-READY = 60.0  # seconds that a worker may take to its first answer
-DONE = 120.0  # seconds that a batch may take
-STOP = 5.0  # seconds that a worker may take to end
+READY_TIMEOUT_SECONDS = 60.0  # for the first reply of a worker
+DONE_TIMEOUT_SECONDS = 120.0  # for a batch
+STOP_TIMEOUT_SECONDS = 5.0  # for the end of a worker
 
 
 @contextmanager
 def worker(module: str, *arguments: str, **environment: str) -> Iterator[None]:
-    """`python -m module` as a worker process, with more in its environment; it is ended by pid, whatever happens here."""
+    """Run `python -m module` as a worker process with an extended environment, and end it afterwards."""
     process = subprocess.Popen(
         [sys.executable, "-m", module, *arguments], env={**os.environ, **environment}, stdout=subprocess.DEVNULL
     )
@@ -29,15 +29,18 @@ def worker(module: str, *arguments: str, **environment: str) -> Iterator[None]:
     finally:
         process.terminate()
         try:
-            process.wait(STOP)
+            process.wait(STOP_TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
 
 
 def in_batches(run: Callable[[int], object], seconds: float) -> float:
-    """Tasks a second, where `run(count)` does so many: of the first batch that takes as long, after smaller ones that warm
-    up and tell how many are needed."""
+    """Return tasks per second; `run(count)` runs that many tasks.
+
+    The figure is that of the first batch that takes at least `seconds`. Smaller batches before it warm up and estimate
+    its size.
+    """
     run(100)
     count = 200
     while True:
@@ -50,7 +53,7 @@ def in_batches(run: Callable[[int], object], seconds: float) -> float:
 
 
 def one_by_one(once: Callable[[], object], seconds: float) -> float:
-    """Round trips a second, each begun when the one before has ended."""
+    """Return round trips per second; each starts when the one before has ended."""
     for _ in range(50):
         once()
     count, began = 0, time.perf_counter()
@@ -61,5 +64,5 @@ def one_by_one(once: Callable[[], object], seconds: float) -> float:
 
 
 def report(package: str, how: str, figures: Mapping[Work, float]) -> None:
-    """The last line that a script prints, for `bench.peers.runner`."""
+    """Print the last line of a script, which `bench.peers.runner` reads."""
     print(json.dumps({"version": metadata.version(package), "how": how, "figures": figures}))

@@ -1,4 +1,4 @@
-"""What is compared, by the name that it has in the table. Only the standard library: the peers' scripts print these names."""
+"""Kinds of work that are compared, by their names in the table. Uses only the standard library, as the peers' scripts do."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Work(StrEnum):
-    """One kind of work that we and at least one peer do."""
+    """One kind of work that ActorHub and at least one peer do."""
 
     TASKS = "no-op tasks with results, 1 worker process"
     TASKS_WITHOUT_RESULTS = "no-op tasks without results, 1 worker process"
@@ -16,14 +16,14 @@ class Work(StrEnum):
     CALLS = "actor calls, 1,000 outstanding"
     DURABLE_CALLS = "durable actor calls, 1,000 outstanding"
     PUT = "put of an array of 100 MB, while all others are kept"
-    PUT_AGAIN = "put of an array of 100 MB, after another was let go"
+    PUT_AGAIN = "put of an array of 100 MB, after another was freed"
     GET = "get of such an array, by the process that put it"
     GET_ELSEWHERE = "get of such an array, by another process"
 
 
 @dataclass(frozen=True)
 class Unit:
-    """How a figure is written, and which of two is the better one."""
+    """Format of a figure, and whether a smaller one is better."""
 
     form: str
     less_is_better: bool = False
