@@ -1,4 +1,4 @@
-# Every target sets up all that it needs: a virtual environment in .venv, and by apt what is missing of RabbitMQ and Node.js.
+# Each target installs what it needs: a virtual environment in .venv, and RabbitMQ and Node.js by apt if they are missing.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -16,42 +16,42 @@ NODE_PACKAGES := $(if $(wildcard tests/node/package.json),tests/node/node_module
 .NOTPARALLEL:
 .PHONY: help demo test test-all simulate check chaos bench bench-peers compose-test clean rabbitmq node
 
-help: ## Show this
+help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s%s\n", $$1, $$2 }' Makefile
 
-demo: $(READY) $(filter rabbitmq,$(BROKER)) ## Index the standard library by actors in two processes, and kill one half-way (BROKER=rabbitmq)
+demo: $(READY) $(filter rabbitmq,$(BROKER)) ## Run the demo: actors in two processes, one of which is killed, index the standard library (BROKER=rabbitmq)
 	@$(BIN)/python -m examples.index_sources --kill --broker $(BROKER)
 
-test: $(READY) rabbitmq $(NODE_PACKAGES) ## Run the tests, but for the slow ones, in JOBS=3 processes: they mostly wait (ARGS='-k deadline' chooses)
+test: $(READY) rabbitmq $(NODE_PACKAGES) ## Run the tests except slow and Docker ones (JOBS=3 processes, ARGS='-k deadline' selects tests)
 	@$(BIN)/pytest -n $(JOBS) --dist loadfile -m 'not slow and not docker' $(ARGS)
 
-test-all: $(READY) rabbitmq $(NODE_PACKAGES) ## Run all tests, on each Python from 3.11 to 3.13 that is installed
+test-all: $(READY) rabbitmq $(NODE_PACKAGES) ## Run all tests on each installed Python from 3.11 to 3.13; Docker tests if a Docker engine answers
 	@scripts/test_all.sh $(ARGS)
 
-simulate: $(READY) ## Look for a broken promise of durable mailboxes in worlds by seed (SEEDS=10000 FIRST=0 MUTANT='a high-water mark')
+simulate: $(READY) ## Simulate durable mailboxes under faults and check their guarantees (SEEDS=10000 FIRST=0 MUTANT=name)
 	@$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),10000) --first $(or $(FIRST),0) --processes 2 \
 		$(if $(MUTANT),--mutant '$(MUTANT)')
 
-check: $(READY) node ## Lint, formatting, types (mypy and pyright), layers
+check: $(READY) node ## Check lint, formatting, types (mypy and pyright) and import layers
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy
 	@PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
 	@report=$$($(BIN)/lint-imports) || { echo "$$report" >&2; exit 1; }
 
-chaos: $(READY) rabbitmq ## Hold a bank of durable actors to its books while all around it is killed (MINUTES=10, ARGS=--cluster for three brokers)
+chaos: $(READY) rabbitmq ## Kill brokers and processes of a bank of durable actors, and audit it (MINUTES=10 ARGS=--cluster)
 	@$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(ARGS)
 
-bench: $(READY) rabbitmq bench-peers ## Measure calls, tells and starts against bare pika, Ray, Celery and Dramatiq, on a private RabbitMQ
+bench: $(READY) rabbitmq bench-peers ## Run all benchmarks against bare pika, Ray, Celery and Dramatiq (ARGS='--seconds 5')
 	@$(BIN)/python -m bench $(ARGS)
 
-bench-peers: $(PEERS) ## Install what `make bench` compares with: Ray, Celery and Dramatiq, each in an environment of its own
+bench-peers: $(PEERS) ## Install Ray, Celery and Dramatiq for `make bench`, in separate virtual environments
 
-compose-test: $(READY) ## Bring up a cluster of containers, kill one in the middle of the demo, check the result
+compose-test: $(READY) ## Kill a container of a cluster in the middle of the demo, and check the result (needs Docker)
 	@docker info >/dev/null 2>&1 || { echo "no Docker engine answers; start one, or set DOCKER_HOST" >&2; exit 1; }
 	@$(BIN)/pytest -m docker -s tests/test_compose.py $(ARGS)
 
-clean: ## Remove the virtual environments, caches and builds
+clean: ## Remove virtual environments, caches and builds
 	@rm -rf .venv .venv-* build dist .cache .*_cache .hypothesis tests/node/node_modules
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

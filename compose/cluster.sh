@@ -1,6 +1,6 @@
 #!/bin/sh
-# Streams look for each other's replicas at the first address that a host's name has there: let that be the one in the network which
-# the nodes share. Given a command, goes on as that, by the image's entrypoint where it has one.
+# Entrypoint of the nodes in cluster.yml. A stream's replicas connect to the first address of a host name, so this script makes the
+# address in the network that all nodes share the first one. Then it runs the given command, by the image's entrypoint if there is one.
 name=$(hostname) tries=0 shared=
 while [ -z "$shared" ] && [ $((tries += 1)) -le 100 ]; do
     for peer in rabbit-1 rabbit-2 rabbit-3; do

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Sets up what the Makefile's targets need. Idempotent, asks nothing, and says something only when it installs.
+# Installs what the targets of the Makefile need. Idempotent, not interactive, and silent unless it installs something.
 #
-#   bootstrap.sh make                        make itself, for a machine that has nothing
-#   bootstrap.sh find-python 3.11 3.12 ...   print the first of these Pythons that is installed
-#   bootstrap.sh venv DIR PYTHON             the package and its tools in a virtual environment
-#   bootstrap.sh peer DIR PYTHON             ray, celery or dramatiq, which the benchmark compares with, in a virtual
-#                                            environment of its own, of that name
-#   bootstrap.sh rabbitmq                    RabbitMQ 3.10 or newer; no system broker is started
-#   bootstrap.sh node                        Node.js and npm, which a test and pyright use; goes on without them
+#   bootstrap.sh make                        install make, on a machine without it
+#   bootstrap.sh find-python 3.11 3.12 ...   print the path of the first of these Pythons that is installed
+#   bootstrap.sh venv DIR PYTHON             install the package and its tools into a virtual environment
+#   bootstrap.sh peer DIR PYTHON             install ray, celery or dramatiq, for the benchmarks, into a separate virtual
+#                                            environment; the last part of DIR names the package
+#   bootstrap.sh rabbitmq                    install RabbitMQ 3.10 or newer; does not start a system broker
+#   bootstrap.sh node                        install Node.js and npm, which a test and pyright use, if possible
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -21,7 +21,7 @@ may_install() {
   command -v apt-get >/dev/null && { [ "$(id -u)" = 0 ] || sudo -n true 2>/dev/null; }
 }
 
-# apt starts a service as soon as it is unpacked, unless policy-rc.d forbids it: our brokers are private ones.
+# apt starts a service as soon as it is unpacked, unless policy-rc.d forbids it. No system broker is needed: tests start private ones.
 apt_install() {
   say "installing $* by apt"
   # shellcheck disable=SC2016
@@ -39,7 +39,7 @@ apt_install() {
   ' sh "$@"
 }
 
-# A pyenv shim is on PATH even where its version is not chosen, so a Python counts only if it runs.
+# A pyenv shim is on PATH even if its version is not selected, so a Python counts only if it runs.
 find_python() {
   local version candidate
   for version in "$@"; do
@@ -55,13 +55,13 @@ find_python() {
 make_venv() {
   local directory=$1 python=${2:-}
   if [ -z "$python" ]; then
-    may_install || { say "Python 3.11 or newer is missing; install it, or name it: make PYTHON=/path/to/python3"; exit 1; }
+    may_install || { say "Python 3.11 or newer is missing; install it, or give its path: make PYTHON=/path/to/python3"; exit 1; }
     apt_install python3 python3-venv
     python=$(find_python 3.11 3.12 3.13 3.14)
-    [ -n "$python" ] || { say "this system's Python is older than 3.11; install a newer one and name it: make PYTHON=..."; exit 1; }
+    [ -n "$python" ] || { say "the Python of this system is older than 3.11; install a newer one and give its path: make PYTHON=/path/to/python3"; exit 1; }
   fi
   if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
-    may_install || { say "$python cannot make virtual environments; run as root: apt-get install python3-venv"; exit 1; }
+    may_install || { say "$python cannot create virtual environments; run as root: apt-get install python3-venv"; exit 1; }
     apt_install "$(basename "$(readlink -f "$python")")-venv"
   fi
   say "installing the package and its tools into $directory"
@@ -70,39 +70,39 @@ make_venv() {
   touch "$directory/.ready"
 }
 
-# Only for comparison: the benchmark's table says which one is missing.
+# Peers are optional: the table of the benchmarks names those that are missing.
 make_peer() {
   local directory=$1 python=$2 packages
   case $(basename "$directory") in
     ray) packages=(ray numpy) ;;
     celery) packages=('celery>=5,<6') ;;
     dramatiq) packages=('dramatiq[rabbitmq]>=2,<3') ;;
-    *) say "$directory is named after no peer; use ray, celery or dramatiq"; exit 2 ;;
+    *) say "unknown peer $directory; the directory must be named ray, celery or dramatiq"; exit 2 ;;
   esac
-  say "installing ${packages[*]} into $directory, for comparison"
+  say "installing ${packages[*]} into $directory, for the benchmarks"
   "$python" -m venv "$directory"
   if "$directory/bin/python" -m pip install --quiet --disable-pip-version-check "${packages[@]}"; then
     touch "$directory/.ready"
   else
     rm -rf "$directory"
-    say "${packages[*]} cannot be installed here; the benchmark goes on without it"
+    say "${packages[*]} cannot be installed here; the benchmarks run without it"
   fi
 }
 
-rabbitmq_is_there() {
+rabbitmq_is_installed() {
   command -v rabbitmq-server >/dev/null || [ -x /usr/sbin/rabbitmq-server ] || [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ]
 }
 
 need_rabbitmq() {
-  if ! rabbitmq_is_there; then
+  if ! rabbitmq_is_installed; then
     may_install || { say "RabbitMQ is missing; run as root: apt-get install rabbitmq-server"; exit 1; }
     apt_install rabbitmq-server
-    say "RabbitMQ is installed; its system service is not started, the tests and demos start private ones"
+    say "RabbitMQ is installed; its system service is not started, because tests and the demo start private brokers"
   fi
   local version
   version=$(dpkg-query -W -f '${Version}' rabbitmq-server 2>/dev/null || true)
   if [ -n "$version" ] && dpkg --compare-versions "$version" lt 3.10; then
-    say "RabbitMQ $version is too old; 3.10 or newer is needed, see https://www.rabbitmq.com/docs/install-debian"
+    say "RabbitMQ $version is too old; install 3.10 or newer, see https://www.rabbitmq.com/docs/install-debian"
     exit 1
   fi
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# All tests on .venv's Python, then on each other supported one that is installed, in an environment of its own (.venv-3.12).
-# Tests that need a Docker engine run once, and only where one answers. Arguments go to pytest.
+# Runs all tests on the Python of .venv, then on each other supported and installed Python in a separate environment (.venv-3.12).
+# Tests that need Docker run once, and only if a Docker engine answers. Arguments are passed to pytest.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -16,7 +16,7 @@ run() {
 if docker info >/dev/null 2>&1; then
   run .venv "$@"
 else
-  printf '== no Docker engine answers: the tests marked docker are left out\n'
+  printf '== no Docker engine answers: skipping the tests marked docker\n'
   run .venv -m 'not docker' "$@"
 fi
 
