@@ -13,7 +13,7 @@ from actorhub.broker import open_broker
 from actorhub.testing import CONTRACT, Check, consuming, publishing, queues, server_profiles
 from actorhub.testing.server_profiles import MEBIBYTE, profile_of
 
-SOME_MORE = "may take some hundreds more of what is under way"
+OVERSHOOT = "may accept some hundred more of the messages on their way"
 
 
 @pytest.mark.parametrize("check", CONTRACT, ids=lambda check: check.__name__)
@@ -65,13 +65,13 @@ def test_the_document_has_the_profiles_of_the_servers() -> None:
         profile_of(server) for server in ("ActorHub embedded broker 4.0.0", "RabbitMQ 3.10.8", "RabbitMQ 4.0.5")
     ]
     rows = {
-        "a quorum queue that is full": [
-            "takes no more" if not profile.limit_overshoot else SOME_MORE for profile in profiles
+        "a full quorum queue": [
+            "accepts no more" if not profile.limit_overshoot else OVERSHOOT for profile in profiles
         ],
         "priorities of a quorum queue": [
             "none" if profile.priorities == 1 else str(profile.priorities) for profile in profiles
         ],
-        "its delivery limit where none is given": [str(profile.delivery_limit or "none") for profile in profiles],
+        "default delivery limit of a quorum queue": [str(profile.delivery_limit or "none") for profile in profiles],
         "largest message": [f"{profile.max_message // MEBIBYTE} MiB" for profile in profiles],
     }
     for property, values in rows.items():
