@@ -17,7 +17,7 @@ from actorhub.control.client import control_of, find
 from actorhub.control.desks import WorkerDesk
 from actorhub.control.infos import ActorInfo, Doing
 from actorhub.durable.history import History, HistoryEntry
-from actorhub.errors import ActorHubError, ActorNotFound
+from actorhub.errors import ActorHubError, ActorNotFound, BrokerUnavailable
 from actorhub.future import Future
 from actorhub.handle import Handle, address_of
 from actorhub.outbox import Outbox
@@ -27,7 +27,8 @@ from actorhub.taskbox import TaskBox
 
 T = TypeVar("T")
 
-PATIENCE = 3.0  # seconds in which control answers, or a worker
+REPLY_TIMEOUT_SECONDS = 3.0
+"""For control, a worker or the broker; one that is later is said not to reply."""
 
 
 class Explanation(BaseModel):
@@ -96,8 +97,12 @@ class Explainer:
             said = [_state(who, info)]
         except (TimeoutError, ActorNotFound):
             said = [_SILENT]
-        queue = await self._queue(ticket.queue)
-        said += self._of_queue(queue, info)
+        queue: QueueState | None = None
+        try:
+            queue = await self._queue(ticket.queue)
+            said += self._of_queue(queue, info)
+        except (TimeoutError, BrokerUnavailable):
+            said.append(_BROKER_SILENT)
         doing: Doing | None = None
         if info is not None and info.state == "running" and info.worker is not None and queue is not None:
             doing, words = await self._doing(info.worker, ticket.actor_id)
@@ -157,7 +162,10 @@ class Explainer:
         said = f"{label} has no answer yet." if sent else f"{label} has not left this process yet."
         way = pending.outbox
         if isinstance(way, TaskBox):
-            state = await self._queue(way.queue)
+            try:
+                state = await self._queue(way.queue)
+            except (TimeoutError, BrokerUnavailable):
+                return self._told([said, _BROKER_SILENT])
             waiting, slots = (state.messages, state.consumers) if state is not None else (0, 0)
             tasks = f"{_many(waiting, 'message', 'messages')} of tasks in {way.queue} that no slot has taken"
             taking = _many(slots, "slot takes", "slots take") if slots else "no slot takes"
@@ -192,11 +200,17 @@ class Explainer:
     # ---- asking
 
     async def _ask(self, call: Callable[[], Awaitable[T]]) -> T:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(REPLY_TIMEOUT_SECONDS):
             return await call()
 
     async def _queue(self, queue: str) -> QueueState | None:
-        async with asyncio.timeout(PATIENCE):
+        """State of a queue; None if it does not exist.
+
+        Raises:
+            TimeoutError: the broker did not reply in time.
+            BrokerUnavailable: the connection was lost.
+        """
+        async with asyncio.timeout(REPLY_TIMEOUT_SECONDS):
             return await (await self._session.live_link()).state(queue)
 
     def _told(self, said: list[str]) -> Explanation:
@@ -207,6 +221,10 @@ class Explainer:
 
 
 _SILENT = "Control does not answer: does a node run? start one with `actorhub node MODULE`."
+_BROKER_SILENT = (
+    f"The broker did not say within {REPLY_TIMEOUT_SECONDS:g} s what waits in the queue: "
+    "it is overloaded, or the connection was lost."
+)
 
 
 def _state(who: str, info: ActorInfo | None) -> str:

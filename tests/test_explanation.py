@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from actorhub import Hub, Settings, actor, ask, tell
+from actorhub import Hub, Settings, actor, ask, explanation, task, tell
 from actorhub.control.placement import NodeEntry, PlacementRequest, WorkerEntry, waits_for
 from actorhub.control.plans import ActorPlan
 from actorhub.explanation import Explanation
@@ -30,6 +30,11 @@ class Sleeper:
 
     async def block(self, seconds: float) -> None:
         time.sleep(seconds)  # noqa: ASYNC251
+
+
+@task
+async def nap(seconds: float) -> None:
+    await asyncio.sleep(seconds)
 
 
 async def _says(hub: Hub, what: object, *words: str) -> Explanation | None:
@@ -77,6 +82,24 @@ async def test_what_is_not_there_is_said_not_to_be(hub: Hub) -> None:
     assert "is dead: killed by hub.kill" in (await hub.explain(account)).text
     with pytest.raises(TypeError, match="17 is no actor's handle or name"):
         await hub.explain(17)
+
+
+async def test_a_broker_that_does_not_reply_ends_no_explanation(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Invariant: a slow broker is itself the explanation."""
+
+    async def state(queue: str) -> None:
+        await asyncio.sleep(60)
+
+    sleeper = await hub.spawn(Sleeper)
+    call, result = sleeper.sleep(60), hub.submit(nap, 60)
+    assert await until(lambda: _says(hub, result, "of tasks in"))
+    monkeypatch.setattr(explanation, "REPLY_TIMEOUT_SECONDS", 1.0)
+    monkeypatch.setattr(hub._open_session().link, "state", state)
+    for what in (sleeper, call, result):
+        assert "The broker did not say" in (await hub.explain(what)).text
+    assert "is running on worker" in (await hub.explain(sleeper)).text
+    call.cancel()
+    result.cancel()
 
 
 async def test_an_actor_whose_node_is_gone_waits_for_it(broker_url: str, prefix: str) -> None:
