@@ -13,7 +13,7 @@ import secrets
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from typing import Any
+from typing import Unpack
 
 import uvloop
 from pydantic import SecretStr
@@ -22,7 +22,7 @@ from actorhub.address import new_id
 from actorhub.broker import LocalServer, open_server
 from actorhub.errors import BrokerUnavailable
 from actorhub.node import Node, NodeConfig
-from actorhub.process import THREADS, Served, WorkerConfig
+from actorhub.process import THREADS, Served, WorkerConfig, WorkerOptions
 from actorhub.processes import Exit, Processes, WorkerProcess
 from actorhub.settings import Settings
 from actorhub.taskworker import TaskWorker
@@ -116,7 +116,7 @@ class _Workers(Processes):
     def _ending(self) -> dict[str, asyncio.Task[None]]:
         return {}
 
-    async def start(self, worker_id: str, **more: Any) -> WorkerProcess:
+    async def start(self, worker_id: str, **more: Unpack[WorkerOptions]) -> WorkerProcess:
         config = self._configure(worker_id, **more)
         if config.actor_id is not None:
             log.warning(

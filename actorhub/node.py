@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from importlib.metadata import version
+from typing import Unpack
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -40,6 +41,7 @@ from actorhub.keeper import Keeper
 from actorhub.letter import DeadLetter
 from actorhub.objects.site import sweep
 from actorhub.objects.store import Store
+from actorhub.process import WorkerOptions
 from actorhub.processes import Exit, Processes, WorkerProcess, persistently
 from actorhub.resources import Resources, checked
 from actorhub.service import ServiceEndpoint, stub
@@ -173,14 +175,17 @@ class Node:
         for _ in range(self.config.workers):
             await self._start_worker()
 
-    async def _start_worker(self, worker_id: str | None = None, *, gpu: float = 0.0, **more: object) -> None:
+    async def _start_worker(
+        self, worker_id: str | None = None, *, gpu: float = 0.0, **more: Unpack[WorkerOptions]
+    ) -> None:
         await self._until(lambda: self._leaving or self._devices.has_room(gpu) or not self._is_anybody_letting_go())
         if not self._leaving:
             store = self._store.path if self._store is not None else None
             worker_id = worker_id or new_id(8)
             environment = self._devices.take(worker_id, gpu)
             try:
-                await self._processes.start(worker_id, store=store, environment=environment, **more)
+                given: WorkerOptions = {**more, "store": store, "environment": environment}
+                await self._processes.start(worker_id, **given)
             except BaseException:
                 self._devices.give_back(worker_id)
                 raise

@@ -12,7 +12,7 @@ import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypedDict
 
 import uvloop
 from pydantic import BaseModel, ConfigDict, Field
@@ -47,6 +47,18 @@ class WorkerConfig(BaseModel):
     environment: dict[str, str] = Field(default_factory=dict)
     """What the process's has besides."""
     fates: TaskFates = TaskFates()
+
+
+class WorkerOptions(TypedDict, total=False):
+    """Fields of a `WorkerConfig` that depend on what the worker is for."""
+
+    store: Path | None
+    kind: Literal["actors", "task"]
+    actor_id: str | None
+    queues: list[str]
+    placed: bool
+    environment: dict[str, str]
+    fates: TaskFates
 
 
 class Served(Protocol):

@@ -16,12 +16,12 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 from actorhub import blackbox, taskworker, worker
 from actorhub.address import new_id
 from actorhub.claim import Claim, remove_all_abandoned
-from actorhub.process import WorkerConfig
+from actorhub.process import WorkerConfig, WorkerOptions
 from actorhub.settings import Settings
 
 AGAIN = 0.5  # seconds
@@ -106,7 +106,7 @@ class Processes:
         slots = (each for each in self.living if each.config.kind == "task")
         return any(task.call in calls for slot in slots for task in blackbox.read(slot.config.blackbox))
 
-    async def start(self, worker_id: str, **more: Any) -> WorkerProcess:
+    async def start(self, worker_id: str, **more: Unpack[WorkerOptions]) -> WorkerProcess:
         """`more`: what else the worker's configuration says.
 
         Raises:
@@ -129,7 +129,7 @@ class Processes:
             known.set_result(None)
         return started
 
-    def _configure(self, worker_id: str, **more: Any) -> WorkerConfig:
+    def _configure(self, worker_id: str, **more: Unpack[WorkerOptions]) -> WorkerConfig:
         path = self._claim.path / worker_id
         blackbox.BlackBox.create(path)
         return WorkerConfig(worker=worker_id, node=self._node, modules=self._modules, blackbox=path, **more)

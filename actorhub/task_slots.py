@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Protocol, Unpack
 
 from actorhub.blackbox import InHand
 from actorhub.control.commands import StartSlot
@@ -14,6 +14,7 @@ from actorhub.control.events import SlotEnded
 from actorhub.errors import ActorHubError
 from actorhub.fates import Fates, TaskFates
 from actorhub.handle import tell
+from actorhub.process import WorkerOptions
 from actorhub.processes import Exit, Processes, WorkerProcess, persistently
 from actorhub.service import stub
 from actorhub.session import Session
@@ -30,7 +31,9 @@ NOTICING = 2.0  # seconds after which the end of a slot is seen, also on a busy 
 class Start(Protocol):
     """Starts a worker process, with this id or a new one, unless the node leaves."""
 
-    def __call__(self, worker_id: str | None = None, *, gpu: float = 0.0, **more: object) -> Awaitable[None]: ...
+    def __call__(
+        self, worker_id: str | None = None, *, gpu: float = 0.0, **more: Unpack[WorkerOptions]
+    ) -> Awaitable[None]: ...
 
 
 class SlotManager:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, ParamSpec, Self, TypeVar, cast, overload
+from typing import Any, Literal, ParamSpec, Self, TypeVar, overload
 
 from actorhub import hub as asynchronous
 from actorhub.blocking.calls import SentCall, SetTimer, items
@@ -191,19 +191,19 @@ class Hub:
         hub, loop = self._ready()
 
         async def send() -> None:
-            await tell(cast(Any, _here(hub, method)), *args, **kwargs)
+            await tell(_here(hub, method), *args, **kwargs)
 
         loop.run(send())
 
     def after(self, seconds: float, method: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> SetTimer:
         """See `actorhub.Hub.after`; returns when the broker has it."""
-        return self._set_timer(lambda hub: hub.after(seconds, cast(Any, _here(hub, method)), *args, **kwargs))
+        return self._set_timer(lambda hub: hub.after(seconds, _here(hub, method), *args, **kwargs))
 
     def every(
         self, interval: float | str, method: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs
     ) -> SetTimer:
         """See `actorhub.Hub.every`; returns when the broker has it."""
-        return self._set_timer(lambda hub: hub.every(interval, cast(Any, _here(hub, method)), *args, **kwargs))
+        return self._set_timer(lambda hub: hub.every(interval, _here(hub, method), *args, **kwargs))
 
     def _set_timer(self, begin: Callable[[asynchronous.Hub], Timer]) -> SetTimer:
         hub, loop = self._ready()
@@ -217,13 +217,13 @@ class Hub:
         """Send a call now and get its answer later, by `result()`: so that many calls are on their way at once."""
         hub, loop = self._ready()
 
-        return SentCall(loop.do(lambda: ask(cast(Any, _here(hub, method)), *args, **kwargs)), loop)
+        return SentCall(loop.do(lambda: ask(_here(hub, method), *args, **kwargs)), loop)
 
     def stream(self, method: Callable[P, AsyncIterator[R]], /, *args: P.args, **kwargs: P.kwargs) -> Iterator[R]:
         """Iterate the items of a generator method."""
         hub, loop = self._ready()
 
-        return items(loop, loop.do(lambda: cast(Any, _here(hub, method))(*args, **kwargs)))
+        return items(loop, loop.do(lambda: _here(hub, method)(*args, **kwargs)))
 
     @overload
     def submit(

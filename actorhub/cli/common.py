@@ -47,12 +47,12 @@ def settings_from(url: str | None, namespace: str | None, **more: Any) -> Settin
 
 
 def look(
-    settings: Settings, question: Callable[[Hub], Awaitable[Any]], timeout: float = 10.0, late: str = NO_CONTROL
-) -> Any:
+    settings: Settings, question: Callable[[Hub], Awaitable[R]], timeout: float = 10.0, late: str = NO_CONTROL
+) -> R:
     """What a hub with these settings answers to the question. Where it has not in `timeout` seconds, the command ends with
     `late`."""
 
-    async def within() -> Any:
+    async def within() -> R:
         async with Hub(settings=settings) as hub, asyncio.timeout(timeout):
             return await question(hub)
 

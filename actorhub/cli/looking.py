@@ -22,8 +22,7 @@ from actorhub.cli.common import (
     words,
 )
 from actorhub.control.infos import ActorInfo, Demand, GroupInfo, NodeInfo, QueueInfo
-from actorhub.durable.history import ActorState, HistoryEntry
-from actorhub.explanation import Explanation
+from actorhub.durable.history import HistoryEntry
 from actorhub.hub import Hub
 
 JOURNAL = 60.0  # seconds that a look at a journal may take
@@ -133,7 +132,7 @@ def explain(
     json_: Json = False,
 ) -> None:
     """Why an actor does not answer: where it is, what it does, what waits for it."""
-    explanation: Explanation = look(settings_from(url, namespace), lambda hub: hub.explain(actor), JOURNAL)
+    explanation = look(settings_from(url, namespace), lambda hub: hub.explain(actor), JOURNAL)
     if json_:
         print_json(explanation.model_dump(mode="json"))
     else:
@@ -155,10 +154,10 @@ def history(
         f"not read in {JOURNAL:.0f} s; where no node runs, give the actor's id",
     )
     if at is not None:
-        state: ActorState = look(settings, lambda hub: hub.state_at(actor, at, key=key), JOURNAL, late)
+        state = look(settings, lambda hub: hub.state_at(actor, at, key=key), JOURNAL, late)
         print_json(state.model_dump(mode="json") if json_ else state.value)
         return
-    entries: list[HistoryEntry] = look(settings, lambda hub: hub.history(actor, limit=limit), JOURNAL, late)
+    entries = look(settings, lambda hub: hub.history(actor, limit=limit), JOURNAL, late)
     columns: Columns[HistoryEntry] = {
         "commit": lambda entry: entry.number or None,
         "epoch": lambda entry: entry.epoch or None,

@@ -11,7 +11,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeVar
 
 from actorhub.broker import Link
 from actorhub.context import effects
@@ -66,6 +66,8 @@ from actorhub.topology import dead_letter_stream, task_queue
 log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
+R = TypeVar("R", Answer, GroupAnswer, QueueAnswer)
+Reply = Answer | GroupAnswer | QueueAnswer
 
 SESSION_CHECK = 2.0  # seconds between looks at whether the owners of actors are still there
 
@@ -105,14 +107,10 @@ class Control(ControlDesk):
     # ---- what hubs ask
 
     async def spawn(self, asked: SpawnAsked) -> Answer:
-        answer = await self._handle(asked)
-        assert isinstance(answer, Answer)
-        return answer
+        return await self._reply_to(asked, Answer)
 
     async def make_group(self, asked: GroupAsked) -> GroupAnswer:
-        answer = await self._handle(asked)
-        assert isinstance(answer, GroupAnswer)
-        return answer
+        return await self._reply_to(asked, GroupAnswer)
 
     async def remove_group(self, group: str) -> bool:
         if self.state.group(group) is None:
@@ -141,8 +139,8 @@ class Control(ControlDesk):
 
     async def serve(self, queue: str, needs: Needs | None = None, priority: int = 0) -> QueueAnswer:
         namespace = self._session.names.namespace_of(queue)
-        answer = await self._handle(QueueUsed(queue=queue, namespace=namespace, needs=needs, priority=priority))
-        assert isinstance(answer, QueueAnswer)
+        used = QueueUsed(queue=queue, namespace=namespace, needs=needs, priority=priority)
+        answer = await self._reply_to(used, QueueAnswer)
         self._watch.look_at(queue)
         return answer
 
@@ -190,15 +188,20 @@ class Control(ControlDesk):
 
     # ---- carrying out
 
-    async def _handle(self, event: Event) -> Answer | GroupAnswer | QueueAnswer | None:
-        """Returns the answer among the commands."""
-        answer: Answer | GroupAnswer | QueueAnswer | None = None
+    async def _handle(self, event: Event) -> list[Reply]:
+        """Carry out the commands that follow from an event. Returns the replies among them."""
+        replies: list[Reply] = []
         for command in self.state.handle(event, self._now):
             if isinstance(command, Answer | GroupAnswer | QueueAnswer):
-                answer = command
+                replies.append(command)
             else:
                 await self._carry_out(command)
-        return answer
+        return replies
+
+    async def _reply_to(self, event: Event, kind: type[R]) -> R:
+        """As `_handle`, for an event to which the state replies once, with a command of this kind."""
+        [reply] = [reply for reply in await self._handle(event) if isinstance(reply, kind)]
+        return reply
 
     async def _carry_out(self, command: Order) -> None:
         """All of it leaves with the commit."""
