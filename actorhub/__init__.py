@@ -1,8 +1,9 @@
 """Typed, fault-tolerant actors on RabbitMQ."""
 
-from actorhub.actor import actor
-from actorhub.call import Call, Stream
-from actorhub.context import backpressure, deadline
+from actorhub.actors.actor import actor
+from actorhub.actors.execution import ref, step
+from actorhub.actors.handle import ask, tell
+from actorhub.actors.timers import Timer
 from actorhub.errors import (
     ActorDied,
     ActorHubError,
@@ -31,16 +32,14 @@ from actorhub.errors import (
     UntrustedPayload,
     WorkerDied,
 )
-from actorhub.future import Future
-from actorhub.group import PlacementGroup
-from actorhub.handle import ask, tell
-from actorhub.hub import Hub
-from actorhub.object_ref import ObjectRef
-from actorhub.ref import ref
+from actorhub.hub.hub import Hub
+from actorhub.hub.placement import PlacementGroup
+from actorhub.messaging.calls import Call, Stream
+from actorhub.messaging.context import backpressure, deadline
+from actorhub.objects.reference import ObjectRef
 from actorhub.settings import Settings
-from actorhub.step import step
-from actorhub.task import Retry, task
-from actorhub.timer import Timer
+from actorhub.tasks.future import Future
+from actorhub.tasks.task import Retry, task
 
 __all__ = [
     "ActorDied",

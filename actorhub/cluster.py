@@ -14,8 +14,8 @@ from typing import Literal
 
 from pydantic import SecretStr
 
-from actorhub.address import new_id
 from actorhub.broker import LocalServer, open_server
+from actorhub.core.addressing import new_id
 from actorhub.errors import BrokerUnavailable
 from actorhub.settings import Settings
 

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from actorhub.address import check_word
+from actorhub.core.addressing import check_name
 
 
 class Settings(BaseSettings):
@@ -83,7 +83,7 @@ class Settings(BaseSettings):
     @field_validator("namespace", "prefix")
     @classmethod
     def _usable_in_a_name(cls, value: str) -> str:
-        return check_word("the namespace or prefix", value)
+        return check_name("the namespace or prefix", value)
 
     def to_environment(self) -> dict[str, str]:
         """These settings as environment variables for a child process; the secret is in them."""

@@ -16,9 +16,9 @@ import psutil
 import uvloop
 
 from actorhub import Hub
-from actorhub.benchmark import asks, tells
 from actorhub.broker import open_server
-from actorhub.echo import Echo
+from actorhub.cli.benchmark import asks, tells
+from actorhub.node.echo import Echo
 from bench import bare_echo, durable, objects, tasks
 from bench.peers.comparison import Peer, table
 from bench.peers.runner import run_peers

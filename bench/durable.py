@@ -16,8 +16,8 @@ import psutil
 import uvloop
 
 from actorhub import Hub, Settings, actor
-from actorhub.benchmark import PAYLOAD, asks
-from actorhub.echo import Echo
+from actorhub.cli.benchmark import PAYLOAD, asks
+from actorhub.node.echo import Echo
 from bench import bare_echo
 
 KILLS = 5

@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from actorhub.objects.store import Store
+from actorhub.objects.store import ObjectStore
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ class Measured(NamedTuple):
 
 def measure(rounds: int = 7) -> Measured:
     """Measure copies, puts and gets. They alternate, so that all see the same machine load."""
-    store = Store.create("bench", f"objects-{os.getpid()}", capacity=3 * ARRAY_BYTES)
+    store = ObjectStore.create("bench", f"objects-{os.getpid()}", capacity=3 * ARRAY_BYTES)
     value = np.random.default_rng(0).integers(0, 255, ARRAY_BYTES, dtype=np.uint8)
     copies: list[float] = []
     puts: list[float] = []

@@ -10,10 +10,10 @@ import sys
 import time
 from dataclasses import dataclass
 
-from actorhub.control.events import GroupAsked, NodeReport, SpawnAsked, Tick, WorkerReport
-from actorhub.control.plans import ActorPlan, GroupPlan
+from actorhub.actors.spec import ActorOptions
 from actorhub.control.state import ControlState
-from actorhub.spec import ActorOptions
+from actorhub.control_api.events import GroupRequested, NodeReport, SpawnRequested, Tick, WorkerReport
+from actorhub.control_api.specs import PlacementGroupSpec, SpawnSpec
 
 CLASS = "app:Actor"
 CORES = 32
@@ -66,17 +66,17 @@ class World:
         plans = [self._actor(f"a{number}", count) for number in range(count)]
         began = time.process_time()
         for plan in plans:
-            self.state.handle(SpawnAsked(plan=plan), 0.0)
+            self.state.handle(SpawnRequested(plan=plan), 0.0)
             self.state.changes()
         return count / (time.process_time() - began)
 
-    def _actor(self, actor_id: str, count: int) -> ActorPlan:
+    def _actor(self, actor_id: str, count: int) -> SpawnSpec:
         share = 0.66 * CORES * len(self.nodes) / count
         chance = self.random.random()
         resources = {"cpu": round(share * self.random.uniform(0.2, 1.8), 2)}
         if chance < 0.01:
             resources["gpu"] = 0.5
-        return ActorPlan(
+        return SpawnSpec(
             actor_id=actor_id,
             namespace="default",
             class_name=CLASS,
@@ -90,17 +90,17 @@ class World:
         plans = [self._group(f"g{number}", count) for number in range(count)]
         began = time.process_time()
         for plan in plans:
-            self.state.handle(GroupAsked(plan=plan), 0.0)
+            self.state.handle(GroupRequested(plan=plan), 0.0)
             self.state.changes()
         return count / (time.process_time() - began)
 
-    def _group(self, group_id: str, count: int) -> GroupPlan:
+    def _group(self, group_id: str, count: int) -> PlacementGroupSpec:
         share = 0.2 * CORES * len(self.nodes) / (3 * count)
         bundles = [
             {"cpu": round(share * self.random.uniform(0.5, 1.5), 2) or 0.01} for _ in range(self.random.randint(2, 4))
         ]
         strategy = self.random.choice(["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"])
-        return GroupPlan(
+        return PlacementGroupSpec(
             group_id=group_id, namespace="default", lifetime="detached", bundles=bundles, strategy=strategy
         )  # type: ignore[arg-type]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import psutil
 
 from actorhub import Hub, task
-from actorhub.delay import HIGHEST, LOWEST
+from actorhub.messaging.delayed_delivery import HIGHEST, LOWEST
 
 DELAYED_TASKS = 10_000  # each delayed by an hour
 BATCH_TASKS = 5000  # no-op tasks that are submitted at once

@@ -10,8 +10,8 @@ import hypothesis
 import pytest
 
 from actorhub import Hub, Settings
-from actorhub.address import new_id
 from actorhub.broker import LocalServer
+from actorhub.core.addressing import new_id
 from actorhub_embedded import EmbeddedServer
 from actorhub_rabbitmq import PrivateNode
 from tests.waiting import until

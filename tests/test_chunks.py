@@ -26,7 +26,10 @@ from tenacity import (
 
 from actorhub import Retry
 from actorhub.broker import Link, Message, Outcome, Queue, QueueKind
-from actorhub.chunks import (
+from actorhub.errors import BrokerUnavailable
+from actorhub.messaging.outbox import OutgoingMessage
+from actorhub.messaging.request import Reply, Request
+from actorhub.tasks.chunking import (
     CHUNK_BYTES,
     CHUNK_WORK,
     CONCURRENT,
@@ -40,12 +43,9 @@ from actorhub.chunks import (
     prefetch,
     widened_prefetch,
 )
-from actorhub.envelope import Envelope, decode
-from actorhub.errors import BrokerUnavailable
-from actorhub.outbox import Outgoing
-from actorhub.task_thread import TaskThread
-from actorhub.taskbox import IN_FLIGHT, TaskBox
-from actorhub.work import Answer, Work
+from actorhub.tasks.execution.task_thread import TaskThread
+from actorhub.tasks.outbox import IN_FLIGHT, TaskOutbox
+from actorhub.wire.envelope import Envelope, decode
 from tests.waiting import until
 
 # ---- chunks
@@ -203,19 +203,19 @@ class Box:
         self.means = MeanDurations()
         self.cancelled: list[str] = []
         self.settled: list[str] = []
-        self.box = TaskBox("tasks", asyncio.get_running_loop(), self.means, self.cancelled.append)
+        self.box = TaskOutbox("tasks", asyncio.get_running_loop(), self.means, self.cancelled.append)
 
-    def put(self, *ids: str, method: str = "quick", priority: int = 0, payload: bytes = b"1") -> list[Outgoing]:
+    def put(self, *ids: str, method: str = "quick", priority: int = 0, payload: bytes = b"1") -> list[OutgoingMessage]:
         outgoing = [self._outgoing(each, method, priority, payload) for each in ids]
         for each in outgoing:
             self.box.put(each)
         return outgoing
 
-    def _outgoing(self, id: str, method: str, priority: int, payload: bytes) -> Outgoing:
+    def _outgoing(self, id: str, method: str, priority: int, payload: bytes) -> OutgoingMessage:
         fields: dict[str, Any] = {"id": id, "method": method, "sender": "me"}
         if priority:
             fields["priority"] = priority
-        return Outgoing(fields, payload, lambda outcome: self.settled.append(id))
+        return OutgoingMessage(fields, payload, lambda outcome: self.settled.append(id))
 
     async def attach(self, link: FakeLink | None = None) -> FakeLink:
         link = link or FakeLink()
@@ -298,7 +298,7 @@ async def test_a_confirm_that_comes_after_its_link_changes_nothing() -> None:
 async def test_a_queue_that_was_deleted_is_made_again_and_one_that_refuses_is_asked_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("actorhub.taskbox.PAUSE", 0.0)
+    monkeypatch.setattr("actorhub.tasks.outbox.PAUSE", 0.0)
     box = Box()
     link = await box.attach()
     box.put("1", "2")
@@ -340,9 +340,9 @@ async def test_a_link_that_is_lost_while_the_queue_is_declared_is_followed_by_th
 # ---- the thread of a slot
 
 
-def works(count: int) -> deque[Work]:
+def works(count: int) -> deque[Request]:
     return deque(
-        Work(Envelope(id=str(number)), b"", cast(Any, None), lambda work, answer: None) for number in range(count)
+        Request(Envelope(id=str(number)), b"", cast(Any, None), lambda work, answer: None) for number in range(count)
     )
 
 
@@ -352,22 +352,22 @@ class Thread:
     def __init__(self, gates: dict[str, threading.Event] | None = None) -> None:
         self.gates = gates or {}
         self.begun: list[str] = []
-        self.heard: list[tuple[str, Answer | BaseException]] = []
+        self.heard: list[tuple[str, Reply | BaseException]] = []
         self.turns: list[bool] = []
         self.idle = 0
         self.awaited = False
         self.heard_when_idle = -1
         self.runner = TaskThread(self._run, self._ended, self._idle, self._turned, lambda: self.awaited)
 
-    def _run(self, work: Work, runner: TaskThread) -> Answer:
+    def _run(self, work: Request, runner: TaskThread) -> Reply:
         self.begun.append(work.key)
         if work.key in self.gates:
             self.gates[work.key].wait(30)
         if work.key.endswith("7"):
             raise ValueError(work.key)
-        return Answer({"call": work.key}, b"")
+        return Reply({"call": work.key}, b"")
 
-    def _ended(self, work: Work, outcome: Answer | BaseException, took: float) -> None:
+    def _ended(self, work: Request, outcome: Reply | BaseException, took: float) -> None:
         assert took >= 0.0
         self.heard.append((work.key, outcome))
 
@@ -495,7 +495,7 @@ class Lending(Thread):
         self.wait: Future[None] = Future()
         self.error: BaseException | None = None
 
-    def _run(self, work: Work, runner: TaskThread) -> Answer:
+    def _run(self, work: Request, runner: TaskThread) -> Reply:
         try:
             with runner.yield_turn(self.wait):
                 self.wait.result()

@@ -15,15 +15,15 @@ from typing import Any
 import pytest
 
 from actorhub import Settings, actor
-from actorhub.address import SYSTEM, new_id
+from actorhub.actors.handle import address_of
+from actorhub.actors.service import service_address
 from actorhub.blocking import Hub
 from actorhub.broker import LocalServer
-from actorhub.control.desks import NodeDesk
-from actorhub.handle import address_of
-from actorhub.letter import DeadLetter
-from actorhub.service import service_address
-from actorhub.session import Session
-from actorhub.signature import Untyped
+from actorhub.control_api.services import NodeService
+from actorhub.core.addressing import SYSTEM, new_id
+from actorhub.messaging.dead_letter import DeadLetter
+from actorhub.messaging.session import Session
+from actorhub.wire.signature import Untyped
 from tests.conftest import QUICK
 from tests.waiting import until
 
@@ -197,7 +197,7 @@ def test_dead_list_shows_what_failed(env: dict[str, str], dead: tuple[Counter, H
 async def _tell_the_node_what_it_does_not_know(env: dict[str, str]) -> None:
     session = Session(Settings(url=env["ACTORHUB_URL"], prefix=env["ACTORHUB_PREFIX"]))
     await session.open()
-    await session.tell(service_address(session.names.node("n1"), NodeDesk), Untyped("n1.dance"), "dance", (), {})
+    await session.tell(service_address(session.names.node("n1"), NodeService), Untyped("n1.dance"), "dance", (), {})
     await session.close()
 
 

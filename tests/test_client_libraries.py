@@ -14,9 +14,9 @@ import pytest
 from pika import exceptions
 
 from actorhub import Hub, actor
-from actorhub.address import new_id
+from actorhub.actors.handle import address_of
 from actorhub.broker import LocalServer
-from actorhub.handle import address_of
+from actorhub.core.addressing import new_id
 
 
 @actor

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from actorhub import ActorDied, Hub, PlacementInfeasible, Settings, actor, ask, tell
-from actorhub.address import new_id
-from actorhub.echo import Echo
-from actorhub.spec import class_name_of
+from actorhub.actors.spec import class_name_of
+from actorhub.core.addressing import new_id
+from actorhub.node.echo import Echo
 from tests.conftest import QUICK
 from tests.waiting import until
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actorhub import NotSerialisable, UntrustedPayload
-from actorhub.codec import Pickled, Signer, by_value, is_json_native, unpickled
+from actorhub.wire.codec import PickledParts, Signer, by_value, is_json_native, unpickled
 
 signer = Signer("a secret")
 loaded: list[str] = []
@@ -128,7 +128,7 @@ def test_large_buffers_travel_out_of_band_and_come_back_without_a_copy() -> None
 
 @given(value=PICKLABLE, buffers=st.lists(st.binary(max_size=300), max_size=5), align=st.sampled_from([1, 8, 64, 4096]))
 def test_parts_begin_where_they_are_aligned_to(value: object, buffers: list[bytes], align: int) -> None:
-    pickled = Pickled([value, *map(pickle.PickleBuffer, buffers)], "it")
+    pickled = PickledParts([value, *map(pickle.PickleBuffer, buffers)], "it")
     data = memoryview(b"".join(pickled.pieces(align)))
     back, *views = unpickled(data, "it", align)
     assert back == value
@@ -140,13 +140,13 @@ def test_parts_begin_where_they_are_aligned_to(value: object, buffers: list[byte
 
 def test_large_bytes_are_not_copied_into_the_pickle() -> None:
     large = bytes(100_000)
-    assert any(piece.obj is large for piece in Pickled({"large": large}, "it").pieces())
+    assert any(piece.obj is large for piece in PickledParts({"large": large}, "it").pieces())
 
 
 def test_a_buffer_that_does_not_lie_in_one_piece_is_named() -> None:
     scattered = pickle.PickleBuffer(memoryview(bytes(10))[::2])
     with pytest.raises(NotSerialisable, match=r"^it cannot be sent: PickleBuffer is not picklable"):
-        Pickled(scattered, "it")
+        PickledParts(scattered, "it")
 
 
 @pytest.mark.parametrize(

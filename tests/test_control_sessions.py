@@ -6,9 +6,9 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from actorhub import Settings
-from actorhub.address import Names
 from actorhub.broker import Link, QueueState
 from actorhub.control.actor import Control
+from actorhub.core.addressing import QueueNames
 from actorhub.errors import BrokerUnavailable
 
 
@@ -28,7 +28,7 @@ class _Link:
 
 async def test_a_session_whose_queue_is_out_of_reach_is_not_gone_and_keeps_no_other_from_being_looked_at() -> None:
     """Control goes on looking after the broker's node that holds a session's queue has gone down."""
-    names = Names("ah")
+    names = QueueNames("ah")
     link = _Link(names.reply("a"))
     control: Any = Control(Settings(), cast(Link, link), {})
     control._session = SimpleNamespace(names=names)

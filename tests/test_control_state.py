@@ -10,48 +10,48 @@ from typing import Any
 
 import pytest
 
-from actorhub.control.commands import (
+from actorhub.actors.spec import ActorOptions
+from actorhub.control.state import ControlState
+from actorhub.control_api.commands import (
     Acknowledge,
-    Answer,
-    AskReport,
-    BuryActor,
     Command,
+    CreateMailbox,
+    DeleteMailbox,
     MakeDeadLetters,
-    MakeMailbox,
+    RequestReport,
+    SpawnReply,
     StartActor,
     StartWorker,
     StopActor,
     StopWorker,
 )
-from actorhub.control.events import (
+from actorhub.control_api.events import (
     ActorFailed,
     ActorStarted,
     ActorStopped,
-    Buried,
     Event,
-    KillAsked,
+    KillRequested,
+    MailboxDeleted,
     NodeReport,
-    QueueUsed,
     Running,
     SessionEnded,
-    SpawnAsked,
+    SpawnRequested,
+    TaskQueueUsed,
     Tick,
     WorkerLost,
     WorkerReport,
     WorkerStopped,
 )
-from actorhub.control.plans import ActorPlan, Residency
-from actorhub.control.state import ControlState
-from actorhub.spec import ActorOptions
+from actorhub.control_api.specs import Activation, SpawnSpec
 
 CLASS = "app:Actor"
 TIMEOUT = 8.0
 
 
-def _plan(actor_id: str = "a", **overrides: Any) -> ActorPlan:
+def _plan(actor_id: str = "a", **overrides: Any) -> SpawnSpec:
     options = ActorOptions(**overrides.pop("options", {}))
     fields = {"owner": "session", "class_name": CLASS, "namespace": "default"} | overrides
-    return ActorPlan(actor_id=actor_id, options=options, **fields)
+    return SpawnSpec(actor_id=actor_id, options=options, **fields)
 
 
 def _report(node: str, *workers: str | WorkerReport, **fields: Any) -> NodeReport:
@@ -114,12 +114,12 @@ class Console:
     def of(self, kind: type[Any]) -> list[Any]:
         return [command for command in self.last if isinstance(command, kind)]
 
-    def spawn(self, plan: ActorPlan, **fields: Any) -> Answer:
-        self.handle(SpawnAsked(plan=plan, **fields))
-        [answer] = self.of(Answer)
+    def spawn(self, plan: SpawnSpec, **fields: Any) -> SpawnReply:
+        self.handle(SpawnRequested(plan=plan, **fields))
+        [answer] = self.of(SpawnReply)
         return answer  # type: ignore[no-any-return]
 
-    def run(self, plan: ActorPlan) -> StartActor:
+    def run(self, plan: SpawnSpec) -> StartActor:
         """Spawn it, and say that it has started."""
         self.spawn(plan)
         [order] = self.of(StartActor)
@@ -138,7 +138,7 @@ def test_a_spawn_is_recorded_answered_and_ordered_at_once() -> None:
     console = Console("w1")
     assert console.spawn(_plan()).created
     assert [type(command).__name__ for command in console.last] == [
-        *("MakeMailbox", "Answer", "MakeDeadLetters", "StartActor", "Changed")
+        *("CreateMailbox", "SpawnReply", "MakeDeadLetters", "StartActor", "ActorStateChanged")
     ]
     assert console.info().state == "starting"
 
@@ -148,7 +148,7 @@ def test_a_spawn_that_is_asked_again_changes_nothing() -> None:
     console.run(_plan())
     again = console.spawn(_plan())
     assert again.created
-    assert console.of(MakeMailbox) == console.of(StartActor) == []
+    assert console.of(CreateMailbox) == console.of(StartActor) == []
 
 
 def test_a_spawn_waits_for_the_first_worker() -> None:
@@ -171,7 +171,7 @@ def test_a_name_has_one_living_holder_and_is_free_after_its_death() -> None:
     other_class = console.spawn(_plan("b", name="n", class_name="app:Other"), get_if_exists=True)
     assert other_class.error == "name taken"
     assert console.spawn(_plan("c", name="n", namespace="elsewhere")).created
-    console.handle(KillAsked(actor="a", cause="c"))
+    console.handle(KillRequested(actor="a", cause="c"))
     assert console.state.find("default", "n") is None
     assert console.spawn(_plan("b", name="n")).created
 
@@ -205,7 +205,7 @@ def test_actors_go_to_the_worker_with_the_fewest_and_resources_are_given_back() 
     assert console.info("g2").state == "pending", "there is one, and it is taken"
     assert console.spawn(_plan("small")).created
     assert console.info("small").state == "starting", "one that waits does not hold up the others"
-    console.handle(KillAsked(actor="g1", cause="c"))
+    console.handle(KillRequested(actor="g1", cause="c"))
     assert [order.residency.plan.actor_id for order in console.of(StartActor)] == ["g2"]
     [node] = console.state.nodes()
     assert node.resources_free == {"disk": 0.0}
@@ -221,7 +221,7 @@ def test_an_isolated_actor_gets_a_worker_of_its_own_which_ends_with_it() -> None
     [order] = console.of(StartActor)
     assert order.worker == asked.worker
     assert console.of(StopWorker) == []
-    console.handle(KillAsked(actor="a", cause="c"))
+    console.handle(KillRequested(actor="a", cause="c"))
     assert [stop.worker for stop in console.of(StopWorker)] == [asked.worker]
     console.spawn(_plan("b"))
     assert [order.worker for order in console.of(StartActor)] == ["w1"], "nobody else moves in"
@@ -304,7 +304,7 @@ def test_a_constructor_that_raises_is_death_at_birth_without_restart() -> None:
     )
     info = console.info()
     assert (info.state, info.died_at_birth, info.restarts) == ("dead", True, 0)
-    [bury] = console.of(BuryActor)
+    [bury] = console.of(DeleteMailbox)
     assert (bury.cause, bury.at_birth) == ("ValueError: no", True)
 
 
@@ -329,39 +329,39 @@ def test_a_session_s_end_takes_its_actors_and_their_children_and_spares_detached
 def test_the_dead_are_buried_once_and_again_if_who_buries_them_dies() -> None:
     console = Console("w1", "w2")
     console.run(_plan())
-    console.handle(KillAsked(actor="a", cause="c"))
-    [bury] = console.of(BuryActor)
+    console.handle(KillRequested(actor="a", cause="c"))
+    [bury] = console.of(DeleteMailbox)
     console.handle(Tick())
-    assert console.of(BuryActor) == []
+    assert console.of(DeleteMailbox) == []
     console.handle(WorkerLost(node="n1", worker=bury.worker, cause="c"))
-    [again] = console.of(BuryActor)
+    [again] = console.of(DeleteMailbox)
     assert again.worker != bury.worker
-    console.handle(Buried(actor="a"))
-    console.handle(Buried(actor="a"))
+    console.handle(MailboxDeleted(actor="a"))
+    console.handle(MailboxDeleted(actor="a"))
     console.handle(WorkerLost(node="n1", worker=again.worker, cause="c"))
     console.handle(_report("n1", "w3"))
-    assert console.of(BuryActor) == []
+    assert console.of(DeleteMailbox) == []
     assert console.info().state == "dead", "what it died of can still be asked"
 
 
 def test_who_should_bury_may_be_the_last_worker_and_die() -> None:
     console = Console("w1")
     console.run(_plan())
-    console.handle(KillAsked(actor="a", cause="c"))
+    console.handle(KillRequested(actor="a", cause="c"))
     console.handle(WorkerLost(node="n1", worker="w1", cause="c"))
-    assert console.of(BuryActor) == []
+    assert console.of(DeleteMailbox) == []
     console.fail_over()
     console.handle(_report("n1", "w2"))
-    assert [order.worker for order in console.of(BuryActor)] == ["w2"]
+    assert [order.worker for order in console.of(DeleteMailbox)] == ["w2"]
 
 
 def test_the_dead_wait_for_a_worker_that_can_bury_them() -> None:
     console = Console()
     console.spawn(_plan())
-    console.handle(KillAsked(actor="a", cause="c"))
-    assert console.of(BuryActor) == []
+    console.handle(KillRequested(actor="a", cause="c"))
+    assert console.of(DeleteMailbox) == []
     console.handle(_report("n1", "w1"))
-    assert len(console.of(BuryActor)) == 1
+    assert len(console.of(DeleteMailbox)) == 1
 
 
 # ---- standing by
@@ -421,7 +421,7 @@ def test_nobody_stands_by_where_there_is_one_worker_until_another_comes() -> Non
     assert console.info().standby is None
     console.handle(_report("n2", "w2"))
     assert console.info().standby == "w2"
-    console.handle(KillAsked(actor="a", cause="c"))
+    console.handle(KillRequested(actor="a", cause="c"))
     assert {stop.worker for stop in console.of(StopActor)} == {"w1", "w2"}
     assert console.state._nodes.workers["w2"].load == 0
 
@@ -504,7 +504,7 @@ def test_a_successor_knows_where_everything_is_and_what_it_has_been_through() ->
     assert (before.restarts, before.last_error) == (1, "c, while it ran m")
     assert console.spawn(_plan("b", name="n")).error == "name taken"
     console.handle(_report("n1", order.worker))
-    assert console.of(AskReport) == console.of(StartActor) == []
+    assert console.of(RequestReport) == console.of(StartActor) == []
 
 
 def test_a_successor_gives_every_node_its_time_and_then_takes_the_silent_for_lost() -> None:
@@ -538,7 +538,7 @@ def test_dead_letters_get_a_place_once_in_each_namespace() -> None:
     console.fail_over()
     console.spawn(_plan("b"))
     assert console.of(MakeDeadLetters) == []
-    console.handle(QueueUsed(queue="q", namespace="other"))
+    console.handle(TaskQueueUsed(queue="q", namespace="other"))
     assert [made.namespace for made in console.of(MakeDeadLetters)] == ["other"]
 
 
@@ -550,8 +550,8 @@ def test_a_node_that_was_taken_for_lost_says_what_it_hosts_and_ends_what_lives_e
     console.handle(Tick())
     assert console.info().worker == "w2"
     console.handle(_report("n1", "w1"))
-    assert [ask.node for ask in console.of(AskReport)] == ["n1"]
-    unknown = Residency(plan=_plan("x"), incarnation=1, restarts=0)
+    assert [ask.node for ask in console.of(RequestReport)] == ["n1"]
+    unknown = Activation(plan=_plan("x"), incarnation=1, restarts=0)
     console.handle(_report("n1", WorkerReport(id="w1", pid=1, hosted=[order.residency, unknown])))
     assert {stop.actor for stop in console.of(StopActor)} == {"a", "x"}
     assert console.info().worker == "w2"
@@ -568,8 +568,8 @@ def test_of_the_dead_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -
     console = Console("w1")
     for actor_id in ("a", "b", "c"):
         console.run(_plan(actor_id, arguments=b"long"))
-        console.handle(KillAsked(actor=actor_id, cause="c"))
-        console.handle(Buried(actor=actor_id))
+        console.handle(KillRequested(actor=actor_id, cause="c"))
+        console.handle(MailboxDeleted(actor=actor_id))
     assert [info.id for info in console.state.actors()] == ["b", "c"]
     assert {key for key in console.parts if key.startswith(("plan.", "life."))} == {
         "plan.b",
@@ -589,7 +589,7 @@ class SimWorker:
     node: str
     dedicated_to: str | None = None
     orders: deque[Command] = field(default_factory=deque)
-    hosted: dict[str, Residency] = field(default_factory=dict)
+    hosted: dict[str, Activation] = field(default_factory=dict)
     stopped: dict[str, int] = field(default_factory=dict)
 
 
@@ -615,7 +615,7 @@ class Simulation:
         self.to_control: deque[Event] = deque()
         self.parts: dict[str, bytes] = {}
         self.state = ControlState(node_timeout=TIMEOUT)
-        self.asked: dict[str, ActorPlan] = {}
+        self.asked: dict[str, SpawnSpec] = {}
         self.answered: dict[str, None] = {}
         self.killed: set[str] = set()
         for _ in range(2):
@@ -662,13 +662,13 @@ class Simulation:
             lifetime="session",
         )
         self.asked[plan.actor_id] = plan
-        self.to_control.append(SpawnAsked(plan=plan))
+        self.to_control.append(SpawnRequested(plan=plan))
 
     def kill_actor(self) -> None:
         if self.answered:
             victim = self.random.choice(sorted(self.answered))
             self.killed.add(victim)
-            self.to_control.append(KillAsked(actor=victim, cause="killed"))
+            self.to_control.append(KillRequested(actor=victim, cause="killed"))
 
     def end_session(self) -> None:
         self.to_control.append(SessionEnded(session="s2"))
@@ -705,7 +705,7 @@ class Simulation:
             match node.orders.popleft():
                 case Acknowledge():
                     node.known = True
-                case AskReport():
+                case RequestReport():
                     self.report(node)
                 case StartWorker() as order if order.worker not in node.workers:
                     self._add_worker(node, order.worker, order.actor)
@@ -739,8 +739,8 @@ class Simulation:
                     self.to_control.append(
                         ActorStopped(actor=order.actor, worker=worker.id, incarnation=known.incarnation)
                     )
-            case BuryActor():
-                self.to_control.append(Buried(actor=order.plan.actor_id))
+            case DeleteMailbox():
+                self.to_control.append(MailboxDeleted(actor=order.plan.actor_id))
 
     def time_passes(self) -> None:
         self.now += 1.0
@@ -754,14 +754,14 @@ class Simulation:
     def _carry_out(self, commands: list[Command]) -> None:
         for command in commands:
             match command:
-                case Answer():
+                case SpawnReply():
                     if command.created:
                         self.answered[command.actor_id] = None
-                case StartActor() | StopActor() | BuryActor():
+                case StartActor() | StopActor() | DeleteMailbox():
                     for node in self.nodes.values():
                         if command.worker in node.workers:
                             node.workers[command.worker].orders.append(command)
-                case StartWorker() | StopWorker() | Acknowledge() | AskReport():
+                case StartWorker() | StopWorker() | Acknowledge() | RequestReport():
                     if command.node in self.nodes:
                         self.nodes[command.node].orders.append(command)
 

@@ -24,14 +24,14 @@ from actorhub import (
     deadline,
     tell,
 )
+from actorhub.actors.handle import address_of
+from actorhub.actors.termination import drain_and_delete
 from actorhub.broker import Message, Outcome, Queue, QueueKind, publish_confirmed
-from actorhub.dead import DeadLetters
-from actorhub.envelope import Codec, Envelope, Kind, decode, encode
 from actorhub.errors import InvalidEnvelope
-from actorhub.failure import Failure
-from actorhub.grave import bury
-from actorhub.handle import address_of
-from actorhub.letter import LINE, DeadLetter, Replayed
+from actorhub.messaging.dead_letter import LINE, DeadLetter, ReplayMark
+from actorhub.messaging.dead_letter_queue import DeadLetterQueue
+from actorhub.wire.envelope import Codec, Envelope, Kind, decode, encode
+from actorhub.wire.failure import Failure
 from tests.waiting import until
 
 
@@ -91,8 +91,8 @@ async def _publish(hub: Hub, queue: str, message: Message) -> None:
     assert await publish_confirmed(link, queue, message) is Outcome.STORED
 
 
-def _stream(hub: Hub) -> DeadLetters:
-    return DeadLetters(hub._open_session(), hub._options.namespace)
+def _stream(hub: Hub) -> DeadLetterQueue:
+    return DeadLetterQueue(hub._open_session(), hub._options.namespace)
 
 
 # ---- reasons
@@ -162,7 +162,7 @@ async def test_of_many_messages_that_waited_for_a_dead_actor_the_log_has_one_lin
     for amount in range(50):
         envelope = Envelope(id=f"tell-{amount}", kind=Kind.TELL, method="pay")
         await _publish(hub, queue, _message(envelope, b'{"amount": %d}' % amount))
-    await bury(session, queue, _stream(hub), ActorDied("it was killed"))
+    await drain_and_delete(session, queue, _stream(hub), ActorDied("it was killed"))
     assert {letter.call for letter in await until(lambda: _when(hub, 50))} == {f"tell-{n}" for n in range(50)}
     lines = [row.getMessage() for row in caplog.records if row.levelname == "ERROR"]
     assert lines == [f"50 messages to {queue} are kept as dead letters: it was killed"]
@@ -395,14 +395,14 @@ def test_what_is_kept_is_read_as_it_was() -> None:
         DeadLetter.malformed("q", Message(b"\xff", "x/y"), InvalidEnvelope("no")),
     ):
         assert DeadLetter.found(9, letter.message()) == letter.model_copy(update={"id": 9})
-    assert Replayed.found(letter.message()) is None
+    assert ReplayMark.found(letter.message()) is None
 
 
 # ---- reading a long stream, dropping
 
 
 async def test_letters_are_read_in_pages_and_from_where_one_asks(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actorhub.dead.PAGE", 4)
+    monkeypatch.setattr("actorhub.messaging.dead_letter_queue.PAGE", 4)
     stream = _stream(hub)
     await stream.declare()
     for number in range(10):
@@ -481,7 +481,7 @@ async def test_reading_and_purging_end_while_letters_are_kept_without_pause(
     hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Invariant: both go to the end that the stream has when they begin, however many letters come meanwhile."""
-    monkeypatch.setattr("actorhub.dead.PAGE", 50)
+    monkeypatch.setattr("actorhub.messaging.dead_letter_queue.PAGE", 50)
     await _stream(hub).declare()
     async with _keeping(hub, at_once=5) as kept, asyncio.timeout(40):
         await until(lambda: kept() > 100)

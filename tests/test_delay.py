@@ -14,10 +14,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actorhub import Settings
-from actorhub.address import Names
 from actorhub.broker import Link, Message, Outcome, Queue, QueueKind, open_broker
-from actorhub.delay import HIGHEST, LOWEST, TOLERANCE, Delayed, Delays, Forwarder, next_rung
-from actorhub.session import Session
+from actorhub.core.addressing import QueueNames
+from actorhub.messaging.delayed_delivery import (
+    HIGHEST,
+    LOWEST,
+    TOLERANCE,
+    DelayedMessage,
+    DelayedPublisher,
+    DelayForwarder,
+    next_rung,
+)
+from actorhub.messaging.session import Session
 from actorhub.testing import Probe
 from actorhub_rabbitmq import PrivateNode
 from tests.waiting import SETTLED, until
@@ -69,12 +77,12 @@ MESSAGES = st.builds(
 
 @given(message=MESSAGES, due=st.floats(0, 1e11), target=st.text())
 def test_a_message_comes_off_the_ladder_as_it_went_on_it(message: Message, due: float, target: str) -> None:
-    laden = Delayed(message, target, due).on_the_ladder()
+    laden = DelayedMessage(message, target, due).on_the_ladder()
     assert (laden.priority, laden.expiration) == (None, None), (
         "they would upset the order in which a rung's messages die"
     )
     died = replace(laden, headers={**(laden.headers or {}), "x-first-death-queue": "q", "x-delivery-count": 3})
-    assert Delayed.of(died) == Delayed(message, target, due)
+    assert DelayedMessage.of(died) == DelayedMessage(message, target, due)
 
 
 @pytest.mark.parametrize("target", [None, 7, "q"])
@@ -83,7 +91,7 @@ def test_a_message_that_does_not_say_where_and_when_is_malformed(target: Any, du
     said = {"x-target": target, "x-due": due}
     headers = {name: value for name, value in said.items() if value is not None}
     with pytest.raises(ValueError, match="x-target is"):
-        Delayed.of(Message(b"", headers=headers or None))
+        DelayedMessage.of(Message(b"", headers=headers or None))
 
 
 # ---- on brokers
@@ -94,9 +102,9 @@ class Ladder:
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        self.delays = Delays(session.names)
+        self.delays = DelayedPublisher(session.names)
         self.unroutable: list[tuple[str | None, Message]] = []
-        self.forwarder = Forwarder(session, self.delays, self.give_up)
+        self.forwarder = DelayForwarder(session, self.delays, self.give_up)
         self.target = f"{session.names.prefix}.target"
         self.probe = Probe()
 
@@ -116,7 +124,7 @@ class Ladder:
         return await self.delays.put(self.link, target or self.target, Message(body), time.time() + delay)
 
     async def clear(self) -> None:
-        names: Names = self.session.names
+        names: QueueNames = self.session.names
         for queue in (self.target, names.due, *(names.delay(rung) for rung in range(LOWEST, HIGHEST + 1))):
             await self.link.delete(queue)
 
@@ -307,5 +315,5 @@ async def test_a_time_that_is_no_time_is_refused(broker_url: str, prefix: str) -
 async def test_on_a_lost_link_putting_says_so(broker_url: str, prefix: str) -> None:
     link = await open_broker(broker_url).connect(name="x", on_lost=lambda error: None, on_blocked=lambda reason: None)
     await link.close()
-    outcome = await Delays(Names(prefix)).put(link, "q", Message(b""), time.time() + 60)
+    outcome = await DelayedPublisher(QueueNames(prefix)).put(link, "q", Message(b""), time.time() + 60)
     assert outcome is Outcome.LOST

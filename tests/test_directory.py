@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from actorhub import ActorDied, Hub, actor, task
-from actorhub.address import new_id
-from actorhub.handle import address_of
+from actorhub.actors.handle import address_of
+from actorhub.core.addressing import new_id
 
 
 @actor(durable=True, shards=64)

@@ -16,9 +16,9 @@ import pytest
 from pydantic import BaseModel
 
 from actorhub import ActorHubError, ActorInitFailed, Hub, NotSerialisable, PayloadTooLarge, actor, ask, ref, step, tell
+from actorhub.actors.handle import address_of
 from actorhub.broker import Delivery, Message, Outcome, Queue
-from actorhub.futures import once
-from actorhub.handle import address_of
+from actorhub.core.futures import resolver_of
 from tests.waiting import until
 
 
@@ -451,7 +451,7 @@ async def test_records_of_others_in_a_journal_are_skipped(hub: Hub) -> None:
     ticket = address_of(numbers)
     journal = ticket.queue.replace(".durable.", ".journal.")
     settled: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-    link.publish(journal, Message(b"\0\0\0\2{}and more"), once(settled))
+    link.publish(journal, Message(b"\0\0\0\2{}and more"), resolver_of(settled))
     assert await settled is Outcome.STORED
     await _kill(numbers)
     assert await numbers.next() == 2
@@ -467,7 +467,7 @@ async def test_a_strangers_message_with_an_id_is_applied_once(hub: Hub) -> None:
         message = Message(
             b'{"kind": "tell", "method": "next", "payload": {}}', "application/json", message_id="only once"
         )
-        link.publish(queue, message, once(settled))
+        link.publish(queue, message, resolver_of(settled))
         await settled
     assert await numbers.next() == 2
 

@@ -14,10 +14,10 @@ import pytest
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
 from actorhub import CallTimeout, Hub, NotSerialisable, actor, ask, deadline
-from actorhub.codec import Signer
+from actorhub.actors.spec import spec_of
 from actorhub.durable.protocol.records import StateRecord
 from actorhub.durable.snapshot import StateSnapshots
-from actorhub.spec import spec_of
+from actorhub.wire.codec import Signer
 
 
 @actor(durable=True)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actorhub.envelope import BATCH, SINGLE, Codec, Envelope, Hop, Kind, Parcel, decode, encode
 from actorhub.errors import InvalidEnvelope
+from actorhub.wire.envelope import BATCH, SINGLE, Codec, EncodedEnvelope, Envelope, Hop, Kind, decode, encode
 
 envelopes = st.builds(
     Envelope,
@@ -49,7 +49,7 @@ def test_a_pickled_payload_travels_as_a_batch() -> None:
 
 
 @given(st.lists(st.tuples(envelopes, json_payloads), min_size=1, max_size=5))
-def test_what_is_encoded_is_decoded(parcels: list[Parcel]) -> None:
+def test_what_is_encoded_is_decoded(parcels: list[EncodedEnvelope]) -> None:
     decoded = decode(*encode(parcels))
     assert [envelope.model_dump(exclude={"size", "payload"}) for envelope, _ in decoded] == [
         envelope.model_dump(exclude={"size"}) for envelope, _ in parcels

@@ -11,13 +11,14 @@ import time
 
 import pytest
 
-from actorhub import Hub, Settings, actor, ask, explanation, task, tell
+from actorhub import Hub, Settings, actor, ask, task, tell
+from actorhub.actors.handle import address_of
+from actorhub.actors.spec import ActorOptions
 from actorhub.control.placement import NodeEntry, PlacementRequest, WorkerEntry, waits_for
-from actorhub.control.plans import ActorPlan
-from actorhub.explanation import Explanation
-from actorhub.handle import address_of
-from actorhub.resources import units
-from actorhub.spec import ActorOptions
+from actorhub.control_api.specs import SpawnSpec
+from actorhub.core.resources import units
+from actorhub.hub import explain
+from actorhub.hub.explain import Explanation
 from tests.conftest import QUICK
 from tests.test_history import ACTORHUB, Account
 from tests.waiting import until
@@ -93,7 +94,7 @@ async def test_a_broker_that_does_not_reply_ends_no_explanation(hub: Hub, monkey
     sleeper = await hub.spawn(Sleeper)
     call, result = sleeper.sleep(60), hub.submit(nap, 60)
     assert await until(lambda: _says(hub, result, "of tasks in"))
-    monkeypatch.setattr(explanation, "REPLY_TIMEOUT_SECONDS", 1.0)
+    monkeypatch.setattr(explain, "REPLY_TIMEOUT_SECONDS", 1.0)
     monkeypatch.setattr(hub._open_session().link, "state", state)
     for what in (sleeper, call, result):
         assert "The broker did not say" in (await hub.explain(what)).text
@@ -157,7 +158,7 @@ def _run(hub: Hub, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_who_waits_for_a_place_hears_what_is_missing() -> None:
-    plan = ActorPlan(actor_id="a", namespace="n", class_name="m:C", options=ActorOptions(resources={"disk": 1}))
+    plan = SpawnSpec(actor_id="a", namespace="n", class_name="m:C", options=ActorOptions(resources={"disk": 1}))
     ask = PlacementRequest.of(plan)
     node = _node("n1", disk=2.0)
     assert waits_for([], "it", ask) == "a node"

@@ -21,16 +21,16 @@ from actorhub import (
     TooManyPending,
     actor,
     ask,
-    boxes,
     deadline,
     tell,
 )
-from actorhub.address import new_id
+from actorhub.actors.handle import address_of
 from actorhub.broker import Link, LocalServer, Message, Outcome, publish_confirmed
-from actorhub.codec import Signer
-from actorhub.envelope import Codec, Envelope, encode
+from actorhub.core.addressing import new_id
 from actorhub.errors import UntrustedPayload
-from actorhub.handle import address_of
+from actorhub.messaging import outbox_registry
+from actorhub.wire.codec import Signer
+from actorhub.wire.envelope import Codec, Envelope, encode
 from actorhub_embedded import EmbeddedServer
 from actorhub_rabbitmq import PrivateNode
 from tests.chaos.broker import Private
@@ -170,7 +170,7 @@ async def test_whoever_waits_for_an_actor_whose_queue_vanishes_is_told(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Invariant: a call that the broker has confirmed and that is gone with its queue fails, and does not wait for ever."""
-    monkeypatch.setattr(boxes, "SILENCE", 0.2)
+    monkeypatch.setattr(outbox_registry, "SILENCE", 0.2)
     async with Hub(settings=hub.settings) as own:
         sleeper = await own.spawn(Sleeper, str(tmp_path / "begun"))
         call = sleeper.sleep()

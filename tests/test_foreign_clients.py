@@ -13,7 +13,7 @@ import pika
 import pytest
 
 from actorhub import Hub, actor, tell
-from actorhub.handle import address_of
+from actorhub.actors.handle import address_of
 
 NODE = Path(__file__).parent / "node"
 

@@ -12,8 +12,8 @@ import pytest
 from pydantic import ValidationError
 
 from actorhub import ActorDied, ActorHubError, Hub, NameTaken, PlacementGroup, PlacementInfeasible, Settings, actor
-from actorhub.address import new_id
 from actorhub.cluster import LocalCluster
+from actorhub.core.addressing import new_id
 from tests.conftest import QUICK
 from tests.waiting import until
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from actorhub import hardware
-from actorhub.resources import checked
+from actorhub.core.resources import checked
+from actorhub.node import hardware
 from tests.waiting import until
 
 NVIDIA = """GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-5a1b)
@@ -210,7 +210,7 @@ def _lives(pid: int) -> bool:
 
 
 def test_this_machine_has_what_it_has() -> None:
-    there = hardware.found()
+    there = hardware.detect_resources()
     assert 0 < there["cpu"] <= (os.cpu_count() or 1)
     assert 0 < there["memory"] <= psutil.virtual_memory().total
     assert checked(there) == there

@@ -15,10 +15,10 @@ import pytest
 from pydantic import BaseModel
 
 from actorhub import ActorHubError, ActorNotFound, Hub, UntrustedPayload, actor, tell
+from actorhub.actors.handle import address_of
 from actorhub.broker import Message, Outcome, publish_confirmed
 from actorhub.durable.history import HistoryEntry, _Replay
 from actorhub.durable.protocol.records import Checkpoint, Commit, Epoch, ReadMarker, Record, StateRecord, encode
-from actorhub.handle import address_of
 from tests.waiting import until
 
 ACTORHUB = str(Path(sys.executable).parent / "actorhub")

@@ -16,7 +16,7 @@ import pytest
 from actorhub import BrokerUnavailable, Hub, Settings, actor, ask, task
 from actorhub.broker import Link, open_server
 from actorhub.cluster import LocalCluster
-from actorhub.consumer import TaskConsumer
+from actorhub.tasks.execution.consumer import TaskConsumer
 from tests.waiting import until
 
 BIN = Path(sys.executable).parent

@@ -12,8 +12,8 @@ import pytest
 from pydantic import BaseModel
 
 from actorhub import ActorHubError, ActorInitFailed, Hub, Settings, actor, ask, ref, tell
-from actorhub.address import new_id
 from actorhub.broker import LocalServer
+from actorhub.core.addressing import new_id
 from tests.conftest import QUICK
 from tests.waiting import until
 

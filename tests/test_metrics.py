@@ -22,11 +22,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from actorhub import Hub, Settings, actor, task
-from actorhub.address import new_id
+from actorhub.cli.prometheus import of_demand, of_queues
 from actorhub.cluster import LocalCluster
-from actorhub.control.infos import Demand, QueueInfo
-from actorhub.metrics import of_demand, of_queues
-from actorhub.needs import Needs
+from actorhub.control_api.info import Demand, QueueInfo
+from actorhub.control_api.requirements import Requirements
+from actorhub.core.addressing import new_id
 from actorhub_rabbitmq import PrivateNode
 from tests.conftest import QUICK
 from tests.waiting import until
@@ -281,7 +281,7 @@ def test_the_documents_name_all_metrics_and_no_others() -> None:
 def test_values_whose_labels_read_the_same_are_added() -> None:
     """Prometheus refuses a scrape that has the same labels twice."""
     queues = [
-        QueueInfo(queue="q", namespace="n", waiting=2, slots=1, needs=Needs(resources={"gpu": 1}, prefer=prefer))
+        QueueInfo(queue="q", namespace="n", waiting=2, slots=1, needs=Requirements(resources={"gpu": 1}, prefer=prefer))
         for prefer in ({"zone": "a"}, {"zone": "b"})
     ]
     messages, slots = of_queues(queues)

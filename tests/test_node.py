@@ -12,8 +12,8 @@ from multiprocessing.context import ForkServerProcess
 import pytest
 
 from actorhub import Hub, Settings, actor, task
-from actorhub.address import new_id
-from actorhub.node import Node, NodeConfig
+from actorhub.core.addressing import new_id
+from actorhub.node.agent import NodeAgent, NodeConfig
 from tests.conftest import QUICK
 
 
@@ -29,7 +29,7 @@ async def test_a_worker_that_is_ready_before_its_start_is_known_is_not_forgotten
 
     monkeypatch.setattr(ForkServerProcess, "start", start_and_be_late)
     settings = Settings(url=broker_url, secret="s", prefix=f"t{new_id(6)}", **QUICK)  # type: ignore[arg-type]
-    node = Node(NodeConfig(workers=1, slots=0), settings)
+    node = NodeAgent(NodeConfig(workers=1, slots=0), settings)
     try:
         async with asyncio.timeout(20):
             await node.start()
@@ -42,7 +42,7 @@ async def test_what_a_process_should_have_had_that_could_not_be_started_is_free_
     broker_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = Settings(url=broker_url, secret="s", prefix=f"t{new_id(6)}", **QUICK)  # type: ignore[arg-type]
-    node = Node(NodeConfig(workers=0, slots=0, resources={"gpu": 2}), settings)
+    node = NodeAgent(NodeConfig(workers=0, slots=0, resources={"gpu": 2}), settings)
     started: list[dict[str, str]] = []
 
     async def start(worker_id: str, *, environment: dict[str, str], **more: object) -> None:
@@ -82,7 +82,7 @@ async def test_a_machine_that_cannot_start_processes_for_a_while_delays_and_hold
 ) -> None:
     """Invariant: an actor, a slot and a lost worker get their processes in the end, though starts of each have failed."""
     settings = Settings(url=broker_url, secret="s", prefix=f"t{new_id(6)}", **QUICK)  # type: ignore[arg-type]
-    node = Node(NodeConfig(workers=1, slots=0, resources={"cpu": 2}, modules=[__name__]), settings)
+    node = NodeAgent(NodeConfig(workers=1, slots=0, resources={"cpu": 2}, modules=[__name__]), settings)
     start, starts = ForkServerProcess.start, itertools.count()
 
     def start_every_second_time(process: ForkServerProcess) -> None:

@@ -27,15 +27,15 @@ from actorhub import (
     blocking,
     task,
 )
-from actorhub.address import Names, new_id
 from actorhub.broker import Message, Queue
-from actorhub.control.infos import NodeInfo
-from actorhub.depot import Depot, Home
-from actorhub.envelope import Envelope
-from actorhub.gather import AT_ONCE, get_all
-from actorhub.keeper import Keeper, Leases
-from actorhub.objects.store import Store
-from actorhub.session import Session
+from actorhub.control_api.info import NodeInfo
+from actorhub.core.addressing import QueueNames, new_id
+from actorhub.messaging.session import Session
+from actorhub.objects.client import LocalStore, ObjectClient
+from actorhub.objects.server import LeaseTable, ObjectServer
+from actorhub.objects.store import ObjectStore
+from actorhub.tasks.waiting import AT_ONCE, get_all
+from actorhub.wire.envelope import Envelope
 from tests.conftest import QUICK
 from tests.waiting import until
 
@@ -232,7 +232,7 @@ def test_objects_without_an_event_loop() -> None:
         hub.free(ref)
         with pytest.raises(ObjectLost):
             hub.get(ref)
-        path = Store.find(hub._ready()[0].settings.prefix, ref.node).path
+        path = ObjectStore.find(hub._ready()[0].settings.prefix, ref.node).path
         assert path.exists()
     assert not path.exists()
 
@@ -245,7 +245,7 @@ async def test_a_client_in_another_language_gets_a_large_result_as_json(hub: Hub
     consumer = await link.consume(answers, answered.set_result, lambda reason: None, prefetch=1)
     call = {"method": f"{__name__}:text_of", "payload": {"length": 300_000}}
     message = Message(json.dumps(call).encode(), "application/json", reply_to=answers, correlation_id="1")
-    link.publish(Names(hub.settings.prefix).task(hub.settings.namespace, "default"), message, lambda outcome: None)
+    link.publish(QueueNames(hub.settings.prefix).task(hub.settings.namespace, "default"), message, lambda outcome: None)
     delivery = await answered
     assert json.loads(delivery.message.body)["payload"] == "x" * 300_000
     delivery.ack()
@@ -259,11 +259,11 @@ async def test_a_client_in_another_language_gets_a_large_result_as_json(hub: Hub
 class Site:
     """A node's store with its keeper, and processes of that node: here, sessions."""
 
-    def __init__(self, settings: Settings, node: str, store: Store) -> None:
+    def __init__(self, settings: Settings, node: str, store: ObjectStore) -> None:
         self.node = node
         self.store = store
         self.session = Session(settings, name=node)
-        self.keeper = Keeper(self.session, store, node)
+        self.keeper = ObjectServer(self.session, store, node)
         self.members: list[Session] = []
         self.transfers = 0
         self.in_flight = self.most_in_flight = 0
@@ -291,11 +291,11 @@ class Site:
         await self.session.open()
         await self.keeper.open()
 
-    async def member(self) -> Depot:
+    async def member(self) -> ObjectClient:
         session = Session(self.session.settings, name=f"member of {self.node}")
         await session.open()
         self.members.append(session)
-        depot = Depot(session)
+        depot = ObjectClient(session)
         depot.open(self.store.path, self.node)
         return depot
 
@@ -320,7 +320,7 @@ async def sites(site_settings: Settings, tmp_path: Path) -> AsyncIterator[Callab
     async def make(**changes: Any) -> Site:
         settings = site_settings.model_copy(update=changes)
         node = f"site-{len(made) + 1}"
-        store = Store.create(settings.prefix, node, spill=tmp_path, capacity=50_000_000, spill_capacity=0)
+        store = ObjectStore.create(settings.prefix, node, spill=tmp_path, capacity=50_000_000, spill_capacity=0)
         made.append(Site(settings, node, store))
         await made[-1].open()
         return made[-1]
@@ -418,18 +418,18 @@ async def test_a_client_whose_node_is_gone_still_gets_what_is_elsewhere(
     ref = await (await one.member()).put(np.arange(MANY))
     session = Session(two.session.settings)
     await session.open()
-    client = Depot(session)
+    client = ObjectClient(session)
     client.open()
-    client._home = Home(Store.open(two.store.path), two.keeper.queue)
+    client._home = LocalStore(ObjectStore.open(two.store.path), two.keeper.queue)
     await two.close()
-    monkeypatch.setattr(Store, "find", _not_here)
+    monkeypatch.setattr(ObjectStore, "find", _not_here)
     assert np.array_equal(await client.get(ref), np.arange(MANY))
     assert (await client.put(1)).node == f"client-{session.id}"
     await client.close()
     await session.close()
 
 
-def _not_here(prefix: str, node: str) -> Store:
+def _not_here(prefix: str, node: str) -> ObjectStore:
     raise ObjectLost(f"the store of {node} is on another machine")
 
 
@@ -467,7 +467,7 @@ async def test_objects_live_while_somebody_refers_to_them(sites: Callable[..., A
 
 
 async def test_leases_end_after_whole_rounds_without_a_word() -> None:
-    leases = Leases()
+    leases = LeaseTable()
     assert not leases.overdue(["a", "b"])
     for _ in range(10):
         leases.renew(["a"])
@@ -518,8 +518,8 @@ class Reader:
         return await Hub.current().put(np.arange(count))
 
 
-def store_of(hub: Hub, node: str) -> Store:
-    return Store.find(hub.settings.prefix, node)
+def store_of(hub: Hub, node: str) -> ObjectStore:
+    return ObjectStore.find(hub.settings.prefix, node)
 
 
 @task
@@ -624,13 +624,13 @@ async def test_a_client_on_a_machine_without_a_node_keeps_its_own_store(
     hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Invariant: both ways an object is transferred, and the client's store is gone with it."""
-    monkeypatch.setattr("actorhub.depot.socket.gethostname", lambda: "elsewhere")
+    monkeypatch.setattr("actorhub.objects.client.socket.gethostname", lambda: "elsewhere")
 
     async with Hub(settings=hub.settings) as far:
         ref = await far.put(np.arange(MANY))
         assert ref.node.startswith("client-")
         path = store_of(hub, ref.node).path
-        monkeypatch.setattr(Store, "find", _not_here)
+        monkeypatch.setattr(ObjectStore, "find", _not_here)
         future = far.submit(doubled, ref.as_argument())
         found = await future
         assert is_mapped(found)

@@ -27,10 +27,10 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from actorhub import ActorHubError, NotSerialisable, ObjectLost, StoreFull, UntrustedPayload
-from actorhub.objects import site
-from actorhub.objects.remote import Remote
-from actorhub.objects.site import remove_if_owner_is_gone, sweep
-from actorhub.objects.store import ALIGN, Store, Usage
+from actorhub.objects import location
+from actorhub.objects.location import remove_if_owner_is_gone, sweep
+from actorhub.objects.remote import RemoteStorage
+from actorhub.objects.store import ALIGN, ObjectStore, Usage
 
 ROOT = Path(__file__).parent.parent
 MB = 1_000_000
@@ -68,15 +68,15 @@ def disk(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(base: Path, disk: Path) -> Iterator[Store]:
-    made = Store.create("test", "node", base=base, spill=disk, capacity=200 * MB, spill_capacity=200 * MB)
+def store(base: Path, disk: Path) -> Iterator[ObjectStore]:
+    made = ObjectStore.create("test", "node", base=base, spill=disk, capacity=200 * MB, spill_capacity=200 * MB)
     yield made
     made.close()
 
 
-def small_store(base: Path, disk: Path, *, spill_capacity: int = 100 * MB) -> Store:
+def small_store(base: Path, disk: Path, *, spill_capacity: int = 100 * MB) -> ObjectStore:
     """Three megabytes and a little."""
-    return Store.create("test", "small", base=base, spill=disk, capacity=3_200_000, spill_capacity=spill_capacity)
+    return ObjectStore.create("test", "small", base=base, spill=disk, capacity=3_200_000, spill_capacity=spill_capacity)
 
 
 def megabyte(number: int) -> np.ndarray:
@@ -169,7 +169,7 @@ def same(one: Any, other: Any) -> bool:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(value=VALUES)
-def test_what_is_put_comes_back(store: Store, value: object) -> None:
+def test_what_is_put_comes_back(store: ObjectStore, value: object) -> None:
     object_id, size = store.put(value)
     assert same(store.get(object_id), value)
     assert store.size(object_id) == size == len(store.view(object_id)) == len(store.read(object_id, 0, size + 1))
@@ -189,29 +189,29 @@ def test_what_is_put_comes_back(store: Store, value: object) -> None:
     ],
     ids=["model", "layers", "more buffers than one system call takes", "bytearray", "text", "empty"],
 )
-def test_nested_and_large_values_come_back(store: Store, value: object) -> None:
+def test_nested_and_large_values_come_back(store: ObjectStore, value: object) -> None:
     assert same(store.get(store.put(value).id), value)
 
 
-def test_an_object_s_attributes_come_back(store: Store) -> None:
+def test_an_object_s_attributes_come_back(store: ObjectStore) -> None:
     back = store.get(store.put(Shape(np.arange(100_000))).id)
     assert back.name == "shape"
     assert np.array_equal(back.points, np.arange(100_000))
 
 
-def test_another_process_reads_what_this_one_wrote(store: Store) -> None:
+def test_another_process_reads_what_this_one_wrote(store: ObjectStore) -> None:
     object_id = store.put({"matrix": np.arange(100_000)}).id
     code = """if True:
         import sys
         from pathlib import Path
-        from actorhub.objects.store import Store
-        matrix = Store.open(Path(sys.argv[1])).get(sys.argv[2])["matrix"]
+        from actorhub.objects.store import ObjectStore
+        matrix = ObjectStore.open(Path(sys.argv[1])).get(sys.argv[2])["matrix"]
         print(int(matrix.sum()), matrix.flags.writeable)
     """
     assert in_a_process(code, store.path, object_id) == "4999950000 False"
 
 
-def test_arrays_are_read_only_and_begin_at_a_cache_line(store: Store) -> None:
+def test_arrays_are_read_only_and_begin_at_a_cache_line(store: ObjectStore) -> None:
     for value in ([np.arange(3), np.arange(50_000)], [np.arange(3), np.ones(5)]):
         for back in store.get(store.put(value).id):
             assert not back.flags.writeable
@@ -224,7 +224,7 @@ def test_arrays_are_read_only_and_begin_at_a_cache_line(store: Store) -> None:
 # -- what is not copied
 
 
-def test_an_array_that_is_read_lies_in_the_store_s_own_file(store: Store) -> None:
+def test_an_array_that_is_read_lies_in_the_store_s_own_file(store: ObjectStore) -> None:
     object_id = store.put({"array": np.arange(10 * MB)}).id
     tracemalloc.start()
     back = store.get(object_id)["array"]
@@ -241,7 +241,7 @@ def test_an_array_that_is_read_lies_in_the_store_s_own_file(store: Store) -> Non
     [np.arange(4 * MB), bytes(32 * MB), [np.arange(MB) for _ in range(4)], bytearray(32 * MB)],
     ids=["array", "bytes", "arrays", "bytearray"],
 )
-def test_a_value_that_is_put_is_not_copied_on_its_way(store: Store, value: object) -> None:
+def test_a_value_that_is_put_is_not_copied_on_its_way(store: ObjectStore, value: object) -> None:
     store.put(1)  # what is imported at first use
     tracemalloc.start()
     store.put(value)
@@ -250,7 +250,7 @@ def test_a_value_that_is_put_is_not_copied_on_its_way(store: Store, value: objec
     assert peak < MB
 
 
-def test_a_view_lives_on_when_its_object_is_freed(store: Store) -> None:
+def test_a_view_lives_on_when_its_object_is_freed(store: ObjectStore) -> None:
     object_id = store.put(np.arange(MB)).id
     back = store.get(object_id)[10:]
     assert store.free(object_id)
@@ -262,13 +262,13 @@ def test_a_view_lives_on_when_its_object_is_freed(store: Store) -> None:
         store.get(object_id)
 
 
-def test_a_view_lives_on_when_its_store_is_gone(store: Store) -> None:
+def test_a_view_lives_on_when_its_store_is_gone(store: ObjectStore) -> None:
     back = store.get(store.put(np.arange(MB)).id)
     store.close()
     assert int(back.sum()) == sum(range(MB))
 
 
-def test_a_mapping_ends_with_the_last_view_of_it(store: Store) -> None:
+def test_a_mapping_ends_with_the_last_view_of_it(store: ObjectStore) -> None:
     object_id = store.put([np.arange(MB), np.arange(MB)]).id
     first, second = store.get(object_id)
     del first
@@ -280,9 +280,9 @@ def test_a_mapping_ends_with_the_last_view_of_it(store: Store) -> None:
 # -- objects that arrive in pieces
 
 
-def test_an_object_is_written_in_pieces_in_any_order(base: Path, disk: Path, store: Store) -> None:
+def test_an_object_is_written_in_pieces_in_any_order(base: Path, disk: Path, store: ObjectStore) -> None:
     object_id, size = store.put({"array": np.arange(MB)})
-    other = Store.create("test", "other", base=base, spill=disk, capacity=200 * MB, spill_capacity=200 * MB)
+    other = ObjectStore.create("test", "other", base=base, spill=disk, capacity=200 * MB, spill_capacity=200 * MB)
     with other.begin(object_id, size) as writer:
         for offset in reversed(range(0, size, 70_001)):
             assert not other.contains(object_id), "nobody sees it before it is whole"
@@ -293,7 +293,7 @@ def test_an_object_is_written_in_pieces_in_any_order(base: Path, disk: Path, sto
     other.close()
 
 
-def test_what_is_aborted_or_fails_leaves_nothing(base: Path, disk: Path, store: Store) -> None:
+def test_what_is_aborted_or_fails_leaves_nothing(base: Path, disk: Path, store: ObjectStore) -> None:
     store.begin("one", 5000).abort()
     with store.begin("two", 5000) as writer:
         writer.write(0, memoryview(b"x" * 5000))
@@ -304,7 +304,7 @@ def test_what_is_aborted_or_fails_leaves_nothing(base: Path, disk: Path, store: 
     assert store.usage() == Usage(0, 0)
 
 
-def test_a_writer_ends_once(store: Store) -> None:
+def test_a_writer_ends_once(store: ObjectStore) -> None:
     writer = store.begin("one", 1)
     writer.write(0, memoryview(b"x"))
     writer.commit()
@@ -315,7 +315,7 @@ def test_a_writer_ends_once(store: Store) -> None:
             call()
 
 
-def test_an_object_that_two_bring_at_once_is_kept_once(store: Store) -> None:
+def test_an_object_that_two_bring_at_once_is_kept_once(store: ObjectStore) -> None:
     data = memoryview(bytes(store.view(store.put(np.arange(9000)).id)))
     taken = store.usage().memory
     one, two = store.begin("same", len(data)), store.begin("same", len(data))
@@ -327,13 +327,13 @@ def test_an_object_that_two_bring_at_once_is_kept_once(store: Store) -> None:
 
 
 @pytest.mark.parametrize("bad", ["", "../escape", "a/b", ".", "x" * 101])
-def test_an_id_cannot_lead_out_of_the_store(store: Store, bad: str) -> None:
+def test_an_id_cannot_lead_out_of_the_store(store: ObjectStore, bad: str) -> None:
     for call in (store.get, store.free, store.size, store.contains, lambda name: store.begin(name, 1)):
         with pytest.raises(ValueError, match=r"the object id .* is not usable"):
             call(bad)
 
 
-def test_an_object_has_a_size(store: Store) -> None:
+def test_an_object_has_a_size(store: ObjectStore) -> None:
     with pytest.raises(ValueError, match="object x cannot have 0 bytes"):
         store.begin("x", 0)
 
@@ -343,7 +343,7 @@ def test_an_object_has_a_size(store: Store) -> None:
 
 def write_and_read(path: Path, seed: int) -> dict[str, int]:
     """Puts, reads and frees; what is left, and what it holds."""
-    store = Store.open(path)
+    store = ObjectStore.open(path)
     left: dict[str, int] = {}
     for number in range(60):
         value = seed * 1000 + number
@@ -364,7 +364,7 @@ def pool() -> Iterator[Pool]:
 
 @pytest.mark.parametrize("capacity", [200 * MB, 2 * MB], ids=["in memory", "spilling all the time"])
 def test_many_processes_write_read_and_free_at_once(base: Path, disk: Path, pool: Pool, capacity: int) -> None:
-    store = Store.create("test", "busy", base=base, spill=disk, capacity=capacity, spill_capacity=200 * MB)
+    store = ObjectStore.create("test", "busy", base=base, spill=disk, capacity=capacity, spill_capacity=200 * MB)
     expected: dict[str, int] = {}
     for left in pool.starmap(write_and_read, [(store.path, seed) for seed in range(8)]):
         expected |= left
@@ -381,7 +381,7 @@ def test_many_processes_write_read_and_free_at_once(base: Path, disk: Path, pool
     store.close()
 
 
-def test_threads_write_at_once(store: Store) -> None:
+def test_threads_write_at_once(store: ObjectStore) -> None:
     found: list[dict[str, int]] = []
     threads = [threading.Thread(target=lambda: found.append(write_and_read(store.path, 1))) for _ in range(4)]
     for thread in threads:
@@ -394,15 +394,15 @@ def test_threads_write_at_once(store: Store) -> None:
 WRITER = """if True:
     import signal, sys
     from pathlib import Path
-    from actorhub.objects.store import Store
-    writer = Store.open(Path(sys.argv[1])).begin("half", 50_000_000)
+    from actorhub.objects.store import ObjectStore
+    writer = ObjectStore.open(Path(sys.argv[1])).begin("half", 50_000_000)
     writer.write(0, memoryview(bytes(20_000_000)))
     print("ready", flush=True)
     signal.pause()
 """
 
 
-def test_a_writer_that_is_killed_leaves_nothing_that_counts(base: Path, disk: Path, store: Store) -> None:
+def test_a_writer_that_is_killed_leaves_nothing_that_counts(base: Path, disk: Path, store: ObjectStore) -> None:
     writer = process(WRITER, store.path)
     assert store.usage().memory > 50 * MB
     store.collect()
@@ -415,7 +415,7 @@ def test_a_writer_that_is_killed_leaves_nothing_that_counts(base: Path, disk: Pa
 
 
 def test_a_killed_writer_s_bytes_are_there_for_the_next(base: Path, disk: Path) -> None:
-    store = Store.create("test", "node", base=base, spill=disk, capacity=60 * MB, spill_capacity=0)
+    store = ObjectStore.create("test", "node", base=base, spill=disk, capacity=60 * MB, spill_capacity=0)
     kill(process(WRITER, store.path))
     assert store.contains(store.put(bytes(50 * MB)).id)
     store.close()
@@ -424,8 +424,8 @@ def test_a_killed_writer_s_bytes_are_there_for_the_next(base: Path, disk: Path) 
 LOCK_HOLDER = """if True:
     import signal, sys
     from pathlib import Path
-    from actorhub.objects.store import Store
-    store = Store.open(Path(sys.argv[1]))
+    from actorhub.objects.store import ObjectStore
+    store = ObjectStore.open(Path(sys.argv[1]))
     with store._room._ledger.open() as taken:
         for shelf in taken:
             taken[shelf] = 12345
@@ -434,7 +434,7 @@ LOCK_HOLDER = """if True:
 """
 
 
-def test_the_count_is_right_after_a_process_was_killed_while_it_changed_it(store: Store) -> None:
+def test_the_count_is_right_after_a_process_was_killed_while_it_changed_it(store: ObjectStore) -> None:
     store.put(bytes(100_000))
     before = store.usage()
     kill(process(LOCK_HOLDER, store.path))
@@ -447,9 +447,9 @@ def test_the_count_is_right_after_a_process_was_killed_while_it_changed_it(store
 OWNER = """if True:
     import signal, sys
     from pathlib import Path
-    from actorhub.objects.store import Store
+    from actorhub.objects.store import ObjectStore
     base, disk = map(Path, sys.argv[1:])
-    store = Store.create("test", "killed", base=base, spill=disk, capacity=1_000_000, spill_capacity=100_000_000)
+    store = ObjectStore.create("test", "killed", base=base, spill=disk, capacity=1_000_000, spill_capacity=100_000_000)
     store.put(bytes(900_000))
     store.put(bytes(900_000))
     assert store.usage().disk > 900_000
@@ -467,7 +467,7 @@ def owner(base: Path, disk: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_a_store_whose_owner_was_killed_is_swept(
-    base: Path, disk: Path, store: Store, owner: subprocess.Popen[str]
+    base: Path, disk: Path, store: ObjectStore, owner: subprocess.Popen[str]
 ) -> None:
     assert sweep(base, disk) == [], "both owners live"
     kept = store.put(1).id
@@ -482,7 +482,7 @@ def test_workers_remove_the_store_of_an_agent_that_is_gone(
     base: Path, disk: Path, owner: subprocess.Popen[str]
 ) -> None:
     path = base / "actorhub-test-killed"
-    worker = Store.open(path)
+    worker = ObjectStore.open(path)
     assert not remove_if_owner_is_gone(path), "it lives"
     kill(owner)
     assert remove_if_owner_is_gone(path)
@@ -491,7 +491,7 @@ def test_workers_remove_the_store_of_an_agent_that_is_gone(
     with pytest.raises(ObjectLost, match=r"the object store .*actorhub-test-killed is gone"):
         worker.put(1)
     with pytest.raises(ObjectLost, match="is gone"):
-        Store.open(path)
+        ObjectStore.open(path)
     with pytest.raises(ObjectLost, match="object x is not on node killed"):
         worker.get("x")
     assert not worker.free("x")
@@ -502,10 +502,10 @@ def test_a_node_that_starts_again_under_its_name_takes_the_place_of_a_killed_one
     base: Path, disk: Path, owner: subprocess.Popen[str]
 ) -> None:
     with pytest.raises(ActorHubError, match=r"actorhub-test-killed.* belongs to a living process; stop that one"):
-        Store.create("test", "killed", base=base, spill=disk)
-    assert len(Store.open(base / "actorhub-test-killed").ids()) == 2
+        ObjectStore.create("test", "killed", base=base, spill=disk)
+    assert len(ObjectStore.open(base / "actorhub-test-killed").ids()) == 2
     kill(owner)
-    again = Store.create("test", "killed", base=base, spill=disk)
+    again = ObjectStore.create("test", "killed", base=base, spill=disk)
     assert again.ids() == []
     again.close()
     assert os.listdir(base) == os.listdir(disk) == []
@@ -529,13 +529,13 @@ def test_sweeping_leaves_alone_what_is_no_store(base: Path, disk: Path) -> None:
     assert len(os.listdir(base)) == 3
 
 
-def test_a_child_that_was_forked_from_the_owner_does_not_remove_the_store(store: Store) -> None:
+def test_a_child_that_was_forked_from_the_owner_does_not_remove_the_store(store: ObjectStore) -> None:
     code = """if True:
         import os, sys
         from pathlib import Path
-        from actorhub.objects.store import Store
+        from actorhub.objects.store import ObjectStore
         base, disk = map(Path, sys.argv[1:])
-        store = Store.create("test", "forking", base=base, spill=disk)
+        store = ObjectStore.create("test", "forking", base=base, spill=disk)
         child = os.fork()
         if not child:
             store.close()
@@ -548,26 +548,26 @@ def test_a_child_that_was_forked_from_the_owner_does_not_remove_the_store(store:
     assert in_a_process(code, store.path.parent, store._site.disk.parent).split() == ["True", "False"]
 
 
-def test_only_the_user_can_enter_a_store(store: Store) -> None:
+def test_only_the_user_can_enter_a_store(store: ObjectStore) -> None:
     object_id = store.put(bytes(100_000)).id
     for path in (store.path, store._site.disk):
         assert path.stat().st_mode & 0o777 == 0o700
     assert (store.path / "objects" / object_id).stat().st_mode & 0o777 == 0o600
 
 
-def test_a_store_that_others_could_write_is_refused(store: Store) -> None:
+def test_a_store_that_others_could_write_is_refused(store: ObjectStore) -> None:
     store.path.chmod(0o755)
     with pytest.raises(UntrustedPayload, match=r"drwxr-xr-x\); run all processes of a node as one user"):
-        Store.open(store.path)
+        ObjectStore.open(store.path)
     store.path.chmod(0o700)
     store._site.disk.chmod(0o777)
     with pytest.raises(UntrustedPayload, match=r"\.spilled is not a directory that only user"):
-        Store.open(store.path)
+        ObjectStore.open(store.path)
 
 
 def test_the_names_of_a_store_are_words(base: Path, disk: Path) -> None:
     with pytest.raises(ValueError, match=r"the node '\.\./other' is not usable"):
-        Store.create("test", "../other", base=base, spill=disk)
+        ObjectStore.create("test", "../other", base=base, spill=disk)
 
 
 # -- capacity
@@ -680,10 +680,10 @@ def test_a_really_full_shared_memory_is_an_error_and_not_a_signal(tmp_path: Path
         import os, sys
         from pathlib import Path
         from actorhub import StoreFull
-        from actorhub.objects.store import Store
+        from actorhub.objects.store import ObjectStore
         base = Path(sys.argv[1])
         (base / "disk").mkdir()
-        store = Store.create("test", "tiny", base=base, spill=base / "disk", capacity=10**9, spill_capacity=10**9)
+        store = ObjectStore.create("test", "tiny", base=base, spill=base / "disk", capacity=10**9, spill_capacity=10**9)
         kept = [store.put(bytes(1_000_000)).id for _ in range(3)]
         try:
             store.put(bytes(2_000_000))
@@ -704,8 +704,8 @@ def test_the_default_capacity_is_a_share_of_what_the_container_may_use(
 ) -> None:
     (tmp_path / "limit").write_text("100000000\n")
     (tmp_path / "none").write_text("max\n")
-    monkeypatch.setattr(site, "_LIMITS", [str(tmp_path / name) for name in ("limit", "none", "missing")])
-    store = Store.create("test", "contained", base=base, spill=disk)
+    monkeypatch.setattr(location, "_LIMITS", [str(tmp_path / name) for name in ("limit", "none", "missing")])
+    store = ObjectStore.create("test", "contained", base=base, spill=disk)
     assert store._site.capacity == 30 * MB
     assert store._site.spill_capacity > 0
     store.close()
@@ -714,13 +714,13 @@ def test_the_default_capacity_is_a_share_of_what_the_container_may_use(
 # -- what cannot be
 
 
-def test_what_cannot_be_pickled_is_named_and_leaves_nothing(base: Path, disk: Path, store: Store) -> None:
+def test_what_cannot_be_pickled_is_named_and_leaves_nothing(base: Path, disk: Path, store: ObjectStore) -> None:
     with pytest.raises(NotSerialisable, match=r"^the model\['layers'\]\[1\] cannot be sent: lock is not picklable"):
         store.put({"layers": [np.ones(3), threading.Lock()]}, "the model")
     assert files(base, disk) == []
 
 
-def test_a_lost_object_names_the_node_and_itself(store: Store) -> None:
+def test_a_lost_object_names_the_node_and_itself(store: ObjectStore) -> None:
     for call in (store.get, store.view, store.size, lambda name: store.read(name, 0, 1)):
         with pytest.raises(
             ObjectLost, match=r"^object gone is not on node node: it was freed, or the node has started anew"
@@ -728,7 +728,7 @@ def test_a_lost_object_names_the_node_and_itself(store: Store) -> None:
             call("gone")
 
 
-def test_an_object_whose_class_is_unknown_here_is_an_error_that_says_so(store: Store) -> None:
+def test_an_object_whose_class_is_unknown_here_is_an_error_that_says_so(store: ObjectStore) -> None:
     data = bytes(store.view(store.put(Order(number=1, lines=[])).id)).replace(b"Order", b"Xrder")
     with store.begin("renamed", len(data)) as writer:
         writer.write(0, memoryview(data))
@@ -737,7 +737,7 @@ def test_an_object_whose_class_is_unknown_here_is_an_error_that_says_so(store: S
         store.get("renamed")
 
 
-def test_standard_arrays_and_buffers_come_back_as_views(store: Store) -> None:
+def test_standard_arrays_and_buffers_come_back_as_views(store: ObjectStore) -> None:
     back = store.get(store.put(pickle.PickleBuffer(array("d", [1.5] * 50_000))).id)
     assert back.readonly
     assert back.cast("B").cast("d")[49_999] == 1.5
@@ -747,11 +747,11 @@ def test_standard_arrays_and_buffers_come_back_as_views(store: Store) -> None:
 
 
 @pytest.fixture(params=["file", "memory"])
-def remote(request: pytest.FixtureRequest, tmp_path: Path) -> Remote:
-    return Remote(f"{request.param}://{tmp_path}/remote")
+def remote(request: pytest.FixtureRequest, tmp_path: Path) -> RemoteStorage:
+    return RemoteStorage(f"{request.param}://{tmp_path}/remote")
 
 
-def test_an_object_goes_to_a_url_and_comes_back(store: Store, remote: Remote) -> None:
+def test_an_object_goes_to_a_url_and_comes_back(store: ObjectStore, remote: RemoteStorage) -> None:
     object_id, size = store.put({"array": np.arange(50_000)})
     view = store.view(object_id)
     assert remote.write(object_id, (view[start : start + 100_000] for start in range(0, size, 100_000))) == size
@@ -771,7 +771,7 @@ def test_an_object_goes_to_a_url_and_comes_back(store: Store, remote: Remote) ->
             call(object_id)
 
 
-def test_what_fails_on_its_way_to_a_url_is_not_there(remote: Remote) -> None:
+def test_what_fails_on_its_way_to_a_url_is_not_there(remote: RemoteStorage) -> None:
     def pieces() -> Iterator[bytes]:
         yield b"half"
         raise ObjectLost("freed in the midst of it")
@@ -785,7 +785,7 @@ def test_what_fails_on_its_way_to_a_url_is_not_there(remote: Remote) -> None:
 
 def test_a_url_that_nothing_speaks_is_an_error_that_hides_the_password() -> None:
     with pytest.raises(ValueError, match=r"objects cannot be kept at nothing://\*\*\*@host/x: .*; fsspec knows s3://"):
-        Remote("nothing://user:password@host/x")
+        RemoteStorage("nothing://user:password@host/x")
 
 
 def test_without_fsspec_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -793,4 +793,4 @@ def test_without_fsspec_the_error_says_what_to_install(monkeypatch: pytest.Monke
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "fsspec", None)
     with pytest.raises(ActorHubError, match=r"pip install 'actorhub-mq\[remote\]'"):
-        Remote("memory://x")
+        RemoteStorage("memory://x")

@@ -9,8 +9,8 @@ from typing import Any, cast
 import pytest
 
 from actorhub.broker import Link, Message, Outcome
-from actorhub.envelope import decode
-from actorhub.outbox import Outbox, Outgoing
+from actorhub.messaging.outbox import ActorOutbox, OutgoingMessage
+from actorhub.wire.envelope import decode
 
 
 class Wire:
@@ -32,21 +32,21 @@ class Wire:
 
 
 @pytest.fixture
-async def sent() -> tuple[Outbox, Wire, list[Outcome]]:
-    outbox = Outbox("q", asyncio.get_running_loop(), numbered=True, limited=False)
+async def sent() -> tuple[ActorOutbox, Wire, list[Outcome]]:
+    outbox = ActorOutbox("q", asyncio.get_running_loop(), numbered=True, limited=False)
     wire = Wire()
     outbox.attach(cast(Link, wire))
     return outbox, wire, []
 
 
-async def _put(outbox: Outbox, outcomes: list[Outcome], count: int = 1, **fields: Any) -> None:
+async def _put(outbox: ActorOutbox, outcomes: list[Outcome], count: int = 1, **fields: Any) -> None:
     for _ in range(count):
-        outbox.put(Outgoing({"method": "m", "sender": "s", **fields}, b"{}", outcomes.append))
+        outbox.put(OutgoingMessage({"method": "m", "sender": "s", **fields}, b"{}", outcomes.append))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
 
 
-async def test_numbers_that_nobody_got_are_given_again(sent: tuple[Outbox, Wire, list[Outcome]]) -> None:
+async def test_numbers_that_nobody_got_are_given_again(sent: tuple[ActorOutbox, Wire, list[Outcome]]) -> None:
     """Invariant: a receiver gets 1, 2, 3 and so on, though its queue came to be after many had asked for it."""
     outbox, wire, outcomes = sent
     for count in (1, 5, 300):
@@ -62,7 +62,7 @@ async def test_numbers_that_nobody_got_are_given_again(sent: tuple[Outbox, Wire,
     assert wire.got == [1, 2, 3]
 
 
-async def test_numbers_in_use_are_not_given_again(sent: tuple[Outbox, Wire, list[Outcome]]) -> None:
+async def test_numbers_in_use_are_not_given_again(sent: tuple[ActorOutbox, Wire, list[Outcome]]) -> None:
     """Invariant: no two envelopes have one number, though the link is lost while some wait for the broker."""
     outbox, wire, outcomes = sent
     await _put(outbox, outcomes, 2, reply_to="r", id="i")

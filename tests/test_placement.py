@@ -10,45 +10,45 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from actorhub.actors.spec import ActorOptions
 from actorhub.control import pending
-from actorhub.control.commands import (
-    Answer,
-    BuryActor,
-    BuryQueue,
+from actorhub.control.state import ControlState
+from actorhub.control_api.commands import (
     Command,
-    GroupAnswer,
-    QueueAnswer,
+    DeleteMailbox,
+    DeleteTaskQueue,
+    GroupReply,
+    SpawnReply,
     StartActor,
     StartSlot,
     StartWorker,
     StopActor,
     StopSlot,
     StopWorker,
+    TaskQueueReply,
 )
-from actorhub.control.events import (
+from actorhub.control_api.events import (
     ActorStarted,
-    Buried,
     Event,
-    GroupAsked,
     GroupRemoved,
-    KillAsked,
+    GroupRequested,
+    KillRequested,
+    MailboxDeleted,
     NodeReport,
-    QueueUsed,
+    QueueDepths,
     SessionEnded,
     SlotEnded,
-    SpawnAsked,
-    TasksWait,
+    SpawnRequested,
+    TaskQueueUsed,
     Tick,
     WorkerLost,
     WorkerReport,
     WorkerStopped,
 )
-from actorhub.control.infos import ActorInfo, GroupInfo
-from actorhub.control.plans import ActorPlan, GroupPlan
-from actorhub.control.state import ControlState
-from actorhub.needs import Bundle, Needs
-from actorhub.resources import fits, plus, units
-from actorhub.spec import ActorOptions
+from actorhub.control_api.info import ActorInfo, GroupInfo
+from actorhub.control_api.requirements import Bundle, Requirements
+from actorhub.control_api.specs import PlacementGroupSpec, SpawnSpec
+from actorhub.core.resources import fits, plus, units
 
 CLASS = "app:Actor"
 TIMEOUT = 8.0
@@ -111,20 +111,20 @@ class Console:
             )
         )
 
-    def spawn(self, actor_id: str, *, bundle: Bundle | None = None, **fields: Any) -> Answer:
+    def spawn(self, actor_id: str, *, bundle: Bundle | None = None, **fields: Any) -> SpawnReply:
         options = ActorOptions(**fields.pop("options", {}), resources=fields.pop("resources", {}))
         given: dict[str, Any] = {"namespace": "default", "class_name": CLASS, "owner": "s", **fields}
-        self.handle(SpawnAsked(plan=ActorPlan(actor_id=actor_id, options=options, bundle=bundle, **given)))
-        return self.of(Answer)[0]  # type: ignore[no-any-return]
+        self.handle(SpawnRequested(plan=SpawnSpec(actor_id=actor_id, options=options, bundle=bundle, **given)))
+        return self.of(SpawnReply)[0]  # type: ignore[no-any-return]
 
     def group(
         self, group_id: str, bundles: list[dict[str, float]], strategy: Any = "PACK", **fields: Any
-    ) -> GroupAnswer:
+    ) -> GroupReply:
         get = fields.pop("get_if_exists", False)
         given: dict[str, Any] = {"namespace": "default", "owner": "s", **fields}
-        plan = GroupPlan(group_id=group_id, bundles=bundles, strategy=strategy, **given)
-        self.handle(GroupAsked(plan=plan, get_if_exists=get))
-        return self.of(GroupAnswer)[0]  # type: ignore[no-any-return]
+        plan = PlacementGroupSpec(group_id=group_id, bundles=bundles, strategy=strategy, **given)
+        self.handle(GroupRequested(plan=plan, get_if_exists=get))
+        return self.of(GroupReply)[0]  # type: ignore[no-any-return]
 
     def info(self, actor_id: str) -> ActorInfo:
         found = self.state.describe(actor_id)
@@ -256,7 +256,7 @@ def test_a_group_that_can_never_fit_is_refused_with_the_best_there_is(
 )
 def test_a_group_that_makes_no_sense_says_why(fields: dict[str, Any], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
-        GroupPlan(group_id="g", namespace="default", **fields)
+        PlacementGroupSpec(group_id="g", namespace="default", **fields)
 
 
 def test_a_group_has_its_name_for_itself_and_can_be_had_again() -> None:
@@ -288,7 +288,7 @@ def test_actors_of_a_group_live_where_their_bundle_is_and_take_from_it_only() ->
     assert console.info("late").waits_for == (
         "it asks for {'gpu': 0.5}, and free in bundle 1 of its group are: {'cpu': 2.0, 'gpu': 0.0}"
     )
-    console.handle(KillAsked(actor="a", cause="c"))
+    console.handle(KillRequested(actor="a", cause="c"))
     assert console.info("late").node == "n2"
     free = {node.id: node.resources_free for node in console.state.nodes()}
     assert free == {"n1": {"cpu": 1.0}, "n2": {"cpu": 0.0, "gpu": 0.0}}, "what a bundle has is reserved, used or not"
@@ -394,9 +394,9 @@ def test_a_scaler_adds_nodes_for_groups_and_not_for_what_waits_inside_them() -> 
     for number in range(3):
         console.spawn(f"a{number}", bundle=Bundle(group="g", index=0), resources={"cpu": 1})
         console.spawn(f"b{number}", bundle=Bundle(group="h", index=0), resources={"cpu": 1})
-    needs = Needs(resources={"cpu": 1}, bundle=Bundle(group="g", index=0))
-    console.handle(QueueUsed(queue="q", namespace="default", needs=needs))
-    console.handle(TasksWait(waiting={"q": 5}))
+    needs = Requirements(resources={"cpu": 1}, bundle=Bundle(group="g", index=0))
+    console.handle(TaskQueueUsed(queue="q", namespace="default", needs=needs))
+    console.handle(QueueDepths(waiting={"q": 5}))
     assert [(demand.kind, demand.resources, demand.count) for demand in console.state.demand()] == [
         ("group", {"cpu": 1.0}, 1)
     ]
@@ -477,7 +477,7 @@ def _churn(console: Console, rounds: int) -> int:
     console.spawn("large", resources={"cpu": 2})
     for number in range(1, rounds):
         console.spawn(f"s{number}", resources={"cpu": 1})
-        console.handle(KillAsked(actor=f"s{number - 1}", cause="c"))
+        console.handle(KillRequested(actor=f"s{number - 1}", cause="c"))
         if console.info("large").node is not None:
             return number
     return rounds
@@ -526,7 +526,7 @@ def test_one_that_is_never_served_holds_up_nobody_elsewhere(
         assert console.info(f"s{number}").node == "n2"
         assert console.spawn(f"t{number}").created
         assert console.info(f"t{number}").node is not None, "what asks for nothing waits for nobody"
-        console.handle(KillAsked(actor=f"s{number}", cause="c"))
+        console.handle(KillRequested(actor=f"s{number}", cause="c"))
     assert console.info("waits").node is None
 
 
@@ -571,7 +571,7 @@ STEPS = st.lists(
 )
 
 
-Ordered = StartActor | BuryActor | StartWorker | StopWorker | StartSlot | StopSlot | BuryQueue
+Ordered = StartActor | DeleteMailbox | StartWorker | StopWorker | StartSlot | StopSlot | DeleteTaskQueue
 
 
 class World(Console):
@@ -606,11 +606,11 @@ class World(Console):
                 self.handle(
                     ActorStarted(actor=residency.plan.actor_id, worker=order.worker, incarnation=residency.incarnation)
                 )
-            case BuryActor():
-                self.handle(Buried(actor=order.plan.actor_id))
-            case BuryQueue():
+            case DeleteMailbox():
+                self.handle(MailboxDeleted(actor=order.plan.actor_id))
+            case DeleteTaskQueue():
                 self.tasks.pop(order.queue, None)
-                self.handle(Buried(actor=order.queue))
+                self.handle(MailboxDeleted(actor=order.queue))
             case StartWorker() if order.node in self.there and order.node not in self.deaf:
                 self.own[order.node][order.worker] = order.actor
                 self._report(order.node)
@@ -663,21 +663,21 @@ class World(Console):
             self._report(node)
 
     def do_tasks(self, resources: dict[str, float], count: int, priority: int) -> None:
-        self._submit(Needs(resources=resources or {"cpu": 1}), count, priority)
+        self._submit(Requirements(resources=resources or {"cpu": 1}), count, priority)
 
     def do_tasks_inside(self, group: int, index: int, resources: dict[str, float], count: int) -> None:
-        self._submit(Needs(resources=resources, bundle=Bundle(group=f"g{group}", index=index)), count, 0)
+        self._submit(Requirements(resources=resources, bundle=Bundle(group=f"g{group}", index=index)), count, 0)
 
-    def _submit(self, needs: Needs, count: int, priority: int) -> None:
+    def _submit(self, needs: Requirements, count: int, priority: int) -> None:
         queue = f"q{needs.suffix}"
-        self.handle(QueueUsed(queue=queue, namespace="default", needs=needs, priority=priority))
-        if self.of(QueueAnswer)[0].error is None:
+        self.handle(TaskQueueUsed(queue=queue, namespace="default", needs=needs, priority=priority))
+        if self.of(TaskQueueReply)[0].error is None:
             self.tasks[queue] = self.tasks.get(queue, 0) + count
             self.look()
 
     def look(self) -> None:
         if self.state.wants(self.tasks):
-            self.handle(TasksWait(waiting=dict(self.tasks)))
+            self.handle(QueueDepths(waiting=dict(self.tasks)))
 
     def do_through(self, number: int) -> None:
         """One queue's tasks are done, and its slots end."""
@@ -708,7 +708,7 @@ class World(Console):
         self.spawn(f"a{self.count}", bundle=bundle, resources=resources, options={"max_restarts": 1000})
 
     def do_kill(self, number: int) -> None:
-        self.handle(KillAsked(actor=f"a{number}", cause="killed"))
+        self.handle(KillRequested(actor=f"a{number}", cause="killed"))
 
     def do_group(self, bundles: list[dict[str, float]], strategy: str) -> None:
         taken = {info.id for info in self.state.groups()}
@@ -765,6 +765,6 @@ def test_amounts_never_drift() -> None:
     for number in range(200):
         console.spawn(f"a{number}", resources={"cpu": 0.1})
         if number >= 10:
-            console.handle(KillAsked(actor=f"a{number - 10}", cause="c"))
+            console.handle(KillRequested(actor=f"a{number - 10}", cause="c"))
     assert sum(info.node is not None for info in console.state.actors()) == 10
     assert units({"cpu": 0.1})["cpu"] * 10 == units({"cpu": 1})["cpu"]

@@ -11,8 +11,8 @@ import pytest
 from tenacity import wait_fixed
 
 from actorhub import Hub, Retry, actor, task, tell
-from actorhub.address import new_id
 from actorhub.broker import Outcome, open_broker
+from actorhub.core.addressing import new_id
 from actorhub.testing import CONTRACT, Check
 from tests.test_broker_contract import check_default_delivery_limit
 from tests.test_delay import ladder

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from actorhub.resources import LARGEST, UNIT, Resources, amounts, checked, fits, minus, plus, share, units
+from actorhub.core.resources import LARGEST, UNIT, Resources, amounts, checked, fits, minus, plus, share, units
 
 names = st.sampled_from(["cpu", "memory", "gpu", "disk.fast", "licence-a"])
 counted = st.dictionaries(names, st.integers(0, 50), max_size=4)

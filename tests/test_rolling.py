@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from actorhub import Hub, Settings, actor, ask, task, tell
-from actorhub.address import new_id
-from actorhub.control.infos import NodeInfo
+from actorhub.control_api.info import NodeInfo
+from actorhub.core.addressing import new_id
 from tests.conftest import QUICK
 from tests.waiting import until
 

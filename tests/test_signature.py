@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field
 
 from actorhub import InvalidArguments, InvalidResult, NotSerialisable, UntrustedPayload
-from actorhub.codec import Signer
-from actorhub.envelope import Codec
-from actorhub.signature import Signature
+from actorhub.wire.codec import Signer
+from actorhub.wire.envelope import Codec
+from actorhub.wire.signature import Signature
 
 signer = Signer("a secret")
 blank = Signer(None)

@@ -15,9 +15,9 @@ import pytest
 from pydantic import ValidationError
 
 from actorhub import Hub, PlacementInfeasible, Retry, Settings, actor, task
-from actorhub.address import new_id
 from actorhub.cluster import LocalCluster
-from actorhub.letter import DeadLetter
+from actorhub.core.addressing import new_id
+from actorhub.messaging.dead_letter import DeadLetter
 from actorhub_rabbitmq import PrivateNode
 from tests.conftest import QUICK
 from tests.waiting import SETTLED, until

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actorhub.control.plans import Strategy
 from actorhub.control.strategies import NodeCapacity, assign, rank, why_not
-from actorhub.resources import fits, minus, plus, share, units
+from actorhub.control_api.specs import Strategy
+from actorhub.core.resources import fits, minus, plus, share, units
 
 Amounts = Mapping[str, int]
 

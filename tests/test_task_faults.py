@@ -35,12 +35,12 @@ from actorhub import (
     deadline,
     task,
 )
-from actorhub.address import new_id
 from actorhub.broker import Message, Outcome, Queue
-from actorhub.chunks import CONCURRENT
-from actorhub.codec import Signer
-from actorhub.envelope import Envelope, Kind, encode
-from actorhub.futures import once
+from actorhub.core.addressing import new_id
+from actorhub.core.futures import resolver_of
+from actorhub.tasks.chunking import CONCURRENT
+from actorhub.wire.codec import Signer
+from actorhub.wire.envelope import Envelope, Kind, encode
 from actorhub_embedded import EmbeddedServer
 from actorhub_rabbitmq import PrivateNode
 from tests.conftest import QUICK
@@ -111,7 +111,7 @@ async def publish(hub: Hub, queue: str, body: bytes, content_type: str | None = 
     link = hub._open_session().link
     assert link is not None
     settled: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-    link.publish(queue, Message(body, content_type), once(settled))
+    link.publish(queue, Message(body, content_type), resolver_of(settled))
     assert await settled is Outcome.STORED
 
 

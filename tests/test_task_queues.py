@@ -10,22 +10,22 @@ import pytest
 
 from actorhub.broker import Link, QueueState
 from actorhub.control import queue_monitor
-from actorhub.control.commands import BuryQueue, MakeQueue, QueueAnswer, StartSlot, StopSlot
-from actorhub.control.events import (
-    Buried,
+from actorhub.control.slot_scheduler import LOOKS, TURN, UNSEEN
+from actorhub.control.state import ControlState
+from actorhub.control_api.commands import DeleteTaskQueue, MakeQueue, StartSlot, StopSlot, TaskQueueReply
+from actorhub.control_api.events import (
     GroupRemoved,
-    KillAsked,
-    QueueUsed,
+    KillRequested,
+    MailboxDeleted,
+    QueueDepths,
     SlotEnded,
-    TasksWait,
+    TaskQueueUsed,
     Tick,
     WorkerStopped,
 )
-from actorhub.control.slot_scheduler import LOOKS, TURN, UNSEEN
-from actorhub.control.state import ControlState
-from actorhub.devices import VARIABLE, Devices
+from actorhub.control_api.requirements import Bundle, Requirements
 from actorhub.errors import BrokerUnavailable
-from actorhub.needs import Bundle, Needs
+from actorhub.node.gpus import VARIABLE, GpuAllocator
 from tests.test_placement import TIMEOUT, Console
 from tests.waiting import until
 
@@ -33,12 +33,12 @@ from tests.waiting import until
 class Queues(Console):
     """Each queue is called by its first letter."""
 
-    def use(self, queue: str, needs: Needs, priority: int = 0) -> str | None:
-        self.handle(QueueUsed(queue=queue, namespace="default", needs=needs, priority=priority))
-        return self.of(QueueAnswer)[0].error  # type: ignore[no-any-return]
+    def use(self, queue: str, needs: Requirements, priority: int = 0) -> str | None:
+        self.handle(TaskQueueUsed(queue=queue, namespace="default", needs=needs, priority=priority))
+        return self.of(TaskQueueReply)[0].error  # type: ignore[no-any-return]
 
     def wait(self, **waiting: int) -> list[StartSlot]:
-        self.handle(TasksWait(waiting=waiting))
+        self.handle(QueueDepths(waiting=waiting))
         return self.of(StartSlot)
 
     def fill(self, queue: str, count: int = 100) -> list[StartSlot]:
@@ -61,8 +61,8 @@ class Queues(Console):
         return started
 
 
-def _cpu(amount: float) -> Needs:
-    return Needs(resources={"cpu": amount})
+def _cpu(amount: float) -> Requirements:
+    return Requirements(resources={"cpu": amount})
 
 
 def test_a_queue_gets_a_slot_and_then_as_many_again_while_tasks_wait() -> None:
@@ -94,14 +94,17 @@ def test_it_gets_no_more_slots_than_tasks_wait_and_none_that_come_already() -> N
     ("needs", "words"),
     [
         (_cpu(17), "a task of q asks for resources {'cpu': 17.0}; the most that any node has: {'cpu': 16.0}"),
-        (Needs(node="n9"), "a task of q asks for node 'n9'; there are: n1"),
-        (Needs(labels={"zone": "x"}), "asks for labels"),
-        (Needs(bundle=Bundle(group="no", index=0)), "there is no placement group no"),
-        (Needs(bundle=Bundle(group="g", index=7)), "has bundles 0 to 0, and no 7"),
-        (Needs(resources={"gpu": 1}, bundle=Bundle(group="g", index=0)), "and bundle 0 of its group has {'cpu': 2.0}"),
+        (Requirements(node="n9"), "a task of q asks for node 'n9'; there are: n1"),
+        (Requirements(labels={"zone": "x"}), "asks for labels"),
+        (Requirements(bundle=Bundle(group="no", index=0)), "there is no placement group no"),
+        (Requirements(bundle=Bundle(group="g", index=7)), "has bundles 0 to 0, and no 7"),
+        (
+            Requirements(resources={"gpu": 1}, bundle=Bundle(group="g", index=0)),
+            "and bundle 0 of its group has {'cpu': 2.0}",
+        ),
     ],
 )
-def test_what_can_never_be_served_is_refused_and_there_is_no_queue(needs: Needs, words: str) -> None:
+def test_what_can_never_be_served_is_refused_and_there_is_no_queue(needs: Requirements, words: str) -> None:
     console = Queues()
     console.node("n1", cpu=16)
     console.group("g", [{"cpu": 2}])
@@ -149,7 +152,7 @@ def test_two_queues_take_turns() -> None:
     console = Queues()
     console.node("n1", cpu=1)
     console.use("a", _cpu(1))
-    console.use("b", Needs(resources={"cpu": 1}, prefer={"name": "n1"}))
+    console.use("b", Requirements(resources={"cpu": 1}, prefer={"name": "n1"}))
     served = {"a": 0.0, "b": 0.0}
     [running] = console.wait(a=100, b=100)
     for _ in range(100):
@@ -166,7 +169,7 @@ def test_a_higher_priority_has_its_slots_at_once_and_a_lower_one_waits() -> None
     console.node("n1", cpu=1)
     console.use("low", _cpu(1), 1)
     [first] = console.wait(low=10)
-    console.use("high", Needs(resources={"cpu": 1}, prefer={"x": "y"}), 5)
+    console.use("high", Requirements(resources={"cpu": 1}, prefer={"x": "y"}), 5)
     console.wait(low=10, high=10)
     [leaving] = console.later(0.1)
     assert leaving.slot == first.slot
@@ -198,7 +201,7 @@ def test_those_for_whom_nobody_can_make_way_hide_no_other() -> None:
     for number in range(2 * LOOKS):
         console.spawn(f"a{number}", resources={"disk": 1}, prefer={"x": str(number)})
     console.use("a", _cpu(1))
-    console.use("b", Needs(resources={"cpu": 1}, prefer={"x": "y"}))
+    console.use("b", Requirements(resources={"cpu": 1}, prefer={"x": "y"}))
     [first] = console.wait(a=9, b=9)
     console.now += TURN
     assert [stop.slot for _ in range(3) for stop in console.later(0.1)] == [first.slot]
@@ -209,11 +212,11 @@ def test_tasks_that_wait_have_the_priority_that_their_queue_has_now() -> None:
     console.node("n1", cpu=1)
     console.spawn("a", resources={"cpu": 1})
     console.use("early", _cpu(1))
-    console.use("late", Needs(resources={"cpu": 1}, prefer={"x": "y"}))
+    console.use("late", Requirements(resources={"cpu": 1}, prefer={"x": "y"}))
     console.wait(early=1, late=1)
-    console.use("late", Needs(resources={"cpu": 1}, prefer={"x": "y"}), 5)
+    console.use("late", Requirements(resources={"cpu": 1}, prefer={"x": "y"}), 5)
     console.wait(early=1, late=1)
-    console.handle(KillAsked(actor="a", cause="c"))
+    console.handle(KillRequested(actor="a", cause="c"))
     assert [slot.queue for slot in console.of(StartSlot)] == ["late"]
 
 
@@ -221,7 +224,7 @@ def test_tasks_of_a_bundle_have_what_is_reserved_for_it_and_nothing_else() -> No
     console = Queues()
     console.node("n1", cpu=8)
     console.group("g", [{"cpu": 2}])
-    console.use("q", Needs(bundle=Bundle(group="g", index=0)))
+    console.use("q", Requirements(bundle=Bundle(group="g", index=0)))
     assert len(console.fill("q")) == 2
     console.spawn("a", bundle=Bundle(group="g", index=0), resources={"cpu": 1})
     [leaving] = console.later(TURN)
@@ -233,18 +236,18 @@ def test_when_a_group_is_removed_its_tasks_end_and_their_queue_is_buried() -> No
     console = Queues()
     console.node("n1", workers=2, cpu=8)
     console.group("g", [{"cpu": 2}])
-    needs = Needs(bundle=Bundle(group="g", index=0))
+    needs = Requirements(bundle=Bundle(group="g", index=0))
     console.use("q", needs)
     console.fill("q")
     console.handle(GroupRemoved(group="g", cause="it was removed"))
     assert [(slot.node, slot.now) for slot in console.of(StopSlot)] == [("n1", True)] * 2
-    [bury] = console.of(BuryQueue)
+    [bury] = console.of(DeleteTaskQueue)
     assert (bury.queue, bury.cause) == ("q", "it was removed")
     assert console.use("q", needs) == "it was removed"
     console.state = ControlState.restored(console.parts, node_timeout=TIMEOUT, now=console.now)
     console.node("n1", pid=2, cpu=8)
-    assert console.of(BuryQueue)[0].worker != bury.worker, "its digger is gone, and another one digs"
-    console.handle(Buried(actor="q"))
+    assert console.of(DeleteTaskQueue)[0].worker != bury.worker, "its digger is gone, and another one digs"
+    console.handle(MailboxDeleted(actor="q"))
     assert "there is no placement group g" in (console.use("q", needs) or "")
 
 
@@ -307,7 +310,7 @@ def test_a_killed_actor_s_room_goes_to_tasks() -> None:
     assert not console.wait(q=9)
     [queue] = console.state.task_queues()
     assert queue.waits_for.startswith("it asks for resources {'cpu': 1.0}, and free are")
-    console.handle(KillAsked(actor="a", cause="c"))
+    console.handle(KillRequested(actor="a", cause="c"))
     assert console.of(StartSlot)
 
 
@@ -335,14 +338,14 @@ async def test_a_queue_that_nobody_serves_is_in_the_log_once(
     console = Queues()
     console.node("n1", cpu=2)
     console.use("a", _cpu(2))
-    console.use("b", Needs(resources={"cpu": 2}, prefer={"x": "y"}))
+    console.use("b", Requirements(resources={"cpu": 2}, prefer={"x": "y"}))
     told = list[dict[str, int]]()
 
     async def tell(waiting: dict[str, int]) -> None:
         told.append(waiting)
-        console.handle(TasksWait(waiting=waiting))
+        console.handle(QueueDepths(waiting=waiting))
 
-    console.use("unreachable", Needs(resources={"cpu": 2}, prefer={"x": "z"}))
+    console.use("unreachable", Requirements(resources={"cpu": 2}, prefer={"x": "z"}))
     link = Counted(a=1, b=1)
     looking = asyncio.create_task(queue_monitor.QueueDepthMonitor(cast(Link, link), console.state, tell).keep_looking())
     await until(lambda: "nobody serves" in caplog.text)
@@ -357,12 +360,12 @@ async def test_a_queue_that_nobody_serves_is_in_the_log_once(
 # ---- which GPUs
 
 
-def _all_of(devices: Devices, **amounts: float) -> dict[str, str]:
+def _all_of(devices: GpuAllocator, **amounts: float) -> dict[str, str]:
     return {holder: devices.take(holder, amount).get(VARIABLE, "") for holder, amount in amounts.items()}
 
 
 def test_whole_gpus_are_given_once_and_parts_share_as_few_as_can_be() -> None:
-    devices = Devices(4, {})
+    devices = GpuAllocator(4, {})
     taken = _all_of(devices, a=0.5, b=0.25, c=1, d=2)
     assert taken["a"] == taken["b"]
     assert len({taken["a"], taken["c"], *taken["d"].split(",")}) == 4
@@ -385,13 +388,13 @@ def test_whole_gpus_are_given_once_and_parts_share_as_few_as_can_be() -> None:
 def test_they_are_named_as_the_environment_names_them(
     amount: float, environment: Mapping[str, str], names: list[str]
 ) -> None:
-    devices = Devices(amount, environment)
+    devices = GpuAllocator(amount, environment)
     given = [devices.take(str(number), 1).get(VARIABLE) for number in range(len(names))]
     assert given == names
 
 
 def test_parts_that_fit_no_single_gpu_share_the_emptiest_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    devices = Devices(2, {})
+    devices = GpuAllocator(2, {})
     _all_of(devices, a=0.6, b=0.6)
     assert devices.take("c", 0.8)[VARIABLE] in ("0", "1")
     assert "is shared by more than it has" in caplog.text

@@ -32,7 +32,7 @@ from actorhub import (
     deadline,
     task,
 )
-from actorhub.progress import Bar
+from actorhub.tasks.progress import ProgressBar
 from tests.waiting import until
 
 
@@ -41,7 +41,7 @@ def note(path: str, text: str) -> None:
         file.write(f"{text}\n")
 
 
-stop = Bar.stop
+stop = ProgressBar.stop
 
 
 def notes(path: Path) -> list[str]:
@@ -308,8 +308,8 @@ async def test_a_map_that_ends_early_cancels_what_it_has_submitted_and_its_bar(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ordered: bool, end: str
 ) -> None:
     """However the loop ends, what was submitted and not read does not run on, and the bar no longer draws."""
-    bars: list[Bar] = []
-    monkeypatch.setattr(Bar, "stop", lambda bar: (bars.append(bar), stop(bar)))
+    bars: list[ProgressBar] = []
+    monkeypatch.setattr(ProgressBar, "stop", lambda bar: (bars.append(bar), stop(bar)))
     go, path = tmp_path / "go", tmp_path / "ran"
 
     def rows() -> Iterator[Any]:
@@ -764,8 +764,8 @@ async def test_a_task_that_no_node_knows_says_which_module_is_missing(hub: Hub) 
     del strange.__actorhub_task__  # type: ignore[attr-defined]
     known = task(strange)
     known.__qualname__ = "strange"
-    from actorhub.submit import Sending
-    from actorhub.task import TaskOptions, TaskSpec, tasks
+    from actorhub.tasks.client import SubmitOptions
+    from actorhub.tasks.task import TaskOptions, TaskSpec, tasks
 
     spec = TaskSpec(known, TaskOptions())
     tasks[spec.name] = spec
@@ -775,7 +775,7 @@ async def test_a_task_that_no_node_knows_says_which_module_is_missing(hub: Hub) 
     sys.modules["somewhere.else"] = types.ModuleType("somewhere.else")
     sys.modules["somewhere.else"].__file__ = "there"
     try:
-        future = hub._open_clients().tasks.submit(spec, (), {}, Sending(hub._options.namespace))
+        future = hub._open_clients().tasks.submit(spec, (), {}, SubmitOptions(hub._options.namespace))
         with pytest.raises(Exception, match=r"start it with `actorhub node somewhere\.else`"):
             await future
     finally:

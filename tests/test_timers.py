@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 import pytest
 
 from actorhub import Hub, InvalidArguments, actor
-from actorhub.envelope import Timer
-from actorhub.recurrence import first, following, is_missed
+from actorhub.actors.timers import first, following, is_missed
+from actorhub.wire.envelope import TimerSpec
 from tests.waiting import until
 
 
@@ -68,7 +68,7 @@ def _at(text: str) -> float:
 def test_a_cron_expression_is_read_in_utc() -> None:
     now = _at("2026-02-27T22:30:00")
     assert first("0 3 * * *", now) == _at("2026-02-28T03:00:00")
-    timer = Timer(id="t", due=_at("2026-02-28T03:00:00"), cron="0 3 1 * *")
+    timer = TimerSpec(id="t", due=_at("2026-02-28T03:00:00"), cron="0 3 1 * *")
     after = following(timer, timer.due)
     assert after is not None
     assert after.due == _at("2026-03-01T03:00:00")
@@ -76,7 +76,7 @@ def test_a_cron_expression_is_read_in_utc() -> None:
 
 @pytest.mark.parametrize(("catch_up", "due"), [("once", 140.0), ("skip", 140.0), ("all", 110.0)])
 def test_times_that_have_passed_by(catch_up: str, due: float) -> None:
-    timer = Timer.model_validate({"id": "t", "due": 100.0, "every": 10.0, "catch_up": catch_up})
+    timer = TimerSpec.model_validate({"id": "t", "due": 100.0, "every": 10.0, "catch_up": catch_up})
     after = following(timer, 135.0)
     assert after is not None
     assert after.due == due
@@ -85,7 +85,7 @@ def test_times_that_have_passed_by(catch_up: str, due: float) -> None:
 
 
 def test_a_timer_keeps_its_beat_however_late_it_is_handled() -> None:
-    timer = Timer(id="t", due=100.0, every=10.0)
+    timer = TimerSpec(id="t", due=100.0, every=10.0)
     for now in (100.0, 103.0, 109.9):
         after = following(timer, now)
         assert after is not None
@@ -93,4 +93,4 @@ def test_a_timer_keeps_its_beat_however_late_it_is_handled() -> None:
 
 
 def test_what_comes_once_does_not_come_again() -> None:
-    assert following(Timer(id="t", due=100.0), 100.0) is None
+    assert following(TimerSpec(id="t", due=100.0), 100.0) is None

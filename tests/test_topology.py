@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 import actorhub
-from actorhub import topology
-from actorhub.address import Names
+from actorhub.actors.spec import ActorOptions
 from actorhub.broker import Queue
-from actorhub.control.plans import ActorPlan
-from actorhub.spec import ActorOptions
+from actorhub.control_api.specs import SpawnSpec
+from actorhub.core.addressing import QueueNames
+from actorhub.messaging import topology
 from actorhub_rabbitmq.capabilities import Capabilities
 
-NAMES = Names("ah")
+NAMES = QueueNames("ah")
 DAY = 24 * 3600 * 1000
 CLASSIC = {"x-queue-type": "classic", "x-consumer-timeout": DAY}
 QUORUM = {"x-queue-type": "quorum", "x-consumer-timeout": DAY, "x-delivery-limit": -1}
@@ -62,7 +62,7 @@ def test_a_queue_is_declared_with_the_arguments_of_all_earlier_versions(
 
 
 def test_a_plan_says_which_queues_its_actor_needs() -> None:
-    plan = ActorPlan(actor_id="a-1", namespace="n", class_name="app:A", options=ActorOptions(mailbox_limit=7))
+    plan = SpawnSpec(actor_id="a-1", namespace="n", class_name="app:A", options=ActorOptions(mailbox_limit=7))
     assert plan.queues(NAMES, 4096) == [topology.actor_mailbox("ah.n.actor.a-1", 7)]
     plan = plan.model_copy(update={"options": ActorOptions(durable=True, mailbox_limit=7)})
     assert plan.queues(NAMES, 4096) == [

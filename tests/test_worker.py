@@ -10,18 +10,18 @@ from typing import Any, cast
 import pytest
 
 from actorhub import BrokerUnavailable, Hub, Settings, actor, task
-from actorhub.address import actor_of, new_id
-from actorhub.blackbox import BlackBox
+from actorhub.actors.handle import Handle, address_of
+from actorhub.actors.spec import spec_of
 from actorhub.broker import Link, Queue
-from actorhub.control.commands import StartActor
-from actorhub.control.plans import ActorPlan, Residency
-from actorhub.handle import Handle, address_of
-from actorhub.process import WorkerConfig
-from actorhub.session import Session
-from actorhub.spec import spec_of
-from actorhub.taskworker import TaskWorker
-from actorhub.topology import dead_letter_stream
-from actorhub.worker import Worker
+from actorhub.control_api.commands import StartActor
+from actorhub.control_api.specs import Activation, SpawnSpec
+from actorhub.core.addressing import actor_id_of, new_id
+from actorhub.core.in_flight import InFlightRecorder
+from actorhub.messaging.session import Session
+from actorhub.messaging.topology import dead_letter_stream
+from actorhub.node.actor_worker import ActorWorker
+from actorhub.node.task_worker import TaskWorker
+from actorhub.node.worker_process import WorkerConfig
 from tests.conftest import QUICK
 from tests.waiting import until
 
@@ -82,7 +82,7 @@ async def test_a_mailbox_that_is_out_of_reach_for_a_while_holds_up_no_other(
 
     async def consume_later(queue: str, *args: Any, **more: Any) -> Any:
         nonlocal left
-        if left and actor_of(queue):
+        if left and actor_id_of(queue):
             left -= 1
             raise BrokerUnavailable("NOT_FOUND - home node of durable queue is down or inaccessible")
         return await consume(queue, *args, **more)
@@ -104,7 +104,7 @@ async def wait_in_a_task(other: Plain) -> str:
 class Site:
     """A worker without an agent, and somebody who sends to its actors."""
 
-    def __init__(self, session: Session, worker: Worker) -> None:
+    def __init__(self, session: Session, worker: ActorWorker) -> None:
         self.session = session
         self.worker = worker
 
@@ -115,12 +115,12 @@ class Site:
 
     async def begin(self, cls: Any) -> Any:
         spec = spec_of(cls)
-        plan = ActorPlan(
+        plan = SpawnSpec(
             actor_id=new_id(), namespace="default", class_name=spec.class_name, options=spec.options, arguments=b"{}"
         )
         for queue in plan.queues(self.session.names, self.session.settings.journal_retention):
             await self.link.declare(queue)
-        self.worker.begin(StartActor(worker="w", residency=Residency(plan=plan, incarnation=1, restarts=0)))
+        self.worker.begin(StartActor(worker="w", residency=Activation(plan=plan, incarnation=1, restarts=0)))
         return Handle(self.session, plan.ticket(self.session.names), spec)
 
     async def waits(self, handle: Any) -> tuple[int, int]:
@@ -134,14 +134,14 @@ class Site:
 async def site(broker_url: str, tmp_path: Path) -> AsyncIterator[Site]:
     gates.renew()
     settings = Settings(url=broker_url, secret="s", prefix=f"t{new_id(6)}", **QUICK)  # type: ignore[arg-type]
-    BlackBox.create(tmp_path / "box")
+    InFlightRecorder.create(tmp_path / "box")
     config = WorkerConfig(worker="w", node="n", modules=[], blackbox=tmp_path / "box")
     async with Hub(settings=settings) as hub:
         session = hub._open_session()
         assert session.link is not None
         await session.link.declare(Queue(session.names.node("n")))
         await session.link.declare(Queue(session.names.control))
-        worker = Worker(config, settings)
+        worker = ActorWorker(config, settings)
         await worker.start()
         yield Site(session, worker)
         await worker.stop()
@@ -182,7 +182,7 @@ async def test_a_task_that_ends_with_its_slot_is_not_answered_by_that(site: Site
         await site.link.declare(dead_letter_stream(session.names.dead("default")))
         call = hub.submit(wait_in_a_task, other)
         queue = session.names.task("default", "default")
-        BlackBox.create(tmp_path / "slot")
+        InFlightRecorder.create(tmp_path / "slot")
         config = WorkerConfig(
             worker="slot", node="n", modules=[], blackbox=tmp_path / "slot", kind="task", queues=[queue]
         )

@@ -9,9 +9,9 @@ from tenacity import wait_exponential_jitter
 
 from actorhub import Call, Future, Hub, ObjectRef, PlacementGroup, Retry, Stream, actor, ask, ref, task, tell
 from actorhub.blocking import Hub as BlockingHub
-from actorhub.control.infos import Demand
-from actorhub.delay import Delays, Forwarder, OnUnroutable
-from actorhub.session import Session
+from actorhub.control_api.info import Demand
+from actorhub.messaging.delayed_delivery import DelayedPublisher, DelayForwarder, OnUnroutable
+from actorhub.messaging.session import Session
 
 
 @actor
@@ -147,5 +147,5 @@ def blocking(hub: BlockingHub) -> None:
     assert_type(hub.get([ref]), list[str])
 
 
-def inside(session: Session, delays: Delays, on_unroutable: OnUnroutable) -> None:
-    assert_type(Forwarder(session, delays, on_unroutable), Forwarder)  # which knows no session
+def inside(session: Session, delays: DelayedPublisher, on_unroutable: OnUnroutable) -> None:
+    assert_type(DelayForwarder(session, delays, on_unroutable), DelayForwarder)  # which knows no session

@@ -13,7 +13,7 @@ handles go on to work, calls that were on their way belong to the parent.
 
 from __future__ import annotations
 
-from actorhub.blocking.calls import SentCall, SetTimer
 from actorhub.blocking.hub import Chain, Hub
+from actorhub.blocking.portal import SentCall, SetTimer
 
 __all__ = ["Chain", "Hub", "SentCall", "SetTimer"]

@@ -7,24 +7,23 @@ import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, ParamSpec, Self, TypeVar, overload
 
-from actorhub import hub as asynchronous
-from actorhub.blocking.calls import SentCall, SetTimer, items
-from actorhub.blocking.loops import Loop, OwnLoop
+from actorhub.actors.execution import current_execution
+from actorhub.actors.handle import ask, tell
+from actorhub.actors.timers import Timer
+from actorhub.blocking.portal import OwnedPortal, Portal, SentCall, SetTimer, adopted_method, items
 from actorhub.cluster import BrokerChoice, LocalNodes
-from actorhub.connection import OnRetry
-from actorhub.control.infos import ActorInfo, Demand, GroupInfo, NodeInfo, QueueInfo
-from actorhub.control.plans import Strategy
+from actorhub.control_api.info import ActorInfo, Demand, GroupInfo, NodeInfo, QueueInfo
+from actorhub.control_api.requirements import Bundle
+from actorhub.control_api.specs import Strategy
 from actorhub.durable.history import ActorState, HistoryEntry
 from actorhub.errors import ActorHubError, HubClosed
-from actorhub.explanation import Explanation
-from actorhub.future import Future
-from actorhub.group import PlacementGroup
-from actorhub.handle import RemoteMethod, ask, tell
-from actorhub.letter import DeadLetter
-from actorhub.needs import Bundle
-from actorhub.object_ref import ObjectRef
-from actorhub.ref import residence
-from actorhub.timer import Timer
+from actorhub.hub import hub as asynchronous
+from actorhub.hub.explain import Explanation
+from actorhub.hub.placement import PlacementGroup
+from actorhub.messaging.connection import OnRetry
+from actorhub.messaging.dead_letter import DeadLetter
+from actorhub.objects.reference import ObjectRef
+from actorhub.tasks.future import Future
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -46,7 +45,7 @@ class Hub:
             url, namespace=namespace, secret=secret, on_retry=on_retry
         )
         self._hub: asynchronous.Hub | None = None
-        self._loop: Loop | None = None
+        self._loop: Portal | None = None
         self._views: dict[str, Any] = {}
         self._root: Hub = self
 
@@ -76,7 +75,7 @@ class Hub:
         Raises:
             ActorHubError: called elsewhere, or on an event loop's own thread.
         """
-        here = residence.get()
+        here = current_execution.get()
         if here is None:
             raise ActorHubError(
                 "Hub.current() works inside `def` methods of actors and `def` tasks; elsewhere use `with Hub() as hub:`"
@@ -85,7 +84,7 @@ class Hub:
             raise ActorHubError("an `async def` method must not block its event loop; use actorhub.Hub.current() there")
         hub = Hub()
         hub._hub = asynchronous.Hub.current()
-        hub._loop = Loop(here.session.loop)
+        hub._loop = Portal(here.session.loop)
         return hub
 
     def __enter__(self) -> Self:
@@ -99,7 +98,7 @@ class Hub:
         """Raises:
         BrokerUnavailable: there is no broker, or it refused.
         """
-        loop = OwnLoop()
+        loop = OwnedPortal()
         hub = self._make()
         try:
             loop.run(hub.open())
@@ -182,7 +181,7 @@ class Hub:
         hub, loop = self._ready()
 
         async def call() -> Any:
-            return await ask(_here(hub, method), *args, **kwargs)
+            return await ask(adopted_method(hub, method), *args, **kwargs)
 
         return loop.run(call())
 
@@ -191,19 +190,19 @@ class Hub:
         hub, loop = self._ready()
 
         async def send() -> None:
-            await tell(_here(hub, method), *args, **kwargs)
+            await tell(adopted_method(hub, method), *args, **kwargs)
 
         loop.run(send())
 
     def after(self, seconds: float, method: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> SetTimer:
         """See `actorhub.Hub.after`; returns when the broker has it."""
-        return self._set_timer(lambda hub: hub.after(seconds, _here(hub, method), *args, **kwargs))
+        return self._set_timer(lambda hub: hub.after(seconds, adopted_method(hub, method), *args, **kwargs))
 
     def every(
         self, interval: float | str, method: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs
     ) -> SetTimer:
         """See `actorhub.Hub.every`; returns when the broker has it."""
-        return self._set_timer(lambda hub: hub.every(interval, _here(hub, method), *args, **kwargs))
+        return self._set_timer(lambda hub: hub.every(interval, adopted_method(hub, method), *args, **kwargs))
 
     def _set_timer(self, begin: Callable[[asynchronous.Hub], Timer]) -> SetTimer:
         hub, loop = self._ready()
@@ -217,13 +216,13 @@ class Hub:
         """Send a call now and get its answer later, by `result()`: so that many calls are on their way at once."""
         hub, loop = self._ready()
 
-        return SentCall(loop.do(lambda: ask(_here(hub, method), *args, **kwargs)), loop)
+        return SentCall(loop.do(lambda: ask(adopted_method(hub, method), *args, **kwargs)), loop)
 
     def stream(self, method: Callable[P, AsyncIterator[R]], /, *args: P.args, **kwargs: P.kwargs) -> Iterator[R]:
         """Iterate the items of a generator method."""
         hub, loop = self._ready()
 
-        return items(loop, loop.do(lambda: _here(hub, method)(*args, **kwargs)))
+        return items(loop, loop.do(lambda: adopted_method(hub, method)(*args, **kwargs)))
 
     @overload
     def submit(
@@ -371,7 +370,7 @@ class Hub:
         hub, loop = self._ready()
         return loop.run(hub.purge_dead())
 
-    def _ready(self) -> tuple[asynchronous.Hub, Loop]:
+    def _ready(self) -> tuple[asynchronous.Hub, Portal]:
         root = self._root
         if root._hub is None or root._loop is None:
             raise HubClosed("the hub is not open; use it inside `with Hub() as hub:`")
@@ -395,10 +394,3 @@ class Chain:
         hub, loop = self._hub._ready()
 
         return loop.do(lambda: hub.chain(*self._functions).submit(*args, **kwargs))
-
-
-def _here(hub: asynchronous.Hub, method: Any) -> RemoteMethod:
-    """The same method of a handle that belongs to this hub's session, whichever hub the handle came from."""
-    if not isinstance(method, RemoteMethod):
-        raise TypeError(f"{method!r} is not the method of a handle; write it as in hub.ask(counter.add, 5)")
-    return RemoteMethod(hub.adopt(method.handle), method.name, method.signature)

@@ -7,11 +7,10 @@ import sys
 import typer
 from pydantic import ValidationError
 
-from actorhub.cli import dead
-from actorhub.cli.calling import call
+from actorhub.cli import dead_letters
 from actorhub.cli.common import fail
-from actorhub.cli.looking import actors, demand, explain, groups, history, status, tasks
-from actorhub.cli.running import bench, dev, drain, metrics, node
+from actorhub.cli.inspect import actors, demand, explain, groups, history, status, tasks
+from actorhub.cli.run import bench, call, dev, drain, metrics, node
 from actorhub.errors import ActorHubError
 
 app = typer.Typer(
@@ -22,7 +21,7 @@ app = typer.Typer(
 )
 for command in (node, dev, status, actors, tasks, groups, demand, drain, call, explain, history, metrics, bench):
     app.command()(command)
-app.add_typer(dead.app, name="dead")
+app.add_typer(dead_letters.app, name="dead")
 
 
 def main() -> None:

@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from actorhub import logs
-from actorhub.hub import Hub
+from actorhub.core import logging_setup
+from actorhub.hub.hub import Hub
 from actorhub.settings import Settings
 
 R = TypeVar("R")
@@ -46,7 +46,7 @@ def settings_from(url: str | None, namespace: str | None, **more: Any) -> Settin
     return Settings(**{name: value for name, value in given.items() if value is not None})
 
 
-def look(
+def query(
     settings: Settings, question: Callable[[Hub], Awaitable[R]], timeout: float = 10.0, late: str = NO_CONTROL
 ) -> R:
     """What a hub with these settings answers to the question. Where it has not in `timeout` seconds, the command ends with
@@ -63,7 +63,7 @@ def run_until_done(settings: Settings, query: Callable[[], Coroutine[Any, Any, R
     """Run a query on an event loop, and return its result. On TimeoutError the command ends with the message `late`."""
     if settings.url is None:
         fail(NO_BROKER)
-    logs.configure(settings.log_format, "ERROR")
+    logging_setup.configure_logging(settings.log_format, "ERROR")
     try:
         return asyncio.run(query())
     except TimeoutError:

@@ -13,61 +13,61 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
+from actorhub.actors.execution import current_execution, ref
+from actorhub.actors.handle import tell
+from actorhub.actors.service import service, stub
 from actorhub.broker import Link
-from actorhub.context import effects
-from actorhub.control.commands import (
+from actorhub.control.queue_monitor import QueueDepthMonitor
+from actorhub.control.state import ControlState
+from actorhub.control_api.commands import (
     Acknowledge,
-    Answer,
-    AskReport,
-    BuryActor,
-    BuryQueue,
-    Changed,
-    GroupAnswer,
+    Action,
+    ActorStateChanged,
+    CreateMailbox,
+    DeleteMailbox,
+    DeleteTaskQueue,
+    GroupReply,
     MakeDeadLetters,
-    MakeMailbox,
     MakeQueue,
-    Order,
-    QueueAnswer,
+    RequestReport,
     ServeQueues,
+    SpawnReply,
     StartActor,
     StartSlot,
     StartWorker,
     StopActor,
     StopSlot,
     StopWorker,
+    TaskQueueReply,
 )
-from actorhub.control.desks import PAGE, ControlDesk, NodeDesk, WorkerDesk
-from actorhub.control.events import (
+from actorhub.control_api.events import (
     Event,
-    GroupAsked,
     GroupRemoved,
-    KillAsked,
+    GroupRequested,
+    KillRequested,
+    NodeEvent,
     NodeReport,
-    Notice,
-    QueueUsed,
+    QueueDepths,
     SessionEnded,
-    SpawnAsked,
-    TasksWait,
+    SpawnRequested,
+    TaskQueueUsed,
     Tick,
 )
-from actorhub.control.infos import ActorInfo, Demand, GroupInfo, NodeInfo, Served
-from actorhub.control.plans import ActorPlan
-from actorhub.control.queue_monitor import QueueDepthMonitor
-from actorhub.control.state import ControlState
+from actorhub.control_api.info import ActorInfo, DedicatedQueueInfo, Demand, GroupInfo, NodeInfo
+from actorhub.control_api.requirements import Requirements
+from actorhub.control_api.services import PAGE, ControlService, NodeService, WorkerService
+from actorhub.control_api.specs import SpawnSpec
 from actorhub.errors import ActorHubError, BrokerUnavailable
-from actorhub.handle import tell
-from actorhub.needs import Needs
-from actorhub.ref import ref, residence
-from actorhub.service import service, stub
-from actorhub.session import Session
+from actorhub.messaging.context import effects
+from actorhub.messaging.session import Session
+from actorhub.messaging.topology import dead_letter_stream, task_queue
 from actorhub.settings import Settings
-from actorhub.topology import dead_letter_stream, task_queue
 
 log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
-R = TypeVar("R", Answer, GroupAnswer, QueueAnswer)
-Reply = Answer | GroupAnswer | QueueAnswer
+R = TypeVar("R", SpawnReply, GroupReply, TaskQueueReply)
+Reply = SpawnReply | GroupReply | TaskQueueReply
 
 SESSION_CHECK = 2.0  # seconds between looks at whether the owners of actors are still there
 
@@ -75,7 +75,7 @@ SESSION_CHECK = 2.0  # seconds between looks at whether the owners of actors are
 @service(
     durable=True, reads=("find", "describe", "task_queues", "served", "demand", "actors", "group", "groups", "nodes")
 )
-class Control(ControlDesk):
+class Control(ControlService):
     """Directory of namespaces, names, nodes, workers and actors. Never on the path of a message. No method waits for anything:
     what it does is a commit."""
 
@@ -90,7 +90,7 @@ class Control(ControlDesk):
         self._watch = QueueDepthMonitor(link, self.state, self._tell_what_waits)
 
     async def started(self) -> None:
-        here = residence.get()
+        here = current_execution.get()
         assert here is not None
         self._session: Session = here.session
         self._me = ref(self)
@@ -106,11 +106,11 @@ class Control(ControlDesk):
 
     # ---- what hubs ask
 
-    async def spawn(self, asked: SpawnAsked) -> Answer:
-        return await self._reply_to(asked, Answer)
+    async def spawn(self, asked: SpawnRequested) -> SpawnReply:
+        return await self._reply_to(asked, SpawnReply)
 
-    async def make_group(self, asked: GroupAsked) -> GroupAnswer:
-        return await self._reply_to(asked, GroupAnswer)
+    async def make_group(self, asked: GroupRequested) -> GroupReply:
+        return await self._reply_to(asked, GroupReply)
 
     async def remove_group(self, group: str) -> bool:
         if self.state.group(group) is None:
@@ -124,7 +124,7 @@ class Control(ControlDesk):
     async def groups(self, namespace: str | None = None, after: str | None = None) -> list[GroupInfo]:
         return list(itertools.islice(self.state.groups(namespace, after), PAGE))
 
-    async def find(self, namespace: str, name: str) -> ActorPlan | None:
+    async def find(self, namespace: str, name: str) -> SpawnSpec | None:
         return self.state.find(namespace, name)
 
     async def describe(self, actor_id: str) -> ActorInfo | None:
@@ -134,13 +134,13 @@ class Control(ControlDesk):
         known = self.state.describe(actor_id)
         if known is None or known.state == "dead":
             return False
-        await self._handle(KillAsked(actor=actor_id, cause=cause))
+        await self._handle(KillRequested(actor=actor_id, cause=cause))
         return True
 
-    async def serve(self, queue: str, needs: Needs | None = None, priority: int = 0) -> QueueAnswer:
+    async def serve(self, queue: str, needs: Requirements | None = None, priority: int = 0) -> TaskQueueReply:
         namespace = self._session.names.namespace_of(queue)
-        used = QueueUsed(queue=queue, namespace=namespace, needs=needs, priority=priority)
-        answer = await self._reply_to(used, QueueAnswer)
+        used = TaskQueueUsed(queue=queue, namespace=namespace, needs=needs, priority=priority)
+        answer = await self._reply_to(used, TaskQueueReply)
         self._watch.look_at(queue)
         return answer
 
@@ -148,7 +148,7 @@ class Control(ControlDesk):
         names, queues = self._session.names, self.state.queues()
         return [queue for queue in queues if namespace is None or names.namespace_of(queue) == namespace]
 
-    async def served(self, namespace: str | None = None) -> list[Served]:
+    async def served(self, namespace: str | None = None) -> list[DedicatedQueueInfo]:
         return list(self.state.task_queues(namespace))
 
     async def demand(self) -> list[Demand]:
@@ -168,12 +168,12 @@ class Control(ControlDesk):
     async def report(self, report: NodeReport) -> None:
         await self._handle(report)
 
-    async def notice(self, event: Notice) -> None:
+    async def notice(self, event: NodeEvent) -> None:
         await self._handle(event)
 
     async def tasks_wait(self, waiting: dict[str, int]) -> None:
         """What control's watch has seen in the queues that have slots of their own."""
-        await self._handle(TasksWait(waiting=waiting))
+        await self._handle(QueueDepths(waiting=waiting))
 
     async def tick(self) -> None:
         """Control's clock: what control tells itself through its own queue.
@@ -192,7 +192,7 @@ class Control(ControlDesk):
         """Carry out the commands that follow from an event. Returns the replies among them."""
         replies: list[Reply] = []
         for command in self.state.handle(event, self._now):
-            if isinstance(command, Answer | GroupAnswer | QueueAnswer):
+            if isinstance(command, SpawnReply | GroupReply | TaskQueueReply):
                 replies.append(command)
             else:
                 await self._carry_out(command)
@@ -203,12 +203,12 @@ class Control(ControlDesk):
         [reply] = [reply for reply in await self._handle(event) if isinstance(reply, kind)]
         return reply
 
-    async def _carry_out(self, command: Order) -> None:
+    async def _carry_out(self, command: Action) -> None:
         """All of it leaves with the commit."""
         leaving = effects()
         assert leaving is not None
         match command:
-            case MakeMailbox():
+            case CreateMailbox():
                 retention = self._settings.journal_retention
                 leaving.queues += command.plan.queues(self._session.names, retention)
             case MakeDeadLetters():
@@ -217,11 +217,11 @@ class Control(ControlDesk):
                 await tell(self._worker(command.worker).start, command)
             case StopActor():
                 await tell(self._worker(command.worker).stop, command.actor, command.incarnation)
-            case BuryActor():
+            case DeleteMailbox():
                 await tell(self._worker(command.worker).bury, command)
             case MakeQueue():
                 leaving.queues.append(task_queue(command.queue))
-            case BuryQueue():
+            case DeleteTaskQueue():
                 await tell(self._worker(command.worker).bury_queue, command)
             case StartWorker():
                 await tell(self._node(command.node).start_worker, command.worker, command.actor, command.gpu)
@@ -235,19 +235,19 @@ class Control(ControlDesk):
                 await tell(self._node(command.node).acknowledge)
             case ServeQueues():
                 await tell(self._node(command.node).serve, command.queues)
-            case AskReport():
+            case RequestReport():
                 await tell(self._node(command.node).report)
-            case Changed():
+            case ActorStateChanged():
                 info = command.actor
                 level = logging.WARNING if info.state == "restarting" and info.last_error else logging.DEBUG
                 cause = f": {info.last_error}" if info.last_error else ""
                 log.log(level, "actor %s of %s is %s%s", info.id, info.class_name, info.state, cause)
 
-    def _worker(self, worker: str) -> WorkerDesk:
-        return stub(self._session, self._session.names.worker(worker), WorkerDesk)
+    def _worker(self, worker: str) -> WorkerService:
+        return stub(self._session, self._session.names.worker(worker), WorkerService)
 
-    def _node(self, node: str) -> NodeDesk:
-        return stub(self._session, self._session.names.node(node), NodeDesk)
+    def _node(self, node: str) -> NodeService:
+        return stub(self._session, self._session.names.node(node), NodeService)
 
     # ---- time
 

@@ -7,40 +7,41 @@ from dataclasses import replace
 
 from actorhub.control import placement
 from actorhub.control.cleanup import CleanupQueue
-from actorhub.control.commands import (
-    Answer,
-    BuryActor,
-    Changed,
+from actorhub.control.directory import ActorDirectory, ActorEntry, StandbyWorker
+from actorhub.control.group_registry import GroupEntry, GroupRegistry
+from actorhub.control.node_registry import NodeRegistry
+from actorhub.control.pending import PendingPlacement, PendingPlacements
+from actorhub.control.reservations import Reservations
+from actorhub.control.slot_scheduler import SlotScheduler
+from actorhub.control.task_queue_registry import SlotEntry, TaskQueueEntry, TaskQueueRegistry
+from actorhub.control_api.commands import (
+    ActorStateChanged,
     Command,
-    GroupAnswer,
-    MakeMailbox,
+    CreateMailbox,
+    DeleteMailbox,
+    GroupReply,
+    SpawnReply,
     StartActor,
     StartWorker,
     StopActor,
     StopWorker,
+    group_name_taken,
+    name_taken,
 )
-from actorhub.control.directory import ActorDirectory, ActorEntry, StandbyWorker
-from actorhub.control.events import (
+from actorhub.control_api.events import (
     ActorFailed,
     ActorStarted,
     ActorStopped,
-    Buried,
-    GroupAsked,
     GroupRemoved,
-    KillAsked,
-    SpawnAsked,
+    GroupRequested,
+    KillRequested,
+    MailboxDeleted,
+    SpawnRequested,
     WorkerLost,
 )
-from actorhub.control.group_registry import GroupEntry, GroupRegistry
-from actorhub.control.infos import State
-from actorhub.control.node_registry import NodeRegistry
-from actorhub.control.pending import PendingPlacement, PendingPlacements
-from actorhub.control.plans import ActorPlan, Residency
-from actorhub.control.refusals import group_name_taken, name_taken
-from actorhub.control.reservations import Reservations
-from actorhub.control.slot_scheduler import SlotScheduler
-from actorhub.control.task_queue_registry import SlotEntry, TaskQueueEntry, TaskQueueRegistry
-from actorhub.resources import units
+from actorhub.control_api.info import State
+from actorhub.control_api.specs import Activation, SpawnSpec
+from actorhub.core.resources import units
 
 
 class ActorLifecycle:
@@ -92,16 +93,16 @@ class ActorLifecycle:
         self._back_alone()
         self._bury_dead()
 
-    def spawn(self, asked: SpawnAsked) -> bool:
+    def spawn(self, asked: SpawnRequested) -> bool:
         """Whether there is a new actor."""
         plan = asked.plan
         if self._directory.get(plan.actor_id) is not None:
-            self.commands.append(Answer(actor_id=plan.actor_id, plan=plan.outline, created=True))
+            self.commands.append(SpawnReply(actor_id=plan.actor_id, plan=plan.outline, created=True))
             return False
         parent = plan.owner.removeprefix("actor:")
         if plan.lifetime == "session" and parent != plan.owner and self._directory.living(parent) is None:
             message = f"{parent} is dead, and what it spawns would end with it"
-            self.commands.append(Answer(actor_id=plan.actor_id, error="parent dead", message=message))
+            self.commands.append(SpawnReply(actor_id=plan.actor_id, error="parent dead", message=message))
             return False
         holder = self._directory.find(plan.namespace, plan.name) if plan.name is not None else None
         if holder is not None:
@@ -109,17 +110,17 @@ class ActorLifecycle:
             return False
         reason = self._infeasible(plan)
         if reason is not None:
-            self.commands.append(Answer(actor_id=plan.actor_id, error="infeasible", message=reason))
+            self.commands.append(SpawnReply(actor_id=plan.actor_id, error="infeasible", message=reason))
             return False
         actor = self._directory.add(plan)
         self._wait(actor, actor.number)
-        self.commands.append(MakeMailbox(plan=plan))
-        self.commands.append(Answer(actor_id=plan.actor_id, plan=plan.outline, created=True))
+        self.commands.append(CreateMailbox(plan=plan))
+        self.commands.append(SpawnReply(actor_id=plan.actor_id, plan=plan.outline, created=True))
         return True
 
     # ---- a place
 
-    def _infeasible(self, plan: ActorPlan) -> str | None:
+    def _infeasible(self, plan: SpawnSpec) -> str | None:
         """Why it can never run; None where it can, or where somebody who may know more has not been heard yet."""
         if plan.bundle is not None:
             return self._reservations.misfit(plan.bundle, plan.class_name, units(plan.options.resources))
@@ -192,13 +193,13 @@ class ActorLifecycle:
     def _order(self, actor: ActorEntry, worker: str, incarnation: int) -> None:
         limit = actor.plan.options.max_redeliveries
         poison = [call for call, kills in actor.kills.items() if kills > limit]
-        residency = Residency(plan=actor.plan, incarnation=incarnation, restarts=actor.restarts)
+        residency = Activation(plan=actor.plan, incarnation=incarnation, restarts=actor.restarts)
         self.commands.append(StartActor(worker=worker, residency=residency, poison=poison))
 
     def _change(self, actor: ActorEntry, state: State) -> None:
         actor.state = state
         self._directory.touch(actor)
-        self.commands.append(Changed(actor=actor.info))
+        self.commands.append(ActorStateChanged(actor=actor.info))
 
     # ---- standing by
 
@@ -290,7 +291,7 @@ class ActorLifecycle:
             self._wait(actor, actor.waits)
             self._change(actor, "restarting")
 
-    def kill(self, event: KillAsked) -> None:
+    def kill(self, event: KillRequested) -> None:
         actor = self._directory.living(event.actor)
         if actor is not None:
             self._die(actor, event.cause)
@@ -323,16 +324,16 @@ class ActorLifecycle:
 
     # ---- groups
 
-    def make_group(self, asked: GroupAsked) -> None:
+    def make_group(self, asked: GroupRequested) -> None:
         plan = asked.plan
         known = self._groups.get(plan.group_id)
         if known is not None:
-            self.commands.append(GroupAnswer(group_id=plan.group_id, plan=known.plan, created=True))
+            self.commands.append(GroupReply(group_id=plan.group_id, plan=known.plan, created=True))
             return
         parent = plan.owner.removeprefix("actor:")
         if plan.lifetime == "session" and parent != plan.owner and self._directory.living(parent) is None:
             message = f"{parent} is dead, and the group would end with it"
-            self.commands.append(GroupAnswer(group_id=plan.group_id, error="parent dead", message=message))
+            self.commands.append(GroupReply(group_id=plan.group_id, error="parent dead", message=message))
             return
         holder = self._groups.find(plan.namespace, plan.name) if plan.name is not None else None
         if holder is not None:
@@ -341,12 +342,12 @@ class ActorLifecycle:
         reason = self._reservations.infeasible(plan) if self._nodes.is_heard else None
         if reason is not None:
             message = f"placement group {plan.name or plan.group_id}: {reason}"
-            self.commands.append(GroupAnswer(group_id=plan.group_id, error="infeasible", message=message))
+            self.commands.append(GroupReply(group_id=plan.group_id, error="infeasible", message=message))
             return
         group = GroupEntry(plan, self._directory.count())
         self._groups.add(group)
         self._wait_group(group)
-        self.commands.append(GroupAnswer(group_id=plan.group_id, plan=plan, created=True))
+        self.commands.append(GroupReply(group_id=plan.group_id, plan=plan, created=True))
 
     def remove_group(self, event: GroupRemoved) -> None:
         """Its actors end with it, and what it reserved is free."""
@@ -377,9 +378,9 @@ class ActorLifecycle:
                 self.slots.bury(dead)
             elif dead.cleaner is not None:
                 cause, at_birth = dead.last_error or "", dead.died_at_birth
-                self._say(BuryActor(worker=dead.cleaner, plan=dead.plan, cause=cause, at_birth=at_birth))
+                self._say(DeleteMailbox(worker=dead.cleaner, plan=dead.plan, cause=cause, at_birth=at_birth))
 
-    def buried(self, event: Buried) -> None:
+    def buried(self, event: MailboxDeleted) -> None:
         dead = self.cleanup.done(event.actor)
         if isinstance(dead, TaskQueueEntry):
             self._queues.remove(dead)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import gcd
 from operator import add, ge, le, sub
 
-from actorhub.resources import plus
+from actorhub.core.resources import plus
 
 LOOKS = 25_000  # at rooms, in one search beyond its first way: up to some 30 ms
 

@@ -6,10 +6,10 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from actorhub.control.infos import ActorInfo, State
 from actorhub.control.placement import PlacementRequest
-from actorhub.control.plans import ActorPlan
-from actorhub.needs import Bundle
+from actorhub.control_api.info import ActorInfo, State
+from actorhub.control_api.requirements import Bundle
+from actorhub.control_api.specs import SpawnSpec
 
 TOMBSTONES = 10_000  # dead actors that are remembered, with the cause
 
@@ -30,7 +30,7 @@ class ActorEntry:
     own, of which `incarnation` is the one that counts; `waits`: its place among those that wait for a worker; `cleaner`: the
     worker that buries it."""
 
-    plan: ActorPlan
+    plan: SpawnSpec
     number: int = 0
     state: State = "pending"
     worker: str | None = None
@@ -144,7 +144,7 @@ class ActorDirectory:
     def touch(self, actor: ActorEntry) -> None:
         self.lives[actor.id] = None
 
-    def add(self, plan: ActorPlan) -> ActorEntry:
+    def add(self, plan: SpawnSpec) -> ActorEntry:
         """A new actor, whose name nobody has. It waits."""
         actor = ActorEntry(plan, number=self.count())
         self.plans[actor.id] = None
@@ -239,7 +239,7 @@ class ActorDirectory:
         return self._counted
 
 
-def _owners(plan: ActorPlan) -> list[str]:
+def _owners(plan: SpawnSpec) -> list[str]:
     """Whose end is its end."""
     owners = [plan.owner] if plan.lifetime == "session" else []
     return owners if plan.bundle is None else [*owners, f"group:{plan.bundle.group}"]

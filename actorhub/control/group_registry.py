@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from actorhub.control.infos import BundleInfo, GroupInfo
-from actorhub.control.plans import GroupPlan
-from actorhub.resources import fits, units
+from actorhub.control_api.info import BundleInfo, GroupInfo
+from actorhub.control_api.specs import PlacementGroupSpec
+from actorhub.core.resources import fits, units
 
 
 @dataclass(eq=False)
 class GroupEntry:
     """`nodes`: where each bundle is; None where it has no place. `free`: the units of each bundle that nobody has taken."""
 
-    plan: GroupPlan
+    plan: PlacementGroupSpec
     number: int
     nodes: list[str | None] = field(default_factory=list)
     bundles: list[Mapping[str, int]] = field(init=False)

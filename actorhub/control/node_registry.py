@@ -5,10 +5,10 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Mapping
 
-from actorhub.control.events import NodeReport, WorkerReport
 from actorhub.control.placement import NodeEntry, PlacementRequest, WorkerEntry
 from actorhub.control.strategies import NodeCapacity, rank
-from actorhub.resources import units
+from actorhub.control_api.events import NodeReport, WorkerReport
+from actorhub.core.resources import units
 
 
 class NodeRegistry:

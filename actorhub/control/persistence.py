@@ -12,12 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from actorhub.control.directory import ActorDirectory, ActorEntry, StandbyWorker
 from actorhub.control.group_registry import GroupEntry, GroupRegistry
-from actorhub.control.infos import State
 from actorhub.control.node_registry import NodeRegistry
 from actorhub.control.placement import NodeEntry, WorkerEntry
-from actorhub.control.plans import ActorPlan, GroupPlan
 from actorhub.control.task_queue_registry import SlotEntry, TaskQueueEntry, TaskQueueRegistry
-from actorhub.needs import Needs
+from actorhub.control_api.info import State
+from actorhub.control_api.requirements import Requirements
+from actorhub.control_api.specs import PlacementGroupSpec, SpawnSpec
 
 PLAN, LIFE, NODE, GROUP, QUEUE = "plan", "life", "node", "group", "queue"
 CLUSTER = "cluster"
@@ -55,7 +55,7 @@ class ActorRow(_Part):
     def of(cls, actor: ActorEntry) -> Self:
         return cls.model_validate({name: getattr(actor, name) for name in cls.model_fields})
 
-    def actor(self, plan: ActorPlan) -> ActorEntry:
+    def actor(self, plan: SpawnSpec) -> ActorEntry:
         fields: dict[str, Any] = dict(self) | {"restarted": list(self.restarted), "kills": dict(self.kills)}
         return ActorEntry(plan, **fields)
 
@@ -91,7 +91,7 @@ class NodeRow(_Part):
 class GroupRow(_Part):
     """A placement group, and where its bundles are."""
 
-    plan: GroupPlan
+    plan: PlacementGroupSpec
     number: int
     nodes: tuple[str | None, ...]
 
@@ -108,7 +108,7 @@ class TaskQueueRow(_Part):
 
     name: str
     namespace: str
-    needs: Needs
+    needs: Requirements
     priority: int = 0
     starts: int = 0
     cause: str | None = None
@@ -187,7 +187,7 @@ def restore(parts: Mapping[str, bytes], known: ControlTables, *, now: float) -> 
     for key, body in parts.items():
         kind, _, id_ = key.partition(".")
         of.get(kind, {})[id_] = body
-    plans = {id_: ActorPlan.model_validate_json(body) for id_, body in of[PLAN].items()}
+    plans = {id_: SpawnSpec.model_validate_json(body) for id_, body in of[PLAN].items()}
     groups = [GroupRow.model_validate_json(body).group() for body in of[GROUP].values()]
     known.directory.restore(ActorRow.model_validate_json(body).actor(plans[id_]) for id_, body in of[LIFE].items())
     known.nodes.restore(NodeRow.model_validate_json(body).node(now) for body in of[NODE].values())

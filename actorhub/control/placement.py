@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from actorhub.control.events import ANY_CLASS
-from actorhub.control.infos import NodeInfo, WorkerInfo
-from actorhub.control.plans import ActorPlan
 from actorhub.control.strategies import NodeCapacity
-from actorhub.needs import Needs
-from actorhub.resources import amounts, fits, minus, units
+from actorhub.control_api.events import ANY_CLASS
+from actorhub.control_api.info import NodeInfo, WorkerInfo
+from actorhub.control_api.requirements import Requirements
+from actorhub.control_api.specs import SpawnSpec
+from actorhub.core.resources import amounts, fits, minus, units
 
 
 @dataclass(eq=False)
@@ -102,7 +102,7 @@ class PlacementRequest:
     own_worker: bool
 
     @classmethod
-    def of(cls, plan: ActorPlan) -> PlacementRequest:
+    def of(cls, plan: SpawnSpec) -> PlacementRequest:
         return cls(
             units=units(plan.options.resources),
             labels=plan.labels,
@@ -113,7 +113,7 @@ class PlacementRequest:
         )
 
     @classmethod
-    def of_slot(cls, needs: Needs) -> PlacementRequest:
+    def of_slot(cls, needs: Requirements) -> PlacementRequest:
         return cls(
             units=units(needs.wanted),
             labels=needs.labels,

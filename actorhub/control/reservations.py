@@ -9,9 +9,9 @@ from actorhub.control import placement, strategies
 from actorhub.control.group_registry import GroupEntry, GroupRegistry
 from actorhub.control.node_registry import NodeRegistry
 from actorhub.control.placement import NodeEntry, PlacementRequest
-from actorhub.control.plans import GroupPlan
-from actorhub.needs import Bundle
-from actorhub.resources import amounts, fits, minus, share, units
+from actorhub.control_api.requirements import Bundle
+from actorhub.control_api.specs import PlacementGroupSpec
+from actorhub.core.resources import amounts, fits, minus, share, units
 
 
 class Placeable(Protocol):
@@ -142,7 +142,7 @@ class Reservations:
             if node is not None:
                 self._nodes.take(group.bundles[index], node, None)
 
-    def infeasible(self, plan: GroupPlan) -> str | None:
+    def infeasible(self, plan: PlacementGroupSpec) -> str | None:
         """Why it can never be placed, were all nodes empty; None where it can, or where there is no node yet."""
         bundles = [units(bundle) for bundle in plan.bundles]
         return strategies.why_not(bundles, plan.strategy, self._nodes.wholes) if self._nodes.wholes else None

@@ -10,17 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Mapping, Set
 
 from actorhub.control import placement, strategies
-from actorhub.control.commands import BuryQueue, Command, MakeQueue, StartSlot, StopSlot
 from actorhub.control.directory import ActorEntry
-from actorhub.control.events import QueueUsed
 from actorhub.control.group_registry import GroupEntry
-from actorhub.control.infos import Served
 from actorhub.control.node_registry import NodeRegistry
 from actorhub.control.pending import PendingPlacement, PendingPlacements
 from actorhub.control.reservations import Reservations
 from actorhub.control.strategies import NodeCapacity
 from actorhub.control.task_queue_registry import SlotEntry, TaskQueueEntry, TaskQueueRegistry
-from actorhub.resources import fits, plus
+from actorhub.control_api.commands import Command, DeleteTaskQueue, MakeQueue, StartSlot, StopSlot
+from actorhub.control_api.events import TaskQueueUsed
+from actorhub.control_api.info import DedicatedQueueInfo
+from actorhub.core.resources import fits, plus
 
 TURN = 2.0  # seconds for which a slot keeps what others of its priority wait for
 UNSEEN = 10.0  # seconds after which a slot that its node has never named is not there
@@ -57,7 +57,7 @@ class SlotScheduler:
 
     # ---- queues
 
-    def use(self, event: QueueUsed) -> str | None:
+    def use(self, event: TaskQueueUsed) -> str | None:
         """Somebody sends tasks to it. Returns why nobody can ever serve them, if that is so; else there is such a queue."""
         assert event.needs is not None
         known = self._queues.get(event.queue)
@@ -84,13 +84,15 @@ class SlotScheduler:
             return None
         return placement.infeasible(self._nodes.by_id.values(), f"a task of {queue.name}", queue.ask)
 
-    def served(self, queue: TaskQueueEntry) -> Served:
+    def served(self, queue: TaskQueueEntry) -> DedicatedQueueInfo:
         """For people."""
         waits = ""
         if not queue.slots:
             waits = self.waits_for(queue)
         slots = {slot.id: slot.node or "" for slot in queue.slots.values()}
-        return Served(name=queue.name, namespace=queue.namespace, needs=queue.needs, slots=slots, waits_for=waits)
+        return DedicatedQueueInfo(
+            name=queue.name, namespace=queue.namespace, needs=queue.needs, slots=slots, waits_for=waits
+        )
 
     def waits_for(self, queue: TaskQueueEntry) -> str:
         """What there is not that one more slot of it needs."""
@@ -293,7 +295,7 @@ class SlotScheduler:
 
     def bury(self, queue: TaskQueueEntry) -> None:
         assert queue.cleaner is not None
-        self._say(BuryQueue(worker=queue.cleaner, queue=queue.name, cause=queue.cause or ""))
+        self._say(DeleteTaskQueue(worker=queue.cleaner, queue=queue.name, cause=queue.cause or ""))
 
 
 def _outside(slots: Iterable[SlotEntry]) -> list[SlotEntry]:

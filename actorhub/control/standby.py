@@ -7,31 +7,31 @@ import functools
 import logging
 from collections.abc import Callable
 
-from actorhub.address import SYSTEM
-from actorhub.attachments import Attachment
+from actorhub.actors.cell import ActorCell
+from actorhub.actors.execution import ExecutionContext
+from actorhub.actors.service import service_handle
+from actorhub.actors.spec import spec_of
 from actorhub.broker import Link
-from actorhub.cell import Cell
 from actorhub.control.actor import Control
 from actorhub.control.state import ControlState
+from actorhub.core.addressing import SYSTEM
 from actorhub.durable.instance_pool import LARGEST, Load
 from actorhub.durable.mailbox import DurableMailbox
 from actorhub.durable.protocol.records import RECORD_SHARE, StateRecord
-from actorhub.envelope import Kind
 from actorhub.errors import PayloadTooLarge
-from actorhub.failure import Failure
-from actorhub.ref import Residence
-from actorhub.service import service_handle
-from actorhub.session import Session
-from actorhub.spec import spec_of
-from actorhub.topology import durable_inbox, journal_stream
-from actorhub.work import Answer, Work
+from actorhub.messaging.recovery import Recoverable
+from actorhub.messaging.request import Reply, Request
+from actorhub.messaging.session import Session
+from actorhub.messaging.topology import durable_inbox, journal_stream
+from actorhub.wire.envelope import Kind
+from actorhub.wire.failure import Failure
 
 log = logging.getLogger(__name__)
 
 HANDING_OVER = 1.0  # seconds that what runs may take to end
 
 
-class ControlStandby(Attachment):
+class ControlStandby(Recoverable):
     """Attached to a session, it takes its turn at control on every link that the session has."""
 
     def __init__(self, session: Session, *, name: str) -> None:
@@ -93,7 +93,7 @@ class ControlHost:
         self._load = load
         self._limit = min(link.max_message // RECORD_SHARE, session.settings.journal_retention // LARGEST)
         self._state: ControlState | None = None
-        self._cell: Cell | None = None
+        self._cell: ActorCell | None = None
 
     async def begin(self) -> None:
         """Raises:
@@ -101,8 +101,8 @@ class ControlHost:
         """
         known = {part.key: part.body for part in await self._load("")}
         handle = service_handle(self._session, self._session.names.control, Control)
-        execution = Residence(handle, self._session, SYSTEM)
-        cell = self._cell = Cell(execution, spec_of(Control), lambda: self._make(known))
+        execution = ExecutionContext(handle, self._session, SYSTEM)
+        cell = self._cell = ActorCell(execution, spec_of(Control), lambda: self._make(known))
         cell.may_begin = self._may_begin
         await cell.start()
 
@@ -115,7 +115,7 @@ class ControlHost:
         if self._cell is not None:
             await self._cell.stop(patience)
 
-    def offer(self, work: Work) -> None:
+    def offer(self, work: Request) -> None:
         assert self._cell is not None
         if len(work.payload) > self._limit:
             error = PayloadTooLarge(
@@ -124,7 +124,7 @@ class ControlHost:
             )
             failure = Failure.of(error, self._session.signer)
             fields = {"kind": Kind.FAILURE, "call": work.envelope.id}
-            work.finish(Answer(fields, failure.encode(), failure, "invalid"))
+            work.finish(Reply(fields, failure.encode(), failure, "invalid"))
         else:
             self._cell.offer(work)
 
@@ -136,14 +136,14 @@ class ControlHost:
         if self._cell is not None:
             self._cell.cancel(call_id)
 
-    def posted(self, work: Work) -> None:
+    def posted(self, work: Request) -> None:
         """Nothing is kept of it."""
 
-    def keep(self, work: Work) -> int:
+    def keep(self, work: Request) -> int:
         """A plan goes into a part and into an order; else what changed is hardly more than what came."""
         return 2 * len(work.payload)
 
-    def put_back(self, work: Work) -> None:
+    def put_back(self, work: Request) -> None:
         """It changed nothing."""
 
     def changes(self, *, whole: bool) -> list[StateRecord]:

@@ -12,43 +12,43 @@ from typing import Protocol, TypeVar
 
 from actorhub.control import persistence, placement
 from actorhub.control.actor_lifecycle import ActorLifecycle, is_at
-from actorhub.control.commands import (
+from actorhub.control.directory import ActorDirectory, ActorEntry
+from actorhub.control.group_registry import GroupEntry, GroupRegistry
+from actorhub.control.node_registry import NodeRegistry
+from actorhub.control.task_queue_registry import SlotEntry, TaskQueueRegistry
+from actorhub.control_api.commands import (
     Acknowledge,
-    AskReport,
     Command,
     MakeDeadLetters,
-    QueueAnswer,
+    RequestReport,
     ServeQueues,
     StopActor,
     StopWorker,
+    TaskQueueReply,
 )
-from actorhub.control.directory import ActorDirectory, ActorEntry
-from actorhub.control.events import (
+from actorhub.control_api.events import (
     ActorFailed,
     ActorStarted,
     ActorStopped,
-    Buried,
     Event,
-    GroupAsked,
     GroupRemoved,
-    KillAsked,
+    GroupRequested,
+    KillRequested,
+    MailboxDeleted,
     NodeReport,
-    QueueUsed,
+    QueueDepths,
     SessionEnded,
     SlotEnded,
-    SpawnAsked,
-    TasksWait,
+    SpawnRequested,
+    TaskQueueUsed,
     Tick,
     WorkerLost,
     WorkerReport,
     WorkerStopped,
 )
-from actorhub.control.group_registry import GroupEntry, GroupRegistry
-from actorhub.control.infos import ActorInfo, Demand, GroupInfo, NodeInfo, Served
-from actorhub.control.node_registry import NodeRegistry
-from actorhub.control.plans import ActorPlan, Residency
-from actorhub.control.task_queue_registry import SlotEntry, TaskQueueRegistry
-from actorhub.resources import amounts, plus
+from actorhub.control_api.info import ActorInfo, DedicatedQueueInfo, Demand, GroupInfo, NodeInfo
+from actorhub.control_api.specs import Activation, SpawnSpec
+from actorhub.core.resources import amounts, plus
 
 
 class ControlState:
@@ -83,10 +83,10 @@ class ControlState:
         lifecycle = self._lifecycle
         lifecycle.now, lifecycle.commands = now, []
         match event:
-            case SpawnAsked():
+            case SpawnRequested():
                 if lifecycle.spawn(event):
                     self._prepare(event.plan.namespace)
-            case GroupAsked():
+            case GroupRequested():
                 lifecycle.make_group(event)
             case GroupRemoved():
                 lifecycle.remove_group(event)
@@ -102,15 +102,15 @@ class ControlState:
                 lifecycle.failed(event)
             case ActorStopped():
                 lifecycle.ended(event)
-            case Buried():
+            case MailboxDeleted():
                 lifecycle.buried(event)
-            case KillAsked():
+            case KillRequested():
                 lifecycle.kill(event)
             case SessionEnded():
                 lifecycle.end_owned_by(event.session, f"its session {event.session} ended")
-            case QueueUsed():
+            case TaskQueueUsed():
                 self._use(event)
-            case TasksWait():
+            case QueueDepths():
                 lifecycle.slots.demand(event.waiting)
             case SlotEnded():
                 lifecycle.slots.ended(event.slot)
@@ -145,7 +145,7 @@ class ControlState:
 
     # ---- questions
 
-    def find(self, namespace: str, name: str) -> ActorPlan | None:
+    def find(self, namespace: str, name: str) -> SpawnSpec | None:
         """The outline of the living actor that has the name."""
         found = self._directory.find(namespace, name)
         return found.plan.outline if found is not None else None
@@ -185,7 +185,7 @@ class ControlState:
         """The task queues that anybody has used, and that every slot serves."""
         return list(self._queues)
 
-    def task_queues(self, namespace: str | None = None) -> Iterator[Served]:
+    def task_queues(self, namespace: str | None = None) -> Iterator[DedicatedQueueInfo]:
         """Those that have slots of their own."""
         found = (queue for queue in self._task_queues.all() if queue.cause is None)
         return (self._lifecycle.slots.served(queue) for queue in found if namespace in (None, queue.namespace))
@@ -200,7 +200,7 @@ class ControlState:
         return self._lifecycle.slots.served(queue).waits_for if queue is not None else ""
 
     def wants(self, waiting: Mapping[str, int]) -> bool:
-        """Whether anything would follow from `TasksWait` with this."""
+        """Whether anything would follow from `QueueDepths` with this."""
         return self._lifecycle.slots.wants(waiting)
 
     def demand(self) -> list[Demand]:
@@ -229,7 +229,7 @@ class ControlState:
         if is_new and self._queues:
             self._lifecycle.commands.append(ServeQueues(node=node.id, queues=list(self._queues)))
         if is_new and report.known:
-            self._lifecycle.commands.append(AskReport(node=node.id))  # it was taken for lost
+            self._lifecycle.commands.append(RequestReport(node=node.id))  # it was taken for lost
         if is_new or not report.known:
             self._lifecycle.commands.append(Acknowledge(node=node.id))
         self._use_queues(report.queues)
@@ -247,7 +247,7 @@ class ControlState:
         if is_new or node.leaving:
             self._lifecycle.clear(node.id)
 
-    def _use(self, event: QueueUsed) -> None:
+    def _use(self, event: TaskQueueUsed) -> None:
         if event.needs is None:
             self._use_queues([event.queue])
             error = None
@@ -255,7 +255,7 @@ class ControlState:
             error = self._lifecycle.slots.use(event)
         if error is None:
             self._prepare(event.namespace)
-        self._lifecycle.commands.append(QueueAnswer(queue=event.queue, error=error))
+        self._lifecycle.commands.append(TaskQueueReply(queue=event.queue, error=error))
 
     def _prepare(self, namespace: str) -> None:
         """Its dead letters have a place before anybody can need one."""
@@ -283,7 +283,7 @@ class ControlState:
         if report.dedicated_to is not None and not worker.load:  # its actor lives elsewhere, or not at all
             self._lifecycle.commands.append(StopWorker(node=node.id, worker=worker.id))
 
-    def _reported(self, worker: placement.WorkerEntry, residency: Residency) -> None:
+    def _reported(self, worker: placement.WorkerEntry, residency: Activation) -> None:
         """An actor that a worker says it hosts: as known, or one that should not be there."""
         actor = self._directory.living(residency.plan.actor_id)
         if not is_at(actor, worker.id, residency.incarnation):

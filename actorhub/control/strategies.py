@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from itertools import islice
 
 from actorhub.control.bin_packing import fewest, most
-from actorhub.control.plans import Strategy
-from actorhub.resources import amounts, fits, plus, share
+from actorhub.control_api.specs import Strategy
+from actorhub.core.resources import amounts, fits, plus, share
 
 Bundle = Mapping[str, int]
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from actorhub.control.placement import PlacementRequest
-from actorhub.needs import Bundle, Needs
+from actorhub.control_api.requirements import Bundle, Requirements
 
 
 @dataclass(eq=False)
@@ -49,7 +49,7 @@ class TaskQueueEntry:
 
     name: str
     namespace: str
-    needs: Needs
+    needs: Requirements
     priority: int = 0
     starts: int = 0
     cause: str | None = None

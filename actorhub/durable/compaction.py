@@ -10,7 +10,7 @@ from collections.abc import Callable
 from actorhub.durable.journal import Journal
 from actorhub.durable.protocol.owner import JournalOwner
 from actorhub.durable.protocol.takeover import JournalLost
-from actorhub.work import Work
+from actorhub.messaging.request import Request
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ class Compactor:
     handled, if there is room for it."""
 
     def __init__(
-        self, name: str, owner: JournalOwner[Work], logbook: Journal, *, room: int, flush: Callable[[], None]
+        self, name: str, owner: JournalOwner[Request], logbook: Journal, *, room: int, flush: Callable[[], None]
     ) -> None:
         self._name = name
         self._owner = owner

@@ -7,18 +7,18 @@ import logging
 import time
 from typing import Any
 
-from actorhub import recurrence
+from actorhub.actors import timers
+from actorhub.actors.spec import ActorSpec
 from actorhub.broker import Link
 from actorhub.durable.outbox import CommitOutbox, dead_letter_entry
 from actorhub.durable.protocol.owner import JournalOwner
 from actorhub.durable.protocol.records import RECORD_SHARE, OutboxEntry, StoredTimer
-from actorhub.envelope import Envelope, Kind, Parcel, decode, encode
 from actorhub.errors import PayloadTooLarge, RemoteError
-from actorhub.failure import Failure
-from actorhub.letter import DeadLetter
-from actorhub.session import Session
-from actorhub.spec import ActorSpec
-from actorhub.work import Answer, Work
+from actorhub.messaging.dead_letter import DeadLetter
+from actorhub.messaging.request import Reply, Request
+from actorhub.messaging.session import Session
+from actorhub.wire.envelope import EncodedEnvelope, Envelope, Kind, decode, encode
+from actorhub.wire.failure import Failure
 
 log = logging.getLogger(__name__)
 
@@ -45,12 +45,12 @@ class EffectCollector:
         read, self._read = self._read, CommitOutbox()
         return kept.postings(), read.postings()
 
-    def only_reads(self, work: Work) -> bool:
+    def only_reads(self, work: Request) -> bool:
         return work.envelope.method in self._spec.options.reads
 
     # ---- of one that was handled
 
-    def check(self, work: Work, answer: Answer) -> int:
+    def check(self, work: Request, answer: Reply) -> int:
         """Returns the bytes of what it tells others. What the journal does not keep is checked by who sends it.
 
         Raises:
@@ -70,7 +70,7 @@ class EffectCollector:
             )
         return told
 
-    def tell(self, owner: JournalOwner[Work], work: Work) -> None:
+    def tell(self, owner: JournalOwner[Request], work: Request) -> None:
         """What it told others, and the queues that it wants."""
         if work.effects is None:
             return
@@ -81,7 +81,7 @@ class EffectCollector:
             fields: dict[str, Any] = {**told.fields, "id": f"{sender}-{told.queue}-{seq}", "sender": sender, "seq": seq}
             self._kept.tell(told.queue, told.keyed, (Envelope(**fields), told.payload))
 
-    def answer(self, work: Work, answer: Answer) -> int:
+    def answer(self, work: Request, answer: Reply) -> int:
         """To who asked; a tell that failed becomes a letter. Returns the bytes of both."""
         envelope, failure, size = work.envelope, answer.failure, len(answer.payload)
         if failure is not None and (answer.reason == "poison" or envelope.kind in (Kind.TELL, Kind.TIMER)):
@@ -100,7 +100,7 @@ class EffectCollector:
             outgoing.alone(_answer_to(work, parcel, work.origin))
         return size
 
-    def answer_again(self, owner: JournalOwner[Work], work: Work, sender: str, seq: int) -> OutboxEntry:
+    def answer_again(self, owner: JournalOwner[Request], work: Request, sender: str, seq: int) -> OutboxEntry:
         """The answer that the journal has of the same message, which was handled before."""
         found = owner.past.answers.find(sender, seq)
         if found is not None:
@@ -116,7 +116,7 @@ class EffectCollector:
 
     # ---- timers
 
-    def check_timer(self, owner: JournalOwner[Work], armed: StoredTimer) -> int:
+    def check_timer(self, owner: JournalOwner[Request], armed: StoredTimer) -> int:
         """Returns the bytes that it takes in a record.
 
         Raises:
@@ -134,7 +134,7 @@ class EffectCollector:
         self._armed += size
         return size
 
-    def arm(self, owner: JournalOwner[Work], armed: StoredTimer) -> None:
+    def arm(self, owner: JournalOwner[Request], armed: StoredTimer) -> None:
         """It comes through the inbox when it is due. Of all that comes, only what the journal expects counts."""
         owner.set_timer(armed)
         timer = armed.timer
@@ -148,9 +148,9 @@ class EffectCollector:
         posting = OutboxEntry(queue=self._inbox, content_type=content_type, body=body, size=len(body), due=timer.due)
         self._kept.alone(posting)
 
-    def arm_next(self, owner: JournalOwner[Work], armed: StoredTimer) -> None:
+    def arm_next(self, owner: JournalOwner[Request], armed: StoredTimer) -> None:
         """For the time after this one, in the commit of what came of this one."""
-        following = recurrence.following(armed.timer, time.time())
+        following = timers.following(armed.timer, time.time())
         if following is None:
             owner.drop_timer(armed.timer.id)
         else:
@@ -162,7 +162,9 @@ def _size_of(armed: StoredTimer) -> int:
     return ENVELOPE + len(armed.method) + len(armed.key or "") + 4 * len(armed.payload) // 3
 
 
-def _answer_to(work: Work, parcel: Parcel, call: tuple[str, int], *, persistent: bool = True) -> OutboxEntry:
+def _answer_to(
+    work: Request, parcel: EncodedEnvelope, call: tuple[str, int], *, persistent: bool = True
+) -> OutboxEntry:
     body, content_type = encode([parcel])
     return OutboxEntry(
         queue=work.envelope.reply_to,

@@ -13,14 +13,14 @@ from typing import Any, Literal
 import pydantic_core
 from pydantic import BaseModel, ConfigDict
 
-from actorhub.address import Ticket
-from actorhub.codec import Signer
+from actorhub.core.addressing import ActorAddress
 from actorhub.durable.protocol import records
 from actorhub.durable.protocol.journal_state import JournalState
 from actorhub.durable.protocol.records import Commit, Epoch, InvalidRecord, OutboxEntry, ReadMarker, Record, StateRecord
-from actorhub.envelope import decode as envelopes
 from actorhub.errors import ActorHubError, ActorNotFound, InvalidEnvelope
-from actorhub.session import Session
+from actorhub.messaging.session import Session
+from actorhub.wire.codec import Signer
+from actorhub.wire.envelope import decode as envelopes
 
 PAGE = 1000  # records that are read at once
 
@@ -86,7 +86,7 @@ class _Found:
 class History:
     """Of one durable actor, or of all instances of a keyed class that share a mailbox."""
 
-    def __init__(self, session: Session, ticket: Ticket) -> None:
+    def __init__(self, session: Session, ticket: ActorAddress) -> None:
         """Raises:
         ActorHubError: it is not durable.
         """

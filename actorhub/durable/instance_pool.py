@@ -14,15 +14,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from actorhub.actors.cell import ActorCell
+from actorhub.actors.spec import ActorSpec
 from actorhub.broker import Link
-from actorhub.cell import Cell
 from actorhub.durable.protocol.records import RECORD_SHARE, StateRecord
 from actorhub.durable.protocol.takeover import JournalLost
 from actorhub.durable.snapshot import StateSnapshots
 from actorhub.errors import ActorHubError, BrokerUnavailable
-from actorhub.session import Session
-from actorhub.spec import ActorSpec
-from actorhub.work import Work
+from actorhub.messaging.request import Request
+from actorhub.messaging.session import Session
 
 log = logging.getLogger(__name__)
 
@@ -36,11 +36,11 @@ class StateHost(Protocol):
 
     async def begin(self) -> None: ...
     async def stop(self, patience: float) -> None: ...
-    def offer(self, work: Work) -> None: ...
+    def offer(self, work: Request) -> None: ...
     def cancel(self, call_id: str) -> None: ...
-    def posted(self, work: Work) -> None: ...
-    def keep(self, work: Work) -> int: ...
-    def put_back(self, work: Work) -> None: ...
+    def posted(self, work: Request) -> None: ...
+    def keep(self, work: Request) -> int: ...
+    def put_back(self, work: Request) -> None: ...
     def changes(self, *, whole: bool) -> list[StateRecord]: ...
     def go_on(self) -> None: ...
 
@@ -55,11 +55,11 @@ class PooledInstance:
     followed from them is confirmed."""
 
     key: str
-    cell: Cell
+    cell: ActorCell
     snapshots: StateSnapshots
     states: list[StateRecord]
     called: float
-    in_hand: set[Work] = field(default_factory=set)
+    in_hand: set[Request] = field(default_factory=set)
 
 
 class InstancePool:
@@ -71,7 +71,7 @@ class InstancePool:
         self,
         session: Session,
         spec: ActorSpec,
-        make_cell: Callable[[str, Callable[[], Any]], Cell],
+        make_cell: Callable[[str, Callable[[], Any]], ActorCell],
         create: Callable[[str], Any],
         link: Link,
         load: Load,
@@ -102,7 +102,7 @@ class InstancePool:
         if self._spec.options.shards is None:
             await self._start(self._new(""))
 
-    def offer(self, work: Work) -> None:
+    def offer(self, work: Request) -> None:
         """To its instance, which is made where there is none; to nobody after `stop`."""
         if self._stopped:
             return
@@ -127,7 +127,7 @@ class InstancePool:
             if resident.in_hand:
                 resident.cell.cancel(call_id)
 
-    def posted(self, work: Work) -> None:
+    def posted(self, work: Request) -> None:
         """What followed from it is confirmed. It need not have been offered: not every message is an instance's."""
         resident = self._living.get(work.envelope.key or "")
         if resident is not None:
@@ -144,7 +144,7 @@ class InstancePool:
 
     # ---- what is kept of them
 
-    def keep(self, work: Work) -> int:
+    def keep(self, work: Request) -> int:
         """It has been handled. Returns how many bytes of state the next commit has for that.
 
         Raises:
@@ -157,7 +157,7 @@ class InstancePool:
         self._changed[key] = None
         return size
 
-    def put_back(self, work: Work) -> None:
+    def put_back(self, work: Request) -> None:
         """It failed: its instance becomes what it was before. Where another is being handled, this one had not begun, and
         what that one has done stays."""
         resident = self._living.get(work.envelope.key or "")

@@ -9,13 +9,13 @@ from contextlib import suppress
 from typing import Protocol
 
 from actorhub.broker import Consumer, Delivery, Link, Message, Outcome
+from actorhub.core.futures import resolver_of
 from actorhub.durable.protocol import records
 from actorhub.durable.protocol.journal_state import JournalState
 from actorhub.durable.protocol.records import RECORD_SHARE, Commit, InvalidRecord, Record
 from actorhub.durable.protocol.takeover import Append, JournalLost, ReadFrom, Takeover
 from actorhub.errors import ActorHubError, BrokerUnavailable
-from actorhub.futures import once
-from actorhub.session import Session
+from actorhub.messaging.session import Session
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ class Journal:
 
     async def _ask_for_one(self, offset: int | str) -> tuple[int, bytes]:
         found: asyncio.Future[tuple[int, bytes] | BrokerUnavailable] = self._session.loop.create_future()
-        resolve = once(found)
+        resolve = resolver_of(found)
         consumer = await self._link.consume(
             self._queue,
             lambda delivery: resolve((delivery.offset or 0, delivery.message.body)),

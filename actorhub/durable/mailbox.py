@@ -1,7 +1,7 @@
 """A durable actor's mailbox: consumes its inbox, and has an owner while the broker gives it messages.
 
 The inbox is a queue with a single active consumer, so most of the time only one mailbox has messages; what keeps two of them
-apart when both do is the journal. See `tenure.py`.
+apart when both do is the journal. See `ownership.py`.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import logging
 import random
 from collections.abc import Callable, Collection
 
-from actorhub.attachments import Attachment
+from actorhub.actors.mailbox import PREFETCH
+from actorhub.actors.spec import ActorSpec
 from actorhub.broker import Consumer, Delivery, Link, Queue
 from actorhub.durable.instance_pool import Load, StateHost
 from actorhub.durable.ownership import Ownership
 from actorhub.durable.protocol.owner import OwnershipLost
 from actorhub.durable.protocol.takeover import OwnershipContested
 from actorhub.errors import ActorInitFailed, ActorNotFound, BrokerUnavailable
-from actorhub.mailbox import PREFETCH
-from actorhub.session import Session
-from actorhub.spec import ActorSpec
+from actorhub.messaging.recovery import Recoverable
+from actorhub.messaging.session import Session
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ MakeStateHost = Callable[[Link, Load, Callable[[Exception], None], Callable[[], 
 each message is handled."""
 
 
-class DurableMailbox(Attachment):
+class DurableMailbox(Recoverable):
     """`on_born_dead`: the constructor raised; `on_gone`: the inbox does not exist any more. For the rest see `Ownership`."""
 
     def __init__(
@@ -113,7 +113,7 @@ class DurableMailbox(Attachment):
             except ActorNotFound:
                 self._on_gone()
             except BrokerUnavailable as exc:
-                self._session.attachments.put_off(self, link, self._inbox, exc)
+                self._session.attachments.retry_later(self, link, self._inbox, exc)
 
     def detach(self) -> None:
         """What was in hand is the broker's again, and the owner is the owner no longer."""

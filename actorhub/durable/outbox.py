@@ -6,16 +6,16 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from actorhub.address import Ticket, actor_of
 from actorhub.broker import Link, Message, Outcome, Queue, publish_confirmed
-from actorhub.delay import Delays
+from actorhub.core.addressing import ActorAddress, actor_id_of
 from actorhub.durable.protocol.records import OutboxEntry
-from actorhub.envelope import Parcel, decode, encode
 from actorhub.errors import ActorHubError, ActorNotFound, BrokerUnavailable
-from actorhub.failure import Failure
-from actorhub.letter import DeadLetter
-from actorhub.session import Session
-from actorhub.topology import dead_letter_stream
+from actorhub.messaging.dead_letter import DeadLetter
+from actorhub.messaging.delayed_delivery import DelayedPublisher
+from actorhub.messaging.session import Session
+from actorhub.messaging.topology import dead_letter_stream
+from actorhub.wire.envelope import EncodedEnvelope, decode, encode
+from actorhub.wire.failure import Failure
 
 log = logging.getLogger(__name__)
 
@@ -27,16 +27,16 @@ class CommitOutbox:
     """What follows from the messages of one commit, by the queue that it goes to."""
 
     def __init__(self) -> None:
-        self._parcels: dict[str, list[Parcel]] = {}
+        self._parcels: dict[str, list[EncodedEnvelope]] = {}
         self._replies: dict[str, list[tuple[str, int]]] = {}
         self._keyed: dict[str, str] = {}
         self._single: list[OutboxEntry] = []
 
-    def reply(self, queue: str, parcel: Parcel, call: tuple[str, int]) -> None:
+    def reply(self, queue: str, parcel: EncodedEnvelope, call: tuple[str, int]) -> None:
         self._parcels.setdefault(queue, []).append(parcel)
         self._replies.setdefault(queue, []).append(call)
 
-    def tell(self, queue: str, keyed: str, parcel: Parcel) -> None:
+    def tell(self, queue: str, keyed: str, parcel: EncodedEnvelope) -> None:
         self._parcels.setdefault(queue, []).append(parcel)
         if keyed:
             self._keyed[queue] = keyed
@@ -84,7 +84,7 @@ class OutboxPublisher:
         self._link = link
         self._name = name
         self._dead = dead
-        self._delays = Delays(session.names)
+        self._delays = DelayedPublisher(session.names)
         self._one_letter = asyncio.Lock()
 
     async def release(self, postings: Sequence[OutboxEntry]) -> None:
@@ -119,7 +119,7 @@ class OutboxPublisher:
             if outcome is Outcome.STORED:
                 return
             if outcome is Outcome.UNROUTABLE and not (posting.keyed and await self._make_mailbox(posting)):
-                if actor_of(posting.queue):
+                if actor_id_of(posting.queue):
                     await self._bury(posting)
                 elif not posting.replies:
                     log.info("what %s sends to %s cannot arrive: that queue is gone", self._name, posting.queue)
@@ -166,9 +166,9 @@ class OutboxPublisher:
     async def _make_mailbox(self, posting: OutboxEntry) -> bool:
         """Of the instance of a keyed class that gets it. False where that cannot be."""
         names = self._session.names
-        ticket = Ticket(
+        ticket = ActorAddress(
             queue=posting.queue,
-            actor_id=actor_of(posting.queue),
+            actor_id=actor_id_of(posting.queue),
             namespace=names.namespace_of(posting.queue),
             class_name=posting.keyed,
         )

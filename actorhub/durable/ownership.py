@@ -15,10 +15,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from actorhub import recurrence
-from actorhub.address import new_id
+from actorhub.actors import timers
+from actorhub.actors.spec import ActorSpec
 from actorhub.broker import Delivery, Link, Queue
-from actorhub.context import Effects
+from actorhub.core.addressing import new_id
 from actorhub.durable.compaction import Compactor
 from actorhub.durable.effects import EffectCollector
 from actorhub.durable.instance_pool import Load, StateHost
@@ -29,13 +29,13 @@ from actorhub.durable.protocol.owner import BATCH_BYTES, Intake, JournalOwner, O
 from actorhub.durable.protocol.records import Commit, OutboxEntry, Record, StateRecord, StoredTimer
 from actorhub.durable.protocol.takeover import JournalLost
 from actorhub.durable.snapshot import check_version
-from actorhub.envelope import Kind, decode
 from actorhub.errors import ActorDied, ActorHubError, BrokerUnavailable, InvalidEnvelope
-from actorhub.failure import Failure
-from actorhub.letter import DeadLetter
-from actorhub.session import Session
-from actorhub.spec import ActorSpec
-from actorhub.work import Answer, Receipt, Work, from_stranger
+from actorhub.messaging.context import Effects
+from actorhub.messaging.dead_letter import DeadLetter
+from actorhub.messaging.request import DeliveryAck, Reply, Request, complete_foreign
+from actorhub.messaging.session import Session
+from actorhub.wire.envelope import Kind, decode
+from actorhub.wire.failure import Failure
 
 log = logging.getLogger(__name__)
 
@@ -80,10 +80,10 @@ class Ownership:
         self._on_end = on_end
         self._me = f"{name}-{new_id(8)}"
         self._logbook = Journal(session, link, journal, self._me, new_id(), self, in_parts=in_parts)
-        self._owner: JournalOwner[Work] | None = None
+        self._owner: JournalOwner[Request] | None = None
         self._state_host = make_state_host(self._load, self._end, self._may_begin)
         self._early: list[Delivery] = []
-        self._asked_again: list[tuple[str, int, Work]] = []
+        self._asked_again: list[tuple[str, int, Request]] = []
         self._sequel = EffectCollector(session, link, spec, inbox=inbox, dead=dead)
         self._closed_beside: deque[list[OutboxEntry]] = deque()  # of commits that were closed, and not sealed
         self._beside: dict[int, list[OutboxEntry]] = {}  # what leaves with which commit, and is not in it
@@ -104,7 +104,7 @@ class Ownership:
             if self._journal_to_make is not None:
                 await self._link.declare(self._journal_to_make)
             await self._logbook.open()
-            owner = JournalOwner[Work](
+            owner = JournalOwner[Request](
                 self._name,
                 self._me,
                 self._past,
@@ -146,7 +146,7 @@ class Ownership:
         """Nothing is handled that the next commit has no room for."""
         return self._owner is None or self._owner.may_handle
 
-    async def _post_inherited(self, owner: JournalOwner[Work]) -> None:
+    async def _post_inherited(self, owner: JournalOwner[Request]) -> None:
         for seq, postings in owner.inherited:
             await self._poster.release(postings)
             owner.posted(seq)
@@ -163,7 +163,7 @@ class Ownership:
             await asyncio.sleep(0.005)
         await self.leave()
 
-    def _close_journal(self, owner: JournalOwner[Work]) -> bool:
+    def _close_journal(self, owner: JournalOwner[Request]) -> bool:
         """Write down that all is confirmed, so that the next owner sends nothing again. False where that is known already."""
         if not self._past.unconfirmed_outboxes:
             return False
@@ -289,21 +289,21 @@ class Ownership:
         except InvalidEnvelope as exc:
             log.warning("a message in %s is no envelope and goes to %s: %s", self._inbox, self._dead, exc)
             letter = DeadLetter.malformed(self._inbox, message, exc)
-            self._session.spawn_task(self._keep(letter, Receipt(delivery, 1, self._acked)), "actorhub-dead")
+            self._session.spawn_task(self._keep(letter, DeliveryAck(delivery, 1, self._acked)), "actorhub-dead")
             return
-        receipt = Receipt(delivery, len(parcels), self._acked)
+        receipt = DeliveryAck(delivery, len(parcels), self._acked)
         for envelope, payload in parcels:
             if envelope.sender and envelope.seq:
-                self._sort(envelope.sender, envelope.seq, Work(envelope, payload, receipt, self._finished))
+                self._sort(envelope.sender, envelope.seq, Request(envelope, payload, receipt, self._finished))
             elif envelope.sender and envelope.id:  # a durable actor asks, and would ask the same again
-                self._sort(f"~{envelope.id}", 1, Work(envelope, payload, receipt, self._finished))
+                self._sort(f"~{envelope.id}", 1, Request(envelope, payload, receipt, self._finished))
             else:
-                known, correlation = from_stranger(envelope, message)
+                known, correlation = complete_foreign(envelope, message)
                 said = message.message_id or message.correlation_id or envelope.id
                 stranger = f"~{known.reply_to} {said}" if said else ""
-                self._sort(stranger, 1, Work(known, payload, receipt, self._finished, foreign=correlation))
+                self._sort(stranger, 1, Request(known, payload, receipt, self._finished, foreign=correlation))
 
-    async def _keep(self, letter: DeadLetter, receipt: Receipt) -> None:
+    async def _keep(self, letter: DeadLetter, receipt: DeliveryAck) -> None:
         with suppress(BrokerUnavailable):
             await self._poster.post(dead_letter_entry(self._dead, letter, self._link.max_message))
             receipt.done()
@@ -311,7 +311,7 @@ class Ownership:
     def _acked(self) -> None:
         self._unacknowledged -= 1
 
-    def _sort(self, sender: str, seq: int, work: Work) -> None:
+    def _sort(self, sender: str, seq: int, work: Request) -> None:
         owner = self._owner
         assert owner is not None
         work.origin = sender, seq
@@ -335,7 +335,7 @@ class Ownership:
             case Intake.DONE:
                 self._session.spawn_task(self._repeat(owner, sender, seq, work), "actorhub-repeat")
 
-    def _run(self, work: Work) -> None:
+    def _run(self, work: Request) -> None:
         envelope, owner = work.envelope, self._owner
         assert owner is not None
         if envelope.kind is Kind.CANCEL:
@@ -350,7 +350,7 @@ class Ownership:
         else:
             self._offer(work)
 
-    def _arm(self, owner: JournalOwner[Work], work: Work, armed: StoredTimer) -> None:
+    def _arm(self, owner: JournalOwner[Request], work: Request, armed: StoredTimer) -> None:
         try:
             size = self._sequel.check_timer(owner, armed)
         except ActorHubError as exc:
@@ -359,11 +359,11 @@ class Ownership:
             self._sequel.arm(owner, armed)
             self._handled(work, "", size)
 
-    def _invalid(self, work: Work, error: ActorHubError) -> Answer:
+    def _invalid(self, work: Request, error: ActorHubError) -> Reply:
         failure = Failure.of(error, self._session.signer)
-        return Answer({"kind": Kind.FAILURE, "call": work.envelope.id}, failure.encode(), failure, "invalid")
+        return Reply({"kind": Kind.FAILURE, "call": work.envelope.id}, failure.encode(), failure, "invalid")
 
-    def _offer(self, work: Work) -> None:
+    def _offer(self, work: Request) -> None:
         """To its instance, unless it has killed too many workers."""
         envelope = work.envelope
         if envelope.id in self._poison:
@@ -371,18 +371,18 @@ class Ownership:
                 f"{envelope.method} (call {envelope.id}) killed its worker too often and is not run again"
             )
             failure = Failure.of(error, self._session.signer)
-            answer = Answer({"kind": Kind.FAILURE, "call": envelope.id}, failure.encode(), failure, "poison")
+            answer = Reply({"kind": Kind.FAILURE, "call": envelope.id}, failure.encode(), failure, "poison")
             self._finished(work, answer)
         else:
             work.effects = Effects(f"{self._name}:{work.origin[0] or new_id()}:{work.origin[1]}")
             self._state_host.offer(work)
 
-    def _fire(self, owner: JournalOwner[Work], work: Work) -> None:
+    def _fire(self, owner: JournalOwner[Request], work: Request) -> None:
         timer = work.envelope.timer
         armed = owner.timers.get(timer.id) if timer is not None else None
         if armed is None or armed.timer != timer:
             self._handled(work, "")  # it was cancelled, or has come before
-        elif recurrence.is_missed(armed.timer, time.time()):
+        elif timers.is_missed(armed.timer, time.time()):
             self._sequel.arm_next(owner, armed)
             self._handled(work, "")
         else:
@@ -390,7 +390,7 @@ class Ownership:
             work.envelope, work.payload = work.envelope.model_copy(update=changes), armed.payload
             self._offer(work)
 
-    async def _repeat(self, owner: JournalOwner[Work], sender: str, seq: int, work: Work) -> None:
+    async def _repeat(self, owner: JournalOwner[Request], sender: str, seq: int, work: Request) -> None:
         """It was applied before. Whoever waits for its answer gets the same once more."""
         if work.envelope.reply_to:
             with suppress(BrokerUnavailable):
@@ -421,7 +421,7 @@ class Ownership:
 
     # ---- handled
 
-    def _finished(self, work: Work, answer: Answer) -> None:
+    def _finished(self, work: Request, answer: Reply) -> None:
         """Its method has ended, in this very moment: nothing else has touched the instance since."""
         owner = self._owner
         if self._over or owner is None:
@@ -442,7 +442,7 @@ class Ownership:
         size += self._sequel.answer(work, answer)
         self._handled(work, work.envelope.method, size)
 
-    def _handled(self, work: Work, method: str, size: int = 0) -> None:
+    def _handled(self, work: Request, method: str, size: int = 0) -> None:
         assert self._owner is not None
         self._owner.handled(*work.origin, work, method, size)
         if self._owner.is_full:
@@ -453,7 +453,7 @@ class Ownership:
 
     # ---- committing
 
-    def _end_batch(self, owner: JournalOwner[Work]) -> None:
+    def _end_batch(self, owner: JournalOwner[Request]) -> None:
         """Now: many may be running, and what the next one does would make it too large for a record."""
         if owner.may_seal:
             self._flush()
@@ -476,19 +476,19 @@ class Ownership:
         if was_full and owner.may_handle:
             self._state_host.go_on()
 
-    def _close(self, owner: JournalOwner[Work], *, whole: bool) -> None:
+    def _close(self, owner: JournalOwner[Request], *, whole: bool) -> None:
         """What has been handled is one commit, whatever is handled before it is sealed."""
         kept, beside = self._sequel.take()
         owner.close(self._state_host.changes(whole=whole), kept)
         self._closed_beside.append(beside)
 
-    async def _release(self, owner: JournalOwner[Work], commit: Commit, released: Sequence[OutboxEntry]) -> None:
+    async def _release(self, owner: JournalOwner[Request], commit: Commit, released: Sequence[OutboxEntry]) -> None:
         """It counts."""
         with suppress(BrokerUnavailable):
             await self._poster.release(released)
             self._done(owner, commit)
 
-    def _done(self, owner: JournalOwner[Work], commit: Commit) -> None:
+    def _done(self, owner: JournalOwner[Request], commit: Commit) -> None:
         if self._over:
             return
         works = owner.posted(commit.seq)
@@ -502,7 +502,7 @@ class Ownership:
             self._sort(sender, seq, work)
         self._flush()
 
-    def _acknowledge(self, works: list[Work]) -> None:
+    def _acknowledge(self, works: list[Request]) -> None:
         if not self._over:
             for work in works:
                 self._state_host.posted(work)

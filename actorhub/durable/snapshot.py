@@ -13,10 +13,10 @@ from typing import Any
 import pydantic_core
 from pydantic import BaseModel
 
-from actorhub.codec import Signer, is_json_tree, unpickled
+from actorhub.actors.spec import ActorSpec
 from actorhub.durable.protocol.records import StateRecord
 from actorhub.errors import ActorHubError, NotSerialisable, PayloadTooLarge
-from actorhub.spec import ActorSpec
+from actorhub.wire.codec import Signer, is_json_tree, unpickled
 
 STARS = b"*****"
 DOUBTFUL = (STARS, b"null")  # what may not be read as what was written

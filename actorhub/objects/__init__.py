@@ -1,1 +1,1 @@
-"""The object store of a node: values in shared memory, read without copying by every process of the machine."""
+"""The shared-memory object store and its transfer between nodes."""

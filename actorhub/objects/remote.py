@@ -9,12 +9,12 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from actorhub.address import check_word, new_id
+from actorhub.core.addressing import check_name, new_id
 from actorhub.errors import ActorHubError, ObjectLost
 
 
-class Remote:
-    """A folder of objects' bytes, as `Store.view` gives them. `options` go to fsspec's file system: keys, endpoints.
+class RemoteStorage:
+    """A folder of objects' bytes, as `ObjectStore.view` gives them. `options` go to fsspec's file system: keys, endpoints.
 
     Raises:
         ActorHubError: fsspec, or what it needs for this URL, is not installed.
@@ -73,7 +73,7 @@ class Remote:
             pass
 
     def _path(self, object_id: str) -> str:
-        return f"{self._root}/{check_word('the object id', object_id)}"
+        return f"{self._root}/{check_name('the object id', object_id)}"
 
     def _lost(self, object_id: str) -> ObjectLost:
         return ObjectLost(f"object {object_id} is not at {self.url}; it was deleted, or written to another URL")

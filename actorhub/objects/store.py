@@ -17,13 +17,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from actorhub.address import check_word
-from actorhub.claim import Claim
-from actorhub.codec import Pickled, unpickled
+from actorhub.core.addressing import check_name
+from actorhub.core.owned_directory import OwnedDirectory
 from actorhub.errors import ObjectLost, StoreFull
-from actorhub.objects import site
-from actorhub.objects.shelf import Draft, touch
-from actorhub.objects.site import Site
+from actorhub.objects import location
+from actorhub.objects.location import StoreLocation
+from actorhub.objects.tier import StagedFile, touch
+from actorhub.wire.codec import PickledParts, unpickled
 
 ALIGN = 64  # bytes; a cache line, and what vector instructions want
 _SMALL = 64 * 1024  # bytes; up to here reading is cheaper than mapping
@@ -43,13 +43,13 @@ class Usage(NamedTuple):
     disk: int
 
 
-class Store:
+class ObjectStore:
     """The object store of one node: `create` makes it, `open` takes part in one that another process made.
 
     Safe for threads. Nothing here awaits: `put`, `begin` and `write` take as long as the bytes do, all else is quick.
     """
 
-    def __init__(self, where: Site, claims: Sequence[Claim] = ()) -> None:
+    def __init__(self, where: StoreLocation, claims: Sequence[OwnedDirectory] = ()) -> None:
         self.node = where.node
         self.path = where.memory
         self._site = where
@@ -66,7 +66,7 @@ class Store:
         capacity: int | None = None,
         spill: Path | None = None,
         spill_capacity: int | None = None,
-    ) -> Store:
+    ) -> ObjectStore:
         """Makes the store of a node, owned by this process: it is there until `close`, or until this process has ended and
         another one sweeps.
 
@@ -77,10 +77,10 @@ class Store:
         Raises:
             ActorHubError: a living process has the store of that node.
         """
-        return cls(*site.make(_name(prefix, node), node, base, capacity, spill, spill_capacity))
+        return cls(*location.make(_name(prefix, node), node, base, capacity, spill, spill_capacity))
 
     @classmethod
-    def open(cls, path: Path) -> Store:
+    def open(cls, path: Path) -> ObjectStore:
         """The store of an agent on this machine, by its `path`.
 
         Raises:
@@ -88,17 +88,17 @@ class Store:
             UntrustedPayload: somebody else than this user could have written into it.
         """
         with _there(path):
-            return cls(site.find(path))
+            return cls(location.find(path))
 
     @classmethod
-    def find(cls, prefix: str, node: str) -> Store:
+    def find(cls, prefix: str, node: str) -> ObjectStore:
         """The store that `create` made on this machine with the default `base`.
 
         Raises:
             ValueError: there cannot be one of that name.
             ObjectLost, UntrustedPayload: as `open`.
         """
-        return cls.open(site.default_path(_name(prefix, node)))
+        return cls.open(location.default_path(_name(prefix, node)))
 
     def put(self, value: object, what: str = "the object") -> Stored:
         """Writes a value under a new id. `what` names the value in errors.
@@ -111,9 +111,9 @@ class Store:
             StoreFull: there is no room in memory nor on disk; nothing is left behind.
             ObjectLost: the store is gone.
         """
-        return self.put_pickled(Pickled(value, what))
+        return self.put_pickled(PickledParts(value, what))
 
-    def put_pickled(self, pickled: Pickled) -> Stored:
+    def put_pickled(self, pickled: PickledParts) -> Stored:
         """The same, where the value is pickled already.
 
         Raises:
@@ -126,7 +126,7 @@ class Store:
             writer.commit()
         return stored
 
-    def begin(self, object_id: str, size: int) -> Writer:
+    def begin(self, object_id: str, size: int) -> ObjectWriter:
         """Takes the room for an object that comes from elsewhere, in pieces and under its own id.
 
         Raises:
@@ -134,14 +134,14 @@ class Store:
             StoreFull: there is no room in memory nor on disk.
             ObjectLost: the store is gone.
         """
-        check_word("the object id", object_id)
+        check_name("the object id", object_id)
         if size <= 0:
             raise ValueError(f"object {object_id} cannot have {size} bytes; give the size as `put` returned it")
         with _there(self.path):
             draft = self._room.draft(size)
             if draft is None:
                 raise self._full(size)
-        return Writer(self, object_id, draft)
+        return ObjectWriter(self, object_id, draft)
 
     def get(self, object_id: str) -> Any:
         """The value. Its arrays are read-only views of the store, whose memory stays while any view of it lives.
@@ -202,7 +202,7 @@ class Store:
 
     def free(self, object_id: str) -> bool:
         """Removes an object; False where there is none. Whoever reads it goes on, and its memory is free after that."""
-        check_word("the object id", object_id)
+        check_name("the object id", object_id)
         try:
             return self._room.remove(object_id)
         except FileNotFoundError:
@@ -236,7 +236,7 @@ class Store:
         """
         with ExitStack() as closing:
             with _there(self.path):
-                mine = closing.enter_context(self._room.errand(check_word("the object id", object_id)))
+                mine = closing.enter_context(self._room.errand(check_name("the object id", object_id)))
             yield mine
 
     def close(self) -> None:
@@ -260,7 +260,7 @@ class Store:
         raise self._lost(object_id)
 
     def _paths(self, object_id: str) -> tuple[str, str]:
-        return self._room.paths(check_word("the object id", object_id))
+        return self._room.paths(check_name("the object id", object_id))
 
     def _lost(self, object_id: str) -> ObjectLost:
         return ObjectLost(
@@ -277,16 +277,16 @@ class Store:
         )
 
 
-class Writer:
+class ObjectWriter:
     """An object that is being written. Nobody sees it before `commit`, and it counts for nothing if its process is killed.
 
     As a context manager it aborts what was not committed.
     """
 
-    def __init__(self, store: Store, object_id: str, draft: Draft) -> None:
+    def __init__(self, store: ObjectStore, object_id: str, draft: StagedFile) -> None:
         self._store = store
         self._object_id = object_id
-        self._draft: Draft | None = draft
+        self._draft: StagedFile | None = draft
 
     def write(self, offset: int, *pieces: memoryview) -> None:
         """One after the other from `offset`, in bytes. The calls may come in any order.
@@ -320,7 +320,7 @@ class Writer:
             self._store._room.drop(self._draft)
             self._draft = None
 
-    def _unfinished(self) -> Draft:
+    def _unfinished(self) -> StagedFile:
         if self._draft is None:
             raise ValueError(f"object {self._object_id} was committed or aborted already; begin it again")
         return self._draft
@@ -335,7 +335,7 @@ class Writer:
 
 
 def _name(prefix: str, node: str) -> str:
-    return f"{check_word('the prefix', prefix)}-{check_word('the node', node)}"
+    return f"{check_name('the prefix', prefix)}-{check_name('the node', node)}"
 
 
 @contextmanager

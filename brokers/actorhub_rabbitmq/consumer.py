@@ -11,7 +11,7 @@ from typing import Any
 from actorhub.broker import Consumer as PortConsumer
 from actorhub.broker import Delivery as PortDelivery
 from actorhub.broker import Message
-from actorhub.futures import once
+from actorhub.core.futures import resolver_of
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +162,7 @@ class Consumer(PortConsumer):
         if not channel.is_open or not tags:
             return
         stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        resolve = once(stopped)
+        resolve = resolver_of(stopped)
         channel.add_on_close_callback(lambda *_: resolve(None))
         # pika rejects the messages that arrive before the broker has handled the cancel
         channel.basic_cancel(tags[0], callback=lambda _: resolve(None))
@@ -184,7 +184,7 @@ class Consumer(PortConsumer):
             if not channel.is_open:
                 return
         closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        resolve = once(closed)
+        resolve = resolver_of(closed)
         channel.add_on_close_callback(lambda *_: resolve(None))
         # pika would cancel the consumers first, and the broker would let the next single active consumer start with later
         # messages while earlier ones are unacknowledged here

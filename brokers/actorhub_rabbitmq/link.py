@@ -17,8 +17,8 @@ from pika import exceptions
 from actorhub.broker import Consumer as PortConsumer
 from actorhub.broker import Delivery as PortDelivery
 from actorhub.broker import Link, Message, Outcome, Queue, QueueState
+from actorhub.core.futures import resolver_of
 from actorhub.errors import ActorNotFound, BrokerUnavailable
-from actorhub.futures import once
 from actorhub_rabbitmq.asyncio_connection import TransportConnection
 from actorhub_rabbitmq.capabilities import Capabilities
 from actorhub_rabbitmq.connect import hide_password, open_connection, open_connections
@@ -113,7 +113,7 @@ class RabbitLink(Link):
         selected: asyncio.Future[Frame] = self._loop.create_future()
         self._pending[self._publisher] = selected
         self._publisher.add_on_return_callback(self._on_return)
-        self._publisher.confirm_delivery(self._on_confirm, callback=once(selected))
+        self._publisher.confirm_delivery(self._on_confirm, callback=resolver_of(selected))
         await selected
         self._publisher.connection.on_confirm = self._on_confirm
         del self._pending[self._publisher]
@@ -276,7 +276,7 @@ class RabbitLink(Link):
         done: asyncio.Future[Frame] = self._loop.create_future()
         self._pending[channel] = done
         try:
-            act(channel, once(done))
+            act(channel, resolver_of(done))
             frame = await done
         except exceptions.ChannelClosed as exc:
             raise _refused(exc) from exc
@@ -306,7 +306,7 @@ class RabbitLink(Link):
         try:
             channel.basic_qos(prefetch_count=prefetch)
             channel.add_on_cancel_callback(consumer.on_cancelled)
-            channel.basic_consume(queue, consumer.on_message, arguments=arguments, callback=once(started))
+            channel.basic_consume(queue, consumer.on_message, arguments=arguments, callback=resolver_of(started))
             await started
         except exceptions.ChannelClosed as exc:
             raise _refused(exc) from exc
@@ -339,7 +339,7 @@ class RabbitLink(Link):
             raise self.lost
         opened: asyncio.Future[Channel] = self._loop.create_future()
         try:
-            channel = connection.channel(on_open_callback=once(opened))
+            channel = connection.channel(on_open_callback=resolver_of(opened))
         except exceptions.AMQPError as exc:
             raise _lost(self._url, exc) from exc
         self._channel_counts[connection] += 1

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable
 
 from actorhub.broker import Broker, Delivery, Link, Message
+from actorhub.core.futures import resolver_of
 from actorhub.errors import ActorNotFound
-from actorhub.futures import once
 from actorhub_rabbitmq.connect import unavailable
 from actorhub_rabbitmq.link import RabbitLink
 
@@ -89,7 +89,7 @@ class _StreamPeek:
         self._first = offset
         self._next = offset
         self._end_is_known = False
-        self._resolve = once(self.finished)
+        self._resolve = resolver_of(self.finished)
 
     def on_last(self, delivery: Delivery) -> None:
         if not self._end_is_known:

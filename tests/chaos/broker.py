@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 
 import psutil
 
-from actorhub.address import new_id
+from actorhub.core.addressing import new_id
 from actorhub_rabbitmq import PrivateNode
 
 START = 90.0  # seconds that a container may take

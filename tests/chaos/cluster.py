@@ -8,7 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from actorhub.address import new_id
+from actorhub.core.addressing import new_id
 from tests.chaos.broker import START, Broker, docker, free_port
 
 FILE = Path(__file__).parent.parent.parent / "compose" / "cluster.yml"

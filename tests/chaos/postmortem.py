@@ -7,8 +7,8 @@ from pathlib import Path
 from actorhub.broker import open_broker
 from actorhub.durable.protocol import records
 from actorhub.durable.protocol.records import Commit, InvalidRecord, OutboxEntry
-from actorhub.envelope import decode
 from actorhub.errors import ActorHubError, InvalidEnvelope
+from actorhub.wire.envelope import decode
 
 ALL = 10**6
 HISTORY = 300  # characters of a state's end

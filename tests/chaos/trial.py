@@ -13,8 +13,8 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from actorhub import Hub, Settings
-from actorhub.address import SYSTEM, new_id
-from actorhub.dead import DeadLetters
+from actorhub.core.addressing import SYSTEM, new_id
+from actorhub.messaging.dead_letter_queue import DeadLetterQueue
 from tests.chaos import audit, order, postmortem
 from tests.chaos.audit import Accounts
 from tests.chaos.bank import Account, Clerk, Vault
@@ -159,7 +159,7 @@ class Trial:
         return [f"{count} messages stay in {name}" for name, count in inboxes.items() if count]
 
     async def _dead_letters(self, hub: Hub) -> list[str]:
-        services = DeadLetters(hub._open_session(), SYSTEM)
+        services = DeadLetterQueue(hub._open_session(), SYSTEM)
         return [f"a dead letter: {letter}" for letter in [*await hub.dead(), *await services.read()]]
 
     async def _orphans(self) -> list[str]:

@@ -10,8 +10,8 @@ from pamqp.base import Frame
 from pamqp.commands import Basic, Channel
 
 from actorhub.broker import Message, Outcome
-from actorhub.envelope import Kind, decode
-from actorhub.outbox import Outbox, Outgoing
+from actorhub.messaging.outbox import ActorOutbox, OutgoingMessage
+from actorhub.wire.envelope import Kind, decode
 from tests.simulation.clock import Clock, Loop
 from tests.simulation.process import Process
 from tests.simulation.wire import INBOX, Arrival, Confirms, Connection, Server
@@ -26,7 +26,7 @@ class Sent:
     id: str
     amount: int
     is_ask: bool
-    outgoing: Outgoing | None = None
+    outgoing: OutgoingMessage | None = None
     stored: bool = False
     answers: list[str] = field(default_factory=list)
 
@@ -66,7 +66,7 @@ class Client(Process):
         """Its queue of replies will have expired when it comes back."""
         self._server = server
         self._lag = lag
-        self._outbox = Outbox(INBOX, Loop(clock), numbered=True, limited=False)  # type: ignore[arg-type]
+        self._outbox = ActorOutbox(INBOX, Loop(clock), numbered=True, limited=False)  # type: ignore[arg-type]
         self._connection: Connection | None = None
         self._confirms: Confirms | None = None
         self._link: _Link | None = None
@@ -91,7 +91,7 @@ class Client(Process):
         def settled(outcome: Outcome) -> None:
             sent.stored = outcome is Outcome.STORED
 
-        sent.outgoing = Outgoing(fields, str(amount).encode(), settled)
+        sent.outgoing = OutgoingMessage(fields, str(amount).encode(), settled)
         self._outbox.put(sent.outgoing)
 
     # ---- the connection

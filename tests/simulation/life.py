@@ -13,7 +13,7 @@ from actorhub.durable.protocol import records
 from actorhub.durable.protocol.owner import Intake, JournalOwner, OwnershipLost
 from actorhub.durable.protocol.records import Commit, InvalidRecord, OutboxEntry, Record
 from actorhub.durable.protocol.takeover import Append, OwnershipContested, ReadFrom, Takeover
-from actorhub.envelope import Envelope, Kind, decode, encode
+from actorhub.wire.envelope import Envelope, Kind, decode, encode
 from tests.simulation import bank
 from tests.simulation.wire import INBOX, JOURNAL, Arrival, Connection
 from tests.simulation.worker import Publish, Worker

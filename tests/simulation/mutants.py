@@ -18,7 +18,7 @@ from actorhub.durable.protocol.journal_state import FencingRule, JournalState
 from actorhub.durable.protocol.owner import Intake, JournalOwner
 from actorhub.durable.protocol.records import Checkpoint, Commit, OutboxEntry, Record, SequenceSet
 from actorhub.durable.protocol.takeover import Append, JournalLost, ReadFrom, Takeover, _Phase
-from actorhub.envelope import decode, encode
+from actorhub.wire.envelope import decode, encode
 from tests.simulation.history import Rule
 from tests.simulation.life import Life, Receipt, Work, read_record
 from tests.simulation.rules import Parts

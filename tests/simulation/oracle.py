@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 from actorhub.durable.protocol.records import Commit, Record
-from actorhub.envelope import BATCH, decode
+from actorhub.wire.envelope import BATCH, decode
 from actorhub_embedded.messages import Message
 from tests.simulation import bank
 from tests.simulation.client import Client

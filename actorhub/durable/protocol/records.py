@@ -10,8 +10,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from actorhub.broker import Queue
-from actorhub.envelope import Codec, Timer
 from actorhub.errors import ActorHubError
+from actorhub.wire.envelope import Codec, TimerSpec
 
 RECORD_SHARE = (
     6  # a state, the kept answers, a new one, the tells of one message: none has more than this part of a record
@@ -85,7 +85,7 @@ class StoredTimer(_Model):
         defer_build=True, frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64"
     )
 
-    timer: Timer
+    timer: TimerSpec
     method: str
     key: str | None = None
     codec: Codec = Codec.JSON

@@ -1,0 +1,1 @@
+"""Declare, address, call and run one actor."""

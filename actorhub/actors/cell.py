@@ -1,0 +1,371 @@
+"""One live actor: it takes an envelope, decodes it, calls the method, and hands over the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, cast
+
+from actorhub.actors.execution import ExecutionContext, current_execution
+from actorhub.actors.handle import address_of
+from actorhub.actors.spec import ActorSpec
+from actorhub.core.in_flight import InFlightRecorder
+from actorhub.errors import (
+    ActorInitFailed,
+    CallCancelled,
+    CallTimeout,
+    DeadlockDetected,
+    InvalidArguments,
+    InvalidResult,
+    MethodNotFound,
+    NotSerialisable,
+    UntrustedPayload,
+)
+from actorhub.messaging.context import CallContext, HandledCall, call_context
+from actorhub.messaging.dead_letter import Reason
+from actorhub.messaging.request import Reply, Request
+from actorhub.messaging.session import current_session
+from actorhub.messaging.stream_sender import StreamSender
+from actorhub.wire.envelope import Envelope, Hop, Kind
+from actorhub.wire.failure import Failure
+from actorhub.wire.signature import Signature
+
+log = logging.getLogger(__name__)
+
+TURN = 0.01  # seconds that calls which never wait may hold the event loop
+
+
+@dataclass(eq=False)
+class _Running:
+    task: asyncio.Task[Any]
+    handling: HandledCall
+    method: str
+    began: float
+    cancelled: bool = False
+    inside: bool = False  # the method itself runs: what it raises is its own, whatever the type
+
+
+class ActorCell:
+    """One instance of an actor class.
+
+    `create` makes the instance; it runs in a thread. Envelopes are offered in order and begin in order; at most
+    `concurrency` are handled at once. Every offered work is finished once, unless the cell is stopped first.
+    """
+
+    def __init__(
+        self,
+        execution: ExecutionContext,
+        spec: ActorSpec,
+        create: Callable[[], Any],
+        *,
+        blackbox: InFlightRecorder | None = None,
+        on_failed: Callable[[BaseException], None] | None = None,
+    ) -> None:
+        self.spec = spec
+        self.actor_id = address_of(execution.handle).actor_id
+        self.instance: Any = None
+        self._session = execution.session
+        self._create = create
+        self._residence = execution
+        self._blackbox = blackbox
+        self._on_failed = on_failed
+        self._waiting: deque[Request] = deque()
+        self._running: dict[str, _Running] = {}
+        self._runners: set[asyncio.Task[None]] = set()
+        self.may_begin: Callable[[], bool] = lambda: True
+        """Asked before each call; after a False, `go_on` has to follow."""
+        self._extra = 0  # reentrant calls, beside the `concurrency` ordinary runners
+        self._ready = False
+        self._stopped = False
+
+    # ---- life
+
+    async def start(self) -> None:
+        """Make the instance and call its `started`.
+
+        Raises:
+            ActorInitFailed: either raised; the cause is kept.
+        """
+        current_execution.set(self._residence)
+        current_session.set(self._session)
+        try:
+            self.instance = await _in_thread(self._create)
+            if hasattr(self.instance, "started"):
+                await self.instance.started()
+        except Exception as exc:
+            raise ActorInitFailed(f"{self.spec.cls.__qualname__} could not start: {type(exc).__name__}: {exc}") from exc
+        self._ready = True
+        self._run_more()
+
+    async def stop(self, timeout: float) -> None:
+        """Begin nothing more, wait for running calls for `timeout` seconds, then cancel them; call `stopping`."""
+        self._stopped = True
+        self._waiting.clear()
+        if self._runners:
+            _, late = await asyncio.wait(self._runners, timeout=timeout)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        if self._ready and hasattr(self.instance, "stopping"):
+            current_execution.set(self._residence)
+            current_session.set(self._session)
+            try:
+                async with asyncio.timeout(timeout or 1.0):
+                    await self.instance.stopping()
+            except Exception:
+                log.exception("%s.stopping raised", self.spec.cls.__qualname__)
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._running or self._waiting)
+
+    @property
+    def handling(self) -> bool:
+        """Whether a call has begun and not ended."""
+        return bool(self._running)
+
+    @property
+    def running(self) -> list[tuple[str, float]]:
+        """The methods that run, each with the seconds since it began."""
+        now = time.monotonic()
+        return [(running.method, now - running.began) for running in self._running.values()]
+
+    @property
+    def waiting(self) -> int:
+        """Calls that have not begun."""
+        return len(self._waiting)
+
+    # ---- taking
+
+    def offer(self, work: Request) -> None:
+        """Take a call, in order. One that came back to this actor in its own chain runs at once, or fails."""
+        if self._stopped:
+            return
+        if work.envelope.chain and self._running and self._comes_back(work.envelope):
+            if self.spec.options.reentrant:
+                self._extra += 1
+                self._launch(self._run_extra(work))
+                return
+            if self._is_deadlocked(work.envelope):
+                self._fail_deadlocked(work)
+                return
+        self._waiting.append(work)
+        self._run_more()
+
+    def fail_all(self, error: BaseException) -> None:
+        """There is no instance, and will be none: what waits for it fails so."""
+        while self._waiting:
+            work = self._waiting.popleft()
+            work.finish(self._failure(work.envelope, error))
+
+    def cancel(self, call_id: str) -> None:
+        """Cancel a call that runs or waits. `def` methods run on to their end; their answer is not sent."""
+        running = self._running.get(call_id)
+        if running is not None:
+            running.cancelled = True
+            running.task.cancel()
+            return
+        for work in self._waiting:
+            if work.envelope.id == call_id:
+                self._waiting.remove(work)
+                work.finish(self._failure(work.envelope, CallCancelled("cancelled before it began")))
+                return
+
+    def go_on(self) -> None:
+        """It may begin again."""
+        for _ in range(min(len(self._waiting), self.spec.options.concurrency)):
+            self._run_more()
+
+    def _run_more(self) -> None:
+        if self._ready and self._waiting and len(self._runners) - self._extra < self.spec.options.concurrency:
+            self._launch(self._run())
+
+    def _launch(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        self._runners.add(self._session.loop.create_task(self._settled(coroutine), name=f"actorhub-{self.actor_id}"))
+
+    async def _settled(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """A runner in its surroundings. It leaves `_runners` in the same step in which it saw that nothing waits."""
+        current_execution.set(self._residence)
+        current_session.set(self._session)
+        task = asyncio.current_task()
+        try:
+            await coroutine
+        finally:
+            self._runners.discard(cast("asyncio.Task[None]", task))
+
+    async def _run(self) -> None:
+        began = time.monotonic()
+        while self._waiting and not self._stopped and self.may_begin():
+            await self._handle(self._waiting.popleft())
+            if time.monotonic() - began > TURN:
+                await asyncio.sleep(0)
+                began = time.monotonic()
+
+    async def _run_extra(self, work: Request) -> None:
+        try:
+            await self._handle(work)
+        finally:
+            self._extra -= 1
+
+    # ---- handling
+
+    async def _handle(self, work: Request) -> None:
+        """The life of one envelope: decode, call, answer. `work.finish` sends the answer and acknowledges."""
+        envelope = work.envelope
+        task = asyncio.current_task()
+        assert task is not None
+        handling = HandledCall(self.actor_id, envelope.id, work.effects)
+        running = self._running[envelope.id] = _Running(task, handling, envelope.method, time.monotonic())
+        hops = (*envelope.chain, Hop(actor=self.actor_id, call=envelope.id))
+        token = call_context.set(CallContext(envelope.deadline, hops, False, handling))
+        slot = self._blackbox.enter(self.actor_id, envelope.id, envelope.method) if self._blackbox else -1
+        failed: BaseException | None = None
+        try:
+            answer = await self._answer(work, running)
+        except asyncio.CancelledError:
+            if not running.cancelled:
+                raise
+            task.uncancel()
+            answer = self._failure(envelope, CallCancelled(f"{self._label(envelope)} was cancelled"))
+        except (Exception, SystemExit, KeyboardInterrupt) as exc:
+            if self._session.is_closed:  # nobody's answer: the message goes back, and is handled elsewhere
+                raise asyncio.CancelledError from exc
+            failed = exc
+            answer = self._failure(envelope, exc, _reason(exc, running))
+        finally:
+            handling.effects = None
+            call_context.reset(token)
+            self._running.pop(envelope.id, None)
+            if self._blackbox is not None:
+                self._blackbox.leave(slot)
+        work.finish(answer)
+        if failed is not None and self.spec.options.on_error == "restart" and self._on_failed is not None:
+            self._stopped = True
+            self._on_failed(failed)
+
+    async def _answer(self, work: Request, running: _Running) -> Reply:
+        envelope = work.envelope
+        if envelope.deadline is not None and envelope.deadline <= time.time():
+            raise CallTimeout(f"{self._label(envelope)} came after its deadline and was not run")
+        method = self.spec.methods.get(envelope.method)
+        if method is None:
+            raise MethodNotFound(
+                f"{self.spec.cls.__qualname__} has no public method {envelope.method!r}; "
+                f"it has: {', '.join(sorted(self.spec.methods))}"
+            )
+        args, kwargs = method.unpack(work.payload, envelope.codec, self._session.signer)
+        function = getattr(self.instance, envelope.method)
+        running.inside = True
+        if method.is_generator:
+            return await self._stream(work, method, function(*args, **kwargs))
+        if method.kind == "async":
+            value = await function(*args, **kwargs)
+        else:
+            value = await self._call_in_thread(running, functools.partial(function, *args, **kwargs))
+        running.inside = False
+        payload, codec = method.pack_result(value, self._session.signer)
+        self._session.check_size(payload)
+        return Reply({"kind": Kind.REPLY, "call": envelope.id, "codec": codec}, payload)
+
+    async def _call_in_thread(self, running: _Running, function: Callable[[], Any]) -> Any:
+        """A thread cannot be cancelled: the call keeps its turn until the thread ends, or the cell is stopped."""
+        future = asyncio.ensure_future(_in_thread(function))
+        while not future.done():
+            try:
+                await asyncio.shield(future)
+            except asyncio.CancelledError:
+                if self._stopped or not running.cancelled:
+                    raise
+                running.task.uncancel()
+            except Exception:
+                break
+        if running.cancelled:
+            raise CallCancelled("cancelled while it ran; a `def` method runs on to its end")
+        return future.result()
+
+    async def _stream(self, work: Request, method: Signature, generator: Any) -> Reply:
+        if work.envelope.kind is not Kind.STREAM:
+            raise MethodNotFound(f"{self._label(work.envelope)} streams; call it as `async for item in ...`")
+        outflow = StreamSender(self._session, work.envelope, method)
+        count = await outflow.send_all(generator)
+        return Reply({"kind": Kind.REPLY, "call": work.envelope.id, "index": count}, b"null")
+
+    def _failure(self, envelope: Envelope, error: BaseException, reason: Reason = "exception") -> Reply:
+        failure = Failure.of(error, self._session.signer)
+        return Reply({"kind": Kind.FAILURE, "call": envelope.id}, failure.encode(), failure, reason)
+
+    def _label(self, envelope: Envelope) -> str:
+        return f"{self.spec.cls.__qualname__}.{envelope.method}"
+
+    # ---- calls that come back
+
+    def _comes_back(self, envelope: Envelope) -> bool:
+        return any(hop.actor == self.actor_id and hop.call in self._running for hop in envelope.chain)
+
+    def _is_deadlocked(self, envelope: Envelope) -> bool:
+        """Every turn of this actor is taken by a call that waits, in the envelope's chain, for this envelope's answer.
+
+        Where one has made its call and does not wait for it yet, the question is asked again as soon as it does.
+        """
+        if len(self._running) < self.spec.options.concurrency:
+            return False
+        following = {hop.call: nxt for hop, nxt in zip(envelope.chain, _calls_after(envelope), strict=True)}
+        for call_id, running in self._running.items():
+            asked = running.handling.asked.get(following.get(call_id, ""))
+            if asked is None:
+                return False
+            if not asked.awaited:
+                asked.on_awaited = self._fail_all_deadlocked
+                return False
+        return True
+
+    def _fail_all_deadlocked(self) -> None:
+        for work in list(self._waiting):
+            if work.envelope.chain and self._is_deadlocked(work.envelope):
+                self._waiting.remove(work)
+                self._fail_deadlocked(work)
+
+    def _fail_deadlocked(self, work: Request) -> None:
+        actors = [hop.actor for hop in work.envelope.chain]
+        cycle = " -> ".join([*actors[actors.index(self.actor_id) :], self.actor_id])
+        work.finish(
+            self._failure(
+                work.envelope,
+                DeadlockDetected(
+                    f"{self._label(work.envelope)} would wait for itself: {cycle}; use tell, or @actor(reentrant=True)"
+                ),
+            )
+        )
+
+
+def _reason(error: BaseException, running: _Running) -> Reason:
+    """Why a tell that failed so is kept as dead."""
+    if running.inside:
+        return "exception"
+    if isinstance(error, MethodNotFound | InvalidArguments | InvalidResult | NotSerialisable | UntrustedPayload):
+        return "invalid"
+    return "expired" if isinstance(error, CallTimeout) else "exception"
+
+
+def _calls_after(envelope: Envelope) -> list[str]:
+    """For each hop of the chain, the id of the call that it made."""
+    return [*(hop.call for hop in envelope.chain[1:]), envelope.id]
+
+
+async def _in_thread(function: Callable[[], Any]) -> Any:
+    """No future takes StopIteration: it comes as RuntimeError, as from a coroutine."""
+    context = contextvars.copy_context()
+
+    def run() -> Any:
+        try:
+            return context.run(function)
+        except StopIteration as exc:
+            raise RuntimeError("the method raised StopIteration") from exc
+
+    return await asyncio.get_running_loop().run_in_executor(None, run)

@@ -1,0 +1,279 @@
+"""A queue's consumer: windows, answers and acknowledgements around one cell.
+
+The acknowledgement policy: an envelope is done when its method has ended and the broker has confirmed the answer (or,
+where none is wanted and the method failed, the dead letter). A delivery is acknowledged when all its envelopes are done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection
+from typing import Protocol
+
+from actorhub.actors.timers import InMemoryTimers
+from actorhub.broker import Consumer, Delivery, Link, Message
+from actorhub.errors import ActorDied, ActorHubError, ActorNotFound, BrokerUnavailable, InvalidEnvelope, RemoteError
+from actorhub.messaging.dead_letter import DeadLetter, Reason
+from actorhub.messaging.dead_letter_queue import DeadLetterQueue
+from actorhub.messaging.recovery import Recoverable
+from actorhub.messaging.request import DeliveryAck, Reply, Request, complete_foreign
+from actorhub.messaging.sequence_window import Admission, SequenceWindow, SequenceWindows
+from actorhub.messaging.session import Session
+from actorhub.wire.envelope import Envelope, Kind, decode
+from actorhub.wire.failure import Failure
+
+log = logging.getLogger(__name__)
+
+PREFETCH = 128  # messages; each holds up to 256 envelopes
+HOLD_BACK = 2.0  # seconds that an envelope waits for an earlier one that does not come
+
+
+class MessageReceiver(Protocol):
+    """What stands behind a mailbox: a cell, or the grave of a dead one."""
+
+    def offer(self, work: Request) -> None: ...
+    def cancel(self, call_id: str) -> None: ...
+
+
+class Mailbox(Recoverable):
+    """Consumes one queue for as long as the session lives, across lost links.
+
+    `poison` holds ids of calls that must not run again: they killed their workers. `on_gone` is called when the queue does
+    not exist any more; `on_first` when the first delivery comes, which for a standby means that it is its turn; `on_ended`
+    when the broker ends the consumer and leaves the link, instead of consuming again.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        queue: str,
+        taker: MessageReceiver,
+        dead: DeadLetterQueue,
+        *,
+        prefetch: int = PREFETCH,
+        poison: Collection[str] = (),
+        on_gone: Callable[[], None] | None = None,
+        on_first: Callable[[], None] | None = None,
+        on_ended: Callable[[str], None] | None = None,
+    ) -> None:
+        self.queue = queue
+        self._session = session
+        self._taker = taker
+        self._dead = dead
+        self._prefetch = prefetch
+        self._poison = frozenset(poison)
+        self._on_gone = on_gone
+        self._on_first = on_first
+        self._on_ended = on_ended
+        self._consumer: Consumer | None = None
+        self._windows: SequenceWindows[Request, Reply] = SequenceWindows()
+        self._in_hand: dict[tuple[str, int], Request] = {}
+        self._hold_timer: asyncio.TimerHandle | None = None
+        self._timers = InMemoryTimers(taker.offer, self._finished)
+        self._unacknowledged = 0
+        self._closed = False
+
+    # ---- life
+
+    async def open(self) -> None:
+        """Raises:
+        ActorNotFound: the queue does not exist.
+        """
+        await self._session.attachments.add(self)
+
+    async def close(self) -> None:
+        """What is not acknowledged goes back to the queue, in order, for the next consumer."""
+        self._closed = True
+        self._timers.close()
+        self._session.attachments.remove(self)
+        if self._hold_timer is not None:
+            self._hold_timer.cancel()
+        if self._consumer is not None:
+            await self._consumer.close()
+
+    async def attach(self, link: Link) -> None:
+        if self._closed:
+            return
+        try:
+            self._consumer = await link.consume(
+                self.queue, self._on_delivery, lambda reason: self._on_end(link, reason), prefetch=self._prefetch
+            )
+        except ActorNotFound:
+            if self._on_gone is None:
+                raise
+            self._on_gone()
+        except BrokerUnavailable as exc:
+            self._session.attachments.retry_later(self, link, self.queue, exc)
+        if self._closed and self._consumer is not None:
+            await self._consumer.close()
+
+    def detach(self) -> None:
+        self._consumer = None
+
+    @property
+    def idle(self) -> bool:
+        """Every delivery has been acknowledged."""
+        return self._unacknowledged == 0
+
+    def _acked(self) -> None:
+        self._unacknowledged -= 1
+
+    def _on_end(self, link: Link, reason: str) -> None:
+        self._consumer = None
+        if self._closed or link.lost is not None or link is not self._session.link:
+            return
+        if self._on_ended is not None:
+            self._on_ended(reason)
+            return
+        log.warning("the broker ended the consumer of %s (%s); consuming again", self.queue, reason)
+        self._session.attachments.again(self, link)
+
+    # ---- taking
+
+    def _on_delivery(self, delivery: Delivery) -> None:
+        if self._on_first is not None:
+            on_first, self._on_first = self._on_first, None
+            on_first()
+        message = delivery.message
+        self._unacknowledged += 1
+        try:
+            parcels = decode(message.body, message.content_type)
+        except InvalidEnvelope as exc:
+            log.warning("a message in %s is no envelope and goes to %s: %s", self.queue, self._dead.queue, exc)
+            letter = DeadLetter.malformed(self.queue, message, exc)
+            self._session.spawn_task(self._keep(letter, DeliveryAck(delivery, 1, self._acked)), "actorhub-dead")
+            return
+        receipt = DeliveryAck(delivery, len(parcels), self._acked)
+        for envelope, payload in parcels:
+            if envelope.sender and envelope.seq:
+                self._take(envelope, payload, receipt)
+            else:
+                self._accept(self._foreign(envelope, payload, receipt, message))
+
+    def _foreign(self, envelope: Envelope, payload: bytes, receipt: DeliveryAck, message: Message) -> Request:
+        known, correlation = complete_foreign(envelope, message)
+        return Request(known, payload, receipt, self._finished, foreign=correlation)
+
+    def _take(self, envelope: Envelope, payload: bytes, receipt: DeliveryAck) -> None:
+        window = self._windows.of(envelope.sender)
+        if envelope.acked_below:
+            self._windows.forget_below(envelope.sender, envelope.acked_below)
+        held = window.held(envelope.seq)
+        if held is not None:
+            held.also(receipt)
+            return
+        work = Request(envelope, payload, receipt, self._finished)
+        verdict = window.admit(envelope.seq, work)
+        if verdict is Admission.NEXT:
+            self._accept(work)
+            for released in window.released():
+                self._accept(released)
+        elif verdict is Admission.HELD:
+            self._hold()
+        else:
+            self._repeat(work, window, receipt)
+
+    def _accept(self, work: Request) -> None:
+        envelope = work.envelope
+        if envelope.kind is Kind.CANCEL:
+            if not self._timers.cancel(envelope.call):
+                self._taker.cancel(envelope.call)
+            work.done()
+            return
+        if envelope.timer is not None:
+            self._timers.arm(envelope.timer, envelope, work.payload)
+            work.done()
+            return
+        if envelope.seq:
+            self._in_hand[envelope.sender, envelope.seq] = work
+        if envelope.id in self._poison:
+            error = ActorDied(
+                f"{envelope.method} (call {envelope.id}) killed its worker too often and is not run again"
+            )
+            work.finish(self._failure(envelope, error, "poison"))
+        else:
+            self._taker.offer(work)
+
+    def _repeat(self, work: Request, window: SequenceWindow[Request, Reply], receipt: DeliveryAck) -> None:
+        """The broker or the sender brought it again: it is in hand, or was answered."""
+        envelope = work.envelope
+        in_hand = self._in_hand.get((envelope.sender, envelope.seq))
+        if in_hand is not None:
+            in_hand.also(receipt)
+            return
+        if envelope.kind in (Kind.CALL, Kind.STREAM):
+            answer = window.answer(envelope.seq) or self._forgotten(envelope)
+            self._respond(work, answer)
+        else:
+            work.done()
+
+    def _forgotten(self, envelope: Envelope) -> Reply:
+        error = RemoteError(f"{envelope.method} ran, and its answer is no longer kept; ask for the state instead")
+        return self._failure(envelope, error)
+
+    def _failure(self, envelope: Envelope, error: ActorHubError, reason: Reason = "exception") -> Reply:
+        failure = Failure.of(error, self._session.signer)
+        return Reply({"kind": Kind.FAILURE, "call": envelope.id}, failure.encode(), failure, reason)
+
+    # ---- holding back
+
+    def _hold(self) -> None:
+        if self._hold_timer is None:
+            self._hold_timer = self._session.loop.call_later(HOLD_BACK, self._release)
+
+    def _release(self) -> None:
+        self._hold_timer = None
+        for sender, window in self._windows.with_gaps():
+            gap = window.skip_gap()
+            log.warning(
+                "%s waited %.0f s for number %d to %d of %s in vain; going on without",
+                self.queue,
+                HOLD_BACK,
+                gap.start,
+                gap.stop - 1,
+                sender,
+            )
+            for released in window.released():
+                self._accept(released)
+            if window.waiting:
+                self._hold()
+
+    # ---- answering
+
+    def _finished(self, work: Request, answer: Reply) -> None:
+        envelope = work.envelope
+        if envelope.seq:
+            self._in_hand.pop((envelope.sender, envelope.seq), None)
+        failure = answer.failure
+        if failure is not None and (answer.reason == "poison" or envelope.kind is Kind.TELL):
+            if answer.reason != "actor died":  # of all that waited for it, the grave says one word
+                log.error(
+                    "%s of %s failed: %s", envelope.method, self.queue, failure.message, extra={"call": envelope.id}
+                )
+            letter = DeadLetter.of(answer.reason, self.queue, envelope, work.payload, failure)
+            self._session.spawn_task(self._keep_and_answer(letter, work, answer), "actorhub-dead")
+            return
+        self._answer(work, answer)
+
+    async def _keep_and_answer(self, letter: DeadLetter, work: Request, answer: Reply) -> None:
+        await self._dead.keep(letter)
+        self._answer(work, answer)
+
+    async def _keep(self, letter: DeadLetter, receipt: DeliveryAck) -> None:
+        await self._dead.keep(letter)
+        receipt.done()
+
+    def _answer(self, work: Request, answer: Reply) -> None:
+        envelope = work.envelope
+        if not envelope.reply_to:
+            work.done()
+            return
+        if envelope.seq:
+            self._windows.remember(envelope.sender, envelope.seq, answer, len(answer.payload))
+        self._respond(work, answer)
+
+    def _respond(self, work: Request, answer: Reply) -> None:
+        self._session.respond(
+            work.envelope.reply_to, answer.fields, answer.payload, lambda outcome: work.done(), foreign=work.foreign
+        )

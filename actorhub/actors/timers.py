@@ -1,0 +1,155 @@
+"""Timers: when one is due next (pure: `now` is given, in Unix time), the `Timer` that callers hold, and the timers
+of a plain actor, in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Generator
+from datetime import UTC, datetime
+from typing import Any
+
+from cronsim import CronSim, CronSimError
+
+from actorhub.actors.handle import RemoteMethod, address_of, session_of
+from actorhub.broker import Outcome
+from actorhub.core.addressing import new_id
+from actorhub.messaging.request import Reply, Request
+from actorhub.wire.envelope import Envelope, Kind, TimerSpec
+
+EARLY = 0.05  # seconds by which a timer may come early
+SHORTEST = 0.001  # seconds; Unix times in floats are no finer than a millionth
+
+Due = tuple[TimerSpec, Envelope, bytes]
+
+
+def first(every: float | str, now: float) -> float:
+    """The first time of what comes every so many seconds, or as a cron expression says.
+
+    Raises:
+        ValueError: it is no such expression, or the interval is below SHORTEST.
+    """
+    if isinstance(every, str):
+        return _after(every, now)
+    if not SHORTEST <= every < math.inf:
+        raise ValueError(
+            f"a timer cannot come every {every} s; give an interval above 0, {SHORTEST} at least, or a cron expression"
+        )
+    return now + every
+
+
+def following(timer: TimerSpec, now: float) -> TimerSpec | None:
+    """The timer after its time has come; None where it comes only once. Times before `now` are left out, unless all of them
+    are to be caught up."""
+    since = timer.due if timer.catch_up == "all" else max(timer.due, now)
+    if timer.cron is not None:
+        due = _after(timer.cron, since)
+    elif timer.every is not None:
+        steps = math.floor((since - timer.due) / timer.every) + 1
+        due = timer.due + steps * timer.every
+    else:
+        return None
+    return timer.model_copy(update={"due": due})
+
+
+def is_missed(timer: TimerSpec, now: float) -> bool:
+    """Whether this time is left out: the next one has passed by already, and nothing is to be caught up."""
+    if timer.catch_up != "skip" or (timer.every is None and timer.cron is None):
+        return False
+    following_one = following(timer.model_copy(update={"catch_up": "all"}), now)
+    return following_one is not None and following_one.due <= now
+
+
+def _after(cron: str, moment: float) -> float:
+    try:
+        return next(CronSim(cron, datetime.fromtimestamp(moment, UTC))).timestamp()
+    except (CronSimError, StopIteration) as exc:
+        raise ValueError(f"{cron!r} is no cron expression that ever comes; write it as in '*/5 * * * *'") from exc
+
+
+class Timer:
+    """Awaiting it waits until the broker has it, and raises what a `tell` raises. `cancel` ends it."""
+
+    def __init__(self, remote: RemoteMethod, times: TimerSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.id = times.id
+        self._remote = remote
+        self._session = session = session_of(remote.handle)
+        ticket = address_of(remote.handle)
+        self._sent = session.arm(ticket, remote.signature, remote.name, args, kwargs, times)
+
+    def __await__(self) -> Generator[Any, None, Timer]:
+        outcome: Outcome = yield from self._sent.__await__()
+        yield from self._session.accepted(
+            address_of(self._remote.handle), self._remote.signature.label, outcome
+        ).__await__()
+        return self
+
+    async def cancel(self) -> None:
+        """Returns when the broker has the word; what is due in this moment may still come.
+
+        Raises:
+            ActorNotFound, ActorDied: there is no such actor (any more).
+        """
+        ticket = address_of(self._remote.handle)
+        await self._session.accepted(ticket, self._remote.signature.label, await self._session.disarm(ticket, self.id))
+
+    def __repr__(self) -> str:
+        return f"<timer {self.id} for {self._remote!r}>"
+
+
+def after(remote: RemoteMethod, seconds: float, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Timer:
+    """Raises:
+    ValueError: the delay is negative or not finite.
+    """
+    if not 0 <= seconds < float("inf"):
+        raise ValueError(f"a delay of {seconds} s makes no sense; give the seconds from now, 0 or more")
+    return Timer(remote, TimerSpec(id=new_id(), due=time.time() + seconds, every=None), args, kwargs)
+
+
+def every(
+    remote: RemoteMethod, interval: float | str, catch_up: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Timer:
+    """Raises:
+    ValueError: it is neither an interval nor a cron expression.
+    """
+    due = first(interval, time.time())
+    cron, seconds = (interval, None) if isinstance(interval, str) else (None, interval)
+    return Timer(remote, TimerSpec(id=new_id(), due=due, every=seconds, cron=cron, catch_up=catch_up), args, kwargs)
+
+
+class InMemoryTimers:
+    """`offer` takes each message when its time has come; `on_finished` hears what became of it."""
+
+    def __init__(self, offer: Callable[[Request], None], on_finished: Callable[[Request, Reply], None]) -> None:
+        self._offer = offer
+        self._on_finished = on_finished
+        self._armed: dict[str, asyncio.TimerHandle] = {}
+
+    def arm(self, timer: TimerSpec, envelope: Envelope, payload: bytes) -> None:
+        delay = max(0.0, timer.due - time.time())
+        self._armed[timer.id] = asyncio.get_running_loop().call_later(delay, self._fire, (timer, envelope, payload))
+
+    def cancel(self, timer: str) -> bool:
+        """Whether there was one of that id."""
+        armed = self._armed.pop(timer, None)
+        if armed is not None:
+            armed.cancel()
+        return armed is not None
+
+    def close(self) -> None:
+        for timer in list(self._armed):
+            self.cancel(timer)
+
+    def _fire(self, due: Due) -> None:
+        timer, envelope, payload = due
+        del self._armed[timer.id]
+        now = time.time()
+        next_timer = following(timer, now)
+        if next_timer is not None:
+            self.arm(next_timer, envelope, payload)
+        if not is_missed(timer, now):
+            told = envelope.model_copy(
+                update={"kind": Kind.TELL, "id": new_id(), "timer": None, "seq": 0, "sender": "", "deadline": None}
+            )
+            self._offer(Request(told, payload, None, self._on_finished))

@@ -1,0 +1,193 @@
+"""Commands that look at a cluster and change nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Annotated
+
+import typer
+
+from actorhub.cli.common import (
+    AllNamespaces,
+    Columns,
+    Json,
+    Namespace,
+    Url,
+    console,
+    moment,
+    print_json,
+    print_rows,
+    query,
+    settings_from,
+    words,
+)
+from actorhub.control_api.info import ActorInfo, Demand, GroupInfo, NodeInfo, QueueInfo
+from actorhub.durable.history import HistoryEntry
+from actorhub.hub.hub import Hub
+
+JOURNAL = 60.0  # seconds that a look at a journal may take
+
+
+def status(url: Url = None, json_: Json = False) -> None:
+    """The nodes and their workers. Ends with code 1 where there is no node with a worker."""
+
+    async def both(hub: Hub) -> tuple[str, list[NodeInfo]]:
+        return hub.broker, await hub.nodes()
+
+    broker, nodes = query(settings_from(url, None), both)
+    if not json_:
+        kept = "; it keeps everything in memory, and nothing on disk" if "embedded" in broker else ""
+        console.print(f"broker: {broker}{kept}", highlight=False, soft_wrap=True)
+    columns: Columns[NodeInfo] = {
+        "node": lambda node: node.id,
+        "host": lambda node: node.host,
+        "pid": lambda node: node.pid,
+        "workers": lambda node: ", ".join(f"{worker.id} (pid {worker.pid})" for worker in node.workers),
+        "actors": lambda node: sum(len(worker.actors) for worker in node.workers),
+        "labels": lambda node: words(node.labels),
+        "resources": lambda node: words(node.resources_free),
+    }
+    print_rows(nodes, columns, as_json=json_)
+    if not any(row.workers for row in nodes):
+        raise SystemExit(1)
+
+
+def actors(
+    url: Url = None,
+    namespace: Namespace = None,
+    all_namespaces: AllNamespaces = False,
+    json_: Json = False,
+) -> None:
+    """The actors, living and lately dead."""
+    rows = query(settings_from(url, namespace), lambda hub: hub.actors(all_namespaces=all_namespaces))
+    columns: Columns[ActorInfo] = {
+        "id": lambda actor: actor.id,
+        "name": lambda actor: actor.name,
+        "class": lambda actor: actor.class_name,
+        "state": lambda actor: actor.state,
+        "node": lambda actor: actor.node,
+        "worker": lambda actor: actor.worker,
+        "restarts": lambda actor: actor.restarts,
+        "last error": lambda actor: _last_line(actor.last_error),
+    }
+    print_rows(rows, columns, as_json=json_)
+
+
+def tasks(
+    url: Url = None,
+    namespace: Namespace = None,
+    all_namespaces: AllNamespaces = False,
+    json_: Json = False,
+) -> None:
+    """The task queues, what waits in them, and how many slots take from them."""
+    rows = query(settings_from(url, namespace), lambda hub: hub.tasks(all_namespaces=all_namespaces))
+    columns: Columns[QueueInfo] = {
+        "namespace": lambda queue: queue.namespace,
+        "queue": lambda queue: queue.queue,
+        "asks for": lambda queue: queue.needs,
+        "waiting messages": lambda queue: queue.waiting,
+        "slots": lambda queue: queue.slots,
+        "needs": lambda queue: queue.waits_for,
+    }
+    print_rows(rows, columns, as_json=json_)
+
+
+def groups(
+    url: Url = None,
+    namespace: Namespace = None,
+    all_namespaces: AllNamespaces = False,
+    json_: Json = False,
+) -> None:
+    """The placement groups: where their bundles are, and what those wait for that are not reserved."""
+    rows = query(settings_from(url, namespace), lambda hub: hub.groups(all_namespaces=all_namespaces))
+    columns: Columns[GroupInfo] = {
+        "id": lambda group: group.id,
+        "name": lambda group: group.name,
+        "strategy": lambda group: group.strategy,
+        "bundles": lambda group: ", ".join(
+            f"{words(bundle.resources)} on {bundle.node or '?'}" for bundle in group.bundles
+        ),
+        "waits for": lambda group: group.waits_for,
+    }
+    print_rows(rows, columns, as_json=json_)
+
+
+def demand(url: Url = None, json_: Json = False) -> None:
+    """What waits for a place in the whole cluster, by what it asks for: more nodes that have it would let it begin."""
+    rows = query(settings_from(url, None), lambda hub: hub.demand())
+    columns: Columns[Demand] = {
+        "kind": lambda demand: demand.kind,
+        "resources": lambda demand: words(demand.resources),
+        "labels": lambda demand: words(demand.labels),
+        "node": lambda demand: demand.node,
+        "count": lambda demand: demand.count,
+    }
+    print_rows(rows, columns, as_json=json_)
+
+
+def explain(
+    actor: Annotated[str, typer.Argument(help="An actor's name or id.")],
+    url: Url = None,
+    namespace: Namespace = None,
+    json_: Json = False,
+) -> None:
+    """Why an actor does not answer: where it is, what it does, what waits for it."""
+    explanation = query(settings_from(url, namespace), lambda hub: hub.explain(actor), JOURNAL)
+    if json_:
+        print_json(explanation.model_dump(mode="json"))
+    else:
+        console.print(explanation.text, highlight=False, markup=False, soft_wrap=True)
+
+
+def history(
+    actor: Annotated[str, typer.Argument(help="A durable actor's name or id.")],
+    url: Url = None,
+    namespace: Namespace = None,
+    at: Annotated[int | None, typer.Option(min=1, help="The state after the commit of this number instead.")] = None,
+    key: Annotated[str | None, typer.Option(help="With --at: which instance of a keyed class.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many; the last ones.")] = 100,
+    json_: Json = False,
+) -> None:
+    """What a durable actor has done: the records of its journal, one a line, those that do not count among them."""
+    settings, late = (
+        settings_from(url, namespace),
+        f"not read in {JOURNAL:.0f} s; where no node runs, give the actor's id",
+    )
+    if at is not None:
+        state = query(settings, lambda hub: hub.state_at(actor, at, key=key), JOURNAL, late)
+        print_json(state.model_dump(mode="json") if json_ else state.value)
+        return
+    entries = query(settings, lambda hub: hub.history(actor, limit=limit), JOURNAL, late)
+    columns: Columns[HistoryEntry] = {
+        "commit": lambda entry: entry.number or None,
+        "epoch": lambda entry: entry.epoch or None,
+        "owner": lambda entry: entry.owner,
+        "time": lambda entry: moment(entry.time),
+        "methods": lambda entry: _counted(entry.methods),
+        "answers": lambda entry: entry.answers or None,
+        "tells": lambda entry: entry.tells or None,
+        "dead": lambda entry: entry.letters or None,
+        "state": _state_size,
+        "image": lambda entry: "image" if entry.image else None,
+        "": _standing,
+    }
+    print_rows(entries, columns, as_json=json_)
+
+
+def _counted(methods: tuple[str, ...]) -> str:
+    return ", ".join(f"{count} x {name}" if count > 1 else name for name, count in Counter(methods).items())
+
+
+def _last_line(text: str | None) -> str | None:
+    lines = (text or "").strip().splitlines()
+    return lines[-1] if lines else None
+
+
+def _state_size(entry: HistoryEntry) -> str | None:
+    return None if entry.state_size is None else f"{entry.state_size:,}{' patch' if entry.patch else ''}"
+
+
+def _standing(entry: HistoryEntry) -> str | None:
+    if entry.verdict != "counts":
+        return f"{entry.verdict}: skipped"
+    return "takes over" if entry.kind == "epoch" else None

@@ -1,0 +1,1 @@
+"""The messages, services and stubs by which hubs, control, nodes and workers talk."""

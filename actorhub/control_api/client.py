@@ -1,0 +1,52 @@
+"""How others ask control."""
+
+from __future__ import annotations
+
+from typing import overload
+
+from actorhub.actors.service import stub
+from actorhub.control_api.commands import GroupReply, SpawnReply
+from actorhub.control_api.services import ControlService
+from actorhub.control_api.specs import PlacementGroupSpec, SpawnSpec
+from actorhub.errors import ActorDied, ActorInitFailed, ActorNotFound, NameTaken, PlacementInfeasible
+from actorhub.messaging.session import Session
+
+_REFUSALS = {"name taken": NameTaken, "infeasible": PlacementInfeasible, "parent dead": ActorDied}
+
+
+def control_client(session: Session) -> ControlService:
+    """The control of the session's cluster, on whichever node it runs."""
+    return stub(session, session.names.control, ControlService)
+
+
+async def find(session: Session, namespace: str, name: str) -> SpawnSpec:
+    """The living actor that has the name.
+
+    Raises:
+        ActorNotFound: there is none.
+    """
+    plan = await control_client(session).find(namespace, name)
+    if plan is None:
+        raise ActorNotFound(f"no actor is called {name!r} in namespace {namespace!r}; spawn it with that name first")
+    return plan
+
+
+def death_error(cause: str, *, at_birth: bool) -> ActorDied:
+    """The error for callers of a dead actor."""
+    return ActorInitFailed(cause) if at_birth else ActorDied(cause)
+
+
+@overload
+def unwrap(answer: SpawnReply) -> SpawnSpec: ...
+@overload
+def unwrap(answer: GroupReply) -> PlacementGroupSpec: ...
+def unwrap(answer: SpawnReply | GroupReply) -> SpawnSpec | PlacementGroupSpec:
+    """What was made of what somebody asked for.
+
+    Raises:
+        NameTaken, PlacementInfeasible, ActorDied: nothing was made. ActorDied: the actor that asks for it is dead.
+    """
+    if answer.plan is None:
+        assert answer.error is not None
+        raise _REFUSALS[answer.error](answer.message)
+    return answer.plan

@@ -1,0 +1,67 @@
+"""Keyed classes: millions of instances behind a few mailboxes. An instance is there when it is called; its mailbox is made when
+somebody first calls one of those behind it."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+from actorhub.actors.spec import ActorSpec, registry
+from actorhub.control_api.client import control_client, unwrap
+from actorhub.control_api.events import SpawnRequested
+from actorhub.control_api.specs import SpawnSpec
+from actorhub.core.addressing import ActorAddress, QueueNames
+from actorhub.errors import ActorNotFound
+from actorhub.messaging.session import Session
+from actorhub.wire.codec import by_value
+
+
+def shard_ticket(names: QueueNames, namespace: str, spec: ActorSpec, key: object) -> ActorAddress:
+    """Raises:
+    TypeError: it is no keyed class, or the key is no text.
+    ValueError: the key is empty.
+    """
+    shards = spec.options.shards
+    if shards is None:
+        raise TypeError(
+            f"{spec.class_name} has no keys; decorate it with @actor(durable=True, shards=16), or use hub.spawn"
+        )
+    if not isinstance(key, str):
+        raise TypeError(f"a key is text, and {key!r} is a {type(key).__name__}; give str(key)")
+    if not key:
+        raise ValueError("a key is not empty; give the instance a name")
+    plan = _plan(spec, namespace, _number(key.encode()) % shards)
+    return plan.ticket(names).of(key)
+
+
+async def ensure_shard_mailbox(session: Session, ticket: ActorAddress) -> None:
+    """The one behind which the ticket's instance is, unless it is there.
+
+    Raises:
+        ActorNotFound: its class is not known here.
+        PlacementInfeasible: no node can ever run it.
+    """
+    spec = registry.get(ticket.class_name)
+    if spec is None or spec.options.shards is None:
+        raise ActorNotFound(f"{ticket.class_name} is not known to this process as a keyed class; import its module")
+    plan = _plan(spec, ticket.namespace, int(ticket.actor_id.rpartition("-")[2]))
+    if by_value(spec.cls):
+        plan = plan.model_copy(update={"code": session.signer.dumps(spec.cls, spec.class_name)})
+    unwrap(await control_client(session).spawn(SpawnRequested(plan=plan)))
+
+
+def _plan(spec: ActorSpec, namespace: str, shard: int) -> SpawnSpec:
+    """Everybody gives the mailbox the same name, so nobody has to ask for it. An actor's id is one for all namespaces."""
+    word = "".join(letter for letter in spec.cls.__name__.lower() if letter.isalnum())[:30] or "actor"
+    of = blake2b(f"{namespace} {spec.class_name}".encode(), digest_size=6).hexdigest()
+    actor_id = f"{word}-{of}-{spec.options.shards}-{shard}"
+    return SpawnSpec(
+        actor_id=actor_id,
+        namespace=namespace,
+        class_name=spec.class_name,
+        options=spec.options,
+        lifetime="detached",
+    )
+
+
+def _number(data: bytes) -> int:
+    return int.from_bytes(blake2b(data, digest_size=8).digest(), "big")

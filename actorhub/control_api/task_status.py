@@ -1,0 +1,76 @@
+"""Status of single tasks that will not run as usual: cancelled ones, and those that ended with their slots."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+REMEMBERED = 10_000  # entries
+
+
+class BoundedDict(OrderedDict[K, V]):
+    """Keeps the newest entries; one that is set again counts as new."""
+
+    def __setitem__(self, key: K, value: V) -> None:
+        super().__setitem__(key, value)
+        self.move_to_end(key)
+        if len(self) > REMEMBERED:
+            self.popitem(last=False)
+
+
+class TaskStatusReport(BaseModel):
+    """What one tells another of tasks, by their keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cancelled: list[str] = Field(default_factory=list)
+    deaths: dict[str, int] = Field(default_factory=dict)
+    """How often a task has killed its slot."""
+    late: dict[str, int] = Field(default_factory=dict)
+    """Up to which attempt a task is late: it has held the interpreter, and its slot was killed for that."""
+
+
+class TaskStatusTable:
+    """What an agent or a slot knows. It forgets the oldest."""
+
+    def __init__(self) -> None:
+        self.cancelled: BoundedDict[str, bool] = BoundedDict()
+        self.deaths: BoundedDict[str, int] = BoundedDict()
+        self.late: BoundedDict[str, int] = BoundedDict()
+
+    def cancel(self, key: str) -> None:
+        """Nobody waits for the task any more."""
+        self.cancelled[key] = True
+
+    def died(self, key: str, times: int) -> None:
+        """So many slots have died while they ran the task, as far as the one knows who says so."""
+        self.deaths[key] = max(times, self.deaths.get(key, 0))
+
+    def record_timeout(self, key: str, attempt: int) -> None:
+        """This attempt is not to be made again."""
+        self.late[key] = max(attempt, self.late.get(key, 0))
+
+    def learn(self, told: TaskStatusReport) -> None:
+        for key in told.cancelled:
+            self.cancel(key)
+        for key, times in told.deaths.items():
+            self.died(key, times)
+        for key, attempt in told.late.items():
+            self.record_timeout(key, attempt)
+
+    def all(self) -> TaskStatusReport:
+        return TaskStatusReport(cancelled=list(self.cancelled), deaths=dict(self.deaths), late=dict(self.late))
+
+    def of(self, keys: Iterable[str]) -> TaskStatusReport:
+        known = list(keys)
+        return TaskStatusReport(
+            cancelled=[key for key in known if key in self.cancelled],
+            deaths={key: self.deaths[key] for key in known if key in self.deaths},
+            late={key: self.late[key] for key in known if key in self.late},
+        )

@@ -1,0 +1,159 @@
+"""Names of queues.
+
+A queue's name is its address on the broker:
+
+    {prefix}.{namespace}.actor.{id}      a plain actor
+    {prefix}.{namespace}.durable.{id}    a durable actor
+    {prefix}.{namespace}.journal.{id}    what a durable actor has done
+    {prefix}.{namespace}.task.{queue}    a task queue
+    {prefix}.{namespace}.task.{queue}.{digest}  the same, of tasks that all ask for the same place
+    {prefix}.{namespace}.gathering.{id}  results that wait for the others of their kind
+    {prefix}.{namespace}.dead            what could not be processed
+    {prefix}.reply.{session}             answers to one hub or worker
+    {prefix}.worker.{id}                 commands for one worker
+    {prefix}.node.{id}                   commands for one node's agent
+    {prefix}.objects.{owner}             questions for the objects of one node, or of one client
+    {prefix}.control                     the control actor
+    {prefix}.control.journal             what its successor must know
+    {prefix}.delay.{k}                   messages that wait for 2**k seconds
+    {prefix}.delay.due                   those that have waited
+    {prefix}.dead                        what services could not process
+
+An exchange, `{prefix}.tasks`, brings to every agent and slot what all of them must know of single tasks.
+
+Queue arguments cannot be changed later: a change of arguments takes a new name.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict
+
+_WORD = re.compile(r"[A-Za-z0-9_\-]{1,100}")
+_MAILBOX = re.compile(r"\.(?:actor|durable)\.([^.]+)$")
+SYSTEM = "$system"
+"""The namespace of control, nodes, workers and object stores; no user's namespace can have this name."""
+_ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+
+def new_id(length: int = 12) -> str:
+    """A random identifier of lower-case letters and digits, 62 bits of chance at its default length."""
+    return "".join(secrets.choice(_ALPHABET) for _ in range(length))
+
+
+def check_name(what: str, value: str) -> str:
+    """Returns `value` where it can be part of a queue's name.
+
+    Raises:
+        ValueError: it is empty, longer than 100 characters or has other characters than letters, digits, `_`, `-`.
+    """
+    if not _WORD.fullmatch(value):
+        raise ValueError(f"{what} {value!r} is not usable; take 1 to 100 letters, digits, '_' or '-'")
+    return value
+
+
+def actor_id_of(queue: str) -> str:
+    """The id of the actor whose mailbox this queue is; empty where it is none."""
+    found = _MAILBOX.search(queue)
+    return found[1] if found is not None else ""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueNames:
+    """The names that one cluster uses on its broker; `prefix` keeps clusters apart that share a virtual host."""
+
+    prefix: str = "ah"
+
+    def actor(self, namespace: str, actor_id: str) -> str:
+        return f"{self.prefix}.{namespace}.actor.{actor_id}"
+
+    def durable(self, namespace: str, actor_id: str) -> str:
+        return f"{self.prefix}.{namespace}.durable.{actor_id}"
+
+    def journal(self, namespace: str, actor_id: str) -> str:
+        return f"{self.prefix}.{namespace}.journal.{actor_id}"
+
+    def task(self, namespace: str, queue: str) -> str:
+        return f"{self.prefix}.{namespace}.task.{queue}"
+
+    def task_queue_label(self, queue: str) -> str:
+        """What a task queue is called by its users."""
+        return queue.removeprefix(self.task(self.namespace_of(queue), "")).partition(".")[0]
+
+    def has_dedicated_slots(self, queue: str) -> bool:
+        """Whether it is a task queue that has slots of its own, which control makes and nobody else."""
+        return self.is_task(queue) and "." in queue.removeprefix(self.task(self.namespace_of(queue), ""))
+
+    def is_task(self, queue: str) -> bool:
+        """Whether it is the name of a task queue."""
+        return queue.startswith(f"{self.prefix}.{self.namespace_of(queue)}.task.")
+
+    def gathering(self, namespace: str, call_id: str) -> str:
+        return f"{self.prefix}.{namespace}.gathering.{call_id}"
+
+    def namespace_of(self, queue: str) -> str:
+        """Of an actor's or a task queue."""
+        return queue.removeprefix(f"{self.prefix}.").partition(".")[0]
+
+    def dead(self, namespace: str) -> str:
+        """Dead letters of a namespace. `$` cannot stand in a queue's name, so services have a name without a namespace."""
+        return f"{self.prefix}.dead" if namespace == SYSTEM else f"{self.prefix}.{namespace}.dead"
+
+    def reply(self, session_id: str) -> str:
+        return f"{self.prefix}.reply.{session_id}"
+
+    def worker(self, worker_id: str) -> str:
+        return f"{self.prefix}.worker.{worker_id}"
+
+    def node(self, node_id: str) -> str:
+        return f"{self.prefix}.node.{node_id}"
+
+    def objects(self, owner: str) -> str:
+        return f"{self.prefix}.objects.{owner}"
+
+    @property
+    def tasks(self) -> str:
+        return f"{self.prefix}.tasks"
+
+    @property
+    def control(self) -> str:
+        return f"{self.prefix}.control"
+
+    def delay(self, rung: int) -> str:
+        return f"{self.prefix}.delay.{rung}"
+
+    @property
+    def due(self) -> str:
+        return f"{self.prefix}.delay.due"
+
+    @property
+    def control_journal(self) -> str:
+        return f"{self.prefix}.control.journal"
+
+
+class ActorAddress(BaseModel):
+    """All that a handle needs to reach an actor. `limited`: its mailbox refuses envelopes past a limit. `durable`: it keeps
+    what it does in a journal. `key`: which of the instances behind its queue it is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    queue: str
+    actor_id: str
+    namespace: str
+    class_name: str
+    name: str | None = None
+    limited: bool = False
+    durable: bool = False
+    key: str | None = None
+
+    def of(self, key: str) -> ActorAddress:
+        """The ticket of one instance of a keyed class; of any other, itself."""
+        return self.model_copy(update={"key": key}) if key else self
+
+    @property
+    def is_system(self) -> bool:
+        """True for control, nodes, workers and object stores; False for the actors of users."""
+        return self.namespace == SYSTEM

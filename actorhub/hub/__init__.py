@@ -1,0 +1,1 @@
+"""The `Hub` object: spawn, submit, inspect, explain and place."""

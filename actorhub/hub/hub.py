@@ -1,0 +1,419 @@
+"""The hub: a process's connection to a cluster, in one namespace."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from contextvars import ContextVar, Token
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, cast
+
+from pydantic import SecretStr
+
+from actorhub.actors.execution import current_execution
+from actorhub.actors.handle import Handle, address_of, remote_of, spec_behind
+from actorhub.actors.spec import ActorOptions, ActorSpec, spec_of
+from actorhub.actors.timers import Timer, after, every
+from actorhub.cluster import BrokerChoice, LocalCluster, LocalNodes
+from actorhub.control_api.client import control_client, find, unwrap
+from actorhub.control_api.directory import cluster_session
+from actorhub.control_api.events import SpawnRequested
+from actorhub.control_api.info import NodeInfo
+from actorhub.control_api.requirements import Bundle
+from actorhub.control_api.sharding import shard_ticket
+from actorhub.control_api.specs import SpawnSpec
+from actorhub.core.addressing import check_name, new_id
+from actorhub.errors import ActorHubError, ActorNotFound, HubClosed
+from actorhub.hub.inspection import InspectionApi
+from actorhub.hub.options import Options
+from actorhub.hub.placement import PlacementApi
+from actorhub.hub.tasks import TaskApi
+from actorhub.messaging.connection import OnRetry
+from actorhub.messaging.session import Session, current_session
+from actorhub.settings import Settings
+from actorhub.tasks.client import SubmitOptions
+from actorhub.tasks.client_context import ClientContext, Clients
+from actorhub.wire.codec import by_value
+from actorhub.wire.signature import Untyped
+
+if TYPE_CHECKING:
+    from actorhub.hub.in_process_cluster import InProcessCluster
+
+log = logging.getLogger(__name__)
+
+ANSWER = 2.0  # seconds that control may take for one; who asked again too early on a busy machine would never hear any
+PATIENCE = 20.0  # seconds after which somebody who waits for a local cluster hears what is there of it
+KILLING = 5.0  # seconds that a killed actor's end is waited for
+LOOK = 0.01  # seconds between looks whether it has come
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+_current_clients: ContextVar[Clients | None] = ContextVar("actorhub_clients", default=None)
+"""Of the `async with Hub()` around."""
+
+
+class Hub(TaskApi, InspectionApi, PlacementApi):
+    """Spawns and finds actors. Use it as `async with Hub(...) as hub:`; one for a process is enough.
+
+    `url` names the broker (`amqp://user:password@host:port/vhost`), by default ACTORHUB_URL. Without either, the hub brings a
+    whole cluster along: a broker that keeps everything in memory, and a worker, in threads of this process. `namespace` is
+    where names are looked up. `secret` signs what cannot travel as JSON; every process of a cluster has the same, by default
+    ACTORHUB_SECRET. `on_retry(number, error)` is called before each further try to reach the broker.
+
+    A hub survives the loss of its connection and a restart of the broker: it connects again for as long as it takes, and
+    sends again what was not confirmed; the order of calls to each actor is kept, and no live instance handles one twice.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        namespace: str | None = None,
+        secret: str | None = None,
+        settings: Settings | None = None,
+        on_retry: OnRetry | None = None,
+    ) -> None:
+        given: dict[str, Any] = {"url": url, "namespace": namespace, "secret": SecretStr(secret) if secret else None}
+        changes = {name: value for name, value in given.items() if value is not None}
+        self._settings = Settings(**changes) if settings is None else settings.model_copy(update=changes)
+        self._on_retry = on_retry
+        self._clients: Clients | None = None
+        self._cluster: LocalCluster | InProcessCluster | None = None
+        self._options = Options(namespace=self._settings.namespace)
+        self._owner: str | None = None
+        self._is_view = False
+        self._outer: tuple[Token[Session | None], Token[Clients | None]] | None = None
+
+    # ---- life
+
+    @classmethod
+    def local(
+        cls,
+        *,
+        nodes: LocalNodes = 1,
+        workers: int = 2,
+        slots: int | None = None,
+        broker: BrokerChoice = "auto",
+        modules: Sequence[str] = (),
+        url: str | None = None,
+        namespace: str | None = None,
+        settings: Settings | None = None,
+    ) -> Hub:
+        """A hub of a cluster of its own on this machine: `nodes` agents with `workers` processes for actors each, and `slots`
+        for tasks, by default as many as workers. `nodes` may give the resources of each, by its id:
+        `{"one": {"cpu": 2}, "two": {"cpu": 1, "gpu": 1}}`.
+
+        It waits until they are ready and stops them after. With `broker="auto"` it uses the broker at `url` or
+        ACTORHUB_URL, else it starts a private RabbitMQ, or the embedded broker where RabbitMQ is not installed; "rabbitmq" and
+        "embedded" always start one of their own. `modules` are those whose actors the nodes may run; classes from `__main__`
+        and notebooks travel by value.
+        """
+        hub = cls(url, namespace=namespace, settings=settings)
+        hub._cluster = LocalCluster(hub._settings, nodes, workers, slots, modules, broker)
+        return hub
+
+    @staticmethod
+    def current() -> Hub:
+        """The hub of the running actor or task, or of the `async with Hub()` around.
+
+        Raises:
+            ActorHubError: there is neither.
+        """
+        here = current_execution.get()
+        clients = here.clients if isinstance(here, ClientContext) else _current_clients.get()
+        if clients is None:
+            raise ActorHubError("there is no current hub; use `async with Hub() as hub:`")
+        hub = Hub(settings=clients.session.settings)
+        hub._is_view = True
+        hub._clients = clients
+        if here is not None:
+            hub._owner = f"actor:{address_of(here.handle).actor_id}" if here.handle is not None else None
+            hub._options = Options(namespace=here.namespace)
+        return hub
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        self._outer = current_session.set(self._open_session()), _current_clients.set(self._clients)
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        if self._outer is not None:
+            session, clients = self._outer
+            current_session.reset(session)
+            _current_clients.reset(clients)
+        await self.close()
+
+    async def open(self) -> None:
+        """Raises:
+        BrokerUnavailable: there is no broker, or it refused the credentials or the virtual host.
+        """
+        if self._cluster is None and self._settings.url is None:
+            from actorhub.hub.in_process_cluster import (
+                InProcessCluster,  # brings the node and the workers along, which clients do not need
+            )
+
+            self._cluster = InProcessCluster(self._settings)
+        if self._cluster is not None:
+            self._settings = await self._cluster.start()
+            self._options = self._options.model_copy(update={"namespace": self._settings.namespace})
+        try:
+            self._clients = Clients.of(cluster_session(self._settings, on_retry=self._on_retry))
+            await self._clients.session.open()
+            self._clients.objects.open()
+            if self._cluster is not None:
+                await self._until_ready(self._cluster)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Ends the hub's session, and the actors that were not spawned as detached. A local cluster stops."""
+        clients, self._clients = self._clients, None
+        if clients is not None and not self._is_view:
+            session = clients.session
+            if session.link is not None and session.owns_actors:
+                try:
+                    async with asyncio.timeout(2.0):
+                        await control_client(session).end_session(session.id)
+                except (TimeoutError, ActorHubError):
+                    pass  # control notices by itself that the session is gone
+            await clients.objects.close()
+            await session.close()
+        if self._cluster is not None and not self._is_view:
+            await self._cluster.stop()
+
+    async def _until_ready(self, cluster: LocalCluster | InProcessCluster) -> None:
+        loop = asyncio.get_running_loop()
+        said, nodes = loop.time(), list[NodeInfo]()
+        while True:
+            cluster.check()
+            if loop.time() - said > PATIENCE:
+                said = loop.time()
+                there = {node.id: len(node.workers) for node in nodes}
+                log.warning(
+                    "a local cluster of %d nodes is not ready yet; there are, with workers: %s", cluster.size, there
+                )
+            try:
+                async with asyncio.timeout(ANSWER):
+                    nodes = await self.nodes()
+            except (TimeoutError, ActorNotFound):
+                await asyncio.sleep(0.02)
+                continue
+            hosting = [[worker for worker in node.workers if worker.kind == "shared"] for node in nodes]
+            if len(nodes) >= cluster.size and all(len(workers) >= cluster.workers for workers in hosting):
+                return
+            await asyncio.sleep(0.02)
+
+    @property
+    def settings(self) -> Settings:
+        """With which another hub joins the same cluster: `Hub(settings=hub.settings)`."""
+        return self._settings
+
+    @property
+    def broker(self) -> str:
+        """Product and version of the broker, for people; empty while there is no connection."""
+        session = self._open_session()
+        return session.link.server if session.link is not None else ""
+
+    # ---- views
+
+    def options(
+        self,
+        *,
+        name: str | None = None,
+        namespace: str | None = None,
+        get_if_exists: bool | None = None,
+        lifetime: Literal["session", "detached"] | None = None,
+        resources: dict[str, float] | None = None,
+        placement: Bundle | None = None,
+        node: str | None = None,
+        labels: dict[str, str] | None = None,
+        prefer: dict[str, str] | None = None,
+        max_restarts: int | None = None,
+        priority: int | None = None,
+        delay: float | None = None,
+        catch_up: Literal["skip", "once", "all"] | None = None,
+    ) -> Hub:
+        """A view of this hub with options for what is spawned, found or submitted through it.
+
+        - `name`: unique among the living actors of the namespace. `get_if_exists`: take the one that has it.
+        - `lifetime`: "session" ends with this hub, or with the actor that spawned it; "detached" lives until it is killed.
+        - `resources`, `max_restarts`: instead of the class's own.
+        - `placement`: the bundle of a placement group to run in, such as `group[0]`; what is asked for is taken from it.
+        - `node`: the id of the node to run on. `labels`: what the node's labels must be; `prefer`: what they should be, where
+          such a node has room.
+        - `priority`: of tasks, instead of their own. `delay`: seconds before a task is given to a worker, which the broker
+          waits for.
+        - `catch_up`: what becomes of a timer's times that have passed by; see `every`.
+        """
+        given = {
+            "name": check_name("the name", name) if name is not None else None,
+            "namespace": check_name("the namespace", namespace) if namespace is not None else None,
+            "get_if_exists": get_if_exists,
+            "lifetime": lifetime,
+            "resources": resources,
+            "node": node,
+            "placement": placement,
+            "labels": labels,
+            "prefer": prefer,
+            "max_restarts": max_restarts,
+            "priority": priority,
+            "delay": delay,
+            "catch_up": catch_up,
+        }
+        view = Hub(settings=self._settings)
+        view._is_view = True
+        view._clients = self._clients
+        view._owner = self._owner
+        changes = {k: v for k, v in given.items() if v is not None}
+        view._options = Options.model_validate({**dict(self._options), **changes})
+        return view
+
+    # ---- actors
+
+    async def spawn(self, cls: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Make an actor; returns its handle once control has claimed its name and made its mailbox.
+
+        The handle works at once: what is sent before the constructor has ended waits in the mailbox. A constructor that
+        raises fails every call with ActorInitFailed.
+
+        Raises:
+            InvalidArguments: they do not fit the constructor's annotations.
+            NameTaken: another living actor of the namespace has the name.
+            PlacementInfeasible: no node can ever run it.
+        """
+        spec = spec_of(cls)
+        session = self._open_session()
+        options = self._options
+        arguments, codec = spec.init.pack(args, kwargs, session.signer)
+        changes = {"resources": options.resources, "max_restarts": options.max_restarts}
+        given = {k: v for k, v in changes.items() if v is not None}
+        chosen = ActorOptions.model_validate({**dict(spec.options), **given}) if given else spec.options
+        word = "".join(letter for letter in spec.cls.__name__.lower() if letter.isalnum())[:30] or "actor"
+        plan = SpawnSpec(
+            actor_id=f"{word}-{new_id(10)}",
+            namespace=options.namespace,
+            name=options.name,
+            class_name=spec.class_name,
+            options=chosen,
+            lifetime="detached" if chosen.durable else options.lifetime,
+            owner=self._owner or session.id,
+            arguments=arguments,
+            codec=codec,
+            code=session.signer.dumps(spec.cls, spec.class_name) if by_value(spec.cls) else None,
+            node=options.node,
+            labels=options.labels,
+            prefer=options.prefer,
+            bundle=options.placement,
+        )
+        session.owns_actors = True
+        asked = SpawnRequested(plan=plan, get_if_exists=options.get_if_exists)
+        spawned = unwrap(await control_client(session).spawn(asked))
+        return cast(T, self._handle(spawned, spec))
+
+    def at(self, cls: type[T], key: str) -> T:
+        """The instance of a keyed class that has the key. Nobody spawns it: it is there when it is called, and out of memory
+        when nobody calls it.
+
+        Raises:
+            TypeError: the class has no keys: it is not decorated with `@actor(durable=True, shards=...)`.
+        """
+        session, spec = self._open_session(), spec_of(cls)
+        return cast(T, Handle(session, shard_ticket(session.names, self._options.namespace, spec, key), spec))
+
+    async def find(self, cls: type[T], name: str) -> T:
+        """The living actor of that name in the namespace.
+
+        Raises:
+            ActorNotFound: there is none.
+            TypeError: it is of another class.
+        """
+        spec = spec_of(cls)
+        plan = await find(self._open_session(), self._options.namespace, name)
+        if plan.class_name != spec.class_name:
+            raise TypeError(f"actor {name!r} is a {plan.class_name}, not a {spec.class_name}")
+        return cast(T, self._handle(plan, spec))
+
+    async def call_by_name(self, name: str, method: str, arguments: dict[str, Any]) -> Any:
+        """Call an actor whose class is not known here, as a client in another language does: JSON in, JSON out."""
+        session = self._open_session()
+        plan = await find(self._open_session(), self._options.namespace, name)
+        return await session.call(plan.ticket(session.names), Untyped(f"{name}.{method}"), method, (), arguments)
+
+    async def kill(self, handle: object) -> bool:
+        """End an actor now: the running call is cut off, waiting callers get ActorDied, tells go to the dead letters.
+
+        Returns when it answers nobody any more; after 5 s in any case, where its worker is too busy to end it. False where it
+        was dead already."""
+        ticket = address_of(handle)
+        if ticket.key is not None:
+            raise ActorHubError(
+                f"{handle!r} cannot be killed: its mailbox has other instances, too; give it a method that clears it"
+            )
+        session = self._open_session()
+        if not await control_client(session).kill(ticket.actor_id, "killed by hub.kill"):
+            return False
+        with suppress(TimeoutError):
+            async with asyncio.timeout(KILLING):
+                while await (await session.live_link()).state(ticket.queue) is not None:
+                    await asyncio.sleep(LOOK)
+        return True
+
+    # ---- timers
+
+    def after(self, seconds: float, method: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> Timer:
+        """Tell an actor something `seconds` from now. Awaiting the timer waits until the broker has it; `cancel` ends it.
+
+        A durable actor's timer is in its journal: it comes once, whatever crashes. A plain actor's ends with its instance.
+
+        Raises:
+            InvalidArguments: they do not fit the method's annotations; nothing was sent.
+            ValueError: the delay is negative or not finite.
+        """
+        return after(remote_of(method), seconds, args, kwargs)
+
+    def every(self, interval: float | str, method: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> Timer:
+        """The same again and again: every so many seconds, or as a cron expression says (in UTC): `"0 3 * * *"`.
+
+        What becomes of times at which nobody could handle the message says `hub.options(catch_up=...)`: "once", the default,
+        handles it once for all of them, "all" once for each, "skip" not before the next one.
+
+        Raises:
+            InvalidArguments: they do not fit the method's annotations; nothing was sent.
+            ValueError: it is neither an interval above 0 nor a cron expression.
+        """
+        return every(remote_of(method), interval, self._options.catch_up, args, kwargs)
+
+    # ---- handles
+
+    def adopt(self, handle: T) -> T:
+        """The same actor's handle, for use through this hub: for handles that came from another hub or another process."""
+        ticket = address_of(handle)
+        return cast(T, Handle(self._open_session(), ticket, spec_behind(cast(Handle, handle))))
+
+    # ---- within
+
+    def _sending(self) -> SubmitOptions:
+        options = self._options
+        return SubmitOptions(
+            namespace=options.namespace,
+            resources=options.resources,
+            place=options.place,
+            priority=options.priority,
+            delay=options.delay,
+        )
+
+    def _open_clients(self) -> Clients:
+        if self._clients is None:
+            raise HubClosed("the hub is not open; use it inside `async with Hub() as hub:`")
+        return self._clients
+
+    def _open_session(self) -> Session:
+        return self._open_clients().session
+
+    def _handle(self, plan: SpawnSpec, spec: ActorSpec) -> Handle:
+        session = self._open_session()
+        return Handle(session, plan.ticket(session.names), spec)

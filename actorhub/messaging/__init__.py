@@ -1,0 +1,1 @@
+"""One session on the broker: numbered sending, replies, streams, delays, dead letters and recovery."""

@@ -1,0 +1,291 @@
+"""What one session sends to one destination: numbered, coalesced, confirmed, and sent again until it is.
+
+The first envelope leaves at the end of the current turn of the event loop. While its publish waits for the confirm, what
+follows gathers, and leaves as one batch: a single caller pays no delay, a busy one pays one AMQP message for hundreds
+of envelopes. More than one publish is under way only when whole batches wait, or when the answer came before the confirm,
+as the answer to a message that the broker is still writing to its disk does.
+
+Numbers are given at the moment of publishing, and a number that was refused is given to the next: so a destination
+never waits for a number that nobody sends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from actorhub.broker import Link, Message, Outcome
+from actorhub.wire.envelope import Codec, EncodedEnvelope, Envelope, Kind, encode
+
+BATCH_ENVELOPES = 256
+BATCH_BYTES = 256 * 1024
+MAX_IN_FLIGHT = 8
+REFUSED_PAUSE = 0.02  # seconds before a refused envelope that may wait is tried again
+
+
+class OutgoingMessage:
+    """One envelope on its way. `settled` is called once: with STORED, UNROUTABLE, or REFUSED where it may not wait; and once
+    more, with UNROUTABLE, if the queue vanished with a call that it had stored.
+
+    `fields` are the envelope's, without `seq` and `acked_below`. `alone`: never part of a batch, for receivers that only
+    read plain JSON; then `correlation_id` goes into the message's properties.
+    """
+
+    __slots__ = (
+        "alone",
+        "answered",
+        "correlation_id",
+        "envelope",
+        "fields",
+        "payload",
+        "persistent",
+        "sent",
+        "settled",
+        "waits_when_full",
+    )
+
+    def __init__(
+        self,
+        fields: dict[str, Any],
+        payload: bytes,
+        settled: Callable[[Outcome], None],
+        *,
+        persistent: bool = True,
+        waits_when_full: bool = False,
+        alone: bool = False,
+        correlation_id: str | None = None,
+    ) -> None:
+        self.fields = fields
+        self.payload = payload
+        self.settled = settled
+        self.persistent = persistent
+        self.waits_when_full = waits_when_full
+        self.alone = alone
+        self.correlation_id = correlation_id
+        self.envelope: Envelope | None = None
+        self.answered = False
+        self.sent = 0.0  # by the loop's clock
+
+
+class ActorOutbox:
+    """The way to one queue.
+
+    `numbered`: give sequence numbers (answers need none: they are matched by id). `limited`: the queue refuses envelopes
+    past a limit, so they leave one by one, each after the confirm of the one before.
+    """
+
+    def __init__(self, queue: str, loop: asyncio.AbstractEventLoop, *, numbered: bool, limited: bool) -> None:
+        self.queue = queue
+        self._loop = loop
+        self._numbered = numbered
+        self._limited = limited
+        self._next_seq = 1
+        self._unused: int | None = (
+            None  # the lowest number of those that nobody has got, if nobody has got a higher one
+        )
+        self._waiting: deque[OutgoingMessage] = deque()
+        self._in_flight: deque[list[OutgoingMessage]] = deque()
+        self._unanswered: dict[int, OutgoingMessage] = {}
+        self._link: Link | None = None
+        self._flush_asked = False
+
+    @property
+    def idle(self) -> bool:
+        """Nothing waits for a confirm or for an answer."""
+        return not (self._waiting or self._in_flight or self._unanswered)
+
+    @property
+    def unconfirmed(self) -> int:
+        return len(self._waiting) + sum(len(batch) for batch in self._in_flight)
+
+    def put(self, outgoing: OutgoingMessage) -> None:
+        self._waiting.append(outgoing)
+        if not self._flush_asked and self._link is not None and self._may_publish():
+            self._flush_asked = True
+            self._loop.call_soon(self._flush)
+
+    def withdraw(self, outgoing: OutgoingMessage) -> bool:
+        """Take back what has not been published yet. False where it has."""
+        if outgoing.envelope is not None:
+            return False
+        try:
+            self._waiting.remove(outgoing)
+        except ValueError:
+            return False
+        return True
+
+    def cancel(self, call_id: str, sender: str) -> None:
+        """Tell the actor that nobody waits for the call any more."""
+        fields = {"kind": Kind.CANCEL, "call": call_id, "sender": sender}
+        self.put(OutgoingMessage(fields, b"", lambda outcome: None))
+
+    def answered(self, outgoing: OutgoingMessage) -> None:
+        """The call has its answer, or nobody waits for it any more."""
+        outgoing.answered = True
+        if outgoing.envelope is not None:
+            self._unanswered.pop(outgoing.envelope.seq, None)
+
+    @property
+    def waiting_since(self) -> float:
+        """When the oldest call without an answer was sent, by the loop's clock; infinity where there is none."""
+        oldest = next(iter(self._unanswered.values()), None)
+        return oldest.sent if oldest is not None else math.inf
+
+    def vanished(self) -> None:
+        """The queue is not there any more: nobody will answer what it had."""
+        gone = [outgoing for outgoing in self._unanswered.values() if not self._is_in_flight(outgoing)]
+        for outgoing in gone:
+            self.answered(outgoing)
+            outgoing.settled(Outcome.UNROUTABLE)
+
+    def _is_in_flight(self, outgoing: OutgoingMessage) -> bool:
+        return any(outgoing in batch for batch in self._in_flight) or outgoing in self._waiting
+
+    def give_up(self) -> None:
+        """There is no such queue, and will be none: so it is with all that waits for it."""
+        while self._waiting:
+            outgoing = self._waiting.popleft()
+            self.answered(outgoing)
+            outgoing.settled(Outcome.UNROUTABLE)
+
+    def attach(self, link: Link) -> None:
+        """Go on over a new link: first again, in order and under the same numbers, all that was not confirmed and all
+        calls without an answer (a broker that restarted may have lost the answer; receivers know what they have seen)."""
+        self._link = link
+        unconfirmed = [outgoing for batch in self._in_flight for outgoing in batch]
+        self._in_flight.clear()
+        again = {o.envelope.seq: o for o in unconfirmed if o.envelope and o.envelope.seq}
+        again.update(self._unanswered)
+        numbered = [again[seq] for seq in sorted(again)]
+        unnumbered = [o for o in unconfirmed if not (o.envelope and o.envelope.seq)]
+        retried = [o for o in self._waiting if o.envelope is not None and o.envelope.seq not in again]
+        fresh = [o for o in self._waiting if o.envelope is None]
+        self._waiting = deque([*numbered, *unnumbered, *retried, *fresh])
+        self._flush()
+
+    def detach(self) -> None:
+        """The link is lost."""
+        self._link = None
+
+    def _may_publish(self) -> bool:
+        if not self._in_flight:
+            return True
+        if self._limited or len(self._in_flight) >= MAX_IN_FLIGHT:
+            return False
+        last = self._in_flight[-1]
+        return len(self._waiting) >= BATCH_ENVELOPES or (len(last) == 1 and last[0].answered)
+
+    def _flush(self) -> None:
+        self._flush_asked = False
+        while self._waiting and self._link is not None and self._may_publish():
+            self._publish(self._take(), self._link)
+
+    def _take(self) -> list[OutgoingMessage]:
+        first = self._waiting.popleft()
+        batch = [first]
+        if self._limited or first.alone:
+            return batch
+        size = len(first.payload)
+        while self._waiting and len(batch) < BATCH_ENVELOPES:
+            following = self._waiting[0]
+            size += len(following.payload)
+            if size > BATCH_BYTES or following.alone:
+                break
+            batch.append(self._waiting.popleft())
+        return batch
+
+    def _publish(self, batch: list[OutgoingMessage], link: Link) -> None:
+        parcels: list[EncodedEnvelope] = []
+        acked_below = next(iter(self._unanswered), self._next_seq) if self._numbered else 0
+        for outgoing in batch:
+            envelope = outgoing.envelope
+            if envelope is None:
+                envelope = outgoing.envelope = self._number(outgoing, acked_below)
+            parcels.append((envelope, outgoing.payload))
+        self._in_flight.append(batch)
+        link.publish(self.queue, _message(batch, parcels), lambda outcome: self._settle(batch, link, outcome))
+
+    def _number(self, outgoing: OutgoingMessage, acked_below: int) -> Envelope:
+        if not self._numbered:
+            return Envelope(**outgoing.fields)
+        envelope = Envelope(seq=self._next_seq, acked_below=acked_below, **outgoing.fields)
+        self._next_seq += 1
+        if envelope.reply_to:
+            outgoing.sent = self._loop.time()
+            self._unanswered[envelope.seq] = outgoing
+        return envelope
+
+    def _settle(self, batch: list[OutgoingMessage], link: Link, outcome: Outcome) -> None:
+        if outcome is Outcome.LOST or link is not self._link:
+            return  # `attach` sends it again
+        self._in_flight.remove(batch)
+        if outcome is Outcome.REFUSED:
+            self._refused(batch)
+        else:
+            self._note_unused(batch, outcome)
+            for outgoing in batch:
+                if outcome is Outcome.UNROUTABLE:
+                    self.answered(outgoing)
+                outgoing.settled(outcome)
+        self._flush()
+
+    def _note_unused(self, batch: list[OutgoingMessage], outcome: Outcome) -> None:
+        """Numbers that went nowhere are given again, or a receiver that comes to be would wait for them."""
+        if outcome is not Outcome.UNROUTABLE:
+            self._unused = None
+        elif self._numbered:
+            self._unused = min(_seq(batch[0]), self._unused or _seq(batch[0]))
+        is_last = not self._in_flight and (not self._waiting or self._waiting[0].envelope is None)
+        if self._unused is not None and is_last:
+            self._next_seq, self._unused = self._unused, None
+
+    def _refused(self, batch: list[OutgoingMessage]) -> None:
+        """A limited queue is full, or the broker could not write: then the same envelopes are tried again."""
+        if self._limited and not batch[0].waits_when_full:
+            outgoing = batch[0]
+            self.answered(outgoing)
+            self._next_seq = _seq(outgoing)
+            outgoing.settled(Outcome.REFUSED)
+            return
+        link = self._link
+        self._in_flight.appendleft(batch)  # keeps its place: nothing overtakes it
+        self._loop.call_later(REFUSED_PAUSE, self._retry, batch, link)
+
+    def _retry(self, batch: list[OutgoingMessage], link: Link | None) -> None:
+        if link is None or link is not self._link:
+            return
+        self._in_flight.remove(batch)
+        self._publish(batch, link)
+
+
+class RepeatableCallOutbox(ActorOutbox):
+    """For questions that are asked again, under the same id, by whoever handles the message that made somebody ask. So nobody
+    cancels them: the other would then remember that as its answer."""
+
+    def __init__(self, queue: str, loop: asyncio.AbstractEventLoop, *, limited: bool) -> None:
+        super().__init__(queue, loop, numbered=False, limited=limited)
+
+    def cancel(self, call_id: str, sender: str) -> None:
+        """It is answered, and nobody reads the answer."""
+
+
+def _seq(outgoing: OutgoingMessage) -> int:
+    return outgoing.envelope.seq if outgoing.envelope is not None else 0
+
+
+def _message(batch: Sequence[OutgoingMessage], parcels: Sequence[EncodedEnvelope]) -> Message:
+    body, content_type = encode(parcels)
+    first = batch[0]
+    envelope = parcels[0][0]
+    plain = len(batch) == 1 and envelope.codec is Codec.JSON
+    return Message(
+        body,
+        content_type,
+        persistent=any(outgoing.persistent for outgoing in batch),
+        message_id=envelope.id or None if plain else None,
+        correlation_id=first.correlation_id,
+        reply_to=envelope.reply_to or None if plain else None,
+    )

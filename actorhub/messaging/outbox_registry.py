@@ -1,0 +1,138 @@
+"""The ways out of one session: to each actor, for what durable actors of this process ask, and for answers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from actorhub.broker import Link
+from actorhub.core.addressing import ActorAddress
+from actorhub.errors import ActorHubError, BrokerUnavailable
+from actorhub.messaging.directory import Directory
+from actorhub.messaging.outbox import ActorOutbox, RepeatableCallOutbox
+
+log = logging.getLogger(__name__)
+
+MANY = 1000  # ways of one kind past which idle ones are forgotten
+SILENCE = 5.0  # seconds after which the broker is asked whether a call's queue is still there
+
+
+class OutboxRegistry:
+    """Outboxes of one session, by destination.
+
+    Args:
+        directory: creates the mailbox of a keyed actor's shard on its first call.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        spawn_task: Callable[[Any, str], object],
+        directory: Directory,
+    ) -> None:
+        self._loop = loop
+        self._spawn_task = spawn_task
+        self._directory = directory
+        self._link: Link | None = None
+        self._actors: dict[str, ActorOutbox] = {}
+        self._answers: dict[str, ActorOutbox] = {}
+        self._questions: dict[str, ActorOutbox] = {}
+        self._held: set[ActorOutbox] = set()  # their mailboxes are being made
+
+    def attach(self, link: Link) -> None:
+        """Go on over this link."""
+        self._link = link
+        for box in self._all():
+            if box not in self._held:
+                box.attach(link)
+
+    def detach(self) -> None:
+        """The link is lost."""
+        self._link = None
+        for box in self._all():
+            box.detach()
+
+    @property
+    def unconfirmed(self) -> bool:
+        """The broker has not confirmed all that was sent."""
+        return any(box.unconfirmed for box in self._all())
+
+    # ---- ways
+
+    def to_actor(self, ticket: ActorAddress) -> ActorOutbox:
+        box = self._actors.get(ticket.queue)
+        if box is None:
+            box = self._actors[ticket.queue] = ActorOutbox(
+                ticket.queue, self._loop, numbered=True, limited=ticket.limited
+            )
+            self._open(box, ticket)
+        return box
+
+    def for_repeatable_calls(self, ticket: ActorAddress) -> ActorOutbox:
+        """The way of what durable actors of this process ask another: not numbered, and nobody waits for it over the next link,
+        for with this one their own lives end."""
+        box = self._questions.get(ticket.queue)
+        if box is None:
+            _forget_idle(self._questions)
+            box = self._questions[ticket.queue] = RepeatableCallOutbox(ticket.queue, self._loop, limited=ticket.limited)
+            self._open(box, ticket)
+        return box
+
+    def for_answers(self, queue: str) -> ActorOutbox:
+        box = self._answers.get(queue)
+        if box is None:
+            _forget_idle(self._answers)
+            box = self._answers[queue] = ActorOutbox(queue, self._loop, numbered=False, limited=False)
+            if self._link is not None:
+                box.attach(self._link)
+        return box
+
+    def _all(self) -> Iterator[ActorOutbox]:
+        return iter([*self._actors.values(), *self._answers.values(), *self._questions.values()])
+
+    def _open(self, box: ActorOutbox, ticket: ActorAddress) -> None:
+        """What is sent to an instance of a keyed class waits until its mailbox is there."""
+        if ticket.key is not None:
+            self._held.add(box)
+            self._spawn_task(self._open_when_made(box, ticket), "actorhub-mailbox")
+        elif self._link is not None:
+            box.attach(self._link)
+
+    async def _open_when_made(self, box: ActorOutbox, ticket: ActorAddress) -> None:
+        try:
+            await self._directory.ensure_mailbox(ticket)
+        except ActorHubError as exc:
+            log.warning("the mailbox of %s cannot be made: %s", ticket.class_name, exc)
+            self._actors.pop(ticket.queue, None)
+            self._questions.pop(ticket.queue, None)
+            box.give_up()
+        else:
+            if self._link is not None:
+                box.attach(self._link)
+        finally:
+            self._held.discard(box)
+
+    # ---- queues that are gone
+
+    async def watch_for_deleted_queues(self) -> None:
+        """A queue that is deleted in the moment of a publish takes the message along, and the broker confirms it all the same.
+        So the broker is asked whether the queues are there of which answers have been long in coming."""
+        while True:
+            await asyncio.sleep(SILENCE)
+            link = self._link
+            late = [box for box in self._actors.values() if box.waiting_since < self._loop.time() - SILENCE]
+            for box in late:
+                if link is None or link is not self._link:
+                    break  # over the next link they are sent again
+                with contextlib.suppress(BrokerUnavailable):
+                    if await link.state(box.queue) is None:
+                        box.vanished()
+
+
+def _forget_idle(boxes: dict[str, ActorOutbox]) -> None:
+    if len(boxes) >= MANY:
+        for queue in [queue for queue, box in boxes.items() if box.idle]:
+            del boxes[queue]

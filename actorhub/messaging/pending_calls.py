@@ -1,0 +1,221 @@
+"""Pending calls of a session: their registry, their deadlines, the delivery of replies, and a warning when
+control does not reply."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from actorhub.errors import ActorHubError, CallTimeout, TooManyPending
+from actorhub.messaging.calls import Call, StreamReceiver
+from actorhub.messaging.context import HandledCall, call_context
+from actorhub.messaging.outbox import OutgoingMessage
+from actorhub.wire.codec import KeepAlive, Signer
+from actorhub.wire.envelope import Envelope, Kind
+from actorhub.wire.failure import Failure
+from actorhub.wire.signature import Signature
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 5.0  # seconds
+AGAIN = 60.0  # seconds for which the log says it once
+
+
+class NoReplyWarning:
+    """`is_heard`: whether what is asked reaches the broker."""
+
+    def __init__(self, is_heard: Callable[[], bool]) -> None:
+        self._is_heard = is_heard
+        self._said = -AGAIN
+
+    def asked(self, answer: asyncio.Future[Any], label: str) -> None:
+        timer = answer.get_loop().call_later(PATIENCE, self._say, label)
+        answer.add_done_callback(lambda _: timer.cancel())
+
+    def _say(self, label: str) -> None:
+        now = time.monotonic()
+        if self._is_heard() and now - self._said >= AGAIN:
+            self._said = now
+            log.warning(
+                "%s has had no answer for %g s: does a node run? It waits for one; start one with `actorhub node MODULE`",
+                label,
+                PATIENCE,
+            )
+
+
+class Outbox(Protocol):
+    """By which a call was sent: an actor's outbox, or a task queue's."""
+
+    def withdraw(self, outgoing: OutgoingMessage) -> bool: ...
+    def cancel(self, call_id: str, sender: str) -> None: ...
+    def answered(self, outgoing: OutgoingMessage) -> None: ...
+
+
+class PendingCall:
+    """A call that waits for its answer: what is needed to read it, and to cancel or repeat the call."""
+
+    __slots__ = (
+        "answer",
+        "credit_to",
+        "deadline",
+        "handling",
+        "id",
+        "keep_alive",
+        "on_took",
+        "outbox",
+        "outgoing",
+        "signature",
+    )
+
+    def __init__(
+        self,
+        id: str,
+        signature: Signature,
+        outbox: Outbox,
+        answer: Call[Any] | StreamReceiver[Any],
+        on_took: Callable[[float], None] | None = None,
+    ) -> None:
+        self.id = id
+        self.signature = signature
+        self.on_took = on_took  # hears how long a task ran
+        self.outbox = outbox
+        self.answer = answer
+        self.outgoing: OutgoingMessage | None = None
+        self.deadline: float | None = None
+        self.handling: HandledCall | None = None
+        self.keep_alive: KeepAlive | None = None
+        self.credit_to = ""  # the queue of the process that sends this stream
+
+
+class PendingCalls:
+    """`sender` is the session's id. `timed_out` makes the error of a call that was not answered in time."""
+
+    def __init__(self, sender: str, signer: Signer, limit: int, timed_out: Callable[[str], CallTimeout]) -> None:
+        self._sender = sender
+        self._signer = signer
+        self._limit = limit
+        self._timed_out = timed_out
+        self._pending: dict[str, PendingCall] = {}
+        self._deadlines: list[tuple[float, int, PendingCall]] = []
+        self._order = itertools.count()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def check_room(self) -> None:
+        """Raises:
+        TooManyPending: as many calls wait as may.
+        """
+        if len(self._pending) >= self._limit:
+            raise TooManyPending(
+                f"{len(self._pending)} calls wait for answers; await some of them first, or raise max_pending"
+            )
+
+    def expect(self, pending: PendingCall, fields: dict[str, Any]) -> None:
+        """Wait for its answer. Adds to its envelope the deadline and the chain of what the code around is handling."""
+        self._pending[pending.id] = pending
+        pending.answer.on_cancel = lambda: self.cancel(pending)
+        around = call_context.get()
+        if around.chain:
+            fields["chain"] = around.chain
+        if around.handling is not None and isinstance(pending.answer, Call):
+            pending.handling = around.handling
+            around.handling.asked[pending.id] = pending.answer
+        if around.deadline is not None:
+            fields["deadline"] = pending.deadline = around.deadline
+            heapq.heappush(self._deadlines, (around.deadline, next(self._order), pending))
+            if self._deadlines[0][2] is pending:
+                self._set_timer()
+
+    def find(self, answer: object) -> PendingCall | None:
+        """The call that waits for this answer."""
+        return next((pending for pending in self._pending.values() if pending.answer is answer), None)
+
+    def sent_by(self, way: Outbox) -> list[PendingCall]:
+        return [pending for pending in self._pending.values() if pending.outbox is way]
+
+    def receive(self, envelope: Envelope, payload: bytes) -> None:
+        """An item, a result or a failure. One that nobody waits for (any more) is dropped. What is wrong with it is its
+        caller's to hear, and nobody else's: others share its message."""
+        pending = self._pending.get(envelope.call)
+        if pending is None:
+            return
+        if envelope.kind is Kind.ITEM:
+            self._receive_item(pending, envelope, payload)
+            return
+        self.forget(pending)
+        if envelope.took is not None and pending.on_took is not None:
+            pending.on_took(envelope.took)
+        try:
+            if envelope.kind is Kind.FAILURE:
+                pending.answer.fail(Failure.decode(payload).to_exception(self._signer))
+            elif isinstance(pending.answer, StreamReceiver):
+                pending.answer.end(envelope.index)
+            else:
+                pending.answer.succeed(pending.signature.unpack_result(payload, envelope.codec, self._signer))
+        except Exception as exc:
+            pending.answer.fail(exc)
+
+    def _receive_item(self, pending: PendingCall, envelope: Envelope, payload: bytes) -> None:
+        inflow = pending.answer
+        if not isinstance(inflow, StreamReceiver):
+            return
+        pending.credit_to = envelope.reply_to
+        try:
+            if inflow.expects(envelope.index):
+                inflow.feed(pending.signature.unpack_result(payload, envelope.codec, self._signer))
+        except Exception as exc:
+            inflow.fail(exc)
+            self.cancel(pending)
+
+    def forget(self, pending: PendingCall) -> None:
+        """It has its answer, or needs none: it is not sent again."""
+        self._pending.pop(pending.id, None)
+        pending.answer.on_cancel = None
+        outgoing, pending.outgoing = (
+            pending.outgoing,
+            None,
+        )  # no cycles: a finished call leaves no work to the collector
+        if outgoing is not None:
+            pending.outbox.answered(outgoing)
+        if pending.handling is not None:
+            pending.handling.asked.pop(pending.id, None)
+
+    def cancel(self, pending: PendingCall) -> None:
+        """The caller waits no longer: take the call back, or tell the actor."""
+        if pending.id not in self._pending:
+            return
+        outgoing = pending.outgoing
+        self.forget(pending)
+        if outgoing is not None and not pending.outbox.withdraw(outgoing):
+            pending.outbox.cancel(pending.id, self._sender)
+
+    def fail_all(self, error: ActorHubError) -> None:
+        """Nobody will answer any more."""
+        pending, self._pending = self._pending, {}
+        for call in pending.values():
+            call.answer.fail(error)
+            if isinstance(call.answer, Call):
+                call.answer.exception()  # whoever has dropped it needs no word of it
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None
+        if self._deadlines:
+            delay = max(0.0, self._deadlines[0][0] - time.time())
+            self._timer = asyncio.get_running_loop().call_later(delay, self._expire)
+
+    def _expire(self) -> None:
+        now = time.time()
+        while self._deadlines and (self._deadlines[0][0] <= now or self._deadlines[0][2].answer.done()):
+            _, _, pending = heapq.heappop(self._deadlines)
+            if not pending.answer.done():
+                pending.answer.fail(self._timed_out(pending.signature.label))
+                self.cancel(pending)
+        self._set_timer()

@@ -1,0 +1,117 @@
+"""What a session sets up on each link that it has: mailboxes, services, the ways to task queues."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+from actorhub.broker import Link
+from actorhub.errors import ActorHubError, BrokerUnavailable
+
+log = logging.getLogger(__name__)
+
+AGAIN = 1.0  # seconds before what could not be set up on a link is tried there again
+
+
+class Recoverable(ABC):
+    """Something that uses the session's link and must be set up again on a new one."""
+
+    @abstractmethod
+    async def attach(self, link: Link) -> None:
+        """Set up on this link.
+
+        Raises:
+            BrokerUnavailable: the link is to be given up.
+        """
+
+    @abstractmethod
+    def detach(self) -> None:
+        """Note that the link is lost."""
+
+    @property
+    def unconfirmed(self) -> int:
+        """Messages that it has published, or still has to publish, and that the broker has not confirmed."""
+        return 0
+
+
+class RecoveryRegistry:
+    """`link`: the one that there is now. `renew` gives it up, for another one. `is_closed`: whether the session has ended."""
+
+    def __init__(
+        self,
+        link: Callable[[], Link | None],
+        spawn_task: Callable[[Any, str], object],
+        renew: Callable[[Link, str], None],
+        is_closed: Callable[[], bool],
+    ) -> None:
+        self._link = link
+        self._spawn_task = spawn_task
+        self._renew = renew
+        self._is_closed = is_closed
+        self._all: list[Recoverable] = []
+        self._ready: Link | None = None  # the last link on which all of them were set up
+
+    async def attach(self, link: Link) -> None:
+        """All of them, on a new link."""
+        for attachment in list(self._all):
+            await attachment.attach(link)
+        self._ready = link
+
+    @property
+    def unconfirmed(self) -> int:
+        """Messages of all of them that the broker has not confirmed."""
+        return sum(attachment.unconfirmed for attachment in self._all)
+
+    def detach(self) -> None:
+        """The link is lost."""
+        for attachment in self._all:
+            attachment.detach()
+
+    async def add(self, attachment: Recoverable) -> None:
+        """Set it up now, and again on every new link. Where this one fails, the next one has it when this returns."""
+        self._all.append(attachment)
+        link = self._link()
+        if link is None:
+            return
+        try:
+            await attachment.attach(link)
+        except BrokerUnavailable as exc:
+            self._renew(link, f"something could not be set up: {exc}")
+            while not self._is_closed() and self._ready in (None, link):
+                await asyncio.sleep(0.02)
+
+    def add_later(self, attachment: Recoverable) -> None:
+        """Set it up on every new link; on this one it sets up itself."""
+        self._all.append(attachment)
+
+    def remove(self, attachment: Recoverable) -> None:
+        if attachment in self._all:
+            self._all.remove(attachment)
+
+    def again(self, attachment: Recoverable, link: Link, pause: float = 0.0) -> None:
+        """The broker has ended it on this link: set it up there again, as often as it takes."""
+        self._spawn_task(self._try_again(attachment, link, pause), "actorhub-attach")
+
+    def retry_later(self, attachment: Recoverable, link: Link, queue: str, error: BrokerUnavailable) -> None:
+        """`queue` cannot be consumed on this link, with which all others go on: it is tried there again, as often as it takes.
+
+        Raises:
+            BrokerUnavailable: the error, where the link is lost.
+        """
+        if link.lost is not None:
+            raise error
+        log.warning("%s cannot be consumed yet, and others are not held up: %s", queue, error)
+        self.again(attachment, link, AGAIN)
+
+    async def _try_again(self, attachment: Recoverable, link: Link, pause: float) -> None:
+        await asyncio.sleep(pause)
+        while link is self._link() and link.lost is None and attachment in self._all:
+            try:
+                await attachment.attach(link)
+                return
+            except (ActorHubError, OSError):
+                log.debug("something is not set up again yet", exc_info=True)
+            await asyncio.sleep(AGAIN)

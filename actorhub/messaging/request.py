@@ -1,0 +1,127 @@
+"""One envelope in a mailbox's hands, from its delivery to its acknowledgement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+from actorhub.broker import Delivery, Message
+from actorhub.core.addressing import new_id
+from actorhub.messaging.context import Effects
+from actorhub.messaging.dead_letter import Reason
+from actorhub.wire.envelope import EncodedEnvelope, Envelope, Kind
+from actorhub.wire.failure import Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A reply or a failure: the envelope's fields and its payload. `reason`: why a message that failed so is kept as dead."""
+
+    fields: dict[str, Any]
+    payload: bytes
+    failure: Failure | None = None
+    reason: Reason = "exception"
+
+
+def complete_foreign(envelope: Envelope, message: Message) -> tuple[Envelope, str]:
+    """An envelope of a client that is not a session, completed from its message's properties; and the correlation id that its
+    answer shall have."""
+    reply_to = envelope.reply_to or message.reply_to or ""
+    correlation = message.correlation_id or envelope.id or message.message_id or new_id()
+    known = envelope.model_copy(
+        update={
+            "id": envelope.id or correlation,
+            "reply_to": reply_to,
+            "kind": envelope.kind if reply_to or envelope.kind is not Kind.CALL else Kind.TELL,
+        }
+    )
+    return known, correlation
+
+
+def foreign_key(envelope: Envelope, message: Message) -> str:
+    """Two strangers may have chosen the same id, or none. A message that comes again has the same key."""
+    said = (envelope.id, envelope.reply_to, message.message_id, message.correlation_id, message.reply_to)
+    return blake2b(message.body + repr(said).encode(), digest_size=12).hexdigest()
+
+
+class DeliveryAck:
+    """One delivery, acknowledged when the last of its envelopes is done."""
+
+    __slots__ = ("_delivery", "_left", "_on_acked")
+
+    def __init__(self, delivery: Delivery, envelopes: int, on_acked: Callable[[], None] = lambda: None) -> None:
+        self._delivery = delivery
+        self._left = envelopes
+        self._on_acked = on_acked
+
+    def done(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self._delivery.ack()
+            self._on_acked()
+
+
+class Request:
+    """An envelope, its payload, and the deliveries that brought it: more than one where the broker delivered it again
+    while it was in hand.
+
+    `foreign` is the correlation id of a caller that is not a session: it gets its answer as plain JSON, with that id.
+    `key` tells it from every other: its id, unless a stranger chose that. For a durable mailbox: `origin` is the sender and the
+    number by which the journal knows it, `effects` what it does beside changing the state.
+    """
+
+    __slots__ = ("_on_finished", "_receipts", "effects", "envelope", "foreign", "key", "origin", "payload", "queue")
+
+    def __init__(
+        self,
+        envelope: Envelope,
+        payload: bytes,
+        receipt: DeliveryAck | None,
+        on_finished: Callable[[Request, Reply], None],
+        foreign: str | None = None,
+        queue: str = "",
+        key: str = "",
+    ) -> None:
+        self.envelope = envelope
+        self.key = key or envelope.id
+        self.payload = payload
+        self.foreign = foreign
+        self.queue = queue
+        self.origin: tuple[str, int] = ("", 0)
+        self.effects: Effects | None = None
+        self._receipts = [receipt] if receipt is not None else []
+        self._on_finished = on_finished
+
+    def also(self, receipt: DeliveryAck) -> None:
+        """The broker delivered it again: acknowledge that delivery too."""
+        self._receipts.append(receipt)
+
+    def join(self, other: Request) -> None:
+        """The other is the same message: acknowledge what brought it, too."""
+        self._receipts += other._receipts
+
+    def finish(self, answer: Reply) -> None:
+        """The method has ended: send the answer where one is wanted, then acknowledge."""
+        self._on_finished(self, answer)
+
+    def done(self) -> None:
+        for receipt in self._receipts:
+            receipt.done()
+
+
+def task_work(
+    parcel: EncodedEnvelope,
+    message: Message,
+    receipt: DeliveryAck | None,
+    on_finished: Callable[[Request, Reply], None],
+    queue: str,
+) -> Request:
+    """One task of a message from a task queue."""
+    envelope, payload = parcel
+    foreign, key = None, envelope.id
+    if not envelope.sender:
+        key = foreign_key(envelope, message)
+        envelope, foreign = complete_foreign(envelope, message)
+    return Request(envelope, payload, receipt, on_finished, foreign, queue=queue, key=key)

@@ -1,0 +1,1 @@
+"""The agent of one machine and the worker processes that it supervises."""

@@ -1,0 +1,359 @@
+"""A process that hosts actors: many mailboxes on one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import os
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+from weakref import WeakSet
+
+from actorhub.actors.cell import ActorCell
+from actorhub.actors.handle import Handle, tell
+from actorhub.actors.mailbox import PREFETCH, Mailbox
+from actorhub.actors.service import ServiceEndpoint, stub
+from actorhub.actors.spec import ActorSpec, registry, spec_of
+from actorhub.actors.termination import drain_and_delete
+from actorhub.control_api.client import control_client, death_error
+from actorhub.control_api.commands import DeleteMailbox, DeleteTaskQueue, StartActor
+from actorhub.control_api.directory import cluster_session
+from actorhub.control_api.events import ActorFailed, ActorStarted, ActorStopped, MailboxDeleted, NodeEvent
+from actorhub.control_api.info import ActorActivity
+from actorhub.control_api.services import NodeService, WorkerService
+from actorhub.control_api.specs import Activation, SpawnSpec
+from actorhub.core.in_flight import InFlightRecorder
+from actorhub.durable.instance_pool import InstancePool
+from actorhub.durable.mailbox import LATER, DurableMailbox
+from actorhub.errors import ActorDied, ActorHubError, ActorInitFailed, PlacementInfeasible
+from actorhub.messaging.dead_letter_queue import DeadLetterQueue
+from actorhub.node.worker_process import WorkerConfig, run_worker
+from actorhub.settings import Settings
+from actorhub.tasks.client_context import ClientContext, Clients
+from actorhub.tasks.execution.draining import fail_all_and_delete
+
+log = logging.getLogger(__name__)
+
+HANDING_OVER = 2.0  # seconds
+REMEMBERED = 10_000  # actors that were stopped here; an order to start one of them may still be on its way
+
+
+@dataclass(eq=False)
+class HostedActor:
+    """One actor that lives here."""
+
+    residency: Activation
+    mailbox: Mailbox | DurableMailbox
+    cell: ActorCell | DurableMailbox
+
+    @property
+    def incarnation(self) -> int:
+        return self.residency.incarnation
+
+
+@dataclass(frozen=True)
+class StartingActor:
+    """One actor that is about to live here."""
+
+    residency: Activation
+    task: asyncio.Task[None]
+
+    @property
+    def incarnation(self) -> int:
+        return self.residency.incarnation
+
+
+class ActorWorker:
+    """Hosts actors at control's command, until `stop`."""
+
+    def __init__(self, config: WorkerConfig, settings: Settings) -> None:
+        self.config = config
+        self.settings = settings
+        self.session = cluster_session(settings, name=f"worker {config.worker}")
+        self.clients = Clients.of(self.session)
+        self.hosted: dict[str, HostedActor] = {}
+        self.blackbox = InFlightRecorder(config.blackbox)
+        self._cells: WeakSet[ActorCell] = WeakSet()
+        self._stopped: dict[str, int] = {}
+        self._is_leaving = False
+        self._starting: dict[str, StartingActor] = {}
+        queue = self.session.names.worker(config.worker)
+        self._endpoint = ServiceEndpoint(self.session, queue, WorkerService, lambda: _WorkerServiceActor(self))
+        self._control = control_client(self.session)
+        self._node = stub(self.session, self.session.names.node(config.node), NodeService)
+
+    # ---- life
+
+    async def start(self) -> None:
+        await self.session.open()
+        self.clients.objects.open(self.config.store, self.config.node)
+        await self._endpoint.open()
+        await tell(self._node.worker_ready, self.config.worker, os.getpid())
+
+    async def stop(self) -> None:
+        """Let running calls end (`drain_timeout`), acknowledge them, and give everything else back to the broker."""
+        await self._endpoint.close()
+        self._is_leaving = True  # what is being started is not hosted any more: control has it start elsewhere
+        await asyncio.gather(*(self._hand_over(hosted) for hosted in list(self.hosted.values())))
+        await self.session.close()
+
+    async def _hand_over(self, hosted: HostedActor) -> None:
+        """Whoever is control by then starts it elsewhere, and need not wait for the end of this process."""
+        await self._end(hosted, self.settings.drain_timeout)
+        residency = hosted.residency
+        stopped = ActorStopped(
+            actor=residency.plan.actor_id, worker=self.config.worker, incarnation=residency.incarnation
+        )
+        try:
+            async with asyncio.timeout(HANDING_OVER):
+                await self._tell_control(stopped)
+        except (TimeoutError, ActorHubError):
+            log.debug("control does not hear of %s; it will notice", residency.plan.actor_id, exc_info=True)
+
+    async def _tell_control(self, event: NodeEvent) -> None:
+        await tell(self._control.notice, event)
+
+    # ---- commands
+
+    def begin(self, order: StartActor) -> None:
+        """Start the order's actor, unless a later word about it came before."""
+        actor_id, incarnation = order.residency.plan.actor_id, order.residency.incarnation
+        if self._stopped.get(actor_id, 0) >= incarnation:
+            return
+        known = self.hosted.get(actor_id)
+        if known is not None and known.incarnation >= incarnation:
+            self.session.spawn_task(self._report_started(actor_id, known.incarnation), "actorhub-started")
+            return
+        starting = self._starting.get(actor_id)
+        if starting is None or starting.incarnation < incarnation:
+            former = starting.task if starting is not None else None
+            task = self.session.spawn_task(self._begin(order, former), f"actorhub-start-{actor_id}")
+            begun = self._starting[actor_id] = StartingActor(order.residency, task)
+            task.add_done_callback(lambda _: self._started(actor_id, begun))
+
+    def _started(self, actor_id: str, begun: StartingActor) -> None:
+        if self._starting.get(actor_id) is begun:
+            del self._starting[actor_id]
+
+    async def _begin(self, order: StartActor, former: asyncio.Task[None] | None) -> None:
+        """`former`: an earlier incarnation's start, which ends before this one begins."""
+        plan, incarnation = order.residency.plan, order.residency.incarnation
+        if former is not None:
+            await asyncio.wait([former])
+        if plan.actor_id in self.hosted:
+            await self._end(self.hosted[plan.actor_id], 0.0)
+        try:
+            spec = self._spec(plan)
+            hosted = self._host(order, spec)
+            await hosted.cell.start()
+        except Exception as exc:
+            if self._is_leaving:  # it may be why
+                return
+            log.warning("actor %s of %s could not start", plan.actor_id, plan.class_name, exc_info=True)
+            await self._report_unable(order, exc)
+            return
+        if self._is_leaving:
+            await hosted.cell.stop(0.0)
+            return
+        self.hosted[plan.actor_id] = hosted
+        await hosted.mailbox.open()
+        if self._stopped.get(plan.actor_id, 0) >= incarnation:
+            await self.end(plan.actor_id, incarnation)
+        else:
+            await self._report_started(plan.actor_id, incarnation)
+
+    async def _report_unable(self, order: StartActor, error: Exception) -> None:
+        """What may have a state already does not die of a process that lacks its class: it may begin elsewhere, or later."""
+        if order.residency.plan.options.durable and order.residency.incarnation > 1:
+            await asyncio.sleep(LATER)
+            await self._report_failed(order, error, "life")
+        else:
+            await self._report_failed(order, error, "birth")
+
+    async def _report_failed(
+        self, order: StartActor, error: BaseException, phase: Literal["birth", "life", "gone"]
+    ) -> None:
+        residency = order.residency
+        await self._tell_control(
+            ActorFailed(
+                actor=residency.plan.actor_id,
+                worker=self.config.worker,
+                incarnation=residency.incarnation,
+                phase=phase,
+                error=_explain(error),
+            )
+        )
+
+    async def _report_started(self, actor_id: str, incarnation: int) -> None:
+        await self._tell_control(ActorStarted(actor=actor_id, worker=self.config.worker, incarnation=incarnation))
+
+    def _spec(self, plan: SpawnSpec) -> ActorSpec:
+        """The actor's class: by name among what the node's modules registered, or by value where it came signed."""
+        if plan.code is not None:
+            return spec_of(self.session.signer.loads(plan.code))
+        spec = registry.get(plan.class_name)
+        if spec is None:
+            module = plan.class_name.partition(":")[0]
+            raise ActorInitFailed(
+                f"{plan.class_name} is not registered on node {self.config.node}; start it with `actorhub node {module}`"
+            )
+        return spec
+
+    def _constructor(self, plan: SpawnSpec, spec: ActorSpec) -> Callable[[str], Any]:
+        """What makes the first instance of a key, which is empty where the class has none. The arguments are looked at only
+        then: the class may take others by now, and who goes on from a journal needs none."""
+        if spec.options.shards is not None:
+            return lambda key: spec.cls(key) if spec.takes_key else spec.cls()
+
+        def create(key: str) -> Any:
+            args, kwargs = spec.init.unpack(plan.arguments, plan.codec, self.session.signer)
+            return spec.cls(*args, **kwargs)
+
+        return create
+
+    def _host(self, order: StartActor, spec: ActorSpec) -> HostedActor:
+        plan, session = order.residency.plan, self.session
+        ticket = plan.ticket(session.names)
+        create = self._constructor(plan, spec)
+
+        def make_cell(key: str, create: Callable[[], Any]) -> ActorCell:
+            handle = Handle(session, ticket.of(key), spec)
+            execution = ClientContext(handle, session, ticket.namespace, clients=self.clients)
+            on_failed = functools.partial(self._failed, order)
+            cell = ActorCell(execution, spec, create, blackbox=self.blackbox, on_failed=on_failed)
+            self._cells.add(cell)
+            return cell
+
+        if plan.options.durable:
+            durable = DurableMailbox(
+                session,
+                spec,
+                actor_id=plan.actor_id,
+                inbox=ticket.queue,
+                journal=session.names.journal(plan.namespace, plan.actor_id),
+                dead=session.names.dead(plan.namespace),
+                make_state_host=functools.partial(InstancePool, session, spec, make_cell, create),
+                limited=ticket.limited,
+                poison=order.poison,
+                on_constructor_failed=functools.partial(self._born_dead, order),
+                on_gone=lambda: self._gone(order),
+            )
+            return HostedActor(order.residency, durable, durable)
+        cell = make_cell("", lambda: create(""))
+        # a limit counts what waits at the broker, so little may wait here
+        prefetch = plan.options.concurrency if ticket.limited else PREFETCH
+        mailbox = Mailbox(
+            session,
+            ticket.queue,
+            cell,
+            DeadLetterQueue(session, plan.namespace),
+            prefetch=prefetch,
+            poison=order.poison,
+            on_gone=lambda: self._gone(order),
+        )
+        return HostedActor(order.residency, mailbox, cell)
+
+    def _failed(self, order: StartActor, error: BaseException) -> None:
+        """An actor with on_error="restart" raised: end this instance, and let control start another."""
+        self.session.spawn_task(self._fail(order, error, "life"), "actorhub-failed")
+
+    def _born_dead(self, order: StartActor, error: BaseException) -> None:
+        self.session.spawn_task(self._fail(order, error, "birth"), "actorhub-failed")
+
+    def _gone(self, order: StartActor) -> None:
+        error = ActorDied(f"the queue of {order.residency.plan.class_name} was deleted")
+        self.session.spawn_task(self._fail(order, error, "gone"), "actorhub-gone")
+
+    async def _fail(self, order: StartActor, error: BaseException, phase: Literal["birth", "life", "gone"]) -> None:
+        await self._end_up_to(order.residency.plan.actor_id, order.residency.incarnation)
+        await self._report_failed(order, error, phase)
+
+    async def end(self, actor_id: str, incarnation: int) -> None:
+        ended = await self._end_up_to(actor_id, incarnation)
+        if ended is not None:
+            await self._tell_control(
+                ActorStopped(actor=actor_id, worker=self.config.worker, incarnation=ended.incarnation)
+            )
+
+    async def _end_up_to(self, actor_id: str, incarnation: int) -> HostedActor | None:
+        """Orders that come out of order find the word here: nothing up to `incarnation` begins any more."""
+        self._stopped[actor_id] = max(incarnation, self._stopped.pop(actor_id, 0))
+        if len(self._stopped) > REMEMBERED:
+            del self._stopped[next(iter(self._stopped))]
+        hosted = self.hosted.get(actor_id)
+        if hosted is None or hosted.incarnation > incarnation:
+            return None
+        await self._end(hosted, 0.0)
+        return hosted
+
+    async def _end(self, hosted: HostedActor, patience: float) -> None:
+        """`patience`: seconds that running calls may take to end; then they are cut off, and come again elsewhere."""
+        if self.hosted.get(hosted.residency.plan.actor_id) is hosted:
+            del self.hosted[hosted.residency.plan.actor_id]
+        await hosted.cell.stop(patience)
+        await self.session.flush(timeout=2.0)
+        await hosted.mailbox.close()
+
+    async def bury(self, order: DeleteMailbox) -> None:
+        plan = order.plan
+        error = death_error(order.cause, at_birth=order.at_birth)
+        names = self.session.names
+        journal = names.journal(plan.namespace, plan.actor_id) if plan.options.durable else None
+        dead = DeadLetterQueue(self.session, plan.namespace)
+        await drain_and_delete(self.session, plan.queue(names), dead, error, journal=journal)
+        await self._tell_control(MailboxDeleted(actor=plan.actor_id))
+
+    async def bury_queue(self, order: DeleteTaskQueue) -> None:
+        await fail_all_and_delete(self.session, order.queue, PlacementInfeasible(order.cause))
+        await self._tell_control(MailboxDeleted(actor=order.queue))
+
+    def inventory(self) -> list[Activation]:
+        starting = [each.residency for each in self._starting.values()]
+        return [*(hosted.residency for hosted in self.hosted.values()), *starting]
+
+    def doing(self, actor_id: str) -> ActorActivity | None:
+        if actor_id not in self.hosted:
+            return None
+        cells = [cell for cell in self._cells if cell.actor_id == actor_id]  # of a keyed class: those in memory
+        return ActorActivity(
+            running=[running for cell in cells for running in cell.running],
+            waiting=sum(cell.waiting for cell in cells),
+        )
+
+
+class _WorkerServiceActor(WorkerService):
+    def __init__(self, worker: ActorWorker) -> None:
+        self._worker = worker
+
+    async def start(self, order: StartActor) -> None:
+        self._worker.begin(order)
+
+    async def stop(self, actor_id: str, incarnation: int) -> None:
+        await self._worker.end(actor_id, incarnation)
+
+    async def bury(self, order: DeleteMailbox) -> None:
+        await self._worker.bury(order)
+
+    async def bury_queue(self, order: DeleteTaskQueue) -> None:
+        await self._worker.bury_queue(order)
+
+    async def inventory(self) -> list[Activation]:
+        return self._worker.inventory()
+
+    async def doing(self, actor_id: str) -> ActorActivity | None:
+        return self._worker.doing(actor_id)
+
+
+def _explain(error: BaseException) -> str:
+    cause = error.__cause__ if isinstance(error, ActorInitFailed) and error.__cause__ is not None else error
+    if isinstance(cause, ActorHubError):
+        return f"{type(cause).__name__}: {cause}"
+    return "".join(traceback.format_exception(cause)).rstrip()
+
+
+def main(config: WorkerConfig, settings: Settings) -> None:
+    """The process of an actor worker."""
+    run_worker(lambda: ActorWorker(config, settings), config, settings)

@@ -1,0 +1,436 @@
+"""One machine or container: an agent that supervises worker processes, reports to control, and stands by to run it.
+
+The agent carries no user data and runs no user code, so it answers whatever user code does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from importlib.metadata import version
+from typing import Unpack
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from actorhub.actors.handle import ask, tell
+from actorhub.actors.service import ServiceEndpoint, stub
+from actorhub.actors.spec import registry
+from actorhub.broker import Message
+from actorhub.control.standby import ControlStandby
+from actorhub.control_api.client import control_client
+from actorhub.control_api.commands import StartSlot
+from actorhub.control_api.directory import cluster_session
+from actorhub.control_api.events import (
+    ANY_CLASS,
+    NodeReport,
+    Running,
+    SlotEnded,
+    WorkerLost,
+    WorkerReport,
+    WorkerStopped,
+)
+from actorhub.control_api.services import NodeService, WorkerService
+from actorhub.control_api.specs import Activation
+from actorhub.control_api.task_status import TaskStatusReport
+from actorhub.core.addressing import new_id
+from actorhub.core.resources import Resources, checked
+from actorhub.errors import ActorHubError, InvalidEnvelope, ObjectLost, PlacementInfeasible
+from actorhub.messaging.dead_letter import DeadLetter
+from actorhub.messaging.dead_letter_queue import DeadLetterQueue
+from actorhub.messaging.delayed_delivery import DelayedPublisher, DelayForwarder
+from actorhub.node import echo
+from actorhub.node.gpus import GpuAllocator
+from actorhub.node.hardware import detect_resources
+from actorhub.node.process_manager import ProcessManager, WorkerExit, WorkerProcess, retry_until_started
+from actorhub.node.slot_manager import PAUSE, YOUNG, SlotManager
+from actorhub.node.worker_process import WorkerOptions
+from actorhub.objects.location import sweep
+from actorhub.objects.server import ObjectServer
+from actorhub.objects.store import ObjectStore
+from actorhub.settings import Settings
+from actorhub.tasks.execution.draining import fail_message
+from actorhub.tasks.outbox import publish_task
+
+log = logging.getLogger(__name__)
+
+_VERSION = version("actorhub-mq")
+
+
+class NodeConfig(BaseModel):
+    """What one node offers. `workers` counts processes that share the node's actors, `slots` those that run tasks; None
+    means as many as workers. `resources` beside what is found of cpu, memory (bytes) and gpu, or instead of it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    modules: list[str] = Field(default_factory=list)
+    workers: int = Field(2, ge=0)
+    slots: int | None = Field(None, ge=0)
+    resources: Resources = Field(default_factory=dict)
+    labels: dict[str, str] = Field(default_factory=dict)
+    node_id: str = Field(default_factory=lambda: f"{socket.gethostname()[:40].replace('.', '-')}-{new_id(6)}")
+
+
+class NodeAgent:
+    """The agent. `start`, then `wait`, which returns after SIGTERM, SIGINT or `ask_to_stop`, and `stop`, which drains."""
+
+    def __init__(
+        self, config: NodeConfig, settings: Settings, processes: type[ProcessManager] = ProcessManager
+    ) -> None:
+        self.config = config
+        self.settings = settings
+        self.session = cluster_session(settings, name=f"node {config.node_id}")
+        modules = [echo.__name__, *config.modules]
+        preload = [type(self.session.broker).__module__, *modules]
+        self._processes = processes(config.node_id, modules, preload, settings, self._worker_ended)
+        self.slots = SlotManager(self.session, config.node_id, self._processes, self._start_worker, self._tell_end)
+        self._resources: dict[str, float] = {}
+        self._devices = GpuAllocator(0.0, {})
+        self._store: ObjectStore | None = None
+        self._keeper: ObjectServer | None = None
+        self._known = False
+        self._leaving = False
+        self._stop = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._telling = asyncio.Lock()  # control hears everything in the order in which it happened
+        self._untold: dict[str, WorkerProcess] = {}  # workers that have ended, which control has not heard yet
+        names = self.session.names
+        queue = names.node(config.node_id)
+        self._endpoint = ServiceEndpoint(
+            self.session, queue, NodeService, lambda: _NodeServiceActor(self), exchange=names.tasks
+        )
+        self._standby = ControlStandby(self.session, name=f"node {config.node_id}")
+        self._delays = DelayedPublisher(names)
+        self._forwarder = DelayForwarder(self.session, self._delays, self._unroutable)
+        self._control = control_client(self.session)
+
+    # ---- life
+
+    async def start(self) -> None:
+        """Returns when the workers are ready and control knows this node.
+
+        Raises:
+            BrokerUnavailable: no broker within `connect_timeout`.
+            ActorHubError: a node of this id lives on this machine.
+        """
+        await self.session.open()
+        self._resources = checked({**await asyncio.to_thread(detect_resources), **self.config.resources})
+        self._devices = GpuAllocator(self._resources.get("gpu", 0.0), os.environ)
+        self._store = await asyncio.to_thread(self._make_store)
+        self._keeper = ObjectServer(self.session, self._store, self.config.node_id)
+        await asyncio.gather(self._start_workers(), self._open(), self._keeper.open())
+        self.session.spawn_task(self._keep_reporting(), "actorhub-heartbeat")
+        await self._until(lambda: self._known and all(worker.ready for worker in self._living_workers()))
+        slots = self.config.workers if self.config.slots is None else self.config.slots
+        self.session.spawn_task(self.slots.open(slots), "actorhub-slots")
+
+    async def wait(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.ask_to_stop)
+        await self._stop.wait()
+
+    def ask_to_stop(self) -> None:
+        self._stop.set()
+
+    async def stop(self) -> None:
+        """Drain: control moves the actors elsewhere, workers end running calls, the rest stays in its queues."""
+        self._leaving = True
+        log.info("node %s drains", self.config.node_id)
+        try:
+            async with asyncio.timeout(2.0):
+                await self._report(full=False)
+        except (TimeoutError, ActorHubError):
+            log.warning("control does not hear that this node leaves; it will notice")
+        await self._processes.stop(self.settings.drain_timeout + 5.0)
+        await self._endpoint.close()
+        await self._forwarder.close()
+        await self._standby.close()
+        if self._keeper is not None:
+            await self._keeper.close()
+        await self.session.close()
+        if self._store is not None:
+            await asyncio.to_thread(self._store.close)
+
+    def _make_store(self) -> ObjectStore:
+        """Also frees what agents left behind that were killed."""
+        sweep()
+        settings = self.settings
+        return ObjectStore.create(
+            self.session.names.prefix,
+            self.config.node_id,
+            capacity=settings.store_capacity,
+            spill_capacity=settings.store_spill_capacity,
+        )
+
+    async def _open(self) -> None:
+        await self._endpoint.open()
+        await self._standby.open()
+        await self._forwarder.open()
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            self._changed.clear()
+            await self._changed.wait()
+
+    # ---- workers
+
+    async def _start_workers(self) -> None:
+        for _ in range(self.config.workers):
+            await self._start_worker()
+
+    async def _start_worker(
+        self, worker_id: str | None = None, *, gpu: float = 0.0, **more: Unpack[WorkerOptions]
+    ) -> None:
+        await self._until(lambda: self._leaving or self._devices.has_room(gpu) or not self._is_anybody_letting_go())
+        if not self._leaving:
+            store = self._store.path if self._store is not None else None
+            worker_id = worker_id or new_id(8)
+            environment = self._devices.take(worker_id, gpu)
+            try:
+                given: WorkerOptions = {**more, "store": store, "environment": environment}
+                await self._processes.start(worker_id, **given)
+            except BaseException:
+                self._devices.give_back(worker_id)
+                raise
+
+    def _is_anybody_letting_go(self) -> bool:
+        """Whether a process ends that still has GPUs: control has given them to others already."""
+        ending = (each.config.worker for each in self._processes.living if each.stopping or each.killed)
+        return any(self._devices.is_held_by(worker) for worker in ending)
+
+    async def start_worker(self, worker_id: str, actor_id: str, gpu: float) -> None:
+        try:
+            if self._processes.get(worker_id) is None:
+                await self._start_worker(worker_id, actor_id=actor_id, gpu=gpu)
+        except OSError as exc:
+            log.warning("worker %s cannot be started: %s", worker_id, exc)
+            await asyncio.sleep(PAUSE)
+        if self._processes.get(worker_id) is None:  # or the node leaves
+            await self._tell_end(WorkerStopped(node=self.config.node_id, worker=worker_id))
+
+    def _living_workers(self) -> list[WorkerProcess]:
+        return [worker for worker in self._processes.living if worker.config.kind == "actors"]
+
+    def stop_worker(self, worker_id: str) -> None:
+        ending = self._processes.end(worker_id, self.settings.drain_timeout + 5.0)
+        self.session.spawn_task(ending, f"actorhub-end-{worker_id}")
+
+    async def worker_ready(self, worker_id: str) -> None:
+        found = await self._processes.find(worker_id)
+        if found is not None and not found.ready:
+            found.ready = True
+            if found.config.kind == "task":
+                await self.slots.ready(found)
+            await self._report()
+            self._changed.set()
+
+    async def worker_leaves(self, worker_id: str) -> None:
+        found = self._processes.get(worker_id)
+        if found is not None:
+            await self.slots.leaves(found)
+
+    def _worker_ended(self, end: WorkerExit) -> None:
+        self._devices.give_back(end.worker.config.worker)
+        self._changed.set()
+        if end.worker.config.kind == "task":
+            self.slots.note_deaths(end)
+        if end.worker.config.kind == "actors" and end.worker.ready:
+            self._untold[end.worker.config.worker] = end.worker
+        self.session.spawn_task(self._replace(end), "actorhub-replace")
+
+    async def _replace(self, end: WorkerExit) -> None:
+        """Tell control what died and what it had in hand; start another where it was a shared worker."""
+        if self._store is not None:
+            with suppress(ObjectLost):
+                await asyncio.to_thread(self._store.collect)
+        config = end.worker.config
+        if config.kind == "task":
+            if not self._leaving:
+                await self.slots.ended(end)
+            return
+        if self._leaving or end.worker.stopping:
+            await self._tell_end(WorkerStopped(node=config.node, worker=config.worker))
+            return
+        log.error("%s", end.cause, extra={"in_hand": [call.method for call in end.in_hand]})
+        running = [Running(actor=call.actor, call=call.call, method=call.method) for call in end.in_hand]
+        lost = WorkerLost(node=config.node, worker=config.worker, cause=end.cause, running=running)
+        await self._tell_end(lost)
+        if config.actor_id is None:
+            if end.worker.age < YOUNG and not end.worker.ready:
+                await asyncio.sleep(PAUSE)
+            await retry_until_started(self._start_worker)
+
+    async def _tell_end(self, event: WorkerLost | WorkerStopped | SlotEnded) -> None:
+        """Until control has heard it, reports have the worker among the others: control would take it for gone, and not know
+        what it had in hand."""
+        async with self._telling:
+            await tell(self._control.notice, event)
+            if not isinstance(event, SlotEnded):
+                self._untold.pop(event.worker, None)
+
+    # ---- what cannot be brought anywhere
+
+    async def _unroutable(self, target: str | None, message: Message) -> None:
+        """A task that is due, and whose queue somebody has deleted; or a message that nobody can bring anywhere."""
+        names = self.session.names
+        if target is None or not names.is_task(target):
+            error = InvalidEnvelope(f"it was due for {target or names.due}, which is not there")
+            letter = DeadLetter.malformed(target or names.due, message, error)
+            await DeadLetterQueue(self.session, self.settings.namespace).keep(letter)
+        elif names.has_dedicated_slots(target):
+            gone = PlacementInfeasible(f"it was due for {target}, which is gone: nobody can serve it any more")
+            await fail_message(self.session, target, message, gone)
+        else:
+            await publish_task(self.session, self._delays, target, message)
+
+    # ---- reports
+
+    async def _keep_reporting(self) -> None:
+        while True:
+            try:
+                await self._report(full=not self._known)
+            except ActorHubError:
+                log.warning("control did not take this node's report", exc_info=True)
+            await asyncio.sleep(self.settings.heartbeat)
+
+    async def report_all(self) -> None:
+        await self._report()
+
+    def acknowledged(self) -> None:
+        self._known = True
+        self._changed.set()
+
+    async def _report(self, *, full: bool = True) -> None:
+        """A full report says what the workers host; a heartbeat says only that they live. Which workers there are it says as it
+        is in the moment of sending: a later report never says less than an earlier one."""
+        hosted = await self._inventories() if full else {}
+        async with self._telling:
+            await tell(self._control.report, self._told(hosted))
+
+    def _told(self, hosted: Mapping[str, list[Activation] | None]) -> NodeReport:
+        workers = [
+            WorkerReport(
+                id=worker.config.worker,
+                pid=worker.pid,
+                dedicated_to=worker.config.actor_id,
+                hosted=hosted.get(worker.config.worker),
+            )
+            for worker in [*self._ready(), *self._untold.values()]
+        ]
+        return NodeReport(
+            node=self.config.node_id,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            version=_VERSION,
+            labels=self.config.labels,
+            resources=self._resources,
+            classes=[ANY_CLASS] if self._processes.knows_everything else list(registry),
+            workers=workers,
+            slots={slot.config.worker: slot.pid for slot in self.slots.living if slot.ready},
+            placed=self.slots.placed,
+            queues=self.slots.queues,
+            known=self._known,
+            leaving=self._leaving,
+            store=str(self._store.path) if self._store is not None else None,
+            run=self.session.id,
+        )
+
+    def _ready(self) -> list[WorkerProcess]:
+        return [worker for worker in self._living_workers() if worker.ready]
+
+    async def _inventories(self) -> dict[str, list[Activation] | None]:
+        """Control that does not know this node has started nothing here."""
+        ready = self._ready()
+        if not self._known:
+            return {worker.config.worker: [] for worker in ready}
+        found = await asyncio.gather(*(self._inventory(worker) for worker in ready))
+        return {worker.config.worker: hosted for worker, hosted in zip(ready, found, strict=True)}
+
+    async def _inventory(self, worker: WorkerProcess) -> list[Activation] | None:
+        """None where the worker does not say: it may be dying."""
+        service = stub(self.session, self.session.names.worker(worker.config.worker), WorkerService)
+        try:
+            async with asyncio.timeout(2.0):
+                return await ask(service.inventory)
+        except (TimeoutError, ActorHubError):
+            return None
+
+
+class _NodeServiceActor(NodeService):
+    def __init__(self, node: NodeAgent) -> None:
+        self._node = node
+
+    async def worker_ready(self, worker: str, pid: int) -> None:
+        await self._node.worker_ready(worker)
+
+    async def worker_leaves(self, worker: str) -> None:
+        await self._node.worker_leaves(worker)
+
+    async def start_worker(self, worker: str, actor_id: str, gpu: float = 0.0) -> None:
+        await self._node.start_worker(worker, actor_id, gpu)
+
+    async def stop_worker(self, worker: str) -> None:
+        self._node.stop_worker(worker)
+
+    async def start_slot(self, order: StartSlot) -> None:
+        await self._node.slots.start(order)
+
+    async def stop_slot(self, slot: str, now: bool) -> None:
+        await self._node.slots.stop(slot, now=now)
+
+    async def serve(self, queues: list[str]) -> None:
+        await self._node.slots.serve(queues)
+
+    async def cancel_task(self, call_id: str) -> None:
+        self._node.slots.fates.cancel(call_id)
+
+    async def task_died(self, call_id: str, times: int) -> None:
+        self._node.slots.fates.died(call_id, times)
+
+    async def task_late(self, call_id: str, attempt: int) -> None:
+        self._node.slots.fates.record_timeout(call_id, attempt)
+
+    async def fates(self, call_ids: list[str]) -> TaskStatusReport:
+        return await self._node.slots.fates_of(call_ids)
+
+    async def report(self) -> None:
+        await self._node.report_all()
+
+    async def drain(self) -> None:
+        self._node.ask_to_stop()
+
+    async def acknowledge(self) -> None:
+        self._node.acknowledged()
+
+
+async def run(config: NodeConfig, settings: Settings, *, with_parent: bool = False) -> None:
+    """A node in the foreground, until SIGTERM or SIGINT; `with_parent`: also until standard input ends.
+
+    Raises:
+        BrokerUnavailable: no broker within `connect_timeout`.
+        ImportError: one of the modules cannot be imported.
+    """
+    for module in config.modules:
+        importlib.import_module(module)
+    node = NodeAgent(config, settings)
+    if with_parent:
+        asyncio.get_running_loop().add_reader(sys.stdin, node.ask_to_stop)
+    stopped = asyncio.create_task(node.wait())
+    started = asyncio.create_task(node.start())
+    try:
+        await asyncio.wait([stopped, started], return_when=asyncio.FIRST_COMPLETED)
+        if started.done():
+            started.result()
+            log.info("node %s is ready with %d workers", config.node_id, config.workers)
+            await stopped
+    finally:
+        started.cancel()
+        stopped.cancel()
+        await node.stop()

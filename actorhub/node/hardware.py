@@ -1,0 +1,150 @@
+"""What a machine has, or the part of it that this process may use."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
+from pathlib import Path
+
+import psutil
+
+TIMEOUT = 1.8  # seconds for the tool that counts GPUs; with what it takes to kill it, less than 2
+
+TOOLS = (("nvidia-smi", "-L"), ("rocm-smi", "--showid"))
+
+_CGROUPS = Path("/sys/fs/cgroup")
+_OWN = Path("/proc/self/cgroup")
+_GPU = re.compile(r"^GPU ?\[?(\d+)", re.MULTILINE)  # `GPU 0: NVIDIA A100`, `GPU[0]    : Device ID: 0x74a1`
+_DEVICE = re.compile(r"\d+|(GPU|MIG)-\S+")
+
+log = logging.getLogger(__name__)
+
+
+def detect_resources() -> dict[str, float]:
+    """`cpu`, `memory` in bytes, and `gpu` where there is one. Blocks for up to 2 s, where the tool that counts GPUs hangs."""
+    there = {"cpu": cpu(_cpus()), "memory": float(memory(psutil.virtual_memory().total)), "gpu": float(gpu())}
+    return {name: amount for name, amount in there.items() if amount}
+
+
+def cpu(cpus: int, *, cgroups: Path = _CGROUPS, own: Path = _OWN) -> float:
+    """How many of `cpus` the quotas leave, those of cgroup v1 and v2 and of all groups around; not always a whole number.
+
+    `cgroups` is where they are mounted, and `own` the file that names this process's.
+    """
+    quotas = (_quota(group) for group in _groups(cgroups, own, "cpu"))
+    return round(min([float(cpus), *(quota for quota in quotas if quota is not None)]), 4)
+
+
+def memory(total: int, *, cgroups: Path = _CGROUPS, own: Path = _OWN) -> int:
+    """How many of `total` bytes the limits leave, those of cgroup v1 and v2 and of all groups around."""
+    limits = (
+        _number(_text(group / name))
+        for group in _groups(cgroups, own, "memory")
+        for name in ("memory.max", "memory.limit_in_bytes")
+    )
+    return min([total, *(limit for limit in limits if limit is not None)])
+
+
+def gpu(tools: Sequence[Sequence[str]] = TOOLS, environment: Mapping[str, str] = os.environ) -> int:
+    """How many GPUs the first of the tools counts that is there, and of those no more than `CUDA_VISIBLE_DEVICES` names, if
+    it is set. Without a tool, as many as it names.
+
+    A tool that fails, or takes longer than `TIMEOUT`, counts 0, and the log says why.
+    """
+    names = environment.get("CUDA_VISIBLE_DEVICES")
+    visible = None if names is None else _visible(names)
+    for tool, *arguments in tools:
+        path = shutil.which(tool)
+        if path is not None:
+            counted = _count([path, *arguments])
+            return counted if visible is None else min(counted, visible)
+    return visible or 0
+
+
+def _cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _groups(cgroups: Path, own: Path, controller: str) -> Iterator[Path]:
+    """The directories of this process's group and of those around it, where they can be seen. In a container the path that
+    `own` names is often the host's, and the group itself is what is mounted."""
+    for line in _text(own).splitlines():
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controllers and controller not in controllers.split(","):
+            continue
+        for mount in {cgroups / name for name in (controllers, controller if controllers else "")}:
+            group = mount / path.strip("/")
+            yield from (around for around in (group, *group.parents) if around.is_relative_to(mount))
+
+
+def _quota(group: Path) -> float | None:
+    """In CPUs, of one group; None where it has none."""
+    quota, _, period = _text(group / "cpu.max").partition(" ")
+    if not quota:
+        quota, period = _text(group / "cpu.cfs_quota_us"), _text(group / "cpu.cfs_period_us")
+    allowed, each = _number(quota), _number(period)
+    return allowed / each if allowed and each else None
+
+
+def _number(text: str) -> int | None:
+    """None for `max`, `-1` and what is not there."""
+    return int(text) if text.isdecimal() else None
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _visible(names: str) -> int:
+    """CUDA stops at the first that cannot be, such as `-1` or `NoDevFiles`."""
+    return len(set(takewhile(_DEVICE.fullmatch, (name.strip() for name in names.split(",")))))
+
+
+def _count(command: Sequence[str]) -> int:
+    try:
+        output = _output(command)
+    except (OSError, subprocess.SubprocessError) as exc:
+        log.warning("no GPU is counted: %s; say how many there are with --resource gpu=N", exc)
+        return 0
+    return len(set(_GPU.findall(output)))
+
+
+def _output(command: Sequence[str]) -> str:
+    """Raises:
+    OSError, SubprocessError: it cannot be run, it failed, or took too long; it is killed then, with all that it started.
+    """
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    try:
+        output, _ = process.communicate(timeout=TIMEOUT)
+    except subprocess.TimeoutExpired:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        if process.stdout is not None:
+            process.stdout.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # a driver that hangs lets go of nobody
+            process.wait(0.1)
+        raise
+    if process.returncode:
+        raise subprocess.SubprocessError(f"{command[0]} ended with {process.returncode}: {output.strip()[-500:]}")
+    return output

@@ -1,0 +1,132 @@
+"""A process that is one slot for tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+import sys
+
+import psutil
+
+from actorhub.actors.handle import tell
+from actorhub.actors.service import ServiceEndpoint, stub
+from actorhub.control_api.directory import cluster_session
+from actorhub.control_api.services import NodeService, SlotService
+from actorhub.core.in_flight import InFlightRecorder
+from actorhub.node.worker_process import WorkerConfig, run_worker
+from actorhub.settings import Settings
+from actorhub.tasks.client_context import Clients
+from actorhub.tasks.execution.slot import TaskSlot
+
+log = logging.getLogger(__name__)
+
+EXIT_REPLACED = 75  # the exit code of a slot that has ended itself on purpose: another takes its place
+RECYCLE_CHECK = 0.5  # seconds
+SWITCH = 0.0005  # seconds that a task which holds the interpreter may keep the event loop waiting
+
+
+class TaskWorker:
+    """Serves the task queues that its agent names, until `stop`."""
+
+    def __init__(self, config: WorkerConfig, settings: Settings, *, is_process: bool = True) -> None:
+        self.config = config
+        self.settings = settings
+        self.session = cluster_session(settings, name=f"slot {config.worker}")
+        self.clients = Clients.of(self.session)
+        self.blackbox = InFlightRecorder(config.blackbox)
+        names = self.session.names
+        self._node = stub(self.session, names.node(config.node), NodeService)
+        leave = _leave if is_process else None
+        self.slot = TaskSlot(self.clients, self.blackbox, config.node, ask=self._node.fates, leave=leave)
+        queue = names.worker(config.worker)
+        self._endpoint = ServiceEndpoint(
+            self.session, queue, SlotService, lambda: _SlotServiceActor(self), exchange=names.tasks
+        )
+        self._is_process = is_process
+        self._leaving = False
+
+    async def start(self) -> None:
+        await self.session.open()
+        self.clients.objects.open(self.config.store, self.config.node)
+        self.slot.fates.learn(self.config.fates)
+        await self._endpoint.open()
+        await self.slot.serve(self.config.queues)
+        if self._is_process and (self.settings.recycle_tasks or self.settings.recycle_memory):
+            self.session.spawn_task(self._recycle(), "actorhub-recycle")
+        if self.config.placed:
+            self.session.spawn_task(self._leave_when_idle(), "actorhub-idle")
+        await tell(self._node.worker_ready, self.config.worker, os.getpid())
+
+    async def stop(self) -> None:
+        """Let running tasks end (`drain_timeout`), and give everything else back to the broker."""
+        await self._endpoint.close()
+        await self.slot.stop(self.settings.drain_timeout)
+        await self.session.close()
+
+    async def _recycle(self) -> None:
+        """After so many tasks, or past so much memory, another process takes its place."""
+        process = psutil.Process()
+        while True:
+            await asyncio.sleep(RECYCLE_CHECK)
+            tasks, memory = self.settings.recycle_tasks, self.settings.recycle_memory
+            resident = process.memory_info().rss
+            if (tasks is not None and self.slot.done >= tasks) or (memory is not None and resident >= memory):
+                log.info(
+                    "slot %s is recycled after %d tasks, with %d bytes", self.config.worker, self.slot.done, resident
+                )
+                await tell(self._node.worker_leaves, self.config.worker)
+                await self.leave()
+
+    async def _leave_when_idle(self) -> None:
+        """Others may have what is reserved for it."""
+        done, since = -1, self.session.loop.time()
+        while self.session.loop.time() - since < self.settings.slot_idle:
+            await asyncio.sleep(min(0.2, self.settings.slot_idle / 4))
+            if self.slot.busy or self.slot.done != done:
+                done, since = self.slot.done, self.session.loop.time()
+        await self.leave()
+
+    async def leave(self) -> None:
+        """Take nothing more, and end with what runs: nobody is in a hurry."""
+        if self._leaving:
+            return
+        self._leaving = True
+        await self.slot.stop(math.inf)
+        await self.session.flush(timeout=2.0)
+        if self._is_process:
+            _leave()
+        await tell(self._node.stop_worker, self.config.worker)
+
+
+class _SlotServiceActor(SlotService):
+    def __init__(self, worker: TaskWorker) -> None:
+        self._worker = worker
+        self._slot = worker.slot
+
+    async def serve(self, queues: list[str]) -> None:
+        await self._slot.serve(queues)
+
+    async def leave(self) -> None:
+        self._worker.session.spawn_task(self._worker.leave(), "actorhub-leave")
+
+    async def cancel_task(self, call_id: str) -> None:
+        self._slot.cancel(call_id)
+
+    async def task_died(self, call_id: str, times: int) -> None:
+        self._slot.fates.died(call_id, times)
+
+    async def task_late(self, call_id: str, attempt: int) -> None:
+        self._slot.fates.record_timeout(call_id, attempt)
+
+
+def _leave() -> None:
+    logging.shutdown()
+    os._exit(EXIT_REPLACED)
+
+
+def main(config: WorkerConfig, settings: Settings) -> None:
+    """The process of a slot."""
+    sys.setswitchinterval(SWITCH)
+    run_worker(lambda: TaskWorker(config, settings), config, settings)

@@ -1,0 +1,149 @@
+"""A worker process: its configuration, its life until SIGTERM or the end of its agent, and the monitor of its event
+loop."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import importlib
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal, Protocol, TypedDict
+
+import uvloop
+from pydantic import BaseModel, ConfigDict, Field
+
+from actorhub.control_api.task_status import TaskStatusReport
+from actorhub.core import logging_setup
+from actorhub.core.in_flight import InFlightRecorder
+from actorhub.objects.location import remove_if_owner_is_gone
+from actorhub.settings import Settings
+
+log = logging.getLogger(__name__)
+
+BLOCKED_AFTER = 1.0  # seconds that the event loop may be held before it is reported
+
+THREADS = 256  # for `def` methods; made when they are needed
+
+
+class EventLoopMonitor:
+    """Reports an event loop that user code holds for longer than a second, with the methods in hand and the stack. The agent,
+    which reads the black box, sees it, too."""
+
+    def __init__(self, blackbox: InFlightRecorder) -> None:
+        self._blackbox = blackbox
+        self._beat = time.monotonic()
+        self._loop_thread = threading.get_ident()
+        self._task = asyncio.get_running_loop().create_task(self._keep_beating())
+        self._stopped = threading.Event()
+        threading.Thread(target=self._watch, name="actorhub-loop-watch", daemon=True).start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._task.cancel()
+
+    async def _keep_beating(self) -> None:
+        while True:
+            self._beat = time.monotonic()
+            self._blackbox.beat()
+            await asyncio.sleep(BLOCKED_AFTER / 4)
+
+    def _watch(self) -> None:
+        reported = 0.0
+        while not self._stopped.wait(BLOCKED_AFTER / 4):
+            beat = self._beat
+            if time.monotonic() - beat > BLOCKED_AFTER and beat != reported:
+                reported = beat
+                frame = sys._current_frames().get(self._loop_thread)
+                stack = "".join(traceback.format_stack(frame, limit=8)) if frame is not None else ""
+                methods = ", ".join(self._blackbox.methods()) or "no method"
+                log.warning(
+                    "the event loop has been blocked for %.1f s by: %s; make the method `def` to run it in a thread\n%s",
+                    time.monotonic() - beat,
+                    methods,
+                    stack,
+                    extra={"blocked_by": methods},
+                )
+
+
+class WorkerConfig(BaseModel):
+    """What an agent tells a worker that it starts. For slots: the task queues, and what is known of single tasks."""
+
+    model_config = ConfigDict(frozen=True)
+
+    worker: str
+    node: str
+    modules: list[str]
+    blackbox: Path
+    store: Path | None = None
+    """Of the node's objects."""
+    kind: Literal["actors", "task"] = "actors"
+    actor_id: str | None = None
+    """The only actor it is for, where that one is isolated."""
+    queues: list[str] = Field(default_factory=list)
+    placed: bool = False
+    """A slot that control has placed for its queue alone: it ends when nothing comes."""
+    environment: dict[str, str] = Field(default_factory=dict)
+    """What the process's has besides."""
+    fates: TaskStatusReport = TaskStatusReport()
+
+
+class WorkerOptions(TypedDict, total=False):
+    """Fields of a `WorkerConfig` that depend on what the worker is for."""
+
+    store: Path | None
+    kind: Literal["actors", "task"]
+    actor_id: str | None
+    queues: list[str]
+    placed: bool
+    environment: dict[str, str]
+    fates: TaskStatusReport
+
+
+class WorkerRuntime(Protocol):
+    """What lives in the process."""
+
+    blackbox: InFlightRecorder
+
+    async def start(self) -> None: ...
+    async def stop(self) -> None: ...
+
+
+def run_worker(make: Callable[[], WorkerRuntime], config: WorkerConfig, settings: Settings) -> None:
+    """Import the node's modules, start it, and stop it when the agent says so or is gone. Never returns."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the agent's to handle
+    logging_setup.configure_logging(settings.log_format, settings.log_level, node=config.node, worker=config.worker)
+    os.environ.update({"ACTORHUB_NODE": config.node, **config.environment})  # for user code
+    for module in config.modules:
+        importlib.import_module(module)
+    gc.freeze()  # what was imported stays: the collector need not look at it again and again
+    uvloop.run(_serve(make, config))
+
+
+async def _serve(make: Callable[[], WorkerRuntime], config: WorkerConfig) -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="actorhub"))
+    stop = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    agent = multiprocessing.parent_process()
+    if agent is not None:
+        loop.add_reader(agent.sentinel, stop.set)
+    served = make()
+    watch = EventLoopMonitor(served.blackbox)
+    await served.start()
+    await stop.wait()
+    await served.stop()
+    watch.stop()
+    if config.store is not None:
+        remove_if_owner_is_gone(config.store)  # nobody else would, if this was the last of a killed agent's workers
+    logging.shutdown()
+    os._exit(0)  # a `def` method that never returns must not keep the process: its message goes back to the queue

@@ -1,0 +1,389 @@
+"""A process's way to objects: put them, get them from wherever they are, and keep those that it refers to."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from actorhub.actors.handle import tell
+from actorhub.actors.service import stub
+from actorhub.control_api.client import control_client
+from actorhub.errors import (
+    ActorHubError,
+    ActorNotFound,
+    CallTimeout,
+    ObjectLost,
+    RemoteError,
+    StoreFull,
+    UntrustedPayload,
+)
+from actorhub.messaging.context import EMPTY_CONTEXT, call_context
+from actorhub.messaging.session import HEADER_ROOM, Session, current_session
+from actorhub.objects.reference import ObjectRef, ValuePlaceholder, held, parts_of, placeholders_allowed, replaced
+from actorhub.objects.remote import RemoteStorage
+from actorhub.objects.server import ObjectServer, ObjectService
+from actorhub.objects.store import ObjectStore, ObjectWriter
+from actorhub.wire.codec import PickledParts
+from actorhub.wire.envelope import Codec
+from actorhub.wire.signature import Signature
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+SMALL = 1024 * 1024  # bytes that are written without asking a thread
+POLL = 0.02  # seconds
+SILENCE = 1.0  # seconds without a chunk, after which the broker is asked whether the owner is there
+ATTEMPTS = 3  # to begin a transfer that brings nothing
+AT_ONCE = 10_000  # leases in one message
+CHUNK = 4 * 1024 * 1024  # bytes; of what is read from a URL
+
+
+@dataclass(frozen=True)
+class LocalStore:
+    """The store that a process writes into, and its keeper's queue."""
+
+    store: ObjectStore
+    queue: str
+
+
+class ObjectClient:
+    """Client of the object stores. One for a session; its owner opens it. Workers are told where their node's store is.
+
+    A client uses the store of a node on its machine. Where there is none it makes a store of its own and keeps it.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._home: LocalStore | None = None
+        self._finding = asyncio.Lock()
+        self._is_guest = True
+        self._keeper: ObjectServer | None = None
+        self._own: ObjectStore | None = None
+        self._neighbours: dict[str, ObjectStore] = {}  # stores of other nodes and clients on this machine
+        self._fetching: dict[str, asyncio.Task[BaseException | None]] = {}
+
+    def open(self, path: Path | None = None, node: str = "") -> None:
+        """From now on this process keeps what it refers to. `path`: the store of its `node`, where it is a worker.
+
+        Raises:
+            ObjectLost: that store is gone.
+        """
+        if path is not None:
+            self._home = LocalStore(ObjectStore.open(path), self._session.names.objects(node))
+            self._is_guest = False
+        self._session.spawn_task(self._keep_renewing(), "actorhub-renewing")
+
+    async def close(self) -> None:
+        """A store of its own is removed."""
+        if self._keeper is not None:
+            await self._keeper.close()
+        if self._own is not None:
+            self._own.close()
+
+    # ---- putting
+
+    async def put(self, value: object) -> ObjectRef[Any]:
+        """Raises:
+        NotSerialisable, StoreFull.
+        ObjectLost: this process's node has ended.
+        """
+        pickled = PickledParts(value, "the object")
+        home = await self._find_home()
+        try:
+            ref = await self._quick(pickled.size, lambda: self._put(home, pickled))
+        except ObjectLost:
+            if not self._is_guest:
+                raise
+            home = new = await self._find_home()  # another one
+            ref = await self._quick(pickled.size, lambda: self._put(new, pickled))
+        if self._remote is not None:
+            await asyncio.to_thread(self._remote.write, ref.id, [home.store.view(ref.id)])
+        return ref
+
+    def keep_result(self, pickled: PickledParts) -> tuple[bytes, Codec]:
+        """A large result stays in the node's store, and its stand-in is what travels. Where the store has no room, or is gone,
+        the result itself travels if the broker takes it. Safe for threads.
+
+        Raises:
+            StoreFull, ObjectLost: it is too large for that.
+        """
+        signer, link = self._session.signer, self._session.link
+        try:
+            assert self._home is not None, "slots know their node's store"
+            stand_in = ValuePlaceholder(self._put(self._home, pickled))
+            with placeholders_allowed():
+                return signer.dumps(stand_in, "a reference"), Codec.STORED
+        except (StoreFull, ObjectLost) as exc:
+            if link is not None and pickled.size > link.max_message - HEADER_ROOM:
+                raise
+            log.warning("a result of %d bytes travels in its answer: %s", pickled.size, exc)
+            return signer.seal(pickled), Codec.PICKLE
+
+    @staticmethod
+    def _put(home: LocalStore, pickled: PickledParts) -> ObjectRef[Any]:
+        stored = home.store.put_pickled(pickled)
+        return ObjectRef(stored.id, stored.size, home.store.node, home.queue)
+
+    @staticmethod
+    async def _quick(size: int, work: Callable[[], T]) -> T:
+        return work() if size <= SMALL else await asyncio.to_thread(work)
+
+    # ---- getting
+
+    async def get(self, ref: ObjectRef[T]) -> T:
+        """The value; its arrays are read-only views of memory that all processes of the machine share.
+
+        Raises:
+            ObjectLost: nobody has it any more; names the object and its node.
+            StoreFull: it is elsewhere, and there is no room for a copy here.
+            CallTimeout: the deadline around passed meanwhile.
+        """
+        token = current_session.set(self._session)  # handles inside belong to it
+        try:
+            for store in self._stores_here(ref):
+                with suppress(ObjectLost):
+                    return cast(T, store.get(ref.id))
+            home = await self._find_home()
+            while True:
+                await self._fetch(ref)
+                with suppress(ObjectLost):  # freed in this moment, or dropped as unused: the owner knows
+                    return cast(T, home.store.get(ref.id))
+        finally:
+            current_session.reset(token)
+
+    async def get_result(self, ref: ObjectRef[Any], signature: Signature) -> Any:
+        """The same for a task's result."""
+        return signature.accept_result(await self.get(ref))
+
+    async def fill(self, given: Any) -> Any:
+        """Arguments, with values in the place of stand-ins.
+
+        Raises:
+            ObjectLost, StoreFull.
+        """
+        refs = {part.ref.id: part.ref for part in parts_of(given, (ValuePlaceholder,))}
+        values = dict(zip(refs, await asyncio.gather(*map(self.get, refs.values())), strict=True))
+        return replaced(given, lambda part: values[part.ref.id] if isinstance(part, ValuePlaceholder) else part)
+
+    def fill_in_thread(self, given: Any) -> Any:
+        """The same, in another thread than the event loop's, which it asks only where something is not here."""
+        refs = [part.ref for part in parts_of(given, (ValuePlaceholder,))]
+        if self._home is not None and all(self._home.store.contains(ref.id) for ref in refs):
+            store = self._home.store
+            with suppress(ObjectLost):
+                return replaced(
+                    given, lambda part: store.get(part.ref.id) if isinstance(part, ValuePlaceholder) else part
+                )
+        return asyncio.run_coroutine_threadsafe(self.fill(given), self._session.loop).result()
+
+    def _stores_here(self, ref: ObjectRef[Any]) -> Iterator[ObjectStore]:
+        """Where it may be without a transfer. A node's processes read their own store only, so that a node that is used much by
+        others makes copies; a client reads every store of its machine."""
+        if self._home is not None:
+            yield self._home.store
+        if self._is_guest and (self._home is None or self._home.queue != ref.queue):
+            with suppress(ObjectLost, UntrustedPayload, ValueError):
+                if ref.node not in self._neighbours:
+                    self._neighbours[ref.node] = ObjectStore.find(self._session.names.prefix, ref.node)
+                yield self._neighbours[ref.node]
+
+    # ---- freeing
+
+    async def free(self, ref: ObjectRef[Any]) -> None:
+        """Returns when the owner will do so, whatever happens, or is gone."""
+        for store in self._stores_here(ref):
+            await asyncio.to_thread(store.free, ref.id)
+        with suppress(ActorNotFound):
+            await tell(stub(self._session, ref.queue, ObjectService).free, [ref.id])
+        if self._remote is not None:
+            await asyncio.to_thread(self._remote.delete, ref.id)
+
+    async def _keep_renewing(self) -> None:
+        call_context.set(EMPTY_CONTEXT)
+        while True:
+            pause = self._session.settings.object_lease / 3
+            await asyncio.sleep(pause)
+            await asyncio.gather(*(self._renew(queue, ids, pause) for queue, ids in self._needed().items()))
+
+    def _needed(self) -> dict[str, list[str]]:
+        """What this process refers to, by the keepers that have it. Not within a coroutine, which would refer to the last one
+        itself while it waits."""
+        ids: defaultdict[str, list[str]] = defaultdict(list)
+        for ref in held(self._session.names.objects("")):
+            ids[ref.queue].append(ref.id)
+            if self._home is not None and self._home.queue != ref.queue:
+                ids[self._home.queue].append(ref.id)  # there may be a copy
+        return ids
+
+    async def _renew(self, queue: str, ids: list[str], patience: float) -> None:
+        service = stub(self._session, queue, ObjectService)
+        try:
+            async with asyncio.timeout(patience):
+                for begin in range(0, len(ids), AT_ONCE):
+                    await tell(service.renew, ids[begin : begin + AT_ONCE])
+        except (TimeoutError, ActorHubError):
+            log.debug("nobody renews the leases of %d objects at %s", len(ids), queue, exc_info=True)
+
+    # ---- where this process's objects are
+
+    async def _find_home(self) -> LocalStore:
+        async with self._finding:
+            if self._home is None or (self._is_guest and not self._home.store.path.exists()):
+                self._home = await self._of_a_node_here() or await self._of_its_own()
+            return self._home
+
+    async def _of_a_node_here(self) -> LocalStore | None:
+        session = self._session
+        control = control_client(session)
+        try:
+            async with asyncio.timeout(session.settings.node_timeout):
+                while not (nodes := await control.nodes()):  # it has just begun, and nobody has reported yet
+                    await asyncio.sleep(5 * POLL)
+        except (TimeoutError, ActorHubError):
+            return None
+        for node in nodes:
+            if node.store is not None and node.host == socket.gethostname() and not node.leaving:
+                with suppress(ObjectLost, UntrustedPayload):
+                    store = ObjectStore.open(Path(node.store))
+                    if store.node == node.id:
+                        return LocalStore(store, session.names.objects(node.id))
+        return None
+
+    async def _of_its_own(self) -> LocalStore:
+        session = self._session
+        owner = f"client-{session.id}"
+        if self._own is None:
+            settings = session.settings
+            self._own = ObjectStore.create(
+                session.names.prefix,
+                owner,
+                capacity=settings.store_capacity,
+                spill_capacity=settings.store_spill_capacity,
+            )
+            self._keeper = ObjectServer(session, self._own, owner)
+            await self._keeper.open()
+        return LocalStore(self._own, session.names.objects(owner))
+
+    # ---- transfer
+
+    async def _fetch(self, ref: ObjectRef[Any]) -> None:
+        """Brings an object into this process's store, once for all that wait for it."""
+        fetching = self._fetching.get(ref.id)
+        if fetching is None:
+            fetching = self._fetching[ref.id] = self._session.spawn_task(self._bring(ref), f"actorhub-fetch-{ref.id}")
+            fetching.add_done_callback(lambda _: self._fetching.pop(ref.id, None))
+        until = call_context.get().deadline
+        try:
+            async with asyncio.timeout(None if until is None else max(0.0, until - time.time())):
+                error = await asyncio.shield(fetching)
+        except TimeoutError as exc:
+            raise CallTimeout(f"{ref!r} did not come before the deadline; it is on its way") from exc
+        if error is not None:
+            raise error
+
+    async def _bring(self, ref: ObjectRef[Any]) -> BaseException | None:
+        call_context.set(EMPTY_CONTEXT)
+        try:
+            store = (await self._find_home()).store
+            while not store.contains(ref.id):
+                with store.pulling(ref.id) as mine:
+                    if mine and not store.contains(ref.id):
+                        await self._copy(ref, store)
+                        return None
+                await asyncio.sleep(POLL)  # another process of this node brings it
+        except Exception as exc:
+            return exc
+        return None
+
+    async def _copy(self, ref: ObjectRef[Any], store: ObjectStore) -> None:
+        with await asyncio.to_thread(store.begin, ref.id, ref.size) as writer:
+            try:
+                await self._pull(ref, writer)
+            except ObjectLost:
+                if self._remote is None:
+                    raise
+                await asyncio.to_thread(_read, self._remote, ref, writer)
+            writer.commit()
+
+    async def _pull(self, ref: ObjectRef[Any], writer: ObjectWriter) -> None:
+        """From its owner. What has come is kept when the transfer begins anew, after it brought nothing for a while."""
+        home = await self._find_home()
+        if home.queue == ref.queue:
+            raise _lost(ref, "it was freed, or nobody referred to it for too long")
+        service, done, failures = stub(self._session, ref.queue, ObjectService), 0, 0
+        while done < ref.size:
+            before = done
+            stream = service.chunks(ref.id, done, home.queue)
+            try:
+                async for chunk in self._watched(ref, stream):
+                    writer.write(done, chunk)
+                    done += chunk.nbytes
+            except ActorNotFound as exc:
+                raise _lost(ref, "that node is gone") from exc
+            except ObjectLost as exc:
+                raise _lost(ref, "it was freed, or nobody referred to it for too long") from exc
+            except (RemoteError, TimeoutError) as exc:
+                failures = failures + 1 if done == before else 0
+                if failures >= ATTEMPTS:
+                    raise _lost(ref, "that node does not answer") from exc
+            finally:
+                await stream.aclose()
+
+    async def _watched(self, ref: ObjectRef[Any], stream: AsyncIterator[Any]) -> AsyncIterator[memoryview]:
+        """The chunks. While none comes, the broker is asked whether their sender is there.
+
+        Raises:
+            ActorNotFound: it is not.
+            TimeoutError: it is, and sends nothing.
+        """
+        patience = self._session.settings.node_timeout
+        silent = absent = 0.0
+        while True:
+            try:
+                async with asyncio.timeout(SILENCE):
+                    chunk = await anext(stream, None)
+            except TimeoutError:
+                silent += SILENCE
+                state = await (await self._session.live_link()).state(ref.queue)
+                absent = 0.0 if state is not None and state.consumers else absent + SILENCE
+                if state is None or absent >= patience:
+                    raise ActorNotFound(f"nobody has served {ref.queue} for {absent:.0f} s") from None
+                if silent >= 2 * patience:
+                    raise
+                continue
+            if chunk is None:
+                return
+            silent = absent = 0.0
+            yield memoryview(chunk)
+
+    @cached_property
+    def _remote(self) -> RemoteStorage | None:
+        url = self._session.settings.objects_url
+        return RemoteStorage(url) if url is not None else None
+
+
+def _read(remote: RemoteStorage, ref: ObjectRef[Any], writer: ObjectWriter) -> None:
+    """An object whose node is gone, from where it was written, too."""
+    try:
+        if remote.size(ref.id) != ref.size:
+            raise _lost(ref, f"what {remote.url} has of it is not whole")
+        for offset in range(0, ref.size, CHUNK):
+            writer.write(offset, memoryview(remote.read(ref.id, offset, CHUNK)))
+    except ObjectLost as exc:
+        raise _lost(ref, f"its node does not have it, and neither does {remote.url}") from exc
+
+
+def _lost(ref: ObjectRef[Any], why: str) -> ObjectLost:
+    return ObjectLost(
+        f"object {ref.id} of {ref.size:,} bytes on {ref.node} is lost: {why}; make it again, "
+        "and keep a reference to it for as long as it is needed"
+    )

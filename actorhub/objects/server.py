@@ -1,0 +1,147 @@
+"""Who keeps a store: sends its objects to other nodes, and frees those that nobody refers to any more.
+
+An agent keeps its node's store. A client on a machine without a node keeps one of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Iterable
+from pickle import PickleBuffer
+from typing import Any
+
+from actorhub.actors.handle import tell
+from actorhub.actors.service import ServiceEndpoint, service, stub
+from actorhub.errors import ActorHubError, ObjectLost
+from actorhub.messaging.session import Session
+from actorhub.objects.store import ObjectStore
+
+log = logging.getLogger(__name__)
+
+CHUNK = 256 * 1024  # bytes
+
+
+@service(concurrency=10_000)
+class ObjectService(ABC):
+    """What the keeper of a store is asked."""
+
+    @abstractmethod
+    async def chunks(self, object_id: str, offset: int, copy_at: str) -> AsyncGenerator[Any, None]:
+        """The object's bytes from `offset` on, piece by piece; `copy_at` is the queue of the keeper that will have a copy."""
+        yield b""
+
+    @abstractmethod
+    async def renew(self, object_ids: list[str]) -> None:
+        """Somebody refers to them."""
+
+    @abstractmethod
+    async def free(self, object_ids: list[str]) -> None:
+        """Remove them here, and wherever there are copies."""
+
+
+class LeaseTable:
+    """How long each object is kept. Pure: it counts rounds, not seconds, so that a keeper that was stopped for a while frees
+    nothing for that."""
+
+    ROUNDS = 4  # three whole ones at least
+
+    def __init__(self) -> None:
+        self._left: dict[str, int] = {}
+
+    def renew(self, object_ids: Iterable[str]) -> None:
+        self._left.update(dict.fromkeys(object_ids, self.ROUNDS))
+
+    def overdue(self, object_ids: Iterable[str]) -> list[str]:
+        """A round ends. Of all objects that there are, those whose lease is over. One that is new gets a lease."""
+        self._left = {id_: self._left.get(id_, self.ROUNDS + 1) - 1 for id_ in object_ids}
+        return [id_ for id_, left in self._left.items() if left <= 0]
+
+
+class ObjectServer:
+    """Keeps a store for as long as it is open. `owner` is the id of the node, or of the client."""
+
+    def __init__(self, session: Session, store: ObjectStore, owner: str) -> None:
+        self.queue = session.names.objects(owner)
+        self._session = session
+        self._store = store
+        self._leases = LeaseTable()
+        self._copies: dict[str, set[str]] = {}  # queues of keepers, by object
+        # a keeper that is killed is soon known to be gone, since its queue goes with it
+        expires = session.settings.node_timeout
+        self._endpoint = ServiceEndpoint(
+            session, self.queue, ObjectService, lambda: _StoreServiceActor(self), expires=expires
+        )
+        self._watching: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        await self._endpoint.open()
+        self._watching = self._session.spawn_task(self._watch(), "actorhub-leases")
+
+    async def close(self) -> None:
+        """Whoever asks for an object from now on is told that it is lost."""
+        if self._watching is None:
+            return
+        self._watching.cancel()
+        await self._endpoint.close()
+        if self._session.link is not None:
+            try:
+                await self._session.link.delete(self.queue)
+            except (ActorHubError, OSError):
+                log.debug("%s stays until it expires", self.queue, exc_info=True)
+
+    # ---- what it is asked
+
+    async def chunks(self, object_id: str, offset: int, copy_at: str) -> AsyncGenerator[Any, None]:
+        self._copies.setdefault(object_id, set()).add(copy_at)
+        while data := await asyncio.to_thread(self._store.read, object_id, offset, CHUNK):
+            yield PickleBuffer(data)
+            offset += len(data)
+            self._leases.renew([object_id])
+
+    def renew(self, object_ids: Iterable[str]) -> None:
+        self._leases.renew(object_ids)
+
+    async def free(self, object_ids: Iterable[str]) -> None:
+        for object_id in object_ids:
+            await asyncio.to_thread(self._store.free, object_id)
+            for queue in self._copies.pop(object_id, ()):
+                self._session.spawn_task(self._free_copy(queue, object_id), "actorhub-free")
+
+    async def _free_copy(self, queue: str, object_id: str) -> None:
+        try:
+            await tell(stub(self._session, queue, ObjectService).free, [object_id])
+        except ActorHubError:
+            log.debug("the copy of object %s at %s is gone, or ends with its lease", object_id, queue, exc_info=True)
+
+    # ---- leases
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(self._session.settings.object_lease / 3)
+            try:
+                present = await asyncio.to_thread(self._store.ids)
+            except ObjectLost:
+                return
+            if self._session.link is None:
+                self._leases.renew(present)  # nobody could do so
+                continue
+            await self.free(self._leases.overdue(present))
+            for gone in self._copies.keys() - set(present):
+                del self._copies[gone]
+
+
+class _StoreServiceActor(ObjectService):
+    def __init__(self, keeper: ObjectServer) -> None:
+        self._keeper = keeper
+
+    async def chunks(self, object_id: str, offset: int, copy_at: str) -> AsyncGenerator[Any, None]:
+        async for chunk in self._keeper.chunks(object_id, offset, copy_at):
+            yield chunk
+
+    async def renew(self, object_ids: list[str]) -> None:
+        self._keeper.renew(object_ids)
+
+    async def free(self, object_ids: list[str]) -> None:
+        await self._keeper.free(object_ids)

@@ -1,0 +1,1 @@
+"""Tasks: declare, submit, route, retry and fan in."""

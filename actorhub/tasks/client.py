@@ -1,0 +1,385 @@
+"""How a session sends tasks: at once, later, or when the futures among their arguments are done."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, cast
+from weakref import WeakKeyDictionary
+
+from actorhub.broker import Link, Outcome
+from actorhub.control_api.requirements import NO_REQUIREMENTS, Requirements
+from actorhub.control_api.services import TaskBroadcasts
+from actorhub.core.futures import resolver_of, wait_until_done
+from actorhub.errors import BrokerUnavailable, CallCancelled, HubClosed, PlacementInfeasible
+from actorhub.messaging.calls import Call, Stream, StreamReceiver
+from actorhub.messaging.delayed_delivery import DelayedPublisher
+from actorhub.messaging.outbox import OutgoingMessage
+from actorhub.messaging.pending_calls import PendingCall
+from actorhub.messaging.recovery import Recoverable
+from actorhub.messaging.session import Session
+from actorhub.messaging.topology import gathering_queue
+from actorhub.objects.client import ObjectClient
+from actorhub.objects.reference import ValuePlaceholder, placeholders_allowed
+from actorhub.tasks.chunking import MeanDurations
+from actorhub.tasks.future import Future, placeholders_in, with_results
+from actorhub.tasks.outbox import TaskOutbox, publish_task, task_message
+from actorhub.tasks.router import TaskRouter
+from actorhub.tasks.task import TaskSpec, is_registered
+from actorhub.wire.codec import KeepAlive, by_value
+from actorhub.wire.envelope import ChainStep, Codec, Envelope, FanInTarget, Kind
+
+log = logging.getLogger(__name__)
+
+DECLARE_AGAIN = 1.0  # seconds
+
+
+@dataclass(frozen=True)
+class SubmitOptions:
+    """Where and how a task goes. `resources`: instead of the task's own; `place`: what else it asks for. `delay` is seconds;
+    `then` are the tasks that go on with its result."""
+
+    namespace: str
+    resources: dict[str, float] | None = None
+    place: Requirements = NO_REQUIREMENTS
+    priority: int | None = None
+    delay: float = 0.0
+    then: tuple[TaskSpec, ...] = ()
+
+
+class TaskClient(Recoverable):
+    """Client of the task queues: sends tasks, and returns futures of their results. One for a session.
+
+    Args:
+        objects: fetches results that stay in a store.
+    """
+
+    def __init__(self, session: Session, objects: ObjectClient) -> None:
+        self._session = session
+        self._objects = objects
+        session.attachments.add_later(self)
+        self._means = MeanDurations()
+        self._ways = TaskRouter(session, self._means, self._cancelled, self._gone)
+        self._delays = DelayedPublisher(session.names)
+        self._codes: WeakKeyDictionary[Any, bytes] = WeakKeyDictionary()
+
+    async def attach(self, link: Link) -> None:
+        self._ways.attach(link)
+
+    def detach(self) -> None:
+        self._ways.detach()
+
+    @property
+    def unconfirmed(self) -> int:
+        return self._ways.unconfirmed
+
+    # ---- sending
+
+    def submit(self, spec: TaskSpec, args: Sequence[Any], kwargs: dict[str, Any], sending: SubmitOptions) -> Any:
+        """Send a task, or wait with it for the futures among its arguments. Returns a Future, or the Stream of a generator.
+
+        Raises:
+            InvalidArguments, NotSerialisable, PayloadTooLarge, TooManyPending, HubClosed: nothing was sent.
+            ValueError: an argument contains itself.
+        """
+        before = [part for part in placeholders_in([*args, *kwargs.values()]) if isinstance(part, Future)]
+        label = spec.signature.label
+        accepted: asyncio.Future[None] = self._session.loop.create_future()
+        if all(future.done() and not future.cancelled() and future.exception() is None for future in before):
+            if before:
+                args, kwargs = with_results(list(args)), with_results(kwargs)
+            answer = self._send(spec, args, kwargs, sending, resolver_of(accepted)).answer
+            if isinstance(answer, StreamReceiver):
+                return Stream(answer, self._session.loop)
+            return self._future(spec, answer, accepted, sending)
+        if spec.signature.is_generator:
+            raise TypeError(f"{label} streams, and waits for no futures; await them first")
+        call: Call[Any] = Call(loop=self._session.loop)
+        waiting = self._session.spawn_task(
+            self._send_when_done(before, call, spec, args, kwargs, sending, resolver_of(accepted)),
+            f"actorhub-wait-{label}",
+        )
+        call.on_cancel = lambda: _cancel(waiting)
+        waiting.add_done_callback(lambda _: self._waited(waiting, call))
+        return self._future(spec, call, accepted, sending)
+
+    def _future(
+        self, spec: TaskSpec, call: Call[Any], accepted: asyncio.Future[None], sending: SubmitOptions
+    ) -> Future[Any]:
+        last = sending.then[-1] if sending.then else spec
+        return Future(spec.signature.label, call, accepted, lambda ref: self._objects.get_result(ref, last.signature))
+
+    async def _send_when_done(
+        self,
+        before: list[Future[Any]],
+        call: Call[Any],
+        spec: TaskSpec,
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+        sending: SubmitOptions,
+        accepted: Callable[[None], None],
+    ) -> None:
+        await wait_until_done([future.settled for future in before], len(before), or_failed=True)
+        for future in before:
+            if future.done() and (error := _failure_of(future)) is not None:
+                error.add_note(f"{spec.signature.label} was not run: it takes the result of {future.label}")
+                call.fail(error)
+                return
+        try:
+            pending = self._send(spec, with_results(list(args)), with_results(kwargs), sending, accepted)
+        except Exception as exc:
+            call.fail(exc)
+            return
+        answer = cast("Call[Any]", pending.answer)
+        call.on_cancel = lambda: _cancel(answer)
+        answer.add_done_callback(lambda _: _pass_on(answer, call))
+
+    @staticmethod
+    def _waited(waiting: asyncio.Future[None], call: Call[Any]) -> None:
+        """Where the hub was closed meanwhile nobody sends the task any more."""
+        if waiting.cancelled() and not call.done():
+            call.fail(HubClosed("the hub was closed"))
+            call.exception()  # whoever has dropped it needs no word of it
+
+    def _send(
+        self,
+        spec: TaskSpec,
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+        sending: SubmitOptions,
+        accepted: Callable[[None], None],
+    ) -> PendingCall:
+        session = self._session
+        places = placeholders_in([*args, *kwargs.values()])
+        with KeepAlive() as keep_alive:
+            payload, codec = self._pack(spec, tuple(args), kwargs, places)
+        box = self._box(spec, sending)
+        fields = self._fields(spec, sending) | {"codec": codec}
+        last = sending.then[-1] if sending.then else spec
+        pending = session.expect(
+            last.signature, box, fields, on_took=lambda seconds: self._means.record(last.name, seconds)
+        )
+        outgoing = OutgoingMessage(
+            fields, payload, lambda outcome: accepted(None) if outcome is Outcome.STORED else None
+        )
+        pending.outgoing = outgoing
+        pending.keep_alive = keep_alive
+        if self._ways.all_open or not (sending.then or sending.delay):
+            self._put(box, pending, sending.delay)  # the box waits for control where it has to
+        else:
+            self._ways.when_open(
+                [box.queue, *(step.queue for step in fields.get("then", ()))],
+                lambda: self._put(box, pending, sending.delay),
+                lambda error: self._session.fail(pending, error),
+            )
+        return pending
+
+    def _put(self, box: TaskOutbox, pending: PendingCall, delay: float) -> None:
+        outgoing = pending.outgoing
+        if outgoing is None:  # it was cancelled
+            return
+        if delay:
+            self._send_later(box.queue, outgoing, delay)
+        else:
+            box.put(outgoing)
+
+    def _pack(
+        self, spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any], places: list[Any]
+    ) -> tuple[bytes, Codec]:
+        signer = self._session.signer
+        if any(isinstance(place, ValuePlaceholder) for place in places):
+            with placeholders_allowed():
+                payload, codec = spec.signature.pack_with_placeholders(args, kwargs, signer)
+        else:
+            payload, codec = spec.signature.pack(args, kwargs, signer)
+        self._session.check_sendable(payload)
+        return payload, codec
+
+    def _fields(self, spec: TaskSpec, sending: SubmitOptions) -> dict[str, Any]:
+        """What every envelope of a task says."""
+        steps = tuple(self._step(after, sending) for after in sending.then)
+        step = self._step(spec, sending)
+        fields: dict[str, Any] = {"method": step.method, "attempt": 1}
+        optional = {"priority": step.priority, "code": step.code, "then": steps}
+        return fields | {name: value for name, value in optional.items() if value}
+
+    def _step(self, spec: TaskSpec, sending: SubmitOptions) -> ChainStep:
+        queue = self._box(spec, sending).queue  # it is there before anything can come to it
+        return ChainStep(method=spec.name, queue=queue, priority=_priority(spec, sending), code=self._code_of(spec))
+
+    def _box(self, spec: TaskSpec, sending: SubmitOptions) -> TaskOutbox:
+        queue = self._session.names.task(sending.namespace, spec.options.queue)
+        resources = spec.options.resources if sending.resources is None else sending.resources
+        if not resources and sending.place is NO_REQUIREMENTS:
+            return self._ways.to(queue, None, 0)
+        needs = sending.place.model_copy(update={"resources": resources})
+        return self._ways.to(queue + needs.suffix, needs if needs.any else None, _priority(spec, sending))
+
+    def _send_later(self, queue: str, outgoing: OutgoingMessage, delay: float) -> None:
+        envelope = outgoing.envelope = Envelope(**outgoing.fields)
+        message = task_message([(envelope, outgoing.payload)])
+
+        async def send() -> None:
+            await publish_task(self._session, self._delays, queue, message, delay)
+            outgoing.settled(Outcome.STORED)
+
+        self._session.spawn_task(send(), f"actorhub-later-{queue}")
+
+    # ---- many tasks into one
+
+    def gather_into(
+        self, collect: TaskSpec, spec: TaskSpec, rows: Iterable[tuple[Any, ...]], sending: SubmitOptions
+    ) -> Future[Any]:
+        """One task for each row of arguments, and one that takes the list of their results."""
+        session = self._session
+        with KeepAlive() as keep_alive:
+            packed = [self._pack(spec, row, {}, placeholders_in(row)) for row in rows]
+        if not packed:
+            raise ValueError(
+                f"{spec.signature.label} has no rows of arguments, so {collect.signature.label} would never run"
+            )
+        accepted: asyncio.Future[None] = session.loop.create_future()
+        box = self._box(spec, sending)
+        parts = [session.next_id() for _ in packed]
+        way = _Parts(parts, self._cancelled, lambda: session.spawn_task(self._drop(queue), "actorhub-gather-end"))
+        fields: dict[str, Any] = {}
+        pending = session.expect(collect.signature, way, fields)
+        pending.keep_alive = keep_alive
+        pending.outgoing = OutgoingMessage(fields, b"", lambda outcome: None)  # its parts leave instead
+        queue = session.names.gathering(sending.namespace, pending.id)
+        common = self._fields(spec, sending)
+        if pending.deadline is not None:
+            common["deadline"] = pending.deadline
+        step = self._step(collect, sending)
+
+        async def send() -> None:
+            await self._declare(queue)
+            if pending.outgoing is None:  # it was cancelled meanwhile
+                await self._drop(queue)
+                return
+            left = len(packed)
+
+            def one_more(outcome: Outcome) -> None:
+                nonlocal left
+                if outcome is not Outcome.STORED:
+                    session.fail(pending, PlacementInfeasible(f"{box.queue} is gone: nobody can serve it any more"))
+                    return
+                left -= 1
+                if not left:
+                    resolver_of(accepted)(None)
+
+            for index, (part, (payload, codec)) in enumerate(zip(parts, packed, strict=True)):
+                into = FanInTarget(
+                    queue=queue,
+                    index=index,
+                    count=len(packed),
+                    step=step,
+                    call=pending.id,
+                    reply_to=session.reply_queue,
+                    sender=session.id,
+                )
+                own = {"id": part, "sender": session.id, "kind": Kind.CALL, "codec": codec, "into": into}
+                outgoing = OutgoingMessage(common | own, payload, one_more)
+                if sending.delay:
+                    self._send_later(box.queue, outgoing, sending.delay)
+                else:
+                    box.put(outgoing)
+
+        def go() -> None:
+            session.spawn_task(send(), f"actorhub-gather-{collect.name}")
+
+        self._ways.when_open(
+            [box.queue, step.queue],
+            go,
+            lambda error: session.fail(pending, error),
+        )
+        return self._future(collect, cast("Call[Any]", pending.answer), accepted, SubmitOptions(sending.namespace))
+
+    async def _declare(self, queue: str) -> None:
+        while True:
+            try:
+                await (await self._session.live_link()).declare(gathering_queue(queue))
+                return
+            except BrokerUnavailable:
+                await asyncio.sleep(DECLARE_AGAIN)
+
+    async def _drop(self, queue: str) -> None:
+        """What is gathered there is wanted no more; what would still come finds no queue, and ends."""
+        while True:
+            try:
+                await (await self._session.live_link()).delete(queue)
+                return
+            except BrokerUnavailable:
+                await asyncio.sleep(DECLARE_AGAIN)
+
+    def _code_of(self, spec: TaskSpec) -> bytes | None:
+        """A function that nodes cannot know by name travels by value.
+
+        Raises:
+            UntrustedPayload: the cluster has no secret.
+        """
+        if is_registered(spec) and not by_value(spec.function):
+            return None
+        with suppress(KeyError, TypeError):
+            return self._codes[spec.function]
+        code = self._session.signer.dumps(spec, spec.name)
+        with suppress(TypeError):
+            self._codes[spec.function] = code
+        return code
+
+    def _gone(self, box: TaskOutbox, reason: str) -> None:
+        """Nobody will run what waits for an answer by this way, nor what has not left."""
+        for outgoing in box.give_up():
+            outgoing.settled(Outcome.UNROUTABLE)
+        for pending in self._session.pending_by(box):
+            self._session.fail(pending, PlacementInfeasible(reason))
+
+    def _cancelled(self, call_id: str) -> None:
+        """Told to every slot."""
+        self._session.broadcast(TaskBroadcasts.cancel_task.__name__, {"call_id": call_id})
+
+
+def _priority(spec: TaskSpec, sending: SubmitOptions) -> int:
+    return spec.options.priority if sending.priority is None else sending.priority
+
+
+class _Parts:
+    """The way of a call whose parts are tasks of their own: they are cancelled with it, and `drop` what they have left."""
+
+    def __init__(self, parts: Sequence[str], cancelled: Callable[[str], None], drop: Callable[[], object]) -> None:
+        self._parts = parts
+        self._cancelled = cancelled
+        self._drop = drop
+
+    def withdraw(self, outgoing: OutgoingMessage) -> bool:
+        return False
+
+    def answered(self, outgoing: OutgoingMessage) -> None:
+        """Nothing is kept."""
+
+    def cancel(self, call_id: str, sender: str) -> None:
+        for part in (*self._parts, call_id):
+            self._cancelled(part)
+        self._drop()
+
+
+def _cancel(waited: asyncio.Future[Any]) -> None:
+    waited.cancel()
+
+
+def _failure_of(future: Future[Any]) -> BaseException | None:
+    if future.cancelled():
+        return CallCancelled(f"{future.label} was cancelled")
+    return future.exception()
+
+
+def _pass_on(answer: Call[Any], call: Call[Any]) -> None:
+    if answer.cancelled():
+        call.cancel()
+    elif (error := answer.exception()) is not None:
+        call.fail(error)
+    else:
+        call.succeed(answer.result())

@@ -1,0 +1,1 @@
+"""Execution of tasks in a slot: take, run, complete."""

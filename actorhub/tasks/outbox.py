@@ -1,0 +1,199 @@
+"""What one session sends to one task queue: in chunks, confirmed, and sent again until it is.
+
+Any worker may take a message, so nothing is numbered and many publishes are under way at once. How many tasks share a message
+is `chunking.py`'s to say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+
+from actorhub.broker import Link, Message, Outcome
+from actorhub.errors import ActorHubError, BrokerUnavailable, PlacementInfeasible
+from actorhub.messaging.delayed_delivery import DelayedPublisher
+from actorhub.messaging.outbox import OutgoingMessage
+from actorhub.messaging.session import Session
+from actorhub.messaging.topology import task_queue
+from actorhub.tasks.chunking import ChunkLoad, MeanDurations
+from actorhub.wire.envelope import EncodedEnvelope, Envelope, encode
+
+log = logging.getLogger(__name__)
+
+IN_FLIGHT = 64  # publishes without a confirm
+PAUSE = 0.1  # seconds before what the broker could not take is tried again
+
+
+def task_message(parcels: list[EncodedEnvelope], *, correlation_id: str | None = None) -> Message:
+    """For a task queue; they have one priority."""
+    body, content_type = encode(parcels)
+    return Message(body, content_type, priority=parcels[0][0].priority or None, correlation_id=correlation_id)
+
+
+async def publish_task(
+    session: Session, delays: DelayedPublisher, queue: str, message: Message, delay: float = 0.0
+) -> None:
+    """To a task queue, `delay` seconds from now; returns when the broker has it.
+
+    Raises:
+        PlacementInfeasible: the queue's tasks ask for a place, and nobody can serve them any more.
+    """
+    due = time.time() + delay
+    while True:
+        try:
+            link = await session.live_link()
+            outcome = await delays.put(link, queue, message, due)
+            if outcome is Outcome.STORED:
+                return
+            if outcome is Outcome.UNROUTABLE and session.names.has_dedicated_slots(queue):
+                break
+            if outcome is Outcome.UNROUTABLE:
+                await link.declare(task_queue(queue))
+                continue
+        except ActorHubError:
+            log.debug("a task for %s waits for the broker", queue, exc_info=True)
+        await asyncio.sleep(PAUSE)
+    raise PlacementInfeasible(f"{queue} is gone: what its tasks ask for was removed")
+
+
+class TaskOutbox:
+    """`cancelled` is called with the id of a task that has left and that nobody waits for any more. `on_unroutable`: the queue
+    is somebody else's to make, who hears that it is not there; what could not be sent waits until the box is attached again."""
+
+    def __init__(
+        self,
+        queue: str,
+        loop: asyncio.AbstractEventLoop,
+        means: MeanDurations,
+        cancelled: Callable[[str], None],
+        *,
+        on_unroutable: Callable[[], None] | None = None,
+    ) -> None:
+        self.queue = queue
+        self._loop = loop
+        self._means = means
+        self._cancelled = cancelled
+        self._on_unroutable = on_unroutable
+        self._waiting: deque[OutgoingMessage] = deque()
+        self._in_flight: dict[int, list[OutgoingMessage]] = {}
+        self._link: Link | None = None
+        self._flush_asked = False
+        self._declaring: asyncio.Task[None] | None = None
+
+    @property
+    def unconfirmed(self) -> int:
+        return len(self._waiting) + sum(len(chunk) for chunk in self._in_flight.values())
+
+    def put(self, outgoing: OutgoingMessage) -> None:
+        self._waiting.append(outgoing)
+        self._ask_flush()
+
+    def withdraw(self, outgoing: OutgoingMessage) -> bool:
+        """Take back what has not been published yet. False where it has."""
+        if outgoing.envelope is not None or outgoing not in self._waiting:
+            return False
+        self._waiting.remove(outgoing)
+        return True
+
+    def cancel(self, call_id: str, sender: str) -> None:
+        self._cancelled(call_id)
+
+    def answered(self, outgoing: OutgoingMessage) -> None:
+        """Nothing is kept for answers: they are persistent."""
+
+    def attach(self, link: Link) -> None:
+        """Go on over a new link; what was not confirmed is sent again, and may then run twice."""
+        self._link = link
+        self._waiting.extendleft(
+            outgoing for chunk in reversed(list(self._in_flight.values())) for outgoing in reversed(chunk)
+        )
+        self._in_flight.clear()
+        if self._on_unroutable is None:
+            self._declare(link)
+        else:
+            self._ask_flush()
+
+    def detach(self) -> None:
+        self._link = None
+
+    def give_up(self) -> list[OutgoingMessage]:
+        """Nothing more leaves. Returns what the broker does not have."""
+        in_flight = [outgoing for chunk in self._in_flight.values() for outgoing in chunk]
+        left = [*in_flight, *self._waiting]
+        self._link = None
+        self._in_flight.clear()
+        self._waiting.clear()
+        return left
+
+    def _declare(self, link: Link) -> None:
+        """The queue is there before anything is published."""
+        if self._declaring is not None:
+            self._declaring.cancel()
+        self._declaring = self._loop.create_task(self._declare_and_flush(link), name=f"actorhub-declare-{self.queue}")
+
+    async def _declare_and_flush(self, link: Link) -> None:
+        try:
+            await link.declare(task_queue(self.queue))
+        except BrokerUnavailable:
+            return  # a new link begins anew
+        self._declaring = None
+        self._ask_flush()
+
+    def _ask_flush(self) -> None:
+        if not self._flush_asked and self._link is not None and self._declaring is None:
+            self._flush_asked = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_asked = False
+        while self._waiting and self._link is not None and self._declaring is None and len(self._in_flight) < IN_FLIGHT:
+            self._publish(self._take(), self._link)
+
+    def _take(self) -> list[OutgoingMessage]:
+        """The next chunk: tasks of one priority, no more work than one worker should take at once."""
+        load, priority = ChunkLoad(), _priority(self._waiting[0])
+        chunk: list[OutgoingMessage] = []
+        while self._waiting and _priority(self._waiting[0]) == priority:
+            following = self._waiting[0]
+            if not load.takes(self._means.of(following.fields["method"]), len(following.payload)):
+                break
+            chunk.append(self._waiting.popleft())
+        return chunk
+
+    def _publish(self, chunk: list[OutgoingMessage], link: Link) -> None:
+        for outgoing in chunk:
+            if outgoing.envelope is None:
+                outgoing.envelope = Envelope(**outgoing.fields)
+        body, content_type = encode([(o.envelope, o.payload) for o in chunk if o.envelope is not None])
+        priority = _priority(chunk[0]) or None
+        self._in_flight[id(chunk)] = chunk
+        link.publish(
+            self.queue,
+            Message(body, content_type, priority=priority),
+            lambda outcome: self._settle(chunk, link, outcome),
+        )
+
+    def _settle(self, chunk: list[OutgoingMessage], link: Link, outcome: Outcome) -> None:
+        if outcome is Outcome.LOST or link is not self._link:
+            return  # `attach` sends it again
+        del self._in_flight[id(chunk)]
+        if outcome is Outcome.STORED:
+            for outgoing in chunk:
+                outgoing.settled(outcome)
+            self._ask_flush()
+            return
+        self._waiting.extendleft(reversed(chunk))
+        if outcome is Outcome.UNROUTABLE:  # somebody deleted the queue
+            if self._on_unroutable is None:
+                self._declare(link)
+            else:
+                self._on_unroutable()
+        else:
+            self._loop.call_later(PAUSE, self._ask_flush)
+
+
+def _priority(outgoing: OutgoingMessage) -> int:
+    return int(outgoing.fields.get("priority", 0))

@@ -1,0 +1,175 @@
+"""What a task is: `@task` gives a function a `TaskSpec`, and `Retry` says how often it may be tried. No I/O.
+
+The function itself stays a plain function. Its retry policy is made of tenacity's strategies (https://tenacity.readthedocs.io):
+`wait_*`, `stop_*` and `retry_if_*`; the waiting is done by the broker, not by a worker.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ParamSpec, TypeVar, overload
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_never, wait_none
+from tenacity.retry import retry_base
+from tenacity.stop import stop_base
+from tenacity.wait import wait_base
+
+from actorhub.core.addressing import check_name
+from actorhub.core.resources import Resources
+from actorhub.wire.signature import Signature
+
+P = ParamSpec("P")
+R = TypeVar("R")
+SPEC = "__actorhub_task__"
+DEFAULT_QUEUE = "default"
+HIGHEST_PRIORITY = 31
+
+
+@dataclass(frozen=True)
+class Retry:
+    """How often a task that raised is tried again, and when.
+
+    `attempts` counts the first one, too. `wait`, `stop` and `retry` are tenacity's strategies; a task is tried again while it
+    has attempts left, `stop` does not say stop, and `retry` says that this exception is worth it.
+    """
+
+    attempts: int = 3
+    wait: wait_base = wait_none()  # noqa: RUF009 - it has no state
+    stop: stop_base = stop_never
+    retry: retry_base = retry_if_exception_type(Exception)  # noqa: RUF009 - it has no state
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1:
+            raise ValueError(f"attempts={self.attempts} makes no sense; the first one counts, so give 1 or more")
+
+    def pause(self, attempt: int, error: BaseException, age: float) -> float | None:
+        """Seconds until the next attempt; None where there is none. `attempt` is the one that failed, from 1; `age` the
+        seconds since the first one began.
+
+        Raises:
+            whatever the strategies raise.
+            ValueError: they wait for no number of seconds.
+        """
+        if attempt >= self.attempts:
+            return None
+        state = RetryCallState(Retrying(), None, (), {})
+        state.attempt_number = attempt
+        state.set_exception((type(error), error, error.__traceback__))
+        state.start_time = time.monotonic() - age
+        state.outcome_timestamp = time.monotonic()
+        if not self.retry(state):
+            return None
+        pause = float(self.wait(state))
+        if not math.isfinite(pause):
+            raise ValueError(f"the retry policy waits for {pause} s; give it a finite number of seconds")
+        state.upcoming_sleep = max(0.0, pause)
+        return None if self.stop(state) else state.upcoming_sleep
+
+
+class TaskOptions(BaseModel):
+    """What `@task(...)` takes; see its docstring."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    queue: str = DEFAULT_QUEUE
+    retry: Retry | None = None
+    timeout: float | None = Field(default=None, gt=0)
+    priority: int = Field(default=0, ge=0, le=HIGHEST_PRIORITY)
+    max_redeliveries: int = Field(default=3, ge=0)
+    resources: Resources = Field(default_factory=dict)
+
+    @field_validator("queue")
+    @classmethod
+    def _usable_in_a_name(cls, value: str) -> str:
+        return check_name("the queue", value)
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """A function that runs as a task, its options and its signature."""
+
+    function: Callable[..., Any]
+    options: TaskOptions
+
+    @property
+    def name(self) -> str:
+        return f"{self.function.__module__}:{self.function.__qualname__}"
+
+    @cached_property
+    def signature(self) -> Signature:
+        module = (self.function.__module__ or "").rpartition(".")[2]
+        return Signature.of(self.function, owner=module, bound=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TaskSpec, (self.function, self.options)
+
+
+tasks: dict[str, TaskSpec] = {}
+"""Every task function that this process has imported, by `module:qualname`: what a node may run by name."""
+
+
+@overload
+def task(function: Callable[P, R], /) -> Callable[P, R]: ...
+@overload
+def task(
+    *,
+    queue: str = DEFAULT_QUEUE,
+    retry: Retry | None = None,
+    timeout: float | None = None,
+    priority: int = 0,
+    max_redeliveries: int = 3,
+    resources: dict[str, float] | None = None,
+) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+    """Makes the function a task, and returns the function itself, which can still be called.
+
+    Workers compete for the tasks of a queue. A `def` task has its worker's slot for itself and can be killed; `async def`
+    tasks share one; generators stream their items.
+
+    - `queue`: the task queue; queues do not hold each other up.
+    - `retry`: how often a task that raised is tried again, and when. By default not at all.
+    - `timeout`: seconds that one attempt may take; then it is ended, and it counts as one that raised CallTimeout.
+    - `priority`: 0 to 31. RabbitMQ 4 serves those above 4 before the others; older versions know none.
+    - `max_redeliveries`: how often a task may kill its worker before it goes to the dead letters instead.
+    - `resources`: what is reserved while it runs, such as `{"cpu": 2, "gpu": 1}`. Slots for such tasks are started where there
+      is room, while any wait, and end when none come; without, a task runs in one of the slots that every node has.
+
+    Raises:
+        TypeError: it is not a function.
+        pydantic.ValidationError: an option is unknown or out of range.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        if isinstance(function, type) or not callable(function) or not hasattr(function, "__qualname__"):
+            raise TypeError(f"@task decorates functions, and {function!r} is none; classes take @actor")
+        given = {name: value for name, value in options.items() if value is not None}
+        spec = TaskSpec(function, TaskOptions(**given))
+        tasks[spec.name] = spec
+        setattr(function, SPEC, spec)
+        return function
+
+    return decorate if function is None else decorate(function)
+
+
+def task_of(function: Callable[..., Any]) -> TaskSpec:
+    """The spec of a task; a function that was not decorated is one with the default options.
+
+    Raises:
+        TypeError: it is not a function.
+    """
+    spec = getattr(function, SPEC, None)
+    if isinstance(spec, TaskSpec):
+        return spec
+    if not callable(function) or not hasattr(function, "__qualname__"):
+        raise TypeError(f"{function!r} is not a function; submit functions, or spawn an @actor class")
+    return TaskSpec(function, TaskOptions())
+
+
+def is_registered(spec: TaskSpec) -> bool:
+    """Whether nodes that import its module know it by name."""
+    return tasks.get(spec.name) is spec

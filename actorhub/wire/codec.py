@@ -1,0 +1,271 @@
+"""What JSON cannot express: cloudpickle with out-of-band buffers; a payload of it is signed with the cluster's secret.
+
+Layout: the number of parts, their lengths (eight bytes each, big endian), the pickle, then the buffers. In a payload a version
+byte and 32 bytes of keyed BLAKE2b over all this come first: nothing is unpickled before the signature has been verified.
+"""
+
+from __future__ import annotations
+
+import hmac
+import math
+import pickle
+import struct
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
+from hashlib import blake2b
+from typing import Any
+
+import cloudpickle
+
+from actorhub.errors import NotSerialisable, UntrustedPayload
+
+_VERSION = b"\x01"
+_DIGEST = 32
+_DEPTH = 6
+_DEEPEST = 100  # levels of JSON that are sure to be read again
+_LONGEST = 1024  # bits of a number, the same
+_ZEROS = memoryview(bytes(4096))
+_HOW = "set the same ACTORHUB_SECRET for every process of the cluster"
+
+
+class PickledParts:
+    """A value as pieces of memory: most of the pickle is new, while buffers and large `bytes` are the value's own memory.
+
+    `what` names the value in errors.
+
+    Raises:
+        NotSerialisable: names the part that cannot be pickled.
+    """
+
+    def __init__(self, value: object, what: str) -> None:
+        buffers: list[pickle.PickleBuffer] = []
+        try:
+            head = _pickle(value, buffers.append)
+            self._parts = [head, *([buffer.raw()] for buffer in buffers)]
+        except Exception as exc:
+            path, culprit = _culprit(value, what)
+            raise NotSerialisable(
+                f"{path} cannot be sent: {type(culprit).__qualname__} is not picklable ({exc})"
+            ) from exc
+
+    @property
+    def size(self) -> int:
+        """Bytes of all parts, about what `pieces` makes of them."""
+        return sum(piece.nbytes for part in self._parts for piece in part)
+
+    def pieces(self, align: int = 1) -> list[memoryview]:
+        """To be written one after the other. Each part begins at a multiple of `align` bytes, of 4096 at most."""
+        sizes = [sum(piece.nbytes for piece in part) for part in self._parts]
+        table = struct.pack(f">I{len(sizes)}Q", len(sizes), *sizes)
+        pieces, end = [memoryview(table)], len(table)
+        for part, size in zip(self._parts, sizes, strict=True):
+            gap = -end % align
+            pieces += [_ZEROS[:gap], *part] if gap else part
+            end += gap + size
+        return pieces
+
+
+def unpickled(data: memoryview, what: str, align: int = 1) -> Any:
+    """The value of what `PickledParts` wrote. Buffers are views of `data`: arrays are read without copying, and are
+    read-only where that is.
+
+    Raises:
+        NotSerialisable: its classes cannot be imported here, or fail; `what` names it.
+    """
+    try:
+        head, *buffers = _parts(data, align)
+        return pickle.loads(head, buffers=buffers)
+    except Exception as exc:
+        raise NotSerialisable(f"{what} cannot be unpickled here: {type(exc).__name__}: {exc}") from exc
+
+
+class Signer:
+    """Pickles and unpickles what is signed with one secret. Without a secret it refuses both."""
+
+    def __init__(self, secret: str | None) -> None:
+        self._key = blake2b(secret.encode(), person=b"actorhub-pickle").digest() if secret else None
+
+    @property
+    def trusts(self) -> bool:
+        """Whether there is a secret, so that pickles can travel."""
+        return self._key is not None
+
+    def dumps(self, value: object, what: str) -> bytes:
+        """`what` names the value in errors.
+
+        Raises:
+            UntrustedPayload: there is no secret.
+            NotSerialisable: names the part that cannot be pickled.
+        """
+        return self.seal(self.pickled(value, what))
+
+    def pickled(self, value: object, what: str) -> PickledParts:
+        """What `seal` takes: to see its size first.
+
+        Raises:
+            UntrustedPayload: there is no secret.
+            NotSerialisable: names the part that cannot be pickled.
+        """
+        if self._key is None:
+            raise UntrustedPayload(f"{what} does not fit JSON and would travel as a signed pickle; {_HOW}")
+        return PickledParts(value, what)
+
+    def seal(self, pickled: PickledParts) -> bytes:
+        return self.sign(b"".join(pickled.pieces()))
+
+    def sign(self, pieces: bytes) -> bytes:
+        """What `loads` takes, of the pieces of a `PickledParts` in one."""
+        assert self._key is not None, "`pickled` has seen the secret"
+        return _VERSION + self._digest(pieces, self._key) + pieces
+
+    def loads(self, data: bytes | bytearray) -> Any:
+        """Buffers are views of `data`: arrays are read without copying, and are read-only where that is.
+
+        Raises:
+            UntrustedPayload: unsigned, wrongly signed, cut off, or there is no secret here.
+            NotSerialisable: its classes cannot be imported here, or fail.
+        """
+        if self._key is None:
+            raise UntrustedPayload(f"a pickled payload came, and this process has no secret to verify it; {_HOW}")
+        signed = memoryview(data)[1 + _DIGEST :]
+        if data[:1] != _VERSION or not hmac.compare_digest(data[1 : 1 + _DIGEST], self._digest(signed, self._key)):
+            raise UntrustedPayload(
+                f"a pickled payload of {len(data)} bytes is not signed with this cluster's secret; {_HOW}"
+            )
+        return unpickled(signed, "a signed payload")
+
+    @staticmethod
+    def _digest(signed: bytes | memoryview, key: bytes) -> bytes:
+        return blake2b(signed, key=key, digest_size=_DIGEST).digest()
+
+
+class _Sink:
+    """A file for the pickler that keeps what it gets: large `bytes` come as they are, not copied."""
+
+    def __init__(self) -> None:
+        self.pieces: list[memoryview] = []
+
+    def write(self, data: bytes | bytearray) -> int:
+        self.pieces.append(memoryview(data))
+        return len(data)
+
+
+def _pickle(value: object, buffer_callback: Callable[[pickle.PickleBuffer], object]) -> list[memoryview]:
+    sink = _Sink()
+    cloudpickle.Pickler(sink, protocol=5, buffer_callback=buffer_callback).dump(value)
+    return sink.pieces
+
+
+def _parts(data: memoryview, align: int) -> Iterator[memoryview]:
+    (count,) = struct.unpack_from(">I", data)
+    sizes = struct.unpack_from(f">{count}Q", data, 4)
+    end = 4 + 8 * count
+    for size in sizes:
+        start = end + -end % align
+        end = start + size
+        yield data[start:end]
+
+
+def by_value(thing: type | Callable[..., Any]) -> bool:
+    """Whether a class or function exists only here, in a script, a notebook or a function, so that others cannot import it."""
+    module = sys.modules.get(thing.__module__)
+    if thing.__module__ == "__main__" or module is None:
+        return True
+    return "<locals>" in thing.__qualname__ or not hasattr(module, "__file__")
+
+
+def is_json_native(value: object) -> bool:
+    """Whether JSON gives back exactly this value: no tuples, no subclasses, no infinities."""
+    kind = type(value)
+    if value is None or kind in (bool, int, str):
+        return True
+    if kind is float:
+        return math.isfinite(value)  # type: ignore[arg-type]
+    if kind is list:
+        return all(is_json_native(item) for item in value)  # type: ignore[attr-defined]
+    if kind is dict:
+        return all(type(key) is str and is_json_native(item) for key, item in value.items())  # type: ignore[attr-defined]
+    return False
+
+
+def is_json_tree(value: object) -> bool:
+    """The same, and no list and no dict is in two places: what is one object would be two when it is read."""
+    return _is_tree(value, set(), _DEEPEST)
+
+
+def _is_tree(value: object, seen: set[int], depth: int) -> bool:
+    kind = type(value)
+    if kind is int:
+        return bool(value.bit_length() <= _LONGEST)  # type: ignore[attr-defined]
+    if kind is list or kind is dict:
+        if not depth or id(value) in seen:
+            return False
+        seen.add(id(value))
+        items: Iterable[Any] = value if kind is list else value.values()  # type: ignore[attr-defined, assignment]
+        if kind is dict and not all(type(key) is str for key in value):  # type: ignore[attr-defined]
+            return False
+        return all(type(item) is str or _is_tree(item, seen, depth - 1) for item in items)
+    return is_json_native(value)
+
+
+def _culprit(value: object, path: str, depth: int = _DEPTH, seen: frozenset[int] = frozenset()) -> tuple[str, object]:
+    """The innermost part of a value that cannot be pickled by itself."""
+    if depth:
+        for step, part in _inside(value):
+            if id(part) not in seen and not _picklable(part):
+                return _culprit(part, f"{path}{step}", depth - 1, seen | {id(part)})
+    return path, value
+
+
+def _inside(value: object) -> Iterator[tuple[str, object]]:
+    if isinstance(value, dict):
+        yield from ((f"[{key!r}]", item) for key, item in value.items())
+    elif isinstance(value, list | tuple | set | frozenset):
+        yield from ((f"[{number}]", item) for number, item in enumerate(value))
+    else:
+        yield from ((f".{name}", item) for name, item in getattr(value, "__dict__", {}).items())
+        for cls in type(value).__mro__:
+            slots = vars(cls).get("__slots__", ())
+            for name in (slots,) if isinstance(slots, str) else slots:
+                if hasattr(value, name):
+                    yield f".{name}", getattr(value, name)
+
+
+def _picklable(value: object) -> bool:
+    try:
+        _pickle(value, lambda _: None)
+    except Exception:
+        return False
+    return True
+
+
+# ---- what a pickle or a JSON text refers to
+
+PLAIN_TYPES = frozenset((bool, bytes, float, int, str, type(None)))
+"""Types of most arguments; their values refer to nothing else."""
+_packing: ContextVar[KeepAlive | None] = ContextVar("actorhub_packing", default=None)
+
+
+class KeepAlive(list[object]):
+    """References to objects that were packed inside its `with` block, wherever they stand: also within objects of users' own
+    classes. A call holds it until its reply, so that the objects live as long."""
+
+    def __enter__(self) -> KeepAlive:
+        self._token = _packing.set(self)
+        return self
+
+    def __exit__(self, *failed: object) -> None:
+        _packing.reset(self._token)
+
+
+def note_packed(reference: object) -> None:
+    """Add a reference that is being packed to the surrounding `KeepAlive`, if there is one."""
+    packing = _packing.get()
+    if packing is not None:
+        packing.append(reference)
+
+
+def may_hold_references(args: Iterable[Any], kwargs: Mapping[str, Any]) -> bool:
+    """False if all arguments are of plain types, as most are."""
+    return not (PLAIN_TYPES.issuperset(map(type, args)) and PLAIN_TYPES.issuperset(map(type, kwargs.values())))
