@@ -11,7 +11,7 @@ JOBS ?= 3
 BIN := .venv/bin
 READY := .venv/.ready
 PEERS := $(foreach peer,ray celery dramatiq,.venv-peers/$(peer)/.ready)
-NODE_PACKAGES := $(if $(wildcard tests/node/package.json),tests/node/node_modules/.ready)
+NODE_PACKAGES := $(if $(wildcard tests/nodejs/package.json),tests/nodejs/node_modules/.ready)
 
 .NOTPARALLEL:
 .PHONY: help demo test test-all simulate check chaos bench bench-peers compose-test clean rabbitmq node
@@ -49,10 +49,10 @@ bench-peers: $(PEERS) ## Install Ray, Celery and Dramatiq for `make bench`, in s
 
 compose-test: $(READY) ## Kill a container of a cluster in the middle of the demo, and check the result (needs Docker)
 	@docker info >/dev/null 2>&1 || { echo "no Docker engine answers; start one, or set DOCKER_HOST" >&2; exit 1; }
-	@$(BIN)/pytest -m docker -s tests/test_compose.py $(ARGS)
+	@$(BIN)/pytest -m docker -s tests/packaging/test_compose.py $(ARGS)
 
 clean: ## Remove virtual environments, caches and builds
-	@rm -rf .venv .venv-* build dist .cache .*_cache .hypothesis tests/node/node_modules
+	@rm -rf .venv .venv-* build dist .cache .*_cache .hypothesis tests/nodejs/node_modules
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml
@@ -67,5 +67,5 @@ rabbitmq:
 node:
 	@scripts/bootstrap.sh node
 
-tests/node/node_modules/.ready: tests/node/package.json | node
-	@if command -v npm >/dev/null; then npm install --prefix tests/node --silent --no-audit --no-fund && touch $@; fi
+tests/nodejs/node_modules/.ready: tests/nodejs/package.json | node
+	@if command -v npm >/dev/null; then npm install --prefix tests/nodejs --silent --no-audit --no-fund && touch $@; fi

@@ -60,7 +60,7 @@ def test_a_server_without_a_profile_is_named() -> None:
 
 
 def test_the_document_has_the_profiles_of_the_servers() -> None:
-    text = (Path(__file__).parents[1] / "docs" / "embedded.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "embedded.md").read_text()
     profiles = [
         profile_of(server) for server in ("ActorHub embedded broker 4.0.0", "RabbitMQ 3.10.8", "RabbitMQ 4.0.5")
     ]

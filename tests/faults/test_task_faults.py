@@ -316,7 +316,7 @@ async def test_tasks_of_a_killed_caller_still_run_and_hold_up_nobody(hub: Hub, t
     script.write_text(
         "import asyncio, sys\n"
         "from actorhub import Hub\n"
-        "from tests.test_task_faults import work\n"
+        "from tests.faults.test_task_faults import work\n"
         "async def main():\n"
         "    async with Hub() as hub:\n"
         "        futures = [hub.submit(work, sys.argv[1], number) for number in range(100)]\n"

@@ -273,7 +273,7 @@ def test_without_the_extra_the_command_says_what_to_install(tmp_path: Path) -> N
 
 
 def test_the_documents_name_all_metrics_and_no_others() -> None:
-    text = (Path(__file__).parent.parent / "docs" / "operations.md").read_text()
+    text = (Path(__file__).parent.parent.parent / "docs" / "operations.md").read_text()
     assert set(re.findall(r"^\| `(actorhub_\w+)`", text, re.MULTILINE)) == NAMES
     assert set(re.findall(r"actorhub_\w+(?=\{)", text)) <= NAMES, "what queries name"
 

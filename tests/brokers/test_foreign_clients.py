@@ -15,7 +15,7 @@ import pytest
 from actorhub import Hub, actor, tell
 from actorhub.actors.handle import address_of
 
-NODE = Path(__file__).parent / "node"
+NODE = Path(__file__).parent.parent / "nodejs"
 
 
 @actor
@@ -39,7 +39,7 @@ def _queue(handle: object) -> str:
 @pytest.fixture(scope="module")
 def amqplib() -> None:
     if not shutil.which("node") or not (NODE / "node_modules" / "amqplib").exists():
-        reason = "node or its package amqplib is missing; npm install --prefix tests/node"
+        reason = "node or its package amqplib is missing; npm install --prefix tests/nodejs"
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)

@@ -20,7 +20,7 @@ from actorhub.core.resources import units
 from actorhub.hub import explain
 from actorhub.hub.explain import Explanation
 from tests.conftest import QUICK
-from tests.test_history import ACTORHUB, Account
+from tests.durable.test_history import ACTORHUB, Account
 from tests.waiting import until
 
 

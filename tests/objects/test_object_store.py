@@ -32,7 +32,7 @@ from actorhub.objects.location import remove_if_owner_is_gone, sweep
 from actorhub.objects.remote import RemoteStorage
 from actorhub.objects.store import ALIGN, ObjectStore, Usage
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 MB = 1_000_000
 MEMORY = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else None
 

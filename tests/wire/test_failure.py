@@ -116,8 +116,8 @@ def test_an_exception_with_attributes_comes_back_whole_by_its_signed_pickle() ->
 def test_what_cannot_be_rebuilt_is_a_remote_error_with_type_and_message() -> None:
     back = travel(Rich(7, hint="try again"), sender=blank, receiver=blank)
     assert type(back) is RemoteError
-    assert str(back) == "tests.test_failure:Rich: code 7"
-    assert back.type_name == "tests.test_failure:Rich"
+    assert str(back) == "tests.wire.test_failure:Rich: code 7"
+    assert back.type_name == "tests.wire.test_failure:Rich"
 
 
 def test_a_type_that_is_not_imported_here_is_not_imported() -> None:

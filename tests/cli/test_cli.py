@@ -118,7 +118,7 @@ def test_status_shows_nodes_and_workers(env: dict[str, str]) -> None:
 def test_actors_shows_what_lives_and_what_died_of_what(env: dict[str, str]) -> None:
     shown = run("actors", env=env).stdout
     assert "visits" in shown
-    assert "tests.test_cli:Counter" in shown
+    assert "tests.cli.test_cli:Counter" in shown
     assert "RuntimeError: no way [/b]" in shown
     rows = {row["name"]: row for row in json.loads(run("actors", "--json", env=env).stdout)}
     assert (rows["visits"]["state"], rows["stillborn"]["state"]) == ("running", "dead")

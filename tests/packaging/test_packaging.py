@@ -12,7 +12,7 @@ import pytest
 import actorhub
 from actorhub import errors
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 
 
 def python(code: str) -> str:

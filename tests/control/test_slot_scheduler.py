@@ -26,7 +26,7 @@ from actorhub.control_api.events import (
 from actorhub.control_api.requirements import Bundle, Requirements
 from actorhub.errors import BrokerUnavailable
 from actorhub.node.gpus import VARIABLE, GpuAllocator
-from tests.test_placement import TIMEOUT, Console
+from tests.control.test_placement import TIMEOUT, Console
 from tests.waiting import until
 
 

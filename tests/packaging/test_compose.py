@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-FILE = Path(__file__).parent.parent / "compose" / "docker-compose.yml"
+FILE = Path(__file__).parent.parent.parent / "compose" / "docker-compose.yml"
 PROJECT = "actorhub-test"
 NODES = 3
 

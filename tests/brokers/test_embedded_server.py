@@ -337,6 +337,6 @@ def test_a_stopped_server_leaves_neither_thread_nor_port() -> None:
 
 @pytest.mark.slow
 def test_a_million_small_messages_take_at_most_600_megabytes() -> None:
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parent.parent.parent
     done = subprocess.run([sys.executable, "-m", "bench.held"], capture_output=True, text=True, check=True, cwd=root)
     assert float(done.stdout) < 600

@@ -14,8 +14,8 @@ from actorhub import Hub, Retry, actor, task, tell
 from actorhub.broker import Outcome, open_broker
 from actorhub.core.addressing import new_id
 from actorhub.testing import CONTRACT, Check
-from tests.test_broker_contract import check_default_delivery_limit
-from tests.test_delay import ladder
+from tests.brokers.test_broker_contract import check_default_delivery_limit
+from tests.messaging.test_delayed_delivery import ladder
 from tests.waiting import until
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(120)]
