@@ -1,6 +1,6 @@
-"""Which bundles share a site, so that a group takes as few sites as can be, or as many: a bounded search. Pure.
+"""Vector bin packing of bundles on as few nodes as possible, or as many: a bounded search. Pure.
 
-Bundles become needs and sites become rooms: vectors with one number for each resource that the bundles name.
+Bundles are needs, and nodes are rooms: vectors with one number for each resource that the bundles name.
 """
 
 from __future__ import annotations
@@ -11,15 +11,26 @@ from operator import add, ge, le, sub
 
 from actorhub.core.resources import plus
 
-LOOKS = 25_000  # at rooms, in one search beyond its first way: up to some 30 ms
+MAX_ROOM_CHECKS = 25_000
+"""Rooms that one search may look at beyond its first attempt: up to about 30 ms."""
 
 Vector = tuple[int, ...]
 Amounts = Mapping[str, int]
 
 
 def fewest(bundles: Sequence[Amounts], kept: Sequence[Amounts], fresh: Sequence[Amounts]) -> list[int] | None:
-    """For each bundle its site's index in `[*kept, *fresh]`, so that as few of `fresh` as can be are taken; None where no way
-    is found. Both are exact if the search ends within `LOOKS`; if not, there may be a better way, or one at all."""
+    """Pack bundles so that as few as possible of `fresh` are taken.
+
+    Exact if the search ends within `MAX_ROOM_CHECKS`; if not, there may be a better packing, or one where None is returned.
+
+    Args:
+        bundles: units of each bundle.
+        kept: free units of nodes that hold some of the group already, and that cost nothing more.
+        fresh: free units of other nodes.
+
+    Returns:
+        For each bundle the index of its node in `[*kept, *fresh]`; None if no packing was found.
+    """
     needs, rooms = _vectors(bundles, [*kept, *fresh])
     chosen = [*range(len(kept)), *_useful(needs, rooms, len(kept))]
     search = _PackingSearch(needs, [rooms[index] for index in chosen], len(kept), spreads=False)
@@ -34,7 +45,14 @@ def fewest(bundles: Sequence[Amounts], kept: Sequence[Amounts], fresh: Sequence[
 
 
 def most(bundles: Sequence[Amounts], kept: Sequence[Amounts], fresh: Sequence[Amounts], bound: int) -> list[int] | None:
-    """The same with as many of `fresh` as can be; `bound` is a number above which it cannot be."""
+    """Pack bundles so that as many as possible of `fresh` are taken. Exactness and result as of `fewest`.
+
+    Args:
+        bundles: units of each bundle.
+        kept: free units of nodes that hold some of the group already.
+        fresh: free units of other nodes.
+        bound: a number of nodes that no packing can exceed.
+    """
     needs, rooms = _vectors(bundles, [*kept, *fresh])
     search = _PackingSearch(needs, rooms, len(kept), spreads=True)
     best = None if search.least() is None else search.run(0)
@@ -47,12 +65,18 @@ def most(bundles: Sequence[Amounts], kept: Sequence[Amounts], fresh: Sequence[Am
 
 
 class _PackingSearch:
-    """Bundle by bundle, with a way back from where it does not go on. The first `kept` rooms hold some of the group already,
-    and do not count as taken."""
+    """Backtracking search, need by need.
+
+    Args:
+        needs: one vector for each bundle.
+        rooms: one vector for each node.
+        kept: number of rooms, the first ones, that hold some of the group already and do not count as taken.
+        spreads: take as many rooms as possible, instead of as few.
+    """
 
     def __init__(self, needs: Sequence[Vector], rooms: Sequence[Vector], kept: int, *, spreads: bool) -> None:
         self._total = [sum(column) for column in zip(*needs, strict=True)]
-        if spreads:  # those first that have the least choice
+        if spreads:  # the needs with the least choice first
             order = sorted(range(len(needs)), key=lambda index: sum(_holds(room, needs[index]) for room in rooms))
         else:
             order = sorted(range(len(needs)), key=lambda index: -self._size(needs[index]))
@@ -61,17 +85,17 @@ class _PackingSearch:
         self._rooms = rooms
         self._kept = kept
         self._spreads = spreads
-        self._steps = len(needs) + LOOKS // max(1, len(rooms))
+        self._steps = len(needs) + MAX_ROOM_CHECKS // max(1, len(rooms))
         self._left: list[Vector] = []
-        self._held: list[int] = []  # bundles in each room
+        self._held: list[int] = []  # number of bundles in each room
         self._opened = 0
 
     def taken(self, chosen: Sequence[int]) -> int:
-        """How many rooms, without those kept."""
+        """Number of rooms taken, without those kept."""
         return len({room for room in chosen if room >= self._kept})
 
     def least(self) -> int | None:
-        """How many rooms it takes at least, by their sizes alone; None where all of them are too small."""
+        """A lower bound of the rooms taken, by their sizes alone; None if all rooms together are too small."""
         least = 0
         for axis, total in enumerate(self._total):
             sizes = [room[axis] for room in self._rooms]
@@ -88,21 +112,21 @@ class _PackingSearch:
         return least
 
     def run(self, limit: int) -> list[int] | None:
-        """A room for each of the needs, with at most `limit` rooms taken, or, for one that spreads, at least so many; None
-        where there is no such way, or the steps are used up."""
+        """A room for each need, with at most `limit` rooms taken, or at least so many if the search spreads; None if there is
+        no such packing, or the steps are used up."""
         self._left = list(self._rooms)
         self._held = [0] * len(self._rooms)
         self._opened = 0
         path: list[int] = []
         choices = [self._choices(0, limit)]
-        dead: set[tuple[int, int, tuple[Vector, ...]]] = set()  # from where it does not go on
+        dead_ends: set[tuple[int, int, tuple[Vector, ...]]] = set()
         while choices:
             if len(path) == len(self._needs):
                 placed = dict(zip(self._order, path, strict=True))
                 return [placed[index] for index in range(len(path))]
             room = next(choices[-1], None)
             if room is None:
-                dead.add(self._state(len(path)))
+                dead_ends.add(self._state(len(path)))
                 choices.pop()
                 if path:
                     self._put(path.pop(), len(path), -1)
@@ -112,7 +136,7 @@ class _PackingSearch:
             self._steps -= 1
             self._put(room, len(path), 1)
             path.append(room)
-            if dead and self._state(len(path)) in dead:
+            if dead_ends and self._state(len(path)) in dead_ends:
                 self._put(path.pop(), len(path), -1)
             else:
                 choices.append(self._choices(len(path), limit))
@@ -135,7 +159,7 @@ class _PackingSearch:
                 yield room
 
     def _closed(self, need: Vector) -> Iterator[int]:
-        """Of those that are alike, one."""
+        """Rooms that hold nothing yet: one of each kind of equal rooms."""
         seen: set[Vector] = set()
         for room in range(self._kept, len(self._rooms)):
             left = self._left[room]
@@ -162,8 +186,10 @@ def _holds(room: Vector, need: Vector) -> bool:
 
 
 def _vectors(bundles: Sequence[Amounts], free: Sequence[Amounts]) -> tuple[list[Vector], list[Vector]]:
-    """Needs and rooms, in the largest steps that the bundles share, and no room larger than all bundles together: so rooms
-    are equal where the same bundles go in."""
+    """Requirements and rooms as vectors, divided by the greatest common divisor of the bundles' amounts.
+
+    No room is larger than all bundles together. So two rooms that hold the same bundles are equal.
+    """
     columns: list[list[int]] = []
     parts: list[list[int]] = []
     for name, whole in plus(*bundles).items():
@@ -178,8 +204,10 @@ def _vectors(bundles: Sequence[Amounts], free: Sequence[Amounts]) -> tuple[list[
 
 
 def _useful(needs: Sequence[Vector], rooms: Sequence[Vector], kept: int) -> list[int]:
-    """The indices, above those kept, of the rooms that a best way can do with, the largest first. A room is none of them
-    where as many others as there are bundles hold all that it holds: one of those is always left to take its place."""
+    """Indices of the rooms, without those kept, that are enough for a best packing; the largest first.
+
+    A room is left out if as many others as there are bundles hold all that it holds: one of these can always replace it.
+    """
     alike: dict[Vector, list[int]] = {}
     for index in range(kept, len(rooms)):
         alike.setdefault(rooms[index], []).append(index)

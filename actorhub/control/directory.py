@@ -1,4 +1,4 @@
-"""The actors that control knows: by id, by name, by worker and by owner. Pure."""
+"""Directory of actors, living and dead: by id, name, worker and owner. Pure."""
 
 from __future__ import annotations
 
@@ -9,46 +9,59 @@ from dataclasses import dataclass, field
 from actorhub.control.placement import PlacementRequest
 from actorhub.control_api.info import ActorInfo, State
 from actorhub.control_api.requirements import Bundle
-from actorhub.control_api.specs import SpawnSpec
+from actorhub.control_api.specs import PlacementGroupSpec, SpawnSpec
 
-TOMBSTONES = 10_000  # dead actors that are remembered, with the cause
+MAX_DEAD_ACTORS = 10_000
+"""Dead actors that are kept with their cause of death; the oldest are forgotten first."""
 
 
 @dataclass(frozen=True)
 class StandbyWorker:
-    """Where somebody stands by to go on with an actor, as which incarnation, and whether that worker has said so."""
+    """The worker that takes an actor over when the one that hosts it is lost."""
 
     node: str
     worker: str
     incarnation: int
+    """The incarnation that the actor has there."""
     is_ready: bool = False
+    """True once the worker has reported that its instance waits for messages."""
 
 
 @dataclass(eq=False)
 class ActorEntry:
-    """An actor, where it is, and which of its calls have killed workers, how often. `number` counts all actors; `starts` its
-    own, of which `incarnation` is the one that counts; `waits`: its place among those that wait for a worker; `cleaner`: the
-    worker that buries it."""
+    """One actor: its plan, where it is, and its past."""
 
     plan: SpawnSpec
     number: int = 0
+    """Position among all actors and groups, in the order of their creation."""
     state: State = "pending"
     worker: str | None = None
+    """The worker that hosts it or is to start it; None while it waits for one, and when it is dead."""
     node: str | None = None
+    """The node of `worker`."""
     incarnation: int = 0
+    """The start that counts: reports about any other are ignored."""
     starts: int = 0
+    """Starts ordered so far, those on standby workers included."""
     standby: StandbyWorker | None = None
     restarts: int = 0
-    restarted: list[float] = field(default_factory=list)  # when, by control's clock
+    """Restarts after failures; moves from a draining worker do not count."""
+    restart_times: list[float] = field(default_factory=list)
+    """When it was restarted, by control's clock; only those within `restart_window` seconds are kept."""
     last_error: str | None = None
+    """Cause of its last restart, or of its death."""
     died_at_birth: bool = False
+    """True if its constructor raised."""
     kills: dict[str, int] = field(default_factory=dict)
-    waits: int | None = None
+    """Worker processes that died while they ran a call, by the call's id."""
+    pending_number: int | None = None
+    """Position among pending placements; None unless it waits for a worker."""
     cleaner: str | None = None
-    is_buried: bool = False
+    """The worker that deletes its mailbox once it is dead."""
+    is_mailbox_deleted: bool = False
 
     def __post_init__(self) -> None:
-        self.ask = PlacementRequest.of(self.plan)
+        self.request = PlacementRequest.for_actor(self.plan)
 
     @property
     def id(self) -> str:
@@ -59,9 +72,21 @@ class ActorEntry:
         return self.plan.bundle
 
     @property
+    def pending_key(self) -> str:
+        """Key among pending placements."""
+        return self.plan.actor_id
+
+    @property
     def label(self) -> str:
-        """For people."""
+        """Class and name, or id, for messages to people."""
         return f"{self.plan.class_name} {self.plan.name or self.id}"
+
+    def is_at(self, worker: str, incarnation: int) -> bool:
+        """True if the worker hosts this incarnation, or is its standby."""
+        if (self.worker, self.incarnation) == (worker, incarnation):
+            return True
+        standby = self.standby
+        return standby is not None and (standby.worker, standby.incarnation) == (worker, incarnation)
 
     @property
     def info(self) -> ActorInfo:
@@ -83,145 +108,152 @@ class ActorEntry:
 
 
 class ActorDirectory:
-    """Every question that control's decisions ask is answered without a look at all actors.
+    """Index of all actors. No lookup that a decision needs scans all of them.
 
-    Whoever changes an actor says so by `touch`, if no method here does: `plans` and `lives` are the ids of those whose plan,
-    and of those of whom anything else, has changed since somebody took that down.
+    Code that changes an entry without a method of this class must call `mark_changed`.
     """
 
     def __init__(self) -> None:
-        self.plans: dict[str, None] = {}
-        self.lives: dict[str, None] = {}
+        self.changed_plans: dict[str, None] = {}
+        """Ids of actors whose plan has changed since it was last persisted, in order."""
+        self.changed_actors: dict[str, None] = {}
+        """Ids of actors of which anything but the plan has changed since it was last persisted, in order."""
         self._actors: dict[str, ActorEntry] = {}
-        self._names: dict[tuple[str, str], ActorEntry] = {}
-        self._hosted: dict[str, dict[str, ActorEntry]] = {}
-        self._backed: dict[str, dict[str, ActorEntry]] = {}
-        self._alone: OrderedDict[str, ActorEntry] = OrderedDict()
-        self._owned: dict[str, dict[str, ActorEntry]] = {}
-        self._tombstones: OrderedDict[str, None] = OrderedDict()
-        self._counted = 0
+        self._by_name: dict[tuple[str, str], ActorEntry] = {}
+        self._by_worker: dict[str, dict[str, ActorEntry]] = {}
+        self._by_standby: dict[str, dict[str, ActorEntry]] = {}
+        self._by_owner: dict[str, dict[str, ActorEntry]] = {}
+        self._without_standby: OrderedDict[str, ActorEntry] = OrderedDict()
+        self._cleaned_up: OrderedDict[str, None] = OrderedDict()
+        self._last_number = 0
 
     def get(self, actor_id: str) -> ActorEntry | None:
         return self._actors.get(actor_id)
 
-    def living(self, actor_id: str) -> ActorEntry | None:
+    def get_living(self, actor_id: str) -> ActorEntry | None:
         found = self._actors.get(actor_id)
         return found if found is not None and found.state != "dead" else None
 
     def find(self, namespace: str, name: str) -> ActorEntry | None:
-        """The living actor that has the name."""
-        return self._names.get((namespace, name))
+        """The living actor with this name."""
+        return self._by_name.get((namespace, name))
 
     def all(self) -> Iterable[ActorEntry]:
-        """Living and dead ones, in the order of their making."""
+        """Living and dead actors, in the order of their creation."""
         return self._actors.values()
 
     def hosted_by(self, worker: str) -> list[ActorEntry]:
-        return list(self._hosted.get(worker, {}).values())
+        return list(self._by_worker.get(worker, {}).values())
 
-    def backed_by(self, worker: str) -> list[ActorEntry]:
-        """Those for which the worker stands by."""
-        return list(self._backed.get(worker, {}).values())
+    def with_standby_on(self, worker: str) -> list[ActorEntry]:
+        """Actors whose standby is this worker."""
+        return list(self._by_standby.get(worker, {}).values())
 
     def load_of(self, worker: str) -> int:
-        """How many actors live there or have it stand by."""
-        return len(self._hosted.get(worker, ())) + len(self._backed.get(worker, ()))
+        """Number of actors that the worker hosts or is the standby of."""
+        return len(self._by_worker.get(worker, ())) + len(self._by_standby.get(worker, ()))
 
-    def alone(self) -> list[ActorEntry]:
-        """Those that live somewhere, and want somebody to stand by."""
-        return list(self._alone.values())
+    def without_standby(self) -> list[ActorEntry]:
+        """Actors on a worker that want a standby and have none."""
+        return list(self._without_standby.values())
 
     def owned_by(self, owner: str) -> list[ActorEntry]:
         """Living actors that end with `owner`."""
-        return list(self._owned.get(owner, {}).values())
+        return list(self._by_owner.get(owner, {}).values())
 
     def owners(self) -> list[str]:
-        """Who owns living actors: ids of sessions, `actor:{id}` and `group:{id}`."""
-        return list(self._owned)
+        """Owners of living actors: ids of sessions, `actor:{id}` and `group:{id}`."""
+        return list(self._by_owner)
+
+    def dead_parent(self, plan: SpawnSpec | PlacementGroupSpec) -> str | None:
+        """The id of the actor with which a new actor or group would end, if it is dead; else None."""
+        parent = plan.owner.removeprefix("actor:")
+        is_owned = plan.lifetime == "session" and parent != plan.owner
+        return parent if is_owned and self.get_living(parent) is None else None
 
     # ---- changes
 
-    def touch(self, actor: ActorEntry) -> None:
-        self.lives[actor.id] = None
+    def mark_changed(self, actor: ActorEntry) -> None:
+        self.changed_actors[actor.id] = None
 
     def add(self, plan: SpawnSpec) -> ActorEntry:
-        """A new actor, whose name nobody has. It waits."""
-        actor = ActorEntry(plan, number=self.count())
-        self.plans[actor.id] = None
+        """Add a new, pending actor, whose name must be free."""
+        actor = ActorEntry(plan, number=self.next_number())
+        self.changed_plans[actor.id] = None
         self._index(actor)
-        self.wait(actor)
+        self.set_pending(actor)
         return actor
 
-    def wait(self, actor: ActorEntry) -> None:
-        """It is nowhere, and waits for a worker."""
-        self.leave(actor)
-        actor.waits = self.count()
+    def set_pending(self, actor: ActorEntry) -> None:
+        """Take the actor from its worker, and give it the last position among pending placements."""
+        self.unassign(actor)
+        actor.pending_number = self.next_number()
 
-    def settle(self, actor: ActorEntry, node: str, worker: str) -> None:
-        """It lives there from now on, or is on its way there."""
-        self.leave(actor)
+    def assign(self, actor: ActorEntry, node: str, worker: str) -> None:
+        """Give the actor to a worker, which hosts it or is to start it."""
+        self.unassign(actor)
         actor.node, actor.worker = node, worker
-        self._hosted.setdefault(worker, {})[actor.id] = actor
-        self._note_alone(actor)
+        self._by_worker.setdefault(worker, {})[actor.id] = actor
+        self._index_standby_wanted(actor)
 
-    def set_standby(self, actor: ActorEntry, spot: StandbyWorker | None) -> None:
-        """There somebody stands by for it, or nobody does any more."""
-        self.touch(actor)
-        if actor.standby is not None:
-            _drop(self._backed, actor.standby.worker, actor.id)
-        actor.standby = spot
-        if spot is not None:
-            self._backed.setdefault(spot.worker, {})[actor.id] = actor
-        self._note_alone(actor)
-
-    def _note_alone(self, actor: ActorEntry) -> None:
-        if actor.plan.options.standby and actor.worker is not None and actor.standby is None:
-            self._alone[actor.id] = actor
-        else:
-            self._alone.pop(actor.id, None)
-
-    def leave(self, actor: ActorEntry) -> None:
-        """It is no longer where it was, and does not wait."""
-        self.touch(actor)
+    def unassign(self, actor: ActorEntry) -> None:
+        """Take the actor from its worker, or from the pending placements."""
+        self.mark_changed(actor)
         if actor.worker is not None:
-            _drop(self._hosted, actor.worker, actor.id)
-        actor.node = actor.worker = actor.waits = None
-        self._note_alone(actor)
+            _drop(self._by_worker, actor.worker, actor.id)
+        actor.node = actor.worker = actor.pending_number = None
+        self._index_standby_wanted(actor)
 
-    def end(self, actor: ActorEntry) -> None:
-        """It is dead: its name is free, and its owner is rid of it."""
+    def set_standby(self, actor: ActorEntry, standby: StandbyWorker | None) -> None:
+        """Set the actor's standby, or remove it."""
+        self.mark_changed(actor)
+        if actor.standby is not None:
+            _drop(self._by_standby, actor.standby.worker, actor.id)
+        actor.standby = standby
+        if standby is not None:
+            self._by_standby.setdefault(standby.worker, {})[actor.id] = actor
+        self._index_standby_wanted(actor)
+
+    def set_dead(self, actor: ActorEntry) -> None:
+        """Mark the actor dead, and free its name."""
         plan = actor.plan
-        self.leave(actor)
+        self.unassign(actor)
         actor.state = "dead"
-        if plan.name is not None and self._names.get((plan.namespace, plan.name)) is actor:
-            del self._names[plan.namespace, plan.name]
+        if plan.name is not None and self._by_name.get((plan.namespace, plan.name)) is actor:
+            del self._by_name[plan.namespace, plan.name]
         for owner in _owners(plan):
-            _drop(self._owned, owner, plan.actor_id)
+            _drop(self._by_owner, owner, plan.actor_id)
 
-    def entomb(self, actor: ActorEntry) -> None:
-        """Nothing is left of it but what is said of it here; the oldest dead are forgotten."""
-        actor.is_buried, actor.cleaner = True, None
+    def set_mailbox_deleted(self, actor: ActorEntry) -> None:
+        """Note that a dead actor's mailbox is gone. Keeps an outline of its plan, and forgets the oldest dead actor if there
+        are more than `MAX_DEAD_ACTORS`."""
+        actor.is_mailbox_deleted, actor.cleaner = True, None
         actor.plan = actor.plan.outline
-        self.plans[actor.id] = self.lives[actor.id] = None
-        self._tombstones[actor.id] = None
-        if len(self._tombstones) > TOMBSTONES:
-            forgotten, _ = self._tombstones.popitem(last=False)
-            self.plans[forgotten] = self.lives[forgotten] = None
+        self.changed_plans[actor.id] = self.changed_actors[actor.id] = None
+        self._cleaned_up[actor.id] = None
+        if len(self._cleaned_up) > MAX_DEAD_ACTORS:
+            forgotten, _ = self._cleaned_up.popitem(last=False)
+            self.changed_plans[forgotten] = self.changed_actors[forgotten] = None
             del self._actors[forgotten]
 
     def restore(self, actors: Iterable[ActorEntry]) -> None:
-        """As another directory had them. Before any change."""
-        there = sorted(actors, key=lambda actor: actor.number)
-        for actor in there:
+        """Fill an empty directory with persisted actors."""
+        ordered = sorted(actors, key=lambda actor: actor.number)
+        for actor in ordered:
             self._index(actor)
             if actor.worker is not None:
-                self._hosted.setdefault(actor.worker, {})[actor.id] = actor
+                self._by_worker.setdefault(actor.worker, {})[actor.id] = actor
             if actor.standby is not None:
-                self._backed.setdefault(actor.standby.worker, {})[actor.id] = actor
-            self._note_alone(actor)
-            if actor.is_buried:
-                self._tombstones[actor.id] = None
-        self._counted = max((max(actor.number, actor.waits or 0) for actor in there), default=0)
+                self._by_standby.setdefault(actor.standby.worker, {})[actor.id] = actor
+            self._index_standby_wanted(actor)
+            if actor.is_mailbox_deleted:
+                self._cleaned_up[actor.id] = None
+        self._last_number = max((max(actor.number, actor.pending_number or 0) for actor in ordered), default=0)
+
+    def next_number(self, above: int = 0) -> int:
+        """The next number of the one sequence that orders actors, groups and pending placements."""
+        self._last_number = max(self._last_number, above) + 1
+        return self._last_number
 
     def _index(self, actor: ActorEntry) -> None:
         plan = actor.plan
@@ -229,18 +261,19 @@ class ActorDirectory:
         if actor.state == "dead":
             return
         if plan.name is not None:
-            self._names[plan.namespace, plan.name] = actor
+            self._by_name[plan.namespace, plan.name] = actor
         for owner in _owners(plan):
-            self._owned.setdefault(owner, {})[plan.actor_id] = actor
+            self._by_owner.setdefault(owner, {})[plan.actor_id] = actor
 
-    def count(self, above: int = 0) -> int:
-        """The next number of whatever is counted: of actors, of groups, of those that wait."""
-        self._counted = max(self._counted, above) + 1
-        return self._counted
+    def _index_standby_wanted(self, actor: ActorEntry) -> None:
+        if actor.plan.options.standby and actor.worker is not None and actor.standby is None:
+            self._without_standby[actor.id] = actor
+        else:
+            self._without_standby.pop(actor.id, None)
 
 
 def _owners(plan: SpawnSpec) -> list[str]:
-    """Whose end is its end."""
+    """Owners with which the actor ends."""
     owners = [plan.owner] if plan.lifetime == "session" else []
     return owners if plan.bundle is None else [*owners, f"group:{plan.bundle.group}"]
 

@@ -1,4 +1,4 @@
-"""Who waits for a place, and in which order they are tried. Pure."""
+"""Pending placements: the order in which actors, groups and slots that wait for resources are tried. Pure."""
 
 from __future__ import annotations
 
@@ -10,24 +10,28 @@ from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
-Place = Callable[[T, Set[Hashable]], bool]
-"""Whether it has found a place, which is none of those that are kept for others."""
-Keep = Callable[[T, Set[Hashable]], Set[Hashable]]
-"""The places to be kept for it, none of which is kept for another already; none where it could not be anywhere."""
+TryPlace = Callable[[T, Set[Hashable]], bool]
+"""Places an item, but not where resources are held for others. Returns False if there is no room."""
+Hold = Callable[[T, Set[Hashable]], Set[Hashable]]
+"""Returns the nodes, or the bundle, to be held for an item, apart from those held already; none if it could not be anywhere."""
 
-OVERTAKEN = 100  # later requests that may go first before those behind leave the resources to the one that waits
-PRIORITISED = 1 << 31  # a priority above all others
+STARVATION_LIMIT = 100
+"""Later requests that may be placed before an earlier one, until nodes or bundles are held for it."""
+PREEMPTING_PRIORITY = 1 << 31
+"""Priority above all others: of an item for which slots are being stopped."""
 
 
 @dataclass(frozen=True, slots=True)
 class PendingPlacement(Generic[T]):
-    """`shape`: two of one shape fit in the same places. `number`: its place in the order of its priority; the higher priority
-    comes first."""
+    """One item that waits for resources."""
 
     item: T
     shape: Hashable
+    """A key that is equal for two items that fit in the same places."""
     number: int
+    """Position among items of the same priority."""
     priority: int = 0
+    """A higher one is tried first."""
 
     @property
     def order(self) -> tuple[int, int]:
@@ -35,95 +39,107 @@ class PendingPlacement(Generic[T]):
 
 
 class PendingPlacements(Generic[T]):
-    """Requests are tried in their order. One that finds no place holds up nobody at first, so that what is small runs beside
-    what is large. When OVERTAKEN others have been placed since it began to wait, places are kept for it where it would fit if
-    they were empty: nothing that comes behind it goes there. So it is served in the end, if what is there ends; what fits
-    elsewhere is not held up.
+    """Items that wait for resources, tried in the order of their priority and number.
+
+    An item that finds no room holds up none behind it at first, so that small items run beside large ones. Once
+    `STARVATION_LIMIT` others have been placed since it began to wait, it is starving: nodes are held for it on which it would
+    fit if they were empty, and no item behind it goes there. So it is placed in the end, if what runs there ends; items that
+    fit elsewhere are not held up.
     """
 
     def __init__(self) -> None:
-        self._shapes: dict[Hashable, OrderedDict[str, PendingPlacement[T]]] = {}
-        self._by_id: dict[str, PendingPlacement[T]] = {}
-        self._first_try: list[tuple[tuple[int, int], str]] = []
+        self._by_shape: dict[Hashable, OrderedDict[str, PendingPlacement[T]]] = {}
+        self._by_key: dict[str, PendingPlacement[T]] = {}
+        self._untried: list[tuple[tuple[int, int], str]] = []
         self._placed = 0
-        self._placed_before: OrderedDict[str, int] = OrderedDict()  # when it began to wait; the most impatient is first
+        # The value of `_placed` when an item began to wait; the one that has waited for longest is first.
+        self._placed_before: OrderedDict[str, int] = OrderedDict()
         self._tried_at: object = None
 
     def __len__(self) -> int:
-        return len(self._by_id)
+        return len(self._by_key)
 
-    def __contains__(self, id_: str) -> bool:
-        return id_ in self._by_id
+    def __contains__(self, key: str) -> bool:
+        return key in self._by_key
 
     def items(self) -> list[T]:
-        """In their order."""
-        return [request.item for request in sorted(self._by_id.values(), key=lambda request: request.order)]
+        """All items in their order."""
+        return [entry.item for entry in sorted(self._by_key.values(), key=lambda entry: entry.order)]
 
-    def heads(self) -> list[T]:
-        """The first of each shape, in their order."""
-        first = (next(iter(of.values())) for of in self._shapes.values())
-        return [request.item for request in sorted(first, key=lambda request: request.order)]
+    def first_of_each_shape(self) -> list[T]:
+        """The first item of each shape, in their order."""
+        first = (next(iter(entries.values())) for entries in self._by_shape.values())
+        return [entry.item for entry in sorted(first, key=lambda entry: entry.order)]
 
-    def add(self, id_: str, request: PendingPlacement[T]) -> None:
-        self._shapes.setdefault(request.shape, OrderedDict())[id_] = request
-        self._by_id[id_] = request
-        self._placed_before[id_] = self._placed
-        self._first_try.append((request.order, id_))
+    def add(self, key: str, entry: PendingPlacement[T]) -> None:
+        self._by_shape.setdefault(entry.shape, OrderedDict())[key] = entry
+        self._by_key[key] = entry
+        self._placed_before[key] = self._placed
+        self._untried.append((entry.order, key))
 
-    def prioritise(self, id_: str) -> None:
-        """Somebody makes way for it: it comes before all others, and what becomes free there is kept for it."""
-        request = self._by_id[id_] = replace(self._by_id[id_], priority=PRIORITISED)
-        self._shapes[request.shape][id_] = request
-        self._placed_before[id_] = self._placed - OVERTAKEN
-        self._placed_before.move_to_end(id_, last=False)
+    def prioritise(self, key: str) -> None:
+        """Put an item before all others, and hold for it what becomes free: slots are being stopped for it."""
+        entry = self._by_key[key] = replace(self._by_key[key], priority=PREEMPTING_PRIORITY)
+        self._by_shape[entry.shape][key] = entry
+        self._placed_before[key] = self._placed - STARVATION_LIMIT
+        self._placed_before.move_to_end(key, last=False)
 
-    def discard(self, id_: str) -> None:
-        request = self._by_id.pop(id_, None)
-        if request is not None:
-            of = self._shapes[request.shape]
-            del of[id_], self._placed_before[id_]
-            if not of:
-                del self._shapes[request.shape]
+    def discard(self, key: str) -> None:
+        """Remove an item, if it is there."""
+        entry = self._by_key.pop(key, None)
+        if entry is not None:
+            entries = self._by_shape[entry.shape]
+            del entries[key], self._placed_before[key]
+            if not entries:
+                del self._by_shape[entry.shape]
 
-    def serve(self, place: Place[T], keep: Keep[T], room: object) -> None:
-        """Try them. While `room` stays the same nobody has given anything back, and only those are tried that are new."""
-        if room != self._tried_at or (self._first_try and self._is_anybody_impatient):
-            self._tried_at = room
-            self._serve_all(place, keep)
+    def place_all(self, try_place: TryPlace[T], hold: Hold[T], room_version: object) -> None:
+        """Place every item for which there is room.
+
+        Args:
+            try_place: places one item.
+            hold: chooses what to hold for a starving item.
+            room_version: changes whenever resources become free; while it stays the same, only new items are tried.
+        """
+        if room_version != self._tried_at or (self._untried and self._is_any_starving):
+            self._tried_at = room_version
+            self._try_all(try_place, hold)
         else:
-            for _, id_ in sorted(self._first_try):
-                request = self._by_id.get(id_)
-                if request is not None and next(iter(self._shapes[request.shape])) == id_:
-                    self._try(id_, place, frozenset())
-        self._first_try.clear()
+            for _, key in sorted(self._untried):
+                entry = self._by_key.get(key)
+                if entry is not None and next(iter(self._by_shape[entry.shape])) == key:
+                    self._try(key, try_place, frozenset())
+        self._untried.clear()
 
-    def _serve_all(self, place: Place[T], keep: Keep[T]) -> None:
-        heads = [(of[id_].order, id_) for of in self._shapes.values() for id_ in itertools.islice(of, 1)]
+    def _try_all(self, try_place: TryPlace[T], hold: Hold[T]) -> None:
+        heads = [
+            (entries[key].order, key) for entries in self._by_shape.values() for key in itertools.islice(entries, 1)
+        ]
         heapq.heapify(heads)
-        kept: set[Hashable] = set()
+        held: set[Hashable] = set()
         while heads:
-            _, id_ = heapq.heappop(heads)
-            request = self._by_id[id_]
-            if self._try(id_, place, kept):
-                following = self._shapes.get(request.shape)
+            _, key = heapq.heappop(heads)
+            entry = self._by_key[key]
+            if self._try(key, try_place, held):
+                following = self._by_shape.get(entry.shape)
                 if following:
-                    head, after = next(iter(following.items()))
-                    heapq.heappush(heads, (after.order, head))
-            elif self._is_impatient(id_):
-                kept |= keep(request.item, kept)
+                    next_key, next_entry = next(iter(following.items()))
+                    heapq.heappush(heads, (next_entry.order, next_key))
+            elif self._is_starving(key):
+                held |= hold(entry.item, held)
 
-    def _try(self, id_: str, place: Place[T], kept: Set[Hashable]) -> bool:
-        request = self._by_id.get(id_)
-        if request is None or not place(request.item, kept):
+    def _try(self, key: str, try_place: TryPlace[T], held: Set[Hashable]) -> bool:
+        entry = self._by_key.get(key)
+        if entry is None or not try_place(entry.item, held):
             return False
         self._placed += 1
-        self.discard(id_)
+        self.discard(key)
         return True
 
     @property
-    def _is_anybody_impatient(self) -> bool:
+    def _is_any_starving(self) -> bool:
         longest = next(iter(self._placed_before), None)
-        return longest is not None and self._is_impatient(longest)
+        return longest is not None and self._is_starving(longest)
 
-    def _is_impatient(self, id_: str) -> bool:
-        return self._placed - self._placed_before[id_] >= OVERTAKEN
+    def _is_starving(self, key: str) -> bool:
+        return self._placed - self._placed_before[key] >= STARVATION_LIMIT

@@ -40,7 +40,7 @@ class QueueDepthMonitor:
             await asyncio.sleep(LOOK)
             try:
                 waiting = await self._look()
-                if self._state.wants(waiting):
+                if self._state.would_act_on(waiting):
                     await self._tell(waiting)
             except ActorHubError:
                 log.debug("control does not see what waits", exc_info=True)

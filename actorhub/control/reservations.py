@@ -1,4 +1,4 @@
-"""Which node has room for an actor or a group, and what is reserved where. Pure."""
+"""Reservations of resources on nodes and in bundles: where an actor, slot or group has room, and what each holds. Pure."""
 
 from __future__ import annotations
 
@@ -13,19 +13,24 @@ from actorhub.control_api.requirements import Bundle
 from actorhub.control_api.specs import PlacementGroupSpec
 from actorhub.core.resources import amounts, fits, minus, share, units
 
+NOTHING_HELD: Set[Hashable] = frozenset()
+
 
 class Placeable(Protocol):
-    """What takes up room on a node, or in a bundle: an actor or a slot."""
+    """An actor or a slot: it takes up resources of a node, or of a bundle."""
 
     @property
-    def ask(self) -> PlacementRequest: ...
+    def request(self) -> PlacementRequest: ...
 
     @property
     def bundle(self) -> Bundle | None: ...
 
 
 class Reservations:
-    """What a bundle has is reserved on its node once, with its group; actors in it take their part of that."""
+    """Reserves resources for groups on nodes, and for actors and slots on nodes or in bundles of groups.
+
+    A bundle's resources are reserved on its node once, with the group. An actor or slot in it takes its part of the bundle.
+    """
 
     def __init__(self, nodes: NodeRegistry, groups: GroupRegistry) -> None:
         self._nodes = nodes
@@ -34,42 +39,61 @@ class Reservations:
     # ---- actors and slots
 
     def choose(
-        self, item: Placeable, kept: Set[Hashable] = frozenset(), *, beside: str | None = None
+        self, item: Placeable, held: Set[Hashable] = NOTHING_HELD, *, last: str | None = None
     ) -> NodeEntry | None:
-        """A node with room for it, which is not kept for others, if it asks for anything. `beside`: where it is already."""
-        bundle, ask = item.bundle, item.ask
+        """The node for an actor or slot; None if there is no room.
+
+        Args:
+            item: the actor or slot.
+            held: nodes and bundles that are held for others. An item that reserves nothing may go there all the same.
+            last: a node that is chosen only if no other has room.
+        """
+        bundle, request = item.bundle, item.request
         if bundle is None:
-            nodes = self._nodes.candidates(ask)
-            if kept and ask.units:
-                nodes = (node for node in nodes if node.id not in kept)
-            return placement.choose(nodes, ask, beside=beside)
-        if (bundle.group, bundle.index) in kept and ask.units:
+            nodes = self._nodes.candidates(request)
+            if held and request.units:
+                nodes = (node for node in nodes if node.id not in held)
+            return placement.choose(nodes, request, last=last)
+        if (bundle.group, bundle.index) in held and request.units:
             return None
         group = self._groups.get(bundle.group)
         node_id = group.nodes[bundle.index] if group is not None else None
         node = self._nodes.by_id.get(node_id) if node_id is not None else None
-        if group is None or node is None or not group.has_room(bundle.index, ask.units):
+        if group is None or node is None or not group.has_room(bundle.index, request.units):
             return None
-        return node if ask.has_worker(node) else None
+        return node if request.has_worker(node) else None
 
-    def take(self, item: Placeable, node: str, worker: str | None, sign: int = 1) -> None:
-        """It takes up room there; with -1 it takes it up no longer."""
+    def reserve(self, item: Placeable, node: str, worker: str | None) -> None:
+        """Reserve what an actor or slot asks for.
+
+        Args:
+            item: the actor or slot.
+            node: where it is placed.
+            worker: the worker that hosts the actor; None for a slot.
+        """
+        self._change(item, node, worker, 1)
+
+    def release(self, item: Placeable, node: str, worker: str | None) -> None:
+        """Release what `reserve` has reserved with the same arguments."""
+        self._change(item, node, worker, -1)
+
+    def _change(self, item: Placeable, node: str, worker: str | None, sign: int) -> None:
         bundle = item.bundle
         if bundle is None:
-            self._nodes.take(item.ask.units, node, worker, sign)
+            self._nodes.reserve(item.request.units, node, worker, sign)
             return
         group = self._groups.get(bundle.group)
         if group is not None:
-            group.take(bundle.index, item.ask.units, sign)
-        self._nodes.take({}, node, worker, sign)
+            group.reserve(bundle.index, item.request.units, sign)
+        self._nodes.reserve({}, node, worker, sign)
 
     def free_in(self, bundle: Bundle) -> Mapping[str, int]:
-        """What nobody in it has taken."""
+        """Units that are free in a bundle."""
         group = self._groups.get(bundle.group)
         return group.free[bundle.index] if group is not None else {}
 
     def misfit(self, bundle: Bundle, what: str, wanted: Mapping[str, int]) -> str | None:
-        """Why `what` can never run in this bundle."""
+        """The reason why `what`, which asks for these units, can never run in the bundle; None if it can."""
         group = self._groups.get(bundle.group)
         if group is None:
             return f"there is no placement group {bundle.group} (any more); make one with hub.placement_group"
@@ -81,77 +105,90 @@ class Reservations:
             return f"{what} asks for {amounts(wanted)}, and bundle {bundle.index} of its group has {has}"
         return None
 
-    def waits_for(self, bundle: Bundle, ask: PlacementRequest) -> str:
+    def waits_for(self, bundle: Bundle, request: PlacementRequest) -> str:
+        """The thing that is missing before a request can be placed in its bundle, for people."""
         group = self._groups.get(bundle.group)
-        if group is None or group.nodes[bundle.index] is None:
-            return (
-                f"its placement group, which waits for {self.group_waits_for(group)}"
-                if group is not None
-                else "a group"
-            )
-        if not group.has_room(bundle.index, ask.units):
+        if group is None:
+            return "a group"
+        if group.nodes[bundle.index] is None:
+            return f"its placement group, which waits for {self.group_waits_for(group)}"
+        if not group.has_room(bundle.index, request.units):
             free = amounts(group.free[bundle.index])
-            return f"it asks for {amounts(ask.units)}, and free in bundle {bundle.index} of its group are: {free}"
+            return f"it asks for {amounts(request.units)}, and free in bundle {bundle.index} of its group are: {free}"
         return f"a worker process on {group.nodes[bundle.index]}"
 
-    # ---- what is kept for who has waited for long
+    # ---- starving items
 
-    def keep(self, item: Placeable | GroupEntry, kept: Set[Hashable]) -> Set[Hashable]:
-        """The nodes, or the bundle, where it would be if they were empty, of those that are not kept for others."""
+    def hold_for(self, item: Placeable | GroupEntry, held: Set[Hashable]) -> Set[Hashable]:
+        """The nodes, or the bundle, to hold for an item: where it would fit if they were empty.
+
+        Args:
+            item: an actor, slot or group that is starving.
+            held: nodes and bundles that are held for others already.
+        """
         if isinstance(item, GroupEntry):
-            wholes = [site for site in self._nodes.wholes if site.id not in kept]
-            chosen = strategies.assign(item.bundles, item.plan.strategy, wholes, item.nodes)
+            empty = [node for node in self._nodes.total_capacities if node.id not in held]
+            chosen = strategies.assign(item.bundles, item.plan.strategy, empty, item.nodes)
             return {node for node, had in zip(chosen, item.nodes, strict=True) if had is None} if chosen else set()
         bundle = item.bundle
         if bundle is not None:
             return {(bundle.group, bundle.index)}
         able = [
             node
-            for node in self._nodes.candidates(item.ask)
-            if node.id not in kept and not node.leaving and item.ask.may_run(node)
+            for node in self._nodes.candidates(item.request)
+            if node.id not in held and not node.leaving and item.request.may_run(node)
         ]
-        nearest = min(able, key=lambda node: share(minus(item.ask.units, node.free), node.total), default=None)
+        nearest = min(able, key=lambda node: share(minus(item.request.units, node.free), node.total), default=None)
         return {nearest.id} if nearest is not None else set()
 
     # ---- groups
 
-    def place(self, group: GroupEntry, kept: Set[Hashable] = frozenset()) -> bool:
-        """Reserve all of it, or what has lost its place; or nothing. Not on nodes that are kept for others."""
-        sites = [site for site in self._nodes.sites if site.id not in kept] if kept else self._nodes.sites
-        chosen = strategies.assign(group.bundles, group.plan.strategy, sites, group.nodes)
+    def place_group(self, group: GroupEntry, held: Set[Hashable] = NOTHING_HELD) -> bool:
+        """Reserve every bundle that waits, or none. Returns False if there is no room for all of them.
+
+        Args:
+            group: the group.
+            held: nodes that are held for others.
+        """
+        free = self._nodes.capacities
+        if held:
+            free = [node for node in free if node.id not in held]
+        chosen = strategies.assign(group.bundles, group.plan.strategy, free, group.nodes)
         if chosen is None:
             return False
         for index, node in enumerate(chosen):
             if group.nodes[index] is None:
-                self._nodes.take(group.bundles[index], node, None)
-        self._groups.place(group, list(chosen))
-        self._nodes.room += 1  # for its actors
+                self._nodes.reserve(group.bundles[index], node, None)
+        self._groups.set_nodes(group, list(chosen))
+        self._nodes.room_version += 1  # there is room for the group's actors now
         return True
 
-    def give_back(self, group: GroupEntry, node_id: str | None = None) -> None:
-        """What it has on this node; or everything."""
+    def release_group(self, group: GroupEntry, node_id: str | None = None) -> None:
+        """Release the group's bundles on this node, or on all nodes."""
         nodes = list(group.nodes)
         for index, node in enumerate(nodes):
             if node is not None and node_id in (None, node):
-                self._nodes.take(group.bundles[index], node, None, -1)
+                self._nodes.reserve(group.bundles[index], node, None, -1)
                 nodes[index] = None
-        self._groups.place(group, nodes)
+        self._groups.set_nodes(group, nodes)
 
-    def restore(self, group: GroupEntry) -> None:
+    def restore_group(self, group: GroupEntry) -> None:
+        """Reserve again the bundles of a persisted group."""
         for index, node in enumerate(group.nodes):
             if node is not None:
-                self._nodes.take(group.bundles[index], node, None)
+                self._nodes.reserve(group.bundles[index], node, None)
 
-    def infeasible(self, plan: PlacementGroupSpec) -> str | None:
-        """Why it can never be placed, were all nodes empty; None where it can, or where there is no node yet."""
+    def group_infeasible(self, plan: PlacementGroupSpec) -> str | None:
+        """The reason why a group could never be placed, even on empty nodes; None if it could, or without nodes."""
         bundles = [units(bundle) for bundle in plan.bundles]
-        return strategies.why_not(bundles, plan.strategy, self._nodes.wholes) if self._nodes.wholes else None
+        empty = self._nodes.total_capacities
+        return strategies.why_not(bundles, plan.strategy, empty) if empty else None
 
     def group_waits_for(self, group: GroupEntry) -> str:
-        """What there is not that it needs."""
+        """The thing that is missing before a group can be placed, for people; empty if it is placed."""
         if group.is_ready:
             return ""
-        if not self._nodes.sites:
+        if not self._nodes.capacities:
             return "a node"
-        reason = strategies.why_not(group.bundles, group.plan.strategy, self._nodes.sites, group.nodes)
+        reason = strategies.why_not(group.bundles, group.plan.strategy, self._nodes.capacities, group.nodes)
         return reason or "others that have waited for longer, and ask for the same resources"

@@ -1,31 +1,37 @@
-"""Control's decisions: events in, commands out. No clock, no broker, no await.
+"""Control's decisions as a pure state machine: events in, commands out. No clock, no broker, no await.
 
-All of it outlives the process that runs control: `changes` says which parts of it have changed, and a successor begins with all
-parts as they were last. It knows then where each actor lives, and hears from the nodes what has happened meanwhile.
+Everything outlives the process that runs control: `changes` returns the rows that have changed, and a successor begins with all
+rows as they were last. So it knows where each actor is, and hears from the nodes what has happened meanwhile.
+
+| part of the state | decides |
+|---|---|
+| `actor_lifecycle` | spawn, placement, standby, restart and death of actors |
+| `group_lifecycle` | placement groups |
+| `node_lifecycle` | nodes and workers that report, are silent or are lost |
+| `slot_scheduler` | dedicated slots of task queues, and preemption |
+| `cleanup` | deletion of mailboxes and task queues |
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Set
 from typing import Protocol, TypeVar
 
-from actorhub.control import persistence, placement
-from actorhub.control.actor_lifecycle import ActorLifecycle, is_at
-from actorhub.control.directory import ActorDirectory, ActorEntry
-from actorhub.control.group_registry import GroupEntry, GroupRegistry
-from actorhub.control.node_registry import NodeRegistry
-from actorhub.control.task_queue_registry import SlotEntry, TaskQueueRegistry
-from actorhub.control_api.commands import (
-    Acknowledge,
-    Command,
-    MakeDeadLetters,
-    RequestReport,
-    ServeQueues,
-    StopActor,
-    StopWorker,
-    TaskQueueReply,
-)
+from actorhub.control import persistence
+from actorhub.control.actor_lifecycle import ActorLifecycle
+from actorhub.control.cleanup import Cleanup
+from actorhub.control.decision import Decision
+from actorhub.control.group_lifecycle import GroupLifecycle
+from actorhub.control.group_registry import GroupEntry
+from actorhub.control.node_lifecycle import NodeLifecycle
+from actorhub.control.pending import PendingPlacements
+from actorhub.control.reservations import Reservations
+from actorhub.control.slot_scheduler import SlotScheduler
+from actorhub.control.tables import ControlTables, PendingItem
+from actorhub.control.task_queue_registry import SlotEntry
+from actorhub.control_api.commands import Command, MakeDeadLetters, TaskQueueReply
 from actorhub.control_api.events import (
     ActorFailed,
     ActorStarted,
@@ -43,285 +49,248 @@ from actorhub.control_api.events import (
     TaskQueueUsed,
     Tick,
     WorkerLost,
-    WorkerReport,
     WorkerStopped,
 )
 from actorhub.control_api.info import ActorInfo, DedicatedQueueInfo, Demand, GroupInfo, NodeInfo
-from actorhub.control_api.specs import Activation, SpawnSpec
+from actorhub.control_api.specs import SpawnSpec
 from actorhub.core.resources import amounts, plus
 
 
 class ControlState:
-    """Everything that control knows. Durations are seconds; `now` is any clock that all calls share, a successor's too."""
+    """Everything that control knows, and all its decisions.
+
+    Args:
+        node_timeout: seconds of silence after which a node is taken for lost.
+    """
 
     def __init__(self, *, node_timeout: float) -> None:
-        self._node_timeout = node_timeout
-        self._directory = ActorDirectory()
-        self._nodes = NodeRegistry()
-        self._groups = GroupRegistry()
-        self._task_queues = TaskQueueRegistry()
-        self._known = persistence.ControlTables(self._directory, self._nodes, self._groups, self._task_queues)
-        self._lifecycle = ActorLifecycle(self._directory, self._nodes, self._groups, self._task_queues)
-        self._queues: dict[str, None] = {}  # task queues that every slot serves, in the order of their first use
-        self._namespaces: dict[str, None] = {}  # those that have a place for dead letters
-        self._renewed: dict[str, None] = {}  # keys of parts that are to be taken down again
+        tables = self._tables = ControlTables()
+        self._pending: PendingPlacements[PendingItem] = PendingPlacements()
+        self._reservations = Reservations(tables.nodes, tables.groups)
+        self._cleanup = Cleanup(tables)
+        self._slots = SlotScheduler(tables, self._reservations, self._pending)
+        self._groups = GroupLifecycle(tables, self._reservations, self._pending, self._slots, self._cleanup)
+        self._actors = ActorLifecycle(tables, self._reservations, self._pending, self._groups, self._cleanup)
+        self._nodes = NodeLifecycle(tables, self._actors, self._groups, self._slots, self._cleanup, node_timeout)
 
     @classmethod
-    def restored(cls, known: Mapping[str, bytes], *, node_timeout: float, now: float) -> ControlState:
-        """As its parts say."""
+    def restored(cls, rows: Mapping[str, bytes], *, node_timeout: float, now: float) -> ControlState:
+        """The state of a successor.
+
+        Args:
+            rows: the last value of each row, as JSON by key.
+            node_timeout: seconds of silence after which a node is taken for lost.
+            now: control's clock, which goes on where it stood for the predecessor.
+        """
         state = cls(node_timeout=node_timeout)
-        persistence.restore(known, state._known, now=now)
-        state._lifecycle.now = now
-        state._lifecycle.restore()
-        cluster = persistence.Cluster.model_validate_json(known.get(persistence.CLUSTER, b"{}"))
-        state._queues = dict.fromkeys(cluster.queues)
-        state._namespaces = dict.fromkeys(cluster.namespaces)
+        persistence.restore(rows, state._tables, now=now)
+        state._groups.restore()
+        state._actors.restore()
+        state._slots.restore(now)
+        state._cleanup.restore()
         return state
 
     def handle(self, event: Event, now: float) -> list[Command]:
-        """What follows from the event. Events may come late, or from the dead."""
-        lifecycle = self._lifecycle
-        lifecycle.now, lifecycle.commands = now, []
+        """Change the state by an event, and return the commands that follow, in order.
+
+        An event may come late, or be about an actor, worker or node that is gone; it changes nothing then.
+
+        Args:
+            event: the event.
+            now: control's clock in seconds. It never runs back.
+        """
+        decision = Decision(now)
+        self._apply(event, decision)
+        self._pending.place_all(
+            functools.partial(self._try_place, decision), self._reservations.hold_for, self._tables.nodes.room_version
+        )
+        self._actors.assign_standbys(decision)
+        self._cleanup.assign(decision)
+        return decision.commands
+
+    def _apply(self, event: Event, decision: Decision) -> None:
         match event:
             case SpawnRequested():
-                if lifecycle.spawn(event):
-                    self._prepare(event.plan.namespace)
-            case GroupRequested():
-                lifecycle.make_group(event)
-            case GroupRemoved():
-                lifecycle.remove_group(event)
-            case NodeReport():
-                self._report(event)
-            case WorkerLost():
-                lifecycle.worker_lost(event)
-            case WorkerStopped():
-                lifecycle.worker_gone(event.worker, event.node, None)
-            case ActorStarted():
-                lifecycle.started(event)
-            case ActorFailed():
-                lifecycle.failed(event)
-            case ActorStopped():
-                lifecycle.ended(event)
-            case MailboxDeleted():
-                lifecycle.buried(event)
+                if self._actors.spawn(event, decision):
+                    self._prepare_namespace(event.plan.namespace, decision)
             case KillRequested():
-                lifecycle.kill(event)
+                self._actors.kill(event.actor, event.cause, decision)
             case SessionEnded():
-                lifecycle.end_owned_by(event.session, f"its session {event.session} ended")
+                cause = f"its session {event.session} ended"
+                self._actors.end_owned_by(event.session, cause, decision)
+            case GroupRequested():
+                self._groups.request(event, decision)
+            case GroupRemoved():
+                self._actors.remove_group(event.group, event.cause, decision)
             case TaskQueueUsed():
-                self._use(event)
+                self._use_queue(event, decision)
             case QueueDepths():
-                lifecycle.slots.demand(event.waiting)
+                self._slots.on_depths(event.waiting)
+            case ActorStarted():
+                self._actors.on_started(event, decision)
+            case ActorFailed():
+                self._actors.on_failed(event, decision)
+            case ActorStopped():
+                self._actors.on_stopped(event, decision)
+            case MailboxDeleted():
+                self._cleanup.on_deleted(event.actor)
             case SlotEnded():
-                lifecycle.slots.ended(event.slot)
+                self._slots.on_slot_ended(event.slot)
+            case NodeReport():
+                self._nodes.on_report(event, decision)
+            case WorkerLost():
+                self._nodes.on_worker_lost(event, decision)
+            case WorkerStopped():
+                self._nodes.on_worker_stopped(event, decision)
             case Tick():
-                self._tick()
-                lifecycle.slots.preempt_for_waiting(now)
-        lifecycle.settle()
-        return lifecycle.commands
+                self._nodes.remove_silent(decision)
+                self._slots.preempt_for_waiting(decision)
 
-    # ---- what outlives this process
+    def _try_place(self, decision: Decision, item: PendingItem, held: Set[Hashable]) -> bool:
+        if isinstance(item, GroupEntry):
+            return self._reservations.place_group(item, held)
+        if isinstance(item, SlotEntry):
+            return self._slots.place(item, held, decision)
+        return self._actors.place(item, held, decision)
 
-    @property
-    def changed(self) -> list[str]:
-        """The keys of the parts that have changed since `changes`."""
-        return [*persistence.changed(self._known), *self._renewed]
+    def _use_queue(self, event: TaskQueueUsed, decision: Decision) -> None:
+        """Have a queue's tasks served: by dedicated slots if they ask for anything, else by all slots."""
+        error = None
+        if event.needs is None:
+            self._nodes.share_queues([event.queue], decision)
+        else:
+            error = self._slots.use_queue(event, decision)
+        if error is None:
+            self._prepare_namespace(event.namespace, decision)
+        decision.emit(TaskQueueReply(queue=event.queue, error=error))
+
+    def _prepare_namespace(self, namespace: str, decision: Decision) -> None:
+        """Declare the namespace's dead-letter stream before anything can be put into it."""
+        if self._tables.cluster.add_namespace(namespace):
+            decision.emit(MakeDeadLetters(namespace=namespace))
+
+    # ---- persistence
 
     def changes(self) -> dict[str, bytes | None]:
-        """Those parts, by their keys; None: it is gone."""
-        found = {key: self._part(key) for key in self.changed}
-        persistence.mark_persisted(self._known)
-        self._renewed.clear()
-        return found
+        """Rows that have changed since the last call, as JSON by key; None for a row that is gone."""
+        rows = {key: self.row(key) for key in self.changed_keys}
+        persistence.mark_persisted(self._tables)
+        return rows
 
-    def renew(self, key: str) -> None:
-        """This part shall be among the changes."""
-        self._renewed[key] = None
+    @property
+    def changed_keys(self) -> list[str]:
+        """Keys of the rows that have changed since `changes` was last called."""
+        return persistence.changed_keys(self._tables)
 
-    def _part(self, key: str) -> bytes | None:
-        if key == persistence.CLUSTER:
-            return persistence.Cluster(queues=tuple(self._queues), namespaces=tuple(self._namespaces)).encoded()
-        return persistence.encoded(key, self._known)
+    def row(self, key: str) -> bytes | None:
+        """The row with this key as JSON; None if it is gone."""
+        return persistence.encoded(key, self._tables)
 
-    # ---- questions
+    # ---- queries
 
     def find(self, namespace: str, name: str) -> SpawnSpec | None:
-        """The outline of the living actor that has the name."""
-        found = self._directory.find(namespace, name)
-        return found.plan.outline if found is not None else None
+        """The outline of the plan of the living actor with this name."""
+        actor = self._tables.directory.find(namespace, name)
+        return actor.plan.outline if actor is not None else None
 
     def describe(self, actor_id: str) -> ActorInfo | None:
-        """With what it waits for, where it waits for a place."""
-        found = self._directory.get(actor_id)
-        if found is None or found.waits is None:
-            return found.info if found is not None else None
-        return found.info.model_copy(update={"waits_for": self._lifecycle.waits_for(found)})
-
-    def group(self, group_id: str) -> GroupInfo | None:
-        found = self._groups.get(group_id)
-        return found.info(self._lifecycle.group_waits_for(found)) if found is not None else None
-
-    def groups(self, namespace: str | None = None, after: str | None = None) -> Iterator[GroupInfo]:
-        """In the order of their making, those behind the one with this id."""
-        found = _behind(after, self._groups.all())
-        return (
-            group.info(self._lifecycle.group_waits_for(group))
-            for group in found
-            if namespace is None or group.plan.namespace == namespace
-        )
+        """An actor, with what it waits for if it is pending; None if it is not known."""
+        actor = self._tables.directory.get(actor_id)
+        if actor is None or actor.pending_number is None:
+            return actor.info if actor is not None else None
+        return actor.info.model_copy(update={"waits_for": self._actors.waits_for(actor)})
 
     def actors(self, namespace: str | None = None, after: str | None = None) -> Iterator[ActorInfo]:
-        """Living and dead ones in the order of their making, those behind the one with this id."""
-        found = _behind(after, self._directory.all())
-        return (actor.info for actor in found if namespace is None or actor.plan.namespace == namespace)
+        """Living and dead actors in the order of their creation.
+
+        Args:
+            namespace: only those of this namespace.
+            after: only those behind the one with this id.
+        """
+        actors = _behind(after, self._tables.directory.all())
+        return (actor.info for actor in actors if namespace is None or actor.plan.namespace == namespace)
+
+    def group(self, group_id: str) -> GroupInfo | None:
+        """A placement group; None if it is not known."""
+        group = self._tables.groups.get(group_id)
+        return self._group_info(group) if group is not None else None
+
+    def groups(self, namespace: str | None = None, after: str | None = None) -> Iterator[GroupInfo]:
+        """Placement groups in the order of their creation. Arguments as of `actors`."""
+        groups = _behind(after, self._tables.groups.all())
+        return (self._group_info(group) for group in groups if namespace is None or group.plan.namespace == namespace)
+
+    def _group_info(self, group: GroupEntry) -> GroupInfo:
+        return group.info(self._groups.waits_for(group))
 
     def nodes(self) -> list[NodeInfo]:
+        """All live nodes with their workers and actors."""
+        hosted_by = self._tables.directory.hosted_by
         return [
-            node.info({id_: [actor.id for actor in self._directory.hosted_by(id_)] for id_ in node.workers})
-            for node in self._nodes.by_id.values()
+            node.info({id_: [actor.id for actor in hosted_by(id_)] for id_ in node.workers})
+            for node in self._tables.nodes.by_id.values()
         ]
 
     def queues(self) -> list[str]:
-        """The task queues that anybody has used, and that every slot serves."""
-        return list(self._queues)
+        """Task queues that every slot serves, in the order of their first use."""
+        return self._tables.cluster.queues
 
     def task_queues(self, namespace: str | None = None) -> Iterator[DedicatedQueueInfo]:
-        """Those that have slots of their own."""
-        found = (queue for queue in self._task_queues.all() if queue.cause is None)
-        return (self._lifecycle.slots.served(queue) for queue in found if namespace in (None, queue.namespace))
+        """Task queues with dedicated slots: those of the namespace, or all."""
+        queues = (queue for queue in self._tables.task_queues.all() if queue.end_cause is None)
+        return (self._slots.info(queue) for queue in queues if namespace in (None, queue.namespace))
 
     def watched(self) -> dict[str, bool]:
-        """Their names, and whether they have a slot."""
-        return {queue.name: bool(queue.slots) for queue in self._task_queues.all() if queue.cause is None}
+        """Names of the task queues whose depth is to be watched, and whether a slot is placed for each."""
+        return {queue.name: bool(queue.slots) for queue in self._tables.task_queues.all() if queue.end_cause is None}
 
     def queue_waits_for(self, name: str) -> str:
-        """What there is not that the queue needs to be served; empty where it is served."""
-        queue = self._task_queues.get(name)
-        return self._lifecycle.slots.served(queue).waits_for if queue is not None else ""
+        """The thing that is missing before a task queue is served, for people; empty if it is served."""
+        queue = self._tables.task_queues.get(name)
+        return self._slots.info(queue).waits_for if queue is not None else ""
 
-    def wants(self, waiting: Mapping[str, int]) -> bool:
-        """Whether anything would follow from `QueueDepths` with this."""
-        return self._lifecycle.slots.wants(waiting)
+    def would_act_on(self, depths: Mapping[str, int]) -> bool:
+        """True if anything would follow from `QueueDepths` with these depths."""
+        return self._slots.would_act_on(depths)
 
     def demand(self) -> list[Demand]:
-        """What waits for a place, by what it asks for. What is in a bundle waits for its group, or for others in it: no node
-        helps it."""
+        """Pending placements by what they ask for, as a scaler that adds nodes needs them. An item in a bundle is not among
+        them: it waits for its group, or for others in the bundle, and no node helps it."""
         found: dict[tuple[object, ...], Demand] = {}
-        for item in self._lifecycle.pending.items():
+        for item in self._pending.items():
             if not isinstance(item, GroupEntry) and item.bundle is not None:
                 continue
-            one = demand_of(item)
+            one = _demand_of(item)
             shape = (one.kind, tuple(sorted(one.resources.items())), tuple(sorted(one.labels.items())), one.node)
             known = found.get(shape)
             found[shape] = one if known is None else known.model_copy(update={"count": known.count + 1})
         return list(found.values())
 
     def sessions(self) -> set[str]:
-        """The sessions that own living actors, or groups."""
-        owners = {*self._directory.owners(), *self._groups.owners()}
+        """Ids of the sessions that own living actors, or groups."""
+        owners = {*self._tables.directory.owners(), *self._tables.groups.owners()}
         return {owner for owner in owners if not owner.startswith(("actor:", "group:"))}
 
-    # ---- nodes and workers
 
-    def _report(self, report: NodeReport) -> None:
-        is_new = self._nodes.on_report(report, self._lifecycle.now)
-        node = self._nodes.by_id[report.node]
-        if is_new and self._queues:
-            self._lifecycle.commands.append(ServeQueues(node=node.id, queues=list(self._queues)))
-        if is_new and report.known:
-            self._lifecycle.commands.append(RequestReport(node=node.id))  # it was taken for lost
-        if is_new or not report.known:
-            self._lifecycle.commands.append(Acknowledge(node=node.id))
-        self._use_queues(report.queues)
-        living = {worker.id for worker in report.workers}
-        for worker_id in [worker for worker in node.workers if worker not in living]:
-            self._lifecycle.worker_gone(worker_id, node.id, f"worker {worker_id} of node {node.id} is no longer there")
-        if is_new:  # what was on its way to the one before it
-            self._lifecycle.slots.gone(node.id)
-            self._lifecycle.astray(node.id, f"node {node.id} started again")
-        for worker in report.workers:
-            self._worker_reported(node, worker)
-        self._lifecycle.slots.reported(node.id, report.placed, report.slots, self._lifecycle.now)
-        self._nodes.drop_if_left(node)
-        self._lifecycle.check(node.id)
-        if is_new or node.leaving:
-            self._lifecycle.clear(node.id)
-
-    def _use(self, event: TaskQueueUsed) -> None:
-        if event.needs is None:
-            self._use_queues([event.queue])
-            error = None
-        else:
-            error = self._lifecycle.slots.use(event)
-        if error is None:
-            self._prepare(event.namespace)
-        self._lifecycle.commands.append(TaskQueueReply(queue=event.queue, error=error))
-
-    def _prepare(self, namespace: str) -> None:
-        """Its dead letters have a place before anybody can need one."""
-        if namespace not in self._namespaces:
-            self._namespaces[namespace] = None
-            self.renew(persistence.CLUSTER)
-            self._lifecycle.commands.append(MakeDeadLetters(namespace=namespace))
-
-    def _use_queues(self, queues: list[str]) -> None:
-        """Every node hears of every task queue."""
-        new = [queue for queue in queues if queue not in self._queues]
-        if new:
-            self._queues.update(dict.fromkeys(new))
-            self.renew(persistence.CLUSTER)
-            self._lifecycle.commands += [ServeQueues(node=node_id, queues=new) for node_id in self._nodes.by_id]
-
-    def _worker_reported(self, node: placement.NodeEntry, report: WorkerReport) -> None:
-        worker = node.workers.get(report.id)
-        if worker is None:
-            worker = self._nodes.join(node, report, self._directory.load_of(report.id))
-            if report.dedicated_to is not None:
-                self._lifecycle.start_dedicated(worker, report.dedicated_to)
-        for residency in report.hosted or ():
-            self._reported(worker, residency)
-        if report.dedicated_to is not None and not worker.load:  # its actor lives elsewhere, or not at all
-            self._lifecycle.commands.append(StopWorker(node=node.id, worker=worker.id))
-
-    def _reported(self, worker: placement.WorkerEntry, residency: Activation) -> None:
-        """An actor that a worker says it hosts: as known, or one that should not be there."""
-        actor = self._directory.living(residency.plan.actor_id)
-        if not is_at(actor, worker.id, residency.incarnation):
-            actor_id = residency.plan.actor_id
-            self._lifecycle.commands.append(
-                StopActor(worker=worker.id, actor=actor_id, incarnation=residency.incarnation)
-            )
-
-    def _tick(self) -> None:
-        for node in self._nodes.silent(self._lifecycle.now - self._node_timeout):
-            cause = f"node {node.id} was lost: silent for {self._lifecycle.now - node.seen:.1f} s"
-            for worker_id in list(node.workers):
-                self._lifecycle.worker_gone(worker_id, node.id, cause)
-            self._lifecycle.slots.gone(node.id)
-            self._nodes.drop(node)
-            self._lifecycle.clear(node.id)
-            self._lifecycle.astray(node.id, cause)
-
-
-def demand_of(item: ActorEntry | GroupEntry | SlotEntry) -> Demand:
+def _demand_of(item: PendingItem) -> Demand:
     if isinstance(item, GroupEntry):
         missing = [bundle for bundle, node in zip(item.bundles, item.nodes, strict=True) if node is None]
         return Demand(kind="group", resources=amounts(plus(*missing)), count=1)
-    ask, kind = item.ask, "task" if isinstance(item, SlotEntry) else "actor"
-    return Demand(kind=kind, resources=amounts(ask.units), labels=dict(ask.labels), node=ask.node, count=1)
+    request, kind = item.request, "task" if isinstance(item, SlotEntry) else "actor"
+    return Demand(kind=kind, resources=amounts(request.units), labels=dict(request.labels), node=request.node, count=1)
 
 
-class _Named(Protocol):
+class _HasId(Protocol):
     @property
     def id(self) -> str: ...
 
 
-N = TypeVar("N", bound=_Named)
+T = TypeVar("T", bound=_HasId)
 
 
-def _behind(after: str | None, all_: Iterable[N]) -> Iterator[N]:
-    """Those that come after the one with this id; all where none is named."""
-    found = iter(all_)
+def _behind(after: str | None, items: Iterable[T]) -> Iterator[T]:
+    """The items behind the one with this id; all if none is named."""
+    found = iter(items)
     if after is not None:
         found = itertools.dropwhile(lambda each: each.id != after, found)
         next(found, None)

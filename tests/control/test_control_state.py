@@ -75,19 +75,19 @@ def _restored(parts: dict[str, bytes], now: float) -> ControlState:
 
 def _all_of(state: ControlState) -> object:
     """All that decisions depend on, but for the time of the nodes' last words."""
-    cleanup, directory = state._lifecycle.cleanup, state._directory
+    cleanup, directory = state._cleanup._queue, state._tables.directory
     actors = list(directory.all())
     keys = [f"{kind}{actor.id}" for actor in actors for kind in ("plan.", "life.")]
-    keys += [f"node.{node}" for node in sorted(state._nodes.by_id)] + ["cluster"]
+    keys += [f"node.{node}" for node in sorted(state._tables.nodes.by_id)] + ["cluster"]
     return (
-        {key: state._part(key) for key in keys},
+        {key: state.row(key) for key in keys},
         [actor.id for actor in actors],
-        [item.id for item in state._lifecycle.pending.items()],
-        sorted(actor.id for actor in cleanup._waiting),
-        sorted(cleanup._given),
+        [item.id for item in state._pending.items()],
+        sorted(actor.id for actor in cleanup._unassigned),
+        sorted(cleanup._assigned),
         {owner: sorted(actor.id for actor in directory.owned_by(owner)) for owner in directory.owners()},
-        {worker.id: worker.load for worker in state._nodes.workers.values()},
-        {node.id: dict(node.reserved) for node in state._nodes.by_id.values()},
+        {worker.id: worker.load for worker in state._tables.nodes.workers.values()},
+        {node.id: dict(node.reserved) for node in state._tables.nodes.by_id.values()},
     )
 
 
@@ -423,7 +423,7 @@ def test_nobody_stands_by_where_there_is_one_worker_until_another_comes() -> Non
     assert console.info().standby == "w2"
     console.handle(KillRequested(actor="a", cause="c"))
     assert {stop.worker for stop in console.of(StopActor)} == {"w1", "w2"}
-    assert console.state._nodes.workers["w2"].load == 0
+    assert console.state._tables.nodes.workers["w2"].load == 0
 
 
 def test_a_standby_needs_a_journal_and_a_worker_that_it_shares() -> None:
@@ -564,7 +564,7 @@ def test_an_idle_dedicated_worker_whose_actor_lives_elsewhere_ends() -> None:
 
 
 def test_of_the_dead_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actorhub.control.directory.TOMBSTONES", 2)
+    monkeypatch.setattr("actorhub.control.directory.MAX_DEAD_ACTORS", 2)
     console = Console("w1")
     for actor_id in ("a", "b", "c"):
         console.run(_plan(actor_id, arguments=b"long"))
@@ -792,7 +792,7 @@ class Simulation:
             assert (info.standby is not None) == self.asked[actor_id].options.standby
         assert not places
         assert {info.state for info in living.values()} <= {"running"}
-        assert all(actor.is_buried for actor in self.state._directory.all() if actor.state == "dead")
+        assert all(actor.is_mailbox_deleted for actor in self.state._tables.directory.all() if actor.state == "dead")
         assert {f"life.{actor_id}" for actor_id in living} <= set(self.parts)
         names = [info.name for info in living.values() if info.name is not None]
         assert len(names) == len(set(names))
@@ -807,7 +807,7 @@ class Simulation:
         assert not self.killed & set(living)
         hosts = {worker.dedicated_to for node in self.nodes.values() for worker in node.workers.values()} - {None}
         assert hosts == {actor_id for actor_id in living if self.asked[actor_id].options.isolation == "process"}
-        load = {worker.id: worker.load for worker in self.state._nodes.workers.values()}
+        load = {worker.id: worker.load for worker in self.state._tables.nodes.workers.values()}
         assert load == {
             worker.id: len(worker.hosted) for node in self.nodes.values() for worker in node.workers.values()
         }

@@ -151,33 +151,33 @@ def check(state: ControlState) -> None:
     """No node is given away twice, and no bundle; what is reserved is what there is to be reserved for; strategies hold."""
     taken: dict[str, list[dict[str, int]]] = {}
     inside: dict[Bundle, list[dict[str, int]]] = {}
-    for actor in state._directory.all():
+    for actor in state._tables.directory.all():
         places = [actor.node] if actor.standby is None else [actor.node, actor.standby.node]
         for node in places:
             if node is not None and actor.plan.bundle is None:
-                taken.setdefault(node, []).append(dict(actor.ask.units))
+                taken.setdefault(node, []).append(dict(actor.request.units))
             elif node is not None and actor.plan.bundle is not None:
-                inside.setdefault(actor.plan.bundle, []).append(dict(actor.ask.units))
-    for queue in state._task_queues.all():
+                inside.setdefault(actor.plan.bundle, []).append(dict(actor.request.units))
+    for queue in state._tables.task_queues.all():
         for slot in queue.slots.values():
             assert slot.node is not None
             if slot.bundle is None:
-                taken.setdefault(slot.node, []).append(dict(slot.ask.units))
+                taken.setdefault(slot.node, []).append(dict(slot.request.units))
             else:
-                inside.setdefault(slot.bundle, []).append(dict(slot.ask.units))
-    for group in state._groups.all():
+                inside.setdefault(slot.bundle, []).append(dict(slot.request.units))
+    for group in state._tables.groups.all():
         for bundle, node in zip(group.bundles, group.nodes, strict=True):
             if node is not None:
                 taken.setdefault(node, []).append(dict(bundle))
         strategy_holds(group.plan.strategy, [node for node in group.nodes if node is not None])
     for node_id, several in taken.items():
-        node = state._nodes.by_id[node_id]
+        node = state._tables.nodes.by_id[node_id]
         assert fits(plus(*several), node.total), f"{node_id} is given away twice"
         assert dict(node.reserved) == plus(*several)
-    for node in state._nodes.by_id.values():
+    for node in state._tables.nodes.by_id.values():
         assert node.id in taken or not node.reserved
     for bundle, several in inside.items():
-        group = state._groups.get(bundle.group)
+        group = state._tables.groups.get(bundle.group)
         assert group is not None
         assert fits(plus(*several), group.bundles[bundle.index]), f"{bundle} is given away twice"
 
@@ -487,7 +487,7 @@ FEW = 10  # others that may go first, in these tests
 
 
 def test_a_large_request_is_not_starved_by_small_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pending, "OVERTAKEN", FEW)
+    monkeypatch.setattr(pending, "STARVATION_LIMIT", FEW)
     console = Console()
     console.node("n1", cpu=2)
     assert FEW <= _churn(console, 3 * FEW) <= FEW + 2
@@ -495,7 +495,7 @@ def test_a_large_request_is_not_starved_by_small_ones(monkeypatch: pytest.Monkey
 
 
 def test_small_ones_would_starve_a_large_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pending, "OVERTAKEN", 10**9)
+    monkeypatch.setattr(pending, "STARVATION_LIMIT", 10**9)
     console = Console()
     console.node("n1", cpu=2)
     assert _churn(console, 3 * FEW) == 3 * FEW
@@ -513,7 +513,7 @@ def test_small_ones_would_starve_a_large_request(monkeypatch: pytest.MonkeyPatch
 def test_one_that_is_never_served_holds_up_nobody_elsewhere(
     asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pending, "OVERTAKEN", FEW)
+    monkeypatch.setattr(pending, "STARVATION_LIMIT", FEW)
     console = Console()
     console.node("n1", cpu=3)
     console.spawn("for ever", resources={"cpu": 2})
@@ -676,7 +676,7 @@ class World(Console):
             self.look()
 
     def look(self) -> None:
-        if self.state.wants(self.tasks):
+        if self.state.would_act_on(self.tasks):
             self.handle(QueueDepths(waiting=dict(self.tasks)))
 
     def do_through(self, number: int) -> None:
@@ -747,14 +747,14 @@ def test_whatever_happens_no_node_is_given_away_twice_and_all_that_wait_are_serv
     waiting = [info for info in world.state.actors() if info.state not in ("running", "dead")]
     assert not waiting
     assert all(isinstance(group, GroupInfo) and group.is_ready for group in world.state.groups())
-    assert not world.state._lifecycle.pending.items()
+    assert not world.state._pending.items()
     for queue in world.state.task_queues():
         assert queue.slots or not world.tasks[queue.name], "nobody serves a queue in which tasks wait"
-    for queue in world.state._task_queues.all():
+    for queue in world.state._tables.task_queues.all():
         for slot in queue.slots.values():
             assert slot.id in world.placed[slot.node or ""]
-    for group in world.state._groups.all():
-        for actor in world.state._directory.owned_by(f"group:{group.id}"):
+    for group in world.state._tables.groups.all():
+        for actor in world.state._tables.directory.owned_by(f"group:{group.id}"):
             assert actor.plan.bundle is not None
             assert actor.node == group.nodes[actor.plan.bundle.index]
 

@@ -10,7 +10,7 @@ import pytest
 
 from actorhub.broker import Link, QueueState
 from actorhub.control import queue_monitor
-from actorhub.control.slot_scheduler import LOOKS, TURN, UNSEEN
+from actorhub.control.slot_scheduler import PREEMPTION_CHECKS_PER_TICK, TURN_SECONDS, UNSEEN_SLOT_TIMEOUT_SECONDS
 from actorhub.control.state import ControlState
 from actorhub.control_api.commands import DeleteTaskQueue, MakeQueue, StartSlot, StopSlot, TaskQueueReply
 from actorhub.control_api.events import (
@@ -75,7 +75,7 @@ def test_a_queue_gets_a_slot_and_then_as_many_again_while_tasks_wait() -> None:
     assert console.state.demand()[0].count == 16, "as many again wait for a place"
     assert not console.wait(q=0)
     assert not console.state.demand(), "nothing waits any more"
-    assert not console.state.wants({"q": 0})
+    assert not console.state.would_act_on({"q": 0})
 
 
 def test_it_gets_no_more_slots_than_tasks_wait_and_none_that_come_already() -> None:
@@ -83,7 +83,7 @@ def test_it_gets_no_more_slots_than_tasks_wait_and_none_that_come_already() -> N
     console.node("n1", cpu=16)
     console.use("q", _cpu(1))
     assert len(console.fill("q", 3)) == 3
-    assert not console.state.wants({"q": 3})
+    assert not console.state.would_act_on({"q": 3})
     placed = tuple(f"{slot.slot}" for slot in console.fill("q", 5))
     assert len(placed) == 2
     console.node("n1", cpu=16, placed=placed)
@@ -119,8 +119,8 @@ def test_slots_make_way_after_their_turn_for_an_actor_and_what_they_leave_is_kep
     console.use("q", _cpu(1))
     assert len(console.fill("q")) == 4
     console.spawn("large", resources={"cpu": 3})
-    assert not console.later(TURN / 2)
-    leaving = console.later(TURN / 2)
+    assert not console.later(TURN_SECONDS / 2)
+    leaving = console.later(TURN_SECONDS / 2)
     assert len(leaving) == 3
     assert not console.wait(q=100), "more slots come behind the actor"
     assert not console.end(*leaving[:2])
@@ -139,7 +139,7 @@ def test_slots_make_way_for_a_group_as_a_whole_or_not_at_all() -> None:
     console.group("g", [{"cpu": 2}, {"cpu": 2}], "STRICT_SPREAD")
     ended = 0
     for _ in range(3):
-        leaving = console.later(TURN)
+        leaving = console.later(TURN_SECONDS)
         assert not console.later(0.1), "those that leave will do"
         assert not console.end(*leaving)
         ended += len(leaving)
@@ -176,7 +176,7 @@ def test_a_higher_priority_has_its_slots_at_once_and_a_lower_one_waits() -> None
     console.wait(low=10, high=10)
     [second] = console.end(leaving)
     assert second.queue == "high"
-    assert not console.later(3 * TURN), "no slot makes way for a lower priority"
+    assert not console.later(3 * TURN_SECONDS), "no slot makes way for a lower priority"
     console.wait(low=10, high=0)
     [third] = console.end(second)
     assert third.queue == "low"
@@ -188,7 +188,7 @@ def test_an_actor_for_which_slots_make_way_comes_before_tasks_of_a_higher_priori
     console.use("q", _cpu(1), 9)
     assert len(console.fill("q")) == 2
     console.spawn("large", resources={"cpu": 2})
-    for slot in console.later(TURN):
+    for slot in console.later(TURN_SECONDS):
         console.wait(q=100)
         assert not console.end(slot), "it is kept for the actor"
     assert console.info("large").node == "n1"
@@ -198,12 +198,12 @@ def test_those_for_whom_nobody_can_make_way_hide_no_other() -> None:
     console = Queues()
     console.node("n1", cpu=1, disk=1)
     console.spawn("holds", resources={"disk": 1})
-    for number in range(2 * LOOKS):
+    for number in range(2 * PREEMPTION_CHECKS_PER_TICK):
         console.spawn(f"a{number}", resources={"disk": 1}, prefer={"x": str(number)})
     console.use("a", _cpu(1))
     console.use("b", Requirements(resources={"cpu": 1}, prefer={"x": "y"}))
     [first] = console.wait(a=9, b=9)
-    console.now += TURN
+    console.now += TURN_SECONDS
     assert [stop.slot for _ in range(3) for stop in console.later(0.1)] == [first.slot]
 
 
@@ -227,7 +227,7 @@ def test_tasks_of_a_bundle_have_what_is_reserved_for_it_and_nothing_else() -> No
     console.use("q", Requirements(bundle=Bundle(group="g", index=0)))
     assert len(console.fill("q")) == 2
     console.spawn("a", bundle=Bundle(group="g", index=0), resources={"cpu": 1})
-    [leaving] = console.later(TURN)
+    [leaving] = console.later(TURN_SECONDS)
     assert not console.end(leaving)
     assert console.info("a").node == "n1"
 
@@ -262,7 +262,7 @@ def test_a_slot_that_its_node_does_not_name_is_not_there() -> None:
     console.node("n1", cpu=1)
     assert console.state.nodes()[0].resources_free == {"cpu": 1.0}
     [slot] = console.wait(q=1)
-    console.now += UNSEEN + 1
+    console.now += UNSEEN_SLOT_TIMEOUT_SECONDS + 1
     console.node("n1", cpu=1)
     assert console.state.nodes()[0].resources_free == {"cpu": 1.0}
     console.node("n1", cpu=1, placed=("unknown",))

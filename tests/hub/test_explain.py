@@ -159,7 +159,7 @@ def _run(hub: Hub, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_who_waits_for_a_place_hears_what_is_missing() -> None:
     plan = SpawnSpec(actor_id="a", namespace="n", class_name="m:C", options=ActorOptions(resources={"disk": 1}))
-    ask = PlacementRequest.of(plan)
+    ask = PlacementRequest.for_actor(plan)
     node = _node("n1", disk=2.0)
     assert waits_for([], "it", ask) == "a node"
     assert waits_for([node], "it", ask) == "a worker process on n1"
