@@ -1,11 +1,11 @@
-"""The port: what ActorHub asks of a broker.
+"""Port for message brokers: the interface that an adapter implements.
 
-A `Broker` knows where its server is. `connect` gives a `Link`: one life of the connection, for data. A link that is lost
-stays lost; the session opens another. Administration (purge, peek, list) opens short-lived connections of its own, so
-that it never shares a fate with data. Adapters are found by URL scheme among the entry points of the group `actorhub.brokers`.
+A `Broker` has the server's URL. Its `connect` opens a `Link`, a connection for data. A lost link stays lost; the session opens
+another one. Administration (purge, peek) uses short-lived connections of its own, so that neither side disturbs the other.
+Adapters are found by URL scheme among the entry points of the group `actorhub.brokers`.
 
-Everything runs on one event loop and its callbacks never block. A callback that raises is a defect: it is logged and the
-link goes on.
+Everything runs on one event loop, and callbacks never block. A callback that raises is a defect: it is logged, and the link
+stays open.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from actorhub.errors import BrokerUnavailable
 
 
 class QueueKind(StrEnum):
+    """Type of a queue, as RabbitMQ names it."""
+
     CLASSIC = "classic"
     QUORUM = "quorum"
     STREAM = "stream"
@@ -30,37 +32,40 @@ class QueueKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """What a queue shall be; the adapter chooses the arguments by the server's version. Every queue is durable.
-
-    `expires` and `message_ttl` are seconds, `limit` counts messages (the next publish is refused; a quorum queue may take
-    hundreds that are under way), `retention` is bytes (streams only), `delivery_limit` bounds redeliveries (quorum only; None:
-    without limit). What a quorum queue sends to `dead_letter_to` is not lost on the way: it stays until the other queue has
-    it. A classic queue does not wait for that.
-    """
+    """Declaration of a durable queue. The adapter chooses the arguments by the server's version."""
 
     name: str
     kind: QueueKind = QueueKind.CLASSIC
     single_active: bool = False
+    """True if only one consumer at a time gets messages; the others stand by."""
     limit: int | None = None
+    """Most waiting messages; further publishes are refused. A quorum queue may store hundreds more that were published before
+    it refused one."""
     expires: float | None = None
+    """Seconds without use after which the queue is deleted."""
     message_ttl: float | None = None
-    dead_letter_to: str | None = None  # a queue's name
+    """Seconds after which a waiting message dies."""
+    dead_letter_to: str | None = None
+    """Name of the queue that gets dead messages. A quorum queue keeps each until that queue has it; a classic queue may lose
+    it on the way."""
     delivery_limit: int | None = None
+    """Redeliveries after which a message dies; None is without limit. Quorum queues only."""
     retention: int | None = None
+    """Bytes that are kept. Streams only."""
 
 
 @dataclass(frozen=True, slots=True)
 class QueueState:
-    """How many messages wait (those delivered and not acknowledged are not counted), and how many consumers there are."""
+    """Depth and consumers of a queue."""
 
     messages: int
+    """Waiting messages; delivered and unacknowledged ones are not counted."""
     consumers: int
 
 
 @dataclass(slots=True)
 class Message:
-    """A message's body and the AMQP properties that we use. `expiration` is seconds. Not every client writes floats into
-    headers; put them there as text."""
+    """A message: its body and the AMQP properties in use."""
 
     body: bytes
     content_type: str | None = None
@@ -71,85 +76,115 @@ class Message:
     type: str | None = None
     priority: int | None = None
     expiration: float | None = None
+    """Seconds after which it dies in a queue."""
     headers: dict[str, Any] | None = None
+    """Floats go in as text: not every client can read or write them."""
 
 
 class Outcome(Enum):
-    """What became of a publish. Only STORED means that the broker has taken responsibility."""
+    """Result of a publish. Only STORED means that the broker has taken responsibility for the message."""
 
     STORED = "stored"
-    UNROUTABLE = "unroutable"  # no queue is there; of a broadcast: its exchange cannot be had
-    REFUSED = "refused"  # the queue is at its limit
-    LOST = "lost"  # the link was lost before the broker said: it may or may not have the message
+    UNROUTABLE = "unroutable"
+    """There is no such queue; for a broadcast: its exchange cannot be declared."""
+    REFUSED = "refused"
+    """The queue is at its limit."""
+    LOST = "lost"
+    """The link was lost before the broker confirmed: it may or may not have the message."""
 
 
 class Delivery(ABC):
-    """A message that this consumer holds until it acknowledges it."""
+    """A delivered message, to be acknowledged or rejected."""
 
     __slots__ = ("message", "offset", "redelivered")
 
     message: Message
     redelivered: bool
-    offset: int | None  # in a stream
+    offset: int | None
+    """Its offset, if the queue is a stream."""
 
     @abstractmethod
     def ack(self) -> None:
-        """Done with it. Does nothing once the consumer has ended: the broker has taken the message back."""
+        """Acknowledge the message. Does nothing after the consumer has ended: the broker has taken the message back."""
 
     @abstractmethod
     def reject(self, *, requeue: bool) -> None:
-        """Give it back (requeue), or let the broker drop or dead-letter it. Does nothing once the consumer has ended."""
+        """Return the message to its queue, or let the broker drop or dead-letter it.
+
+        Does nothing after the consumer has ended.
+        """
 
 
 class Consumer(ABC):
-    """Takes messages of one queue, on a channel of its own."""
+    """A consumer of one queue, on a channel of its own."""
 
     @abstractmethod
     async def stop(self) -> None:
-        """Take no more messages. Those in hand can still be acknowledged, or given back, until `close`. Not for a single active
-        consumer, whose successor would begin before what is in hand is acknowledged."""
+        """Take no more messages. Delivered ones can still be acknowledged or rejected, until `close`.
+
+        Not for a single active consumer: its successor would start before the delivered messages are acknowledged.
+        """
 
     @abstractmethod
     async def close(self) -> None:
-        """End without `basic.cancel`: what is not acknowledged goes back to the queue, in order, before the next
-        consumer starts. `on_end` is not called. Does nothing the second time."""
+        """End without `basic.cancel`: unacknowledged messages return to the queue, in order, before the next consumer starts.
+
+        `on_end` is not called. A second call does nothing.
+        """
 
 
 class Link(ABC):
-    """One life of the connection, with a publishing and a consuming side that fail as one."""
+    """A connection for data. Its publishing and its consuming side fail as one."""
 
-    server: str  # product and version, for people
-    max_message: int  # bytes of a body
-    priorities: (
-        int  # that a quorum queue tells apart; 1: all are alike. Where there are 2, those above 4 are the high ones
-    )
-    lost: BaseException | None  # why, once it is
+    server: str
+    """The server's product and version, for people."""
+    max_message: int
+    """Largest body in bytes."""
+    priorities: int
+    """Priority levels of a quorum queue: 1 if all are alike, 2 if priorities above 4 are high ones."""
+    lost: BaseException | None
+    """The cause, once the link is lost."""
 
     @abstractmethod
     def publish(self, queue: str, message: Message, settled: Callable[[Outcome], None]) -> None:
-        """Send, with `mandatory` and a confirm. `settled` is called once, later, in the order of publishing where the
-        broker confirms in order; at the latest when the link ends (LOST)."""
+        """Publish to a queue, with a confirm.
+
+        Args:
+            queue: the queue's name.
+            message: the message.
+            settled: called once with the outcome, never before this method returns; in the order of publishing as far as the
+                broker confirms in order, and with LOST if the link ends first.
+        """
 
     @abstractmethod
     def broadcast(self, exchange: str, message: Message, settled: Callable[[Outcome], None]) -> None:
-        """Send to every queue that is subscribed to the exchange, with a confirm; where none is, it is STORED all the same.
-        REFUSED where one of them refused it: others may have it. Broadcasts to one exchange keep their order; the first over
-        a link leaves once the exchange is known to be there, so a `publish` that comes later may overtake it."""
+        """Publish to all queues that are subscribed to an exchange, with a confirm.
+
+        Broadcasts to one exchange keep their order. A link's first one waits for the exchange's declaration, so a later
+        `publish` may overtake it.
+
+        Args:
+            exchange: the exchange's name.
+            message: the message.
+            settled: called once with the outcome, as for `publish`: STORED also if no queue is subscribed, REFUSED if one of
+                the queues refused it, while others may have it.
+        """
 
     @abstractmethod
     async def subscribe(self, queue: str, exchange: str) -> None:
-        """The queue from now on also gets what is broadcast to this durable fanout exchange, which is made where it is
-        missing. Once is enough, for as long as the queue lives.
+        """Bind a queue to a durable fanout exchange, which is declared if it is missing.
+
+        The binding lasts as long as the queue; binding again changes nothing.
 
         Raises:
             ActorNotFound: no such queue.
             BrokerUnavailable: the link was lost.
-            ValueError: the exchange exists and is another kind of exchange.
+            ValueError: the exchange exists with another type.
         """
 
     @abstractmethod
     async def declare(self, queue: Queue) -> None:
-        """Make the queue, or find it as it is.
+        """Create a queue; does nothing if it exists with the same arguments.
 
         Raises:
             BrokerUnavailable: the link was lost.
@@ -158,12 +193,17 @@ class Link(ABC):
 
     @abstractmethod
     async def delete(self, queue: str, *, only_if_empty: bool = False) -> bool:
-        """True once the queue is not there. False where it was to be deleted only if empty, and is not; that is for classic
-        queues: RabbitMQ closes the connection of who asks it of another."""
+        """Delete a queue; True also if there was none.
+
+        Args:
+            queue: the queue's name.
+            only_if_empty: leave a queue that is not empty and return False. Classic queues only: for others, RabbitMQ closes
+                the connection.
+        """
 
     @abstractmethod
     async def state(self, queue: str) -> QueueState | None:
-        """None where there is no such queue."""
+        """Depth and consumers of a queue; None if there is no such queue."""
 
     @abstractmethod
     async def consume(
@@ -175,10 +215,15 @@ class Link(ABC):
         prefetch: int,
         offset: int | str | None = None,
     ) -> Consumer:
-        """Take messages with manual acknowledgement, at most `prefetch` unacknowledged.
+        """Consume a queue with manual acknowledgement.
 
-        `on_end(reason)` is called once if the consumer ends and nobody here closed it: its queue was deleted, the broker
-        cancelled it, its channel or its link was lost. `offset` (`first`, `last`, `next` or a number) is for streams.
+        Args:
+            queue: the queue's name.
+            on_delivery: called with each message.
+            on_end: called once with the reason if the consumer ends before `Consumer.close`: its queue was deleted, the broker
+                cancelled it, or its channel or link was lost.
+            prefetch: most unacknowledged messages; 0 is without limit.
+            offset: where to begin in a stream: `first`, `last`, `next` or a number.
 
         Raises:
             ActorNotFound: no such queue.
@@ -187,11 +232,11 @@ class Link(ABC):
 
     @abstractmethod
     async def close(self) -> None:
-        """Send what is buffered and close; `on_lost` is not called. Publishes without a confirm settle as LOST."""
+        """Send what is buffered and close. Unconfirmed publishes settle as LOST; `on_lost` is not called."""
 
 
 async def publish_confirmed(link: Link, queue: str, message: Message) -> Outcome:
-    """Publish, and wait for the outcome."""
+    """Publish to a queue, and wait for the outcome."""
     confirmed: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 
     def settled(outcome: Outcome) -> None:
@@ -203,7 +248,7 @@ async def publish_confirmed(link: Link, queue: str, message: Message) -> Outcome
 
 
 class Broker(ABC):
-    """A broker by URL. Making one connects to nothing."""
+    """A broker, by its URL. Creating one opens no connection."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -216,18 +261,23 @@ class Broker(ABC):
         on_lost: Callable[[BaseException], None],
         on_blocked: Callable[[str | None], None],
     ) -> Link:
-        """One attempt, without retry. `name` is shown by the broker's tools. `on_lost` is called once when the link ends
-        and nobody here closed it; after all its publishes have been settled and all its consumers ended. `on_blocked` has
-        the broker's reason while it takes no publishes (memory or disk alarm), and None when it does again.
+        """Open a link: one attempt, without retries.
+
+        Args:
+            name: shown by the broker's tools.
+            on_lost: called once with the cause if the link ends before `Link.close`, after all its publishes were settled and
+                all its consumers have ended.
+            on_blocked: called with the broker's reason while it takes no publishes (memory or disk alarm), and with None when
+                it takes them again.
 
         Raises:
-            BrokerUnavailable: with the URL (password hidden), the cause and what to do. `exc.permanent` is True where
-                trying again is of no use: wrong password, wrong vhost.
+            BrokerUnavailable: with the URL (password hidden), the cause and what to do. `exc.permanent` is True if another
+                attempt would fail too: wrong password or virtual host.
         """
 
     @abstractmethod
     async def purge(self, queue: str) -> int:
-        """Drop what waits in the queue; returns how many.
+        """Remove all waiting messages of a queue; returns how many.
 
         Raises:
             ActorNotFound: no such queue.
@@ -235,28 +285,35 @@ class Broker(ABC):
 
     @abstractmethod
     async def peek(self, queue: str, *, limit: int = 100, offset: int = 0) -> list[tuple[int, Message]]:
-        """The oldest messages of a stream that have this offset or a later one, each with its offset. They stay where they
-        are. What comes while one looks may be missing. Empty where there is no such queue.
+        """Read a stream without a consumer of one's own; removes nothing.
+
+        Args:
+            queue: the stream's name.
+            limit: most messages.
+            offset: the offset to begin at.
+
+        Returns:
+            The oldest messages from that offset on, each with its offset. Messages published during the call may be missing.
+            Empty if there is no such queue.
 
         Raises:
-            BrokerUnavailable: it cannot be reached, or the connection was lost.
+            BrokerUnavailable: the broker cannot be reached, or the connection was lost.
         """
 
     @abstractmethod
     async def end_offset(self, queue: str) -> int:
-        """The offset that a stream's next message would have had while one looked, however fast it grows; 0 where there is
-        no such queue.
+        """The offset after a stream's last message, at a moment of the call; 0 if there is no such queue.
 
         Raises:
-            BrokerUnavailable: it cannot be reached, or the connection was lost.
+            BrokerUnavailable: the broker cannot be reached, or the connection was lost.
         """
 
 
 def open_broker(url: str) -> Broker:
-    """The adapter for the URL's scheme.
+    """The broker at a URL, by the adapter for its scheme.
 
     Raises:
-        BrokerUnavailable: no adapter speaks it.
+        BrokerUnavailable: no adapter for the scheme is installed.
     """
     scheme = urlsplit(url).scheme
     found = {entry.name: entry for entry in entry_points(group="actorhub.brokers")}
@@ -268,34 +325,38 @@ def open_broker(url: str) -> Broker:
 
 
 class LocalServer(ABC):
-    """A broker of one's own on this machine, for tests and local clusters. Found among the entry points of the group
-    `actorhub.servers`. It ends with the process that started it, at the latest. Calls block; use a thread from async code."""
+    """A private broker on this machine, for tests and local clusters.
 
-    url: str  # once started
+    It ends at the latest with the process that started it. Its methods block; call them in a thread from async code. Found
+    among the entry points of the group `actorhub.servers`.
+    """
+
+    url: str
+    """Its URL, after `start`."""
 
     @staticmethod
     def available() -> bool:
-        """Whether this machine has what it needs."""
+        """True if this machine has the software that it needs."""
         return True
 
     @abstractmethod
     def start(self) -> None:
-        """Returns when it takes connections.
+        """Start the broker; returns when it accepts connections.
 
         Raises:
-            BrokerUnavailable: it is not installed, or did not start.
+            BrokerUnavailable: the software is not installed, or the broker did not start.
         """
 
     @abstractmethod
     def stop(self) -> None:
-        """End it and remove what it kept."""
+        """Stop the broker and delete its data."""
 
 
 def open_server(name: str) -> LocalServer:
-    """A server by name, not started.
+    """A private broker by its kind's name, not started.
 
     Raises:
-        BrokerUnavailable: none has the name.
+        BrokerUnavailable: no kind has the name.
     """
     found = {entry.name: entry for entry in entry_points(group="actorhub.servers")}
     if name not in found:

@@ -1,4 +1,4 @@
-"""A cluster on this machine: agents and their workers as child processes, on a broker that runs or on a private one."""
+"""Local cluster: nodes and their workers as child processes, on a running broker or on a private one."""
 
 from __future__ import annotations
 
@@ -21,32 +21,34 @@ from actorhub.settings import Settings
 
 BrokerChoice = Literal["auto", "rabbitmq", "embedded"]
 LocalNodes = int | Mapping[str, Mapping[str, float]]
-"""How many, or their ids with the resources of each."""
+"""Number of nodes, or their ids with the resources of each."""
 
 
 @dataclass(eq=False)
 class LocalCluster:
-    """`nodes` agents with `workers` processes for actors and `slots` for tasks each. With `broker="auto"` it uses the broker
-    that `settings.url` names; where there is none it starts a private RabbitMQ, or the embedded broker where RabbitMQ is not
-    installed. `"rabbitmq"` and `"embedded"` always start one of their own.
-
-    On a broker that others use too, the cluster's queues have a prefix of their own.
-    """
+    """A cluster of node processes on this machine. Its queues have a prefix of their own, so a broker can be shared."""
 
     settings: Settings
+    """Settings of the cluster; `start` sets the broker's URL, the secret and the prefix."""
     nodes: LocalNodes = 1
     workers: int = 2
+    """Processes for actors on each node."""
     slots: int | None = None
+    """Processes for tasks on each node; None leaves it to the node."""
     modules: Sequence[str] = ()
+    """Modules with the actors and tasks, which the nodes import."""
     broker: BrokerChoice = "auto"
+    """`"rabbitmq"` and `"embedded"` start a private broker of that kind. `"auto"` uses the one at `settings.url`; without a URL
+    it starts a private RabbitMQ, or the embedded broker if RabbitMQ is not installed."""
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    """The running nodes' processes, by node id."""
     _server: LocalServer | None = None
 
     async def start(self) -> Settings:
-        """Starts everything, waits for the broker only, and returns the settings of a hub of this cluster.
+        """Start the broker and the nodes, without waiting for the nodes; returns the settings for a hub.
 
         Raises:
-            BrokerUnavailable: there is no RabbitMQ to start.
+            BrokerUnavailable: the private broker is not installed, or did not start.
         """
         url = self.settings.url if self.broker == "auto" else None
         if url is None:
@@ -67,11 +69,16 @@ class LocalCluster:
 
     @property
     def size(self) -> int:
-        """How many nodes it begins with."""
+        """Number of nodes that `start` starts."""
         return self.nodes if isinstance(self.nodes, int) else len(self.nodes)
 
     def start_node(self, node_id: str, *, resources: Mapping[str, float] | None = None) -> None:
-        """`resources`: instead of what is found, and beside it."""
+        """Start a node's process.
+
+        Args:
+            node_id: the node's id.
+            resources: amounts that replace the detected ones, or are added to them.
+        """
         environment = {
             **os.environ,
             **self.settings.to_environment(),
@@ -82,29 +89,31 @@ class LocalCluster:
             command += ["--slots", str(self.slots)]
         for name, amount in (resources or {}).items():
             command += ["--resource", f"{name}={amount}"]
-        # the pipe to its standard input ends when this process does, however it ends; then the node ends too
+        # the pipe to its standard input closes when this process ends, in whatever way, and then the node ends too
         self.processes[node_id] = subprocess.Popen(
             [*command, "--with-parent", *self.modules], env=environment, stdin=subprocess.PIPE
         )
 
     async def stop_node(self, node_id: str, number: int = signal.SIGTERM) -> None:
-        """Send its agent a signal, and wait for its end: SIGTERM drains it, SIGKILL takes its workers along."""
+        """Send a node a signal and wait for its end: SIGTERM drains it, SIGKILL kills it and its workers."""
         process = self.processes.pop(node_id)
         process.send_signal(number)
         await asyncio.to_thread(self._wait, process)
 
     def check(self) -> None:
-        """Raises:
-        BrokerUnavailable: a node's process has ended; its own words are on standard error.
+        """Check that all nodes run.
+
+        Raises:
+            BrokerUnavailable: a node's process has ended; its messages are on standard error.
         """
         for node_id, process in self.processes.items():
             if process.poll() is not None:
                 raise BrokerUnavailable(
-                    f"{node_id} of the local cluster ended with code {process.returncode}; see its messages above"
+                    f"node {node_id} of the local cluster ended with exit code {process.returncode}; see its messages above"
                 )
 
     async def stop(self) -> None:
-        """Drain the nodes, then stop a private broker."""
+        """Drain the nodes, then stop the private broker, if there is one."""
         await asyncio.to_thread(self._stop_processes)
         if self._server is not None:
             await asyncio.to_thread(self._server.stop)

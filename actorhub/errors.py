@@ -1,59 +1,57 @@
-"""The tree of errors.
+"""Errors of ActorHub.
 
     ActorHubError
-    ├── BrokerUnavailable         no broker there, wrong password, wrong vhost; the message says which
+    ├── BrokerUnavailable         the broker cannot be reached, or refuses the password or the virtual host
     ├── ActorNotFound             no such actor, or no such name
-    ├── ActorDied                 the actor is gone; the message carries the last cause
+    ├── ActorDied                 the actor ended for good; the message has the cause
     │   └── ActorInitFailed       its constructor raised
-    ├── CallTimeout               the deadline passed (also a TimeoutError)
-    ├── CallCancelled             somebody cancelled the call
-    ├── DeadlockDetected          the call came back to an actor that waits in its chain
+    ├── CallTimeout               the call's deadline passed (also a TimeoutError)
+    ├── CallCancelled             the call was cancelled
+    ├── DeadlockDetected          the call reached an actor that waits in the call's own chain
     ├── MailboxFull               the actor's mailbox is at its limit
-    ├── TooManyPending            this hub already waits for as many answers as it may
-    ├── InvalidArguments          they do not fit the method's annotations; nothing was sent
+    ├── TooManyPending            the hub waits for `max_pending` replies already
+    ├── InvalidArguments          the arguments do not fit the method's annotations; nothing was sent
     ├── InvalidResult             the method's result does not fit its return annotation
     ├── MethodNotFound            the actor has no public method of that name
     ├── TaskNotFound              the node that took the task does not know its function
-    ├── WorkerDied                the task killed its worker too often
-    ├── InvalidEnvelope           a message that is not of the wire format
-    ├── PayloadTooLarge           the broker would refuse a message of that size
-    ├── UntrustedPayload          a pickle without the cluster's signature
-    ├── NotSerialisable           a value that neither JSON nor pickle can carry; names the attribute
+    ├── WorkerDied                the task killed its worker more often than `max_redeliveries` allows
+    ├── InvalidEnvelope           the message is not in the wire format
+    ├── PayloadTooLarge           the message is larger than the broker accepts
+    ├── UntrustedPayload          the pickle lacks the cluster's signature
+    ├── NotSerialisable           neither JSON nor pickle can carry the value; names the part that cannot
     ├── NameTaken                 another live actor has the name
-    ├── PlacementInfeasible       no node can ever run it, or what it was to run in was removed
-    ├── ObjectLost                the object is not, or no longer, in its store; names the node
-    ├── StoreFull                 a node's object store has no room for it, neither in memory nor on disk
+    ├── PlacementInfeasible       no node can ever run it, or its placement group was removed
+    ├── ObjectLost                the object is missing in its store; names the node
+    ├── StoreFull                 the node's object store has no room, neither in memory nor on disk
     ├── LetterNotFound            no dead letter has the id
     ├── HubClosed                 the hub was closed before, or while, it was used
-    └── RemoteError               an exception whose own type cannot be imported here
+    └── RemoteError               a remote exception whose type cannot be imported here
 
-A user's exception comes back as its own type where the caller can import it; the remote traceback is in its notes.
+An exception of user code reaches the caller as its own type if the caller can import it. Its notes have the remote traceback.
 """
 
 from __future__ import annotations
 
 
 class ActorHubError(Exception):
-    """The root of every error that the library raises on purpose."""
+    """Base class of all errors that ActorHub raises on purpose."""
 
 
 class BrokerUnavailable(ActorHubError):
-    """The broker cannot be reached or refuses the credentials or the virtual host.
-
-    `permanent` is True where trying again is of no use: the credentials or the virtual host are wrong.
-    """
+    """The broker cannot be reached, or refuses the password or the virtual host; the message says which."""
 
     def __init__(self, message: str, *, permanent: bool = False) -> None:
         super().__init__(message)
         self.permanent = permanent
+        """True if another attempt would fail too: the credentials or the virtual host are wrong."""
 
 
 class ActorNotFound(ActorHubError):
-    """There is no such actor: it never existed under that name, or ended too long ago to be remembered."""
+    """There is no such actor: it never existed under that name, or its end was too long ago to be on record."""
 
 
 class ActorDied(ActorHubError):
-    """The actor ended and will not come back; the message says by what."""
+    """The actor ended and will not be restarted; the message has the cause."""
 
 
 class ActorInitFailed(ActorDied):
@@ -61,7 +59,7 @@ class ActorInitFailed(ActorDied):
 
 
 class CallTimeout(ActorHubError, TimeoutError):
-    """The deadline of a call passed before its answer came. The call may still have taken effect."""
+    """The deadline of a call passed before its reply came. The call may still have taken effect."""
 
 
 class CallCancelled(ActorHubError):
@@ -69,23 +67,23 @@ class CallCancelled(ActorHubError):
 
 
 class DeadlockDetected(ActorHubError):
-    """A call came back to an actor that is itself waiting in the call's chain; the message names the cycle."""
+    """A call reached an actor that waits for a reply in the same chain of calls; the message names the cycle."""
 
 
 class MailboxFull(ActorHubError):
-    """The actor's mailbox holds as many envelopes as its `mailbox_limit` allows."""
+    """The actor's mailbox has as many messages as its `mailbox_limit` allows."""
 
 
 class TooManyPending(ActorHubError):
-    """The hub waits for `max_pending` answers already."""
+    """The hub waits for `max_pending` replies already."""
 
 
 class InvalidArguments(ActorHubError, TypeError):
-    """The arguments do not fit the annotations; the message is pydantic's report with each field's path."""
+    """The arguments do not fit the annotations; the message is pydantic's report with the path of each field."""
 
 
 class InvalidResult(ActorHubError, TypeError):
-    """What the method returned does not fit its return annotation."""
+    """The method's result does not fit its return annotation."""
 
 
 class MethodNotFound(ActorHubError, AttributeError):
@@ -101,19 +99,19 @@ class WorkerDied(ActorHubError):
 
 
 class InvalidEnvelope(ActorHubError, ValueError):
-    """A message's body or properties are not of the wire format."""
+    """A message's body or properties are not in the wire format."""
 
 
 class PayloadTooLarge(ActorHubError, ValueError):
-    """One message would be larger than the broker takes."""
+    """A message would be larger than the broker accepts."""
 
 
 class UntrustedPayload(ActorHubError):
-    """A pickled payload came without a signature, or with a wrong one."""
+    """A pickled payload has no signature, or a wrong one."""
 
 
 class NotSerialisable(ActorHubError, TypeError):
-    """A value can travel neither as JSON nor as a pickle; the message names the part of it that cannot."""
+    """Neither JSON nor pickle can carry a value; the message names the part of it that cannot be serialised."""
 
 
 class NameTaken(ActorHubError):
@@ -121,32 +119,32 @@ class NameTaken(ActorHubError):
 
 
 class PlacementInfeasible(ActorHubError):
-    """No node can ever run what was asked for, and the message says what was asked and the best that there is; or a task was to
-    run in a placement group that was removed."""
+    """No node can ever run the actor, task or group, or a task's placement group was removed.
+
+    The message has the requested resources and the best that a node offers.
+    """
 
 
 class ObjectLost(ActorHubError):
-    """An object is not, or no longer, in the store that should have it; the message names the node and the object."""
+    """An object is missing in the store that should have it; the message names the node and the object."""
 
 
 class StoreFull(ActorHubError):
-    """An object store has no room for an object, neither in memory nor on disk; the message says what is taken."""
+    """An object store has no room for an object, neither in memory nor on disk; the message says how much is in use."""
 
 
 class LetterNotFound(ActorHubError, LookupError):
-    """No dead letter of the namespace has the id: it was purged, or so many came later that it made room for them."""
+    """No dead letter of the namespace has the id: it was purged, or dropped in favour of newer ones."""
 
 
 class HubClosed(ActorHubError):
-    """The hub is closed: it can send nothing, and what it waited for will not come."""
+    """The hub is closed: it sends nothing more, and pending calls fail with this error."""
 
 
 class RemoteError(ActorHubError):
-    """An exception of a type that cannot be imported here; its message and remote traceback are kept.
-
-    `type_name` is the original type, as `module:qualified.name`.
-    """
+    """A remote exception of a type that cannot be imported here, with its message and remote traceback."""
 
     def __init__(self, message: str, type_name: str = "") -> None:
         super().__init__(message)
         self.type_name = type_name
+        """The original type, as `module:qualified.name`."""

@@ -1,15 +1,15 @@
-"""Fixtures for users' own tests, on the embedded broker: nothing to install, nothing left behind.
+"""pytest fixtures for tests of actors and tasks, on the embedded broker: they need no installation and leave nothing behind.
 
     async def test_counting(hub):
         counter = await hub.spawn(Counter)
         assert await counter.add(1) == 1
 
-- `hub`: a cluster inside the test's process, made anew for each test in some tens of milliseconds.
-- `local_hub`: a cluster of a broker, an agent and two worker processes, for each test; its node imports the test's module.
-  For tests that kill processes.
-- `broker_url`: an embedded broker's URL, one for the whole run.
+- `hub`: a new cluster for each test, inside the test's process. It starts in some tens of milliseconds.
+- `local_hub`: a new cluster for each test, with a node and two worker processes. Its node imports the test's module. For tests
+  that kill processes.
+- `broker_url`: the URL of an embedded broker, one for the whole run.
 
-The hubs need pytest-asyncio. ACTORHUB_URL is not used.
+`hub` and `local_hub` need pytest-asyncio. The fixtures ignore ACTORHUB_URL.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 async_fixture: Any
 try:
     import pytest_asyncio
-except ImportError:  # then there are no asynchronous tests
+except ImportError:  # without it there are no asynchronous tests
     async_fixture = pytest.fixture
 else:
     async_fixture = pytest_asyncio.fixture
@@ -33,7 +33,7 @@ else:
 
 @pytest.fixture(scope="session")
 def broker_url() -> Iterator[str]:
-    """The URL of an embedded broker."""
+    """URL of an embedded broker."""
     from actorhub.broker import open_server
 
     server = open_server("embedded")
@@ -50,7 +50,7 @@ def _settings() -> Settings:
 
 @async_fixture  # type: ignore[untyped-decorator]
 async def hub() -> AsyncIterator[Hub]:
-    """A hub with a whole cluster inside this process."""
+    """Hub with a cluster inside this process."""
     from actorhub import Hub
 
     async with Hub(settings=_settings()) as hub:
@@ -59,7 +59,7 @@ async def hub() -> AsyncIterator[Hub]:
 
 @async_fixture  # type: ignore[untyped-decorator]
 async def local_hub(request: pytest.FixtureRequest) -> AsyncIterator[Hub]:
-    """A hub of a cluster of two real worker processes."""
+    """Hub with a cluster of one node and two worker processes."""
     from actorhub import Hub
 
     modules = [request.module.__name__]

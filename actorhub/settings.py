@@ -1,4 +1,4 @@
-"""Settings, each from an argument or from an `ACTORHUB_*` environment variable."""
+"""Settings of a cluster, from arguments and `ACTORHUB_*` environment variables."""
 
 from __future__ import annotations
 
@@ -11,74 +11,78 @@ from actorhub.core.addressing import check_name
 
 
 class Settings(BaseSettings):
-    """What a hub, a node and the command line need to know of their cluster.
+    """Settings of a hub, a node or a command. Arguments take precedence over environment variables.
 
-    Durations are seconds, sizes are bytes. Arguments win over the environment.
+    Durations are seconds, sizes are bytes.
     """
 
     model_config = SettingsConfigDict(env_prefix="ACTORHUB_", env_ignore_empty=True, frozen=True, extra="ignore")
 
     url: str | None = Field(default=None, description="the broker: amqp://user:password@host:port/vhost")
-    namespace: str = Field(default="default", description="where actors' names are looked up")
+    namespace: str = Field(default="default", description="namespace in which names are looked up")
     prefix: str = Field(
-        default="ah", description="the first word of every queue's name; one for each cluster on a broker"
+        default="ah", description="first word of every queue name; a different one for each cluster on a broker"
     )
     secret: SecretStr | None = Field(
-        default=None, description="signs pickled payloads; every process of a cluster has the same"
+        default=None, description="signs pickled payloads; the same in all processes of a cluster"
     )
-    heartbeat: float = Field(default=1.0, gt=0, description="how often a node reports to control")
-    node_timeout: float = Field(default=8.0, gt=0, description="a node silent for longer is lost")
+    heartbeat: float = Field(default=1.0, gt=0, description="interval between the reports of a node")
+    node_timeout: float = Field(default=8.0, gt=0, description="a node that is silent for longer counts as lost")
     session_timeout: float = Field(
-        default=30.0, gt=0, description="a session gone for longer ends, and its actors with it"
+        default=30.0, gt=0, description="a client that is gone for longer counts as ended, and its actors end with it"
     )
-    drain_timeout: float = Field(default=20.0, ge=0, description="how long a stopping worker waits for running calls")
+    drain_timeout: float = Field(default=20.0, ge=0, description="time for running calls to finish when a worker stops")
     reply_expiry: float = Field(default=300.0, gt=0, description="an unused reply queue is deleted after this")
-    connect_timeout: float = Field(default=10.0, gt=0, description="how long the first connection may take to succeed")
+    connect_timeout: float = Field(default=10.0, gt=0, description="time for the first connection to succeed")
     recycle_tasks: int | None = Field(
-        default=None, gt=0, description="tasks after which a slot's process is replaced by a new one"
+        default=None, gt=0, description="number of tasks after which a slot's process is replaced"
     )
     recycle_memory: int | None = Field(
-        default=None, gt=0, description="bytes of resident memory past which a slot's process is replaced"
+        default=None, gt=0, description="resident memory past which a slot's process is replaced"
     )
     slot_idle: float = Field(
         default=10.0,
         gt=0,
-        description="seconds without work after which a slot ends whose queue's tasks ask for resources or a place",
+        description="time without a task after which a dedicated slot, for tasks with resources or a placement, ends",
     )
     store_capacity: int | None = Field(
-        default=None, gt=0, description="bytes of memory for a node's objects; by default 30 % of the machine's"
+        default=None, gt=0, description="memory for a node's objects; by default 30 % of the machine's"
     )
     store_spill_capacity: int | None = Field(
         default=None,
         ge=0,
-        description="bytes of disk for objects that memory has no room for; by default 30 % of what is free",
+        description="disk space for objects that do not fit into memory; by default 30 % of the free space",
     )
     inline_limit: int = Field(
-        default=256 * 1024, ge=0, description="bytes up to which a task's result travels in the answer itself"
+        default=256 * 1024, ge=0, description="largest task result that travels in the reply itself"
     )
-    object_lease: float = Field(default=60.0, gt=0, description="an object that nobody refers to for longer is freed")
+    object_lease: float = Field(
+        default=60.0, gt=0, description="an object is freed when no process has referred to it for longer"
+    )
     objects_url: str | None = Field(
         default=None,
-        description="where objects are kept beside their node, so that they outlive it: s3://bucket/folder",
+        description="where objects are also stored outside their node, so that they outlive it: s3://bucket/folder",
     )
     journal_retention: int = Field(
         default=128 * 1024 * 1024,
         ge=1024 * 1024,
-        description="bytes that the broker keeps of a durable actor's journal",
+        description="bytes of a durable actor's journal that the broker keeps",
     )
     passivate_after: float = Field(
         default=60.0,
         gt=0,
-        description="seconds after which an instance of a keyed class that nobody calls leaves memory",
+        description="time without a call after which an instance of a keyed class leaves memory",
     )
     ack_lag: float = Field(
         default=0.0,
         ge=0,
-        description="seconds for which a durable actor's inbox keeps what is done, so that the broker has it on its disk",
+        description="how much longer than needed a durable actor's inbox keeps handled messages",
     )
-    max_pending: int = Field(default=100_000, gt=0, description="answers that a hub may wait for at once")
-    log_format: Literal["text", "json"] = "text"
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    max_pending: int = Field(default=100_000, gt=0, description="replies that a hub may wait for at once")
+    log_format: Literal["text", "json"] = Field(default="text", description="text, or one JSON object per line")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="least level that is logged"
+    )
 
     @field_validator("namespace", "prefix")
     @classmethod
@@ -86,7 +90,7 @@ class Settings(BaseSettings):
         return check_name("the namespace or prefix", value)
 
     def to_environment(self) -> dict[str, str]:
-        """These settings as environment variables for a child process; the secret is in them."""
+        """The settings as environment variables for a child process, the secret included."""
         values = {name: value for name, value in self if value is not None}
         plain = {k: v.get_secret_value() if isinstance(v, SecretStr) else str(v) for k, v in values.items()}
         return {f"ACTORHUB_{name.upper()}": value for name, value in plain.items()}
