@@ -1,4 +1,4 @@
-"""Client libraries that nobody here wrote, on RabbitMQ and on the embedded broker: what works there works here."""
+"""Third-party AMQP clients on RabbitMQ and on the embedded broker: pika, kombu, amqpstorm and aio-pika."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def by_pika(url: str, queue: str) -> bytes:
         channel.basic_publish("", queue, CALL.encode(), properties, mandatory=True)
         for _, _, body in channel.consume(reply_to, auto_ack=True):
             return bytes(body)
-    raise AssertionError("no answer")
+    raise AssertionError("no reply")
 
 
 def by_kombu(url: str, queue: str) -> bytes:
-    answers: list[bytes] = []
+    replies: list[bytes] = []
     with kombu.Connection(url) as connection:
         reply = kombu.Queue(f"kombu-{new_id(6)}", exclusive=True, auto_delete=True, channel=connection.default_channel)
         reply.declare()
@@ -59,14 +59,14 @@ def by_kombu(url: str, queue: str) -> bytes:
             delivery_mode=2,
         )
         with kombu.Consumer(
-            connection, [reply], callbacks=[lambda body, message: answers.append(message.body)], no_ack=True
+            connection, [reply], callbacks=[lambda body, message: replies.append(message.body)], no_ack=True
         ):
             connection.drain_events(timeout=20)
-    return answers[0] if isinstance(answers[0], bytes) else str(answers[0]).encode()
+    return replies[0] if isinstance(replies[0], bytes) else str(replies[0]).encode()
 
 
 def by_amqpstorm(url: str, queue: str) -> bytes:
-    answers: list[bytes] = []
+    replies: list[bytes] = []
     with amqpstorm.UriConnection(url) as connection, connection.channel() as channel:
         channel.confirm_deliveries()
         reply_to = channel.queue.declare(exclusive=True)["queue"]
@@ -74,13 +74,13 @@ def by_amqpstorm(url: str, queue: str) -> bytes:
         channel.basic.publish(CALL, queue, properties=properties, mandatory=True)
 
         def take(message: amqpstorm.Message) -> None:
-            answers.append(message.body.encode())
+            replies.append(message.body.encode())
             message.ack()
             channel.stop_consuming()
 
         channel.basic.consume(take, reply_to)
         channel.start_consuming()
-    return answers[0]
+    return replies[0]
 
 
 def by_aio_pika(url: str, queue: str) -> bytes:
@@ -94,7 +94,7 @@ def by_aio_pika(url: str, queue: str) -> bytes:
                 async for message in messages:
                     async with message.process():
                         return bytes(message.body)
-        raise AssertionError("no answer")
+        raise AssertionError("no reply")
 
     return asyncio.run(call())
 
@@ -105,11 +105,11 @@ async def test_a_client_library_calls_an_actor(
 ) -> None:
     counter = await hub.spawn(Counter)
     queue = address_of(counter).queue
-    answer = json.loads(await asyncio.to_thread(call, broker.url, queue))
-    assert (answer["kind"], answer["payload"], answer["call"]) == ("reply", 5, "1")
+    reply = json.loads(await asyncio.to_thread(call, broker.url, queue))
+    assert (reply["kind"], reply["payload"], reply["call"]) == ("reply", 5, "1")
 
 
-def test_topics_gets_rejections_and_passive_declares_by_pika(broker_url: str, prefix: str) -> None:
+def test_pika_uses_topics_get_nack_purge_and_passive_declare(broker_url: str, prefix: str) -> None:
     with pika.BlockingConnection(pika.URLParameters(broker_url)) as connection:
         channel = connection.channel()
         channel.exchange_declare(prefix, "topic", auto_delete=True)
@@ -131,7 +131,7 @@ def test_topics_gets_rejections_and_passive_declares_by_pika(broker_url: str, pr
         assert connection.channel().is_open
 
 
-def test_an_unroutable_message_comes_back_and_a_full_queue_refuses_by_pika(broker_url: str, prefix: str) -> None:
+def test_pika_gets_unroutable_messages_back_and_is_refused_by_a_full_queue(broker_url: str, prefix: str) -> None:
     with pika.BlockingConnection(pika.URLParameters(broker_url)) as connection:
         channel = connection.channel()
         channel.confirm_delivery()
@@ -140,7 +140,7 @@ def test_an_unroutable_message_comes_back_and_a_full_queue_refuses_by_pika(broke
         channel.queue_declare(prefix, durable=True, arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
         channel.basic_publish("", prefix, b"1", mandatory=True)
         refused = 0
-        for _ in range(10):  # RabbitMQ takes a few more than the limit
+        for _ in range(10):  # RabbitMQ stores a few more than the limit
             try:
                 channel.basic_publish("", prefix, b"2", mandatory=True)
             except exceptions.NackError:
@@ -149,7 +149,7 @@ def test_an_unroutable_message_comes_back_and_a_full_queue_refuses_by_pika(broke
         channel.queue_delete(prefix)
 
 
-def test_a_large_message_travels_in_many_frames(broker_url: str, prefix: str) -> None:
+def test_a_message_of_many_frames_arrives_whole(broker_url: str, prefix: str) -> None:
     body = bytes(range(256)) * 4096 * 3
     with pika.BlockingConnection(pika.URLParameters(broker_url)) as connection:
         channel = connection.channel()

@@ -1,4 +1,4 @@
-"""The embedded broker's server: frames cut anywhere, random bytes, clients that break the rules, and who is told what."""
+"""Server of the embedded broker: split frames, random bytes, protocol errors of clients, heartbeats and the memory alarm."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def _until_closed(raw: socket.socket) -> bytes:
     return received
 
 
-def _works(server: EmbeddedServer) -> None:
-    """Somebody else's work goes on."""
+def _check_that_it_works(server: EmbeddedServer) -> None:
+    """Publish and consume on another connection."""
     with pika.BlockingConnection(pika.URLParameters(server.url)) as connection:
         channel = connection.channel()
         queue = channel.queue_declare("", exclusive=True).method.queue
@@ -66,7 +66,7 @@ def _works(server: EmbeddedServer) -> None:
 
 
 @given(cuts=st.lists(st.integers(1, 40), max_size=60), bodies=st.lists(st.binary(max_size=300), min_size=1, max_size=4))
-def test_frames_cut_anywhere_are_the_same_frames(cuts: list[int], bodies: list[bytes]) -> None:
+def test_frames_split_anywhere_are_read_whole(cuts: list[int], bodies: list[bytes]) -> None:
     stream = b""
     for body in bodies:
         header = encode(Basic.Properties(message_id="m"), len(body))
@@ -80,13 +80,13 @@ def test_frames_cut_anywhere_are_the_same_frames(cuts: list[int], bodies: list[b
 
 
 @given(st.binary(max_size=300))
-def test_random_bytes_are_frames_or_one_kind_of_error(data: bytes) -> None:
+def test_random_bytes_are_frames_or_a_connection_fault(data: bytes) -> None:
     with contextlib.suppress(ConnectionFault):
         list(Reader(4096, max_incomplete=MAX_INCOMPLETE_BYTES).feed(data))
 
 
 @given(where=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255))
-def test_a_changed_byte_is_frames_or_one_kind_of_error(where: float, byte: int) -> None:
+def test_a_changed_byte_gives_frames_or_a_connection_fault(where: float, byte: int) -> None:
     header = encode(Basic.Properties(headers={"a": [1, {"b": "c"}]}, expiration="5"), 3)
     data = bytearray(b"".join(marshal(1, Basic.Publish(0, "x", "y"), header, b"abc", 4096)))
     data[int(where * len(data))] = byte
@@ -94,11 +94,11 @@ def test_a_changed_byte_is_frames_or_one_kind_of_error(where: float, byte: int) 
         list(Reader(4096, max_incomplete=MAX_INCOMPLETE_BYTES).feed(bytes(data)))
 
 
-# ---- a server that strangers talk to
+# ---- untrusted clients
 
 
 def _session(*frames: bytes, server: EmbeddedServer) -> bytes:
-    """The handshake, then these bytes; what the server said until it closed or all was said."""
+    """Send the handshake and these bytes; returns all that the server sent."""
     response = f"\0actorhub\0{server.url.split(':')[2].split('@')[0]}"
     with _raw(server) as raw:
         raw.sendall(PROTOCOL)
@@ -114,7 +114,7 @@ def _session(*frames: bytes, server: EmbeddedServer) -> bytes:
                 )
             )
         )
-        with contextlib.suppress(OSError):  # it may have closed in the middle
+        with contextlib.suppress(OSError):  # the server may close before all is sent
             for one in frames:
                 raw.sendall(one)
             raw.shutdown(socket.SHUT_WR)
@@ -133,9 +133,7 @@ def _methods(received: bytes) -> list[Frame]:
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.binary(max_size=200), greeted=st.booleans())
-def test_random_bytes_close_their_connection_and_nothing_else(
-    server: EmbeddedServer, data: bytes, greeted: bool
-) -> None:
+def test_random_bytes_close_at_most_their_own_connection(server: EmbeddedServer, data: bytes, greeted: bool) -> None:
     if greeted:
         _session(data, server=server)
     else:
@@ -160,22 +158,24 @@ METHODS = st.sampled_from(
 
 @settings(max_examples=150, deadline=None)
 @given(steps=st.lists(st.tuples(METHODS, st.integers(0, 2)), max_size=12))
-def test_methods_in_any_order_never_break_the_server(server: EmbeddedServer, steps: list[tuple[Frame, int]]) -> None:
-    said: list[bytes] = []
+def test_methods_in_any_order_do_not_break_the_server(server: EmbeddedServer, steps: list[tuple[Frame, int]]) -> None:
+    sent: list[bytes] = []
     for method, channel in steps:
         if isinstance(method, Basic.Publish):
-            said += marshal(channel, method, encode(Basic.Properties(), 2), b"hi", 4096)
+            sent += marshal(channel, method, encode(Basic.Properties(), 2), b"hi", 4096)
         else:
-            said.append(frame.marshal(method, channel))
-    _methods(_session(frame.marshal(Channel.Open(), 1), *said, server=server))
+            sent.append(frame.marshal(method, channel))
+    _methods(_session(frame.marshal(Channel.Open(), 1), *sent, server=server))
 
 
-def test_after_all_that_it_works(server: EmbeddedServer, caplog: pytest.LogCaptureFixture) -> None:
-    _works(server)
+def test_the_server_still_works_after_the_random_input(
+    server: EmbeddedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    _check_that_it_works(server)
     assert "a defect of the embedded broker" not in caplog.text
 
 
-def test_another_protocol_is_answered_with_ours(server: EmbeddedServer) -> None:
+def test_a_client_of_another_protocol_is_sent_the_amqp_header(server: EmbeddedServer) -> None:
     with _raw(server) as raw:
         raw.sendall(b"GET / HTTP/1.1\r\n\r\n")
         assert _until_closed(raw) == PROTOCOL
@@ -188,7 +188,7 @@ def test_wrong_passwords_and_vhosts_are_refused(server: EmbeddedServer) -> None:
         pika.BlockingConnection(pika.URLParameters(server.url + "nowhere"))
 
 
-def test_an_oversized_message_closes_its_channel_and_its_body_is_skipped(server: EmbeddedServer) -> None:
+def test_an_oversized_message_closes_its_channel_but_not_its_connection(server: EmbeddedServer) -> None:
     with pika.BlockingConnection(pika.URLParameters(server.url)) as connection:
         channel = connection.channel()
 
@@ -208,17 +208,17 @@ def test_an_oversized_frame_closes_its_connection(server: EmbeddedServer) -> Non
     assert close.reply_code == 501
 
 
-def test_what_is_not_supported_is_said_by_name(server: EmbeddedServer) -> None:
+def test_an_unsupported_feature_is_refused_by_name(server: EmbeddedServer) -> None:
     connection = pika.BlockingConnection(pika.URLParameters(server.url))
     with pytest.raises(
         exceptions.ConnectionClosedByBroker, match="does not support exchanges of type 'headers'"
     ) as closed:
         connection.channel().exchange_declare("h", "headers")
     assert closed.value.reply_code == 540
-    _works(server)
+    _check_that_it_works(server)
 
 
-def test_a_silent_connection_is_closed_and_one_that_beats_is_kept(server: EmbeddedServer) -> None:
+def test_a_silent_connection_is_cut_off_and_one_with_heartbeats_is_kept(server: EmbeddedServer) -> None:
     with _raw(server) as silent, pika.BlockingConnection(pika.URLParameters(server.url + "?heartbeat=1")) as beating:
         password = server.url.split(":")[2].split("@")[0]
         silent.sendall(PROTOCOL)
@@ -243,12 +243,12 @@ def test_a_silent_connection_is_closed_and_one_that_beats_is_kept(server: Embedd
             except ConnectionResetError:
                 closed = True
         assert closed
-        assert received.count(b"\x08\x00\x00\x00\x00\x00\x00\xce") >= 2, "it beats, too"
+        assert received.count(b"\x08\x00\x00\x00\x00\x00\x00\xce") >= 2, "the server sends heartbeats, too"
         assert beating.is_open
 
 
-async def test_past_its_memory_limit_it_blocks_publishers_and_says_why() -> None:
-    """Invariant: nothing accepted is lost, and publishing goes on as soon as there is room."""
+async def test_publishers_are_blocked_with_a_reason_past_the_memory_limit() -> None:
+    """Invariant: no accepted message is lost, and publishing resumes as soon as there is room."""
     server = EmbeddedServer(memory_limit=1_000_000)
     server.start()
     blocked: list[str | None] = []
@@ -277,14 +277,14 @@ async def test_past_its_memory_limit_it_blocks_publishers_and_says_why() -> None
         await asyncio.to_thread(server.stop)
 
 
-async def test_a_blocked_publisher_that_cannot_be_heard_is_not_taken_for_dead() -> None:
+async def test_a_blocked_publisher_is_not_cut_off_for_missing_heartbeats() -> None:
     server = EmbeddedServer(memory_limit=100_000)
     server.start()
     connection = pika.BlockingConnection(pika.URLParameters(server.url + "?heartbeat=1"))
     try:
         channel = connection.channel()
         channel.queue_declare("q")
-        for _ in range(30):  # past the limit, and what the broker has not read yet is below it
+        for _ in range(30):  # more than the limit; the broker does not read the last ones while it is blocked
             channel.basic_publish("", "q", b"x" * 5000)
         end = time.monotonic() + 4
         while time.monotonic() < end:
@@ -297,8 +297,8 @@ async def test_a_blocked_publisher_that_cannot_be_heard_is_not_taken_for_dead() 
         await asyncio.to_thread(server.stop)
 
 
-def test_incomplete_messages_are_bounded(server: EmbeddedServer) -> None:
-    """A client that begins many large messages and ends none loses its connection, and one that has not logged in at once."""
+def test_the_memory_of_incomplete_messages_is_bounded(server: EmbeddedServer) -> None:
+    """A client that begins many large messages and completes none loses its connection; before login, with the first one."""
     reader = Reader(131072, max_incomplete=0)
     begun = b"".join(
         b"".join(
@@ -314,19 +314,19 @@ def test_incomplete_messages_are_bounded(server: EmbeddedServer) -> None:
     list(reader.feed(begun))
     more = b"".join(struct.pack(">BHI", 3, channel, 131064) + b"x" * 131064 + b"\xce" for channel in range(1, 20))
 
-    def go_on() -> None:
+    def send_more() -> None:
         for _ in range(100):
             list(reader.feed(more))
 
     with pytest.raises(ConnectionFault, match="incomplete messages take") as fault:
-        go_on()
+        send_more()
     assert fault.value.code == 506
     *_, close = _methods(_session(frame.marshal(Channel.Open(), 3000), server=server))
     assert isinstance(close, Connection.Close)
     assert "2047" in close.reply_text
 
 
-def test_a_stopped_server_leaves_neither_thread_nor_port() -> None:
+def test_a_stopped_server_frees_its_port() -> None:
     server = EmbeddedServer()
     server.start()
     port = int(server.url.rsplit(":", 1)[1].rstrip("/"))

@@ -1,4 +1,4 @@
-"""The embedded broker's state machine: sentences, and a search for histories in which it differs from a simple model."""
+"""State machine of the embedded broker: single cases, and random histories compared with a simple model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from actorhub_embedded.state import Block, Broker, Close
 
 
 class Console:
-    """One broker, and clients that send it methods. Keeps what they were sent."""
+    """A broker and its clients; records what the clients are sent."""
 
     def __init__(self, **limits: Any) -> None:
         self.broker = Broker(seed=1, **limits)
@@ -32,8 +32,8 @@ class Console:
         for number in numbers:
             self.broker.connect(number)
 
-    def say(self, connection: int, method: Frame, channel: int = 1) -> list[Frame]:
-        """Send a method; returns the methods that this connection was sent for it."""
+    def send(self, connection: int, method: Frame, channel: int = 1) -> list[Frame]:
+        """Send a method to the broker; returns the methods that this connection gets in return."""
         self.broker.receive(connection, channel, method, self.now)
         return self.flush(connection)
 
@@ -72,44 +72,44 @@ class Console:
     def open(self, *connections: int, confirm: bool = False, prefetch: int = 0) -> None:
         self.connect(*connections)
         for connection in connections:
-            self.say(connection, Channel.Open())
+            self.send(connection, Channel.Open())
             if confirm:
-                self.say(connection, Confirm.Select())
+                self.send(connection, Confirm.Select())
             if prefetch:
-                self.say(connection, Basic.Qos(0, prefetch, False))
+                self.send(connection, Basic.Qos(0, prefetch, False))
 
     def queue(self, name: str = "q", **arguments: Any) -> None:
         given = {key.replace("_", "-"): value for key, value in arguments.items()}
-        [answer] = self.say(1, Queue.Declare(0, name, durable=True, arguments=given))
+        [answer] = self.send(1, Queue.Declare(0, name, durable=True, arguments=given))
         assert isinstance(answer, Queue.DeclareOk), vars(answer)
 
     def count(self, name: str = "q") -> int:
-        [answer] = self.say(1, Queue.Declare(0, name, passive=True))
+        [answer] = self.send(1, Queue.Declare(0, name, passive=True))
         assert isinstance(answer, Queue.DeclareOk)
         return int(answer.message_count)
 
 
-def test_what_was_not_acknowledged_comes_again_in_order_and_marked() -> None:
+def test_unacknowledged_messages_are_redelivered_in_order_and_marked() -> None:
     console = Console()
     console.open(1, 2)
     console.queue()
     for body in (b"1", b"2", b"3"):
         console.publish(1, "q", body)
-    console.say(2, Basic.Consume(0, "q"))
-    console.say(2, Basic.Ack(2))
+    console.send(2, Basic.Consume(0, "q"))
+    console.send(2, Basic.Ack(2))
     console.broker.disconnect(2, console.now)
     console.sent.clear()
-    console.say(1, Basic.Consume(0, "q"))
+    console.send(1, Basic.Consume(0, "q"))
     assert console.delivered() == [b"1", b"3"]
     assert all(one.method.redelivered for one in console.sent if isinstance(one.method, Basic.Deliver))
 
 
-def test_the_next_single_active_consumer_starts_with_what_the_former_held() -> None:
+def test_the_next_single_active_consumer_starts_with_the_unacknowledged_messages() -> None:
     console = Console()
     console.open(1, 2, 3)
     console.queue(x_single_active_consumer=True)
-    console.say(2, Basic.Consume(0, "q"))
-    console.say(3, Basic.Consume(0, "q"))
+    console.send(2, Basic.Consume(0, "q"))
+    console.send(3, Basic.Consume(0, "q"))
     for body in (b"1", b"2"):
         console.publish(1, "q", body)
     assert (console.delivered(2), console.delivered(3)) == ([b"1", b"2"], [])
@@ -118,7 +118,7 @@ def test_the_next_single_active_consumer_starts_with_what_the_former_held() -> N
     assert console.delivered(3) == [b"1", b"2", b"3"]
 
 
-def test_confirms_are_multiple_where_they_can_be_and_a_return_comes_before() -> None:
+def test_confirms_are_joined_and_follow_the_return_of_an_unroutable_message() -> None:
     console = Console()
     console.open(1, confirm=True)
     console.queue()
@@ -134,7 +134,7 @@ def test_confirms_are_multiple_where_they_can_be_and_a_return_comes_before() -> 
     assert (returned.reply_code, ack.delivery_tag, ack.multiple) == (312, 4, False)
 
 
-def test_a_full_queue_refuses_or_drops_its_oldest() -> None:
+def test_a_full_queue_refuses_messages_or_drops_its_oldest() -> None:
     console = Console()
     console.open(1, confirm=True)
     console.queue("refusing", x_max_length=2, x_overflow="reject-publish")
@@ -143,11 +143,11 @@ def test_a_full_queue_refuses_or_drops_its_oldest() -> None:
     assert [type(answer) for answer in answers] == [Basic.Ack, Basic.Ack, Basic.Nack]
     for body in (b"1", b"2", b"3"):
         console.publish(1, "dropping", body)
-    console.say(1, Basic.Consume(0, "dropping"))
+    console.send(1, Basic.Consume(0, "dropping"))
     assert console.delivered() == [b"2", b"3"]
 
 
-def test_dead_letters_tell_their_way() -> None:
+def test_dead_letters_carry_their_history() -> None:
     console = Console()
     console.open(1)
     console.queue("dead")
@@ -155,9 +155,9 @@ def test_dead_letters_tell_their_way() -> None:
     console.publish(1, "q", b"late", expiration="50")
     console.tick(0.06)
     console.publish(1, "q", b"bad")
-    console.say(1, Basic.Consume(0, "q", "c"))
-    console.say(1, Basic.Reject(1, False))
-    console.say(1, Basic.Consume(0, "dead", "d"))
+    console.send(1, Basic.Consume(0, "q", "c"))
+    console.send(1, Basic.Reject(1, False))
+    console.send(1, Basic.Consume(0, "dead", "d"))
     letters = [one for one in console.sent if isinstance(one.method, Basic.Deliver) and one.method.consumer_tag == "d"]
     assert [one.body for one in letters] == [b"late", b"bad"]
     deaths: list[Any] = [decode(one.header or b"").headers["x-death"][0] for one in letters]  # type: ignore[index]
@@ -169,7 +169,7 @@ def test_dead_letters_tell_their_way() -> None:
     assert decode(letters[0].header or b"").expiration is None
 
 
-def test_a_letter_that_goes_in_a_circle_is_dropped() -> None:
+def test_a_dead_letter_that_goes_in_a_circle_is_dropped() -> None:
     console = Console()
     console.open(1)
     console.queue("a", x_message_ttl=10, x_dead_letter_exchange="", x_dead_letter_routing_key="b")
@@ -180,7 +180,7 @@ def test_a_letter_that_goes_in_a_circle_is_dropped() -> None:
     assert (console.count("a"), console.count("b")) == (0, 0)
 
 
-def test_a_quorum_queue_s_delivery_limit_dead_letters_and_counts() -> None:
+def test_the_delivery_limit_of_a_quorum_queue_counts_and_dead_letters() -> None:
     console = Console()
     console.open(1)
     console.queue("dead")
@@ -188,15 +188,15 @@ def test_a_quorum_queue_s_delivery_limit_dead_letters_and_counts() -> None:
         x_queue_type="quorum", x_delivery_limit=2, x_dead_letter_exchange="", x_dead_letter_routing_key="dead"
     )
     console.publish(1, "q")
-    console.say(1, Basic.Consume(0, "q"))
+    console.send(1, Basic.Consume(0, "q"))
     for tag in (1, 2, 3):
-        console.say(1, Basic.Reject(tag, True))
+        console.send(1, Basic.Reject(tag, True))
     counts = [(decode(one.header or b"").headers or {}).get("x-delivery-count") for one in console.sent if one.body]
     assert counts == [None, 1, 2]
     assert console.count("dead") == 1
 
 
-def test_dead_letters_of_a_queue_that_keeps_them_wait_until_somebody_takes_them() -> None:
+def test_a_queue_that_keeps_its_dead_letters_retries_until_another_queue_takes_them() -> None:
     console = Console()
     console.open(1)
     letters = {"x_dead_letter_exchange": "", "x_dead_letter_routing_key": "dead", "x_message_ttl": 10}
@@ -208,47 +208,47 @@ def test_dead_letters_of_a_queue_that_keeps_them_wait_until_somebody_takes_them(
             console.publish(1, queue, queue.encode() + body)
     console.tick(1)
     assert (console.count("careful"), console.count("careless")) == (0, 0)
-    assert console.broker.memory > 0, "what is kept takes room"
+    assert console.broker.memory > 0, "kept dead letters count as memory"
     console.queue("dead", x_max_length=1, x_overflow="reject-publish")
     console.tick(1)
     assert console.count("dead") == 1
-    console.say(1, Basic.Consume(0, "dead"))
+    console.send(1, Basic.Consume(0, "dead"))
     console.tick(1)
     assert console.delivered() == [b"careful1", b"careful2"]
-    console.say(1, Basic.Ack(0, True))
+    console.send(1, Basic.Ack(0, True))
     assert console.broker.memory == 0
 
 
-def test_dead_letters_that_nobody_takes_go_with_their_queue() -> None:
+def test_kept_dead_letters_are_dropped_with_their_queue() -> None:
     console = Console()
     console.open(1)
     kept = {"x_dead_letter_strategy": "at-least-once", "x_overflow": "reject-publish", "x_dead_letter_exchange": "none"}
     console.queue(x_queue_type="quorum", x_message_ttl=10, **kept)
     console.publish(1, "q")
     console.tick(1)
-    console.say(1, Queue.Delete(0, "q"))
+    console.send(1, Queue.Delete(0, "q"))
     console.tick(1)
     assert console.broker.memory == 0
 
 
 @pytest.mark.parametrize("limit", [-1, 5])
-@pytest.mark.parametrize("how", ["refused", "left"])
-def test_the_place_of_what_comes_back_to_a_quorum_queue(limit: int, how: str) -> None:
+@pytest.mark.parametrize("how", ["rejected", "disconnected"])
+def test_the_place_of_a_requeued_message_in_a_quorum_queue(limit: int, how: str) -> None:
     console = Console()
     console.open(1)
     console.open(2, prefetch=2)
     console.queue(x_queue_type="quorum", x_delivery_limit=limit)
     for body in (b"1", b"2", b"3"):
         console.publish(1, "q", body)
-    console.say(2, Basic.Consume(0, "q", "c"))
-    console.say(2, Basic.Cancel("c"))
-    if how == "refused":
-        console.say(2, Basic.Nack(0, True, True))
+    console.send(2, Basic.Consume(0, "q", "c"))
+    console.send(2, Basic.Cancel("c"))
+    if how == "rejected":
+        console.send(2, Basic.Nack(0, True, True))
     else:
         console.broker.disconnect(2, console.now)
     console.sent.clear()
-    console.say(1, Basic.Consume(0, "q"))
-    last = limit < 0 and how == "refused"
+    console.send(1, Basic.Consume(0, "q"))
+    last = limit < 0 and how == "rejected"
     assert console.delivered(1) == ([b"3", b"1", b"2"] if last else [b"1", b"2", b"3"])
 
 
@@ -258,40 +258,40 @@ def test_a_quorum_queue_gives_high_priorities_two_turns_in_three() -> None:
     console.queue(x_queue_type="quorum")
     for number, priority in enumerate((0, 4, None, 9, 5, 255, 5, 9)):
         console.publish(1, "q", b"%d" % number, priority=priority)
-    console.say(1, Basic.Consume(0, "q"))
+    console.send(1, Basic.Consume(0, "q"))
     assert console.delivered() == [b"3", b"4", b"0", b"5", b"6", b"1", b"7", b"2"]
 
 
-def test_priorities_go_first_and_keep_their_order() -> None:
+def test_higher_priorities_are_delivered_first_in_order() -> None:
     console = Console()
     console.open(1)
     console.queue(x_max_priority=5)
     for body, priority in ((b"a", 0), (b"b", 3), (b"c", 9), (b"d", 3)):
         console.publish(1, "q", body, priority=priority)
-    console.say(1, Basic.Consume(0, "q"))
+    console.send(1, Basic.Consume(0, "q"))
     assert console.delivered() == [b"c", b"b", b"d", b"a"]
 
 
-def test_prefetch_bounds_each_consumer_and_acknowledging_makes_room() -> None:
+def test_prefetch_bounds_each_consumer_and_an_acknowledgement_makes_room() -> None:
     console = Console()
     console.open(1, prefetch=2)
     console.queue()
     for body in (b"1", b"2", b"3", b"4"):
         console.publish(1, "q", body)
-    console.say(1, Basic.Consume(0, "q"))
+    console.send(1, Basic.Consume(0, "q"))
     assert console.delivered() == [b"1", b"2"]
-    console.say(1, Basic.Ack(2, True))
+    console.send(1, Basic.Ack(2, True))
     assert console.delivered() == [b"1", b"2", b"3", b"4"]
 
 
-def test_a_stream_is_read_from_any_offset_and_forgets_its_oldest() -> None:
+def test_a_stream_is_read_from_any_offset_and_drops_its_oldest_messages() -> None:
     console = Console()
     console.open(1, prefetch=100)
     console.queue(x_queue_type="stream")
     for number in range(5):
         console.publish(1, "q", b"%d" % number)
     for tag, offset in (("first", "first"), ("last", "last"), ("next", "next"), ("number", 3)):
-        console.say(1, Basic.Consume(0, "q", tag, arguments={"x-stream-offset": offset}))
+        console.send(1, Basic.Consume(0, "q", tag, arguments={"x-stream-offset": offset}))
     console.publish(1, "q", b"5")
     read: dict[str, list[bytes]] = {}
     for one in console.sent:
@@ -305,18 +305,18 @@ def test_a_stream_is_read_from_any_offset_and_forgets_its_oldest() -> None:
     assert console.count("short") < 4
 
 
-def test_queues_expire_when_nobody_uses_them() -> None:
+def test_unused_queues_expire() -> None:
     console = Console()
     console.open(1)
     console.queue(x_expires=1000)
-    console.say(1, Basic.Consume(0, "q", "c"))
+    console.send(1, Basic.Consume(0, "q", "c"))
     console.tick(5)
     assert console.count() == 0
-    console.say(1, Basic.Cancel("c"))
+    console.send(1, Basic.Cancel("c"))
     console.tick(0.9)
     assert console.count() == 0
     console.tick(1.1)
-    [answer] = console.say(1, Queue.Declare(0, "q", passive=True))
+    [answer] = console.send(1, Queue.Declare(0, "q", passive=True))
     assert isinstance(answer, Channel.Close)
     assert answer.reply_code == 404
 
@@ -327,10 +327,10 @@ def test_exchanges_route_each_message_once() -> None:
     console.queue("a")
     console.queue("b")
     for kind in ("direct", "fanout", "topic"):
-        console.say(1, Exchange.Declare(0, kind, kind))
+        console.send(1, Exchange.Declare(0, kind, kind))
     bindings = "direct a k, fanout a -, fanout b -, topic a #, topic a x.*, topic b x.#.z"
     for exchange, queue, key in (binding.split() for binding in bindings.split(", ")):
-        console.say(1, Queue.Bind(0, queue, exchange, key))
+        console.send(1, Queue.Bind(0, queue, exchange, key))
     console.publish(1, "k", exchange="direct")
     console.publish(1, "any", exchange="fanout")
     console.publish(1, "x.y", exchange="topic")
@@ -344,16 +344,16 @@ def test_topics_that_match(case: str) -> None:
 
 
 @pytest.mark.parametrize("case", ["a.* a", "#.b.# a.c", "*.* a", "* a.b", "a.b a.c", "#.a a.b"])
-def test_topics_that_do_not(case: str) -> None:
+def test_topics_that_do_not_match(case: str) -> None:
     pattern, key = case.split()
     assert not topic_matches(pattern.split("."), key.split("."))
 
 
-def test_a_mistake_closes_its_channel_and_touches_nobody_else() -> None:
+def test_a_client_error_closes_its_channel_and_no_other() -> None:
     console = Console()
     console.open(1, 2)
     console.queue()
-    console.say(2, Basic.Consume(0, "q"))
+    console.send(2, Basic.Consume(0, "q"))
     for method, code in (
         (Queue.Declare(0, "none", passive=True), 404),
         (Queue.Declare(0, "q", durable=True, arguments={"x-max-length": 3}), 406),
@@ -363,12 +363,12 @@ def test_a_mistake_closes_its_channel_and_touches_nobody_else() -> None:
         (Queue.Declare(0, "amq.mine"), 403),
         (Queue.Bind(0, "q", "none", ""), 404),
     ):
-        [close] = console.say(1, method)
+        [close] = console.send(1, method)
         assert isinstance(close, Channel.Close), method.name
         assert close.reply_code == code, (method.name, close.reply_text)
-        assert not console.say(1, Queue.Declare(0, "ignored")), "a closed channel is deaf until its close is answered"
-        console.say(1, Channel.CloseOk())
-        console.say(1, Channel.Open())
+        assert not console.send(1, Queue.Declare(0, "ignored")), "a closed channel ignores methods"
+        console.send(1, Channel.CloseOk())
+        console.send(1, Channel.Open())
     console.publish(1, "q", b"still")
     assert console.delivered(2) == [b"still"]
     assert not console.closed
@@ -384,33 +384,33 @@ def test_a_mistake_closes_its_channel_and_touches_nobody_else() -> None:
         Exchange.Bind(0, "a", "b", ""),
     ],
 )
-def test_what_is_not_supported_is_refused_by_name_with_540(method: Frame) -> None:
+def test_an_unsupported_feature_closes_the_connection_with_540(method: Frame) -> None:
     console = Console()
     console.open(1)
     console.queue()
-    console.say(1, method)
+    console.send(1, method)
     [close] = console.closed
     assert close.fault.code == 540
 
 
-def test_past_the_memory_limit_publishers_are_blocked_until_there_is_room() -> None:
+def test_publishers_are_blocked_past_the_memory_limit_until_there_is_room() -> None:
     console = Console(memory_limit=10_000)
     console.open(1, 2)
     console.queue()
     while not console.blocks:
         console.publish(1, "q", b"x" * 1000)
     assert [(block.connection, bool(block.reason)) for block in console.blocks] == [(1, True)]
-    console.say(2, Basic.Consume(0, "q"))
-    console.say(2, Basic.Ack(0, True))
+    console.send(2, Basic.Consume(0, "q"))
+    console.send(2, Basic.Ack(0, True))
     assert console.broker.memory == 0
     assert (console.blocks[-1].connection, console.blocks[-1].reason) == (1, None)
 
 
-def test_a_client_that_does_not_read_gets_nothing_more_until_it_does() -> None:
+def test_a_client_that_does_not_read_gets_no_deliveries_until_it_does() -> None:
     console = Console()
     console.open(1, 2)
     console.queue()
-    console.say(2, Basic.Consume(0, "q", no_ack=True))
+    console.send(2, Basic.Consume(0, "q", no_ack=True))
     console.broker.pause(2, True)
     console.publish(1, "q", b"1")
     assert not console.delivered(2)
@@ -419,7 +419,7 @@ def test_a_client_that_does_not_read_gets_nothing_more_until_it_does() -> None:
     assert console.delivered(2) == [b"1"]
 
 
-def test_long_queues_that_dead_letter_into_each_other_come_to_an_end() -> None:
+def test_full_queues_that_dead_letter_into_each_other_come_to_an_end() -> None:
     console = Console()
     console.open(1)
     console.queue("a", x_max_length=2000, x_dead_letter_exchange="", x_dead_letter_routing_key="b")
@@ -431,30 +431,30 @@ def test_long_queues_that_dead_letter_into_each_other_come_to_an_end() -> None:
     assert (console.count("a"), console.count("b")) == (2000, 2000)
 
 
-def test_what_is_left_of_a_deleted_queue_does_not_stand_for_a_new_one_of_its_name() -> None:
+def test_messages_of_a_deleted_queue_do_not_affect_a_new_one_of_the_same_name() -> None:
     console = Console()
     console.open(1, 2)
     console.queue()
     console.publish(1, "q", b"old")
-    console.say(2, Basic.Consume(0, "q", "old"))
-    console.say(1, Queue.Delete(0, "q"))
+    console.send(2, Basic.Consume(0, "q", "old"))
+    console.send(1, Queue.Delete(0, "q"))
     console.queue()
-    console.say(2, Basic.Consume(0, "q", "new"))
+    console.send(2, Basic.Consume(0, "q", "new"))
     header = encode(Basic.Properties(), 3)
     console.broker.publish(1, 1, Basic.Publish(0, "", "q"), header, b"new", console.now)
-    console.say(2, Basic.Ack(1))
+    console.send(2, Basic.Ack(1))
     assert console.delivered(2) == [b"old", b"new"]
 
 
-def test_acknowledging_many_twice_is_a_mistake() -> None:
+def test_acknowledging_many_messages_twice_closes_the_channel() -> None:
     console = Console()
     console.open(1)
     console.queue()
     for _ in range(3):
         console.publish(1, "q")
-    console.say(1, Basic.Consume(0, "q"))
-    assert not console.say(1, Basic.Ack(2, True))
-    [close] = console.say(1, Basic.Ack(2, True))
+    console.send(1, Basic.Consume(0, "q"))
+    assert not console.send(1, Basic.Ack(2, True))
+    [close] = console.send(1, Basic.Ack(2, True))
     assert isinstance(close, Channel.Close)
     assert close.reply_code == 406
 
@@ -463,14 +463,14 @@ def test_acknowledging_many_twice_is_a_mistake() -> None:
 
 
 class Histories(RuleBasedStateMachine):
-    """One classic queue and three clients; the model is a list of what waits, and what each holds."""
+    """A classic queue and three clients; the model is the waiting messages and each client's unacknowledged ones."""
 
     def __init__(self) -> None:
         super().__init__()
         self.console = Console()
         self.serial = 0
         self.waiting: deque[int] = deque()
-        self.held: dict[int, list[int]] = {}  # by client, in the order of delivery
+        self.held: dict[int, list[int]] = {}  # unacknowledged messages by client, in the order of delivery
         self.tags: dict[tuple[int, int], int] = {}
         self.consuming: list[int] = []
         self.seen = 0
@@ -481,7 +481,7 @@ class Histories(RuleBasedStateMachine):
         self.single, self.prefetch = single, prefetch
         self.console.open(9)
         self.console.connect(1)
-        self.console.say(1, Channel.Open())
+        self.console.send(1, Channel.Open())
         self.console.queue(x_single_active_consumer=single)
         self.console.broker.disconnect(1, self.console.now)
 
@@ -498,7 +498,7 @@ class Histories(RuleBasedStateMachine):
             self.console.open(client, prefetch=self.prefetch)
             self.consuming.append(client)
             self.held[client] = []
-            self.console.say(client, Basic.Consume(0, "q"))
+            self.console.send(client, Basic.Consume(0, "q"))
             self._read()
 
     @precondition(lambda self: any(self.held.values()))
@@ -515,7 +515,7 @@ class Histories(RuleBasedStateMachine):
             self.waiting = deque(sorted([*self.waiting, *done]))
         else:
             self.gone |= set(done)
-        self.console.say(client, method)
+        self.console.send(client, method)
         self._read()
 
     @precondition(lambda self: self.consuming)
@@ -528,39 +528,39 @@ class Histories(RuleBasedStateMachine):
         if whole:
             self.console.broker.disconnect(client, self.console.now)
         else:
-            self.console.say(client, Channel.Close(200, "", 0, 0))
+            self.console.send(client, Channel.Close(200, "", 0, 0))
             self.console.broker.disconnect(client, self.console.now)
         self.console.flush(client)
         self._read()
 
     def _read(self) -> None:
-        """Every delivery is the oldest that waits, to a client that may have it."""
+        """Check that each new delivery is the oldest waiting message, for a client that may get it."""
         for one in self.console.sent[self.seen :]:
             if isinstance(one.method, Basic.Deliver):
                 serial = int(one.body)
                 assert self.waiting
-                assert serial == self.waiting.popleft(), "the oldest comes first"
+                assert serial == self.waiting.popleft(), "the oldest is delivered first"
                 assert one.connection in self.consuming
                 if self.single:
-                    assert one.connection == self.consuming[0], "the active one alone"
+                    assert one.connection == self.consuming[0], "only the active consumer gets messages"
                 self.held[one.connection].append(serial)
                 self.tags[one.connection, one.method.delivery_tag or 0] = serial
         self.seen = len(self.console.sent)
 
     @invariant()
-    def nothing_is_lost_or_twice(self) -> None:
+    def no_message_is_lost_or_duplicated(self) -> None:
         everywhere = [*self.waiting, *(serial for held in self.held.values() for serial in held), *self.gone]
         assert sorted(everywhere) == list(range(1, self.serial + 1))
         assert all(len(held) <= self.prefetch for held in self.held.values())
 
     @invariant()
-    def nobody_with_room_waits(self) -> None:
+    def no_message_waits_while_a_consumer_has_room(self) -> None:
         takers = self.consuming[:1] if getattr(self, "single", False) else self.consuming
         if self.waiting:
             assert all(len(self.held[client]) == self.prefetch for client in takers)
 
     @invariant()
-    def memory_is_what_is_there(self) -> None:
+    def memory_is_counted_for_existing_messages(self) -> None:
         there = len(self.waiting) + sum(len(held) for held in self.held.values())
         assert (self.console.broker.memory > 0) == (there > 0)
 

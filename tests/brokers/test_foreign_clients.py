@@ -1,4 +1,4 @@
-"""Actors called by clients that are not ours: Node.js with amqplib, and pika alone."""
+"""Calls of actors by plain AMQP clients: amqplib on Node.js, and pika."""
 
 from __future__ import annotations
 
@@ -54,30 +54,30 @@ async def _node(*arguments: str) -> tuple[int, str, str]:
 
 
 @pytest.mark.usefixtures("amqplib")
-async def test_a_node_js_client_calls_an_actor_and_reads_its_answer(hub: Hub, broker_url: str) -> None:
+async def test_a_node_js_client_calls_an_actor_and_reads_the_reply(hub: Hub, broker_url: str) -> None:
     counter = await hub.spawn(Counter, 10)
     code, out, err = await _node(broker_url, _queue(counter), "add", '{"amount": 5}')
     assert (code, err) == (0, "")
-    answer = json.loads(out)
-    assert (answer["kind"], answer["payload"]) == ("reply", 15)
+    reply = json.loads(out)
+    assert (reply["kind"], reply["payload"]) == ("reply", 15)
     assert await counter.add(0) == 15
 
 
 @pytest.mark.usefixtures("amqplib")
-async def test_a_node_js_client_is_told_what_was_wrong(hub: Hub, broker_url: str) -> None:
+async def test_a_node_js_client_gets_the_failure_of_its_call(hub: Hub, broker_url: str) -> None:
     counter = await hub.spawn(Counter, 10)
     _, out, _ = await _node(broker_url, _queue(counter), "add", '{"amount": "many"}')
-    answer = json.loads(out)
-    assert answer["kind"] == "failure"
-    assert answer["payload"]["type"] == "actorhub.errors:InvalidArguments"
-    assert "amount" in answer["payload"]["message"]
+    reply = json.loads(out)
+    assert reply["kind"] == "failure"
+    assert reply["payload"]["type"] == "actorhub.errors:InvalidArguments"
+    assert "amount" in reply["payload"]["message"]
     code, _, err = await _node(broker_url, _queue(counter) + "x", "add", '{"amount": 1}')
     assert code == 1
     assert "there is no actor" in err
 
 
-async def test_answers_to_plain_clients_are_never_batched(hub: Hub, broker_url: str) -> None:
-    """While a session keeps the actor busy, so that its answers travel in batches."""
+async def test_replies_to_plain_clients_are_never_batched(hub: Hub, broker_url: str) -> None:
+    """Also while a session keeps the actor busy, whose replies travel in batches."""
     counter = await hub.spawn(Counter)
     busy = asyncio.gather(*(counter.add(0) for _ in range(2000)))
     bodies = await asyncio.to_thread(_call_by_pika, broker_url, _queue(counter), 50)

@@ -1,4 +1,4 @@
-"""The private RabbitMQ: starts beside others, survives kills with its data, ends with whoever started it."""
+"""Private RabbitMQ node: independent of others, keeps its messages over restarts, ends with the process that started it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from actorhub_rabbitmq import PrivateNode
 from tests.waiting import SETTLED, until
 
 
-async def test_what_it_stored_survives_a_kill_and_a_clean_restart(own_rabbitmq: PrivateNode) -> None:
+async def test_stored_messages_survive_a_kill_and_a_clean_restart(own_rabbitmq: PrivateNode) -> None:
     outcomes: list[Outcome] = []
     broker = open_broker(own_rabbitmq.url)
     link = await broker.connect(name="test", on_lost=lambda error: None, on_blocked=lambda reason: None)
@@ -38,7 +38,7 @@ async def test_what_it_stored_survives_a_kill_and_a_clean_restart(own_rabbitmq: 
         await again.close()
 
 
-def test_two_share_nothing_and_leave_nothing(own_rabbitmq: PrivateNode) -> None:
+def test_two_nodes_share_nothing_and_a_stopped_one_leaves_nothing(own_rabbitmq: PrivateNode) -> None:
     with PrivateNode() as other:
         assert other.url != own_rabbitmq.url
         directory, pid = other.directory, other.pid
@@ -50,12 +50,12 @@ def test_two_share_nothing_and_leave_nothing(own_rabbitmq: PrivateNode) -> None:
             if connection.status == psutil.CONN_LISTEN
         }
         assert listening
-        assert {address.ip for address in listening} == {"127.0.0.1"}, "nobody else on the network reaches it"
+        assert {address.ip for address in listening} == {"127.0.0.1"}, "it listens on loopback only"
     assert not directory.exists()
     assert not psutil.pid_exists(pid)
 
 
-async def test_it_ends_with_the_process_that_started_it_however_that_ends(own_rabbitmq: PrivateNode) -> None:
+async def test_a_node_ends_with_the_process_that_started_it_even_if_that_is_killed(own_rabbitmq: PrivateNode) -> None:
     script = (
         "import os, signal\n"
         "from actorhub.broker import open_server\n"
@@ -70,14 +70,16 @@ async def test_it_ends_with_the_process_that_started_it_however_that_ends(own_ra
     await until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
 
 
-def test_a_machine_without_rabbitmq_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_without_rabbitmq_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("actorhub_rabbitmq.private_node._SCRIPTS", ("/nowhere",))
     assert PrivateNode.available() is False
     with pytest.raises(BrokerUnavailable, match="apt-get install rabbitmq-server, or set ACTORHUB_URL"):
         PrivateNode().start()
 
 
-def test_a_server_that_does_not_start_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_error_for_a_server_that_does_not_start_has_its_log(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     script = tmp_path / "rabbitmq-server"
     script.write_text("#!/bin/sh\necho 'no disk left'\nexit 1\n")
     script.chmod(0o755)
@@ -86,7 +88,7 @@ def test_a_server_that_does_not_start_says_why(monkeypatch: pytest.MonkeyPatch, 
         PrivateNode().start()
 
 
-def test_an_unknown_server_names_the_known_ones() -> None:
+def test_the_error_for_an_unknown_server_names_the_known_ones() -> None:
     with pytest.raises(BrokerUnavailable, match="no server is called 'kafka'; there are: embedded, rabbitmq"):
         open_server("kafka")
-    assert os.environ.get("RABBITMQ_NODENAME") is None, "the environment of this process stays as it was"
+    assert os.environ.get("RABBITMQ_NODENAME") is None, "the environment of this process is unchanged"

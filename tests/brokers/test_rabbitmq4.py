@@ -27,7 +27,7 @@ def docker(*arguments: str) -> str:
 
 @pytest.fixture(scope="module")
 def rabbitmq4() -> Iterator[str]:
-    """The URL of a RabbitMQ 4 of its own."""
+    """URL of a RabbitMQ 4 in a container, for this module."""
     if subprocess.run(["docker", "info"], capture_output=True, check=False).returncode != 0:
         pytest.skip("no Docker engine answers; start one, or set DOCKER_HOST")
     name = f"actorhub-test-{new_id(6)}"
@@ -49,11 +49,11 @@ async def test_rabbitmq_4_keeps_the_contract(check: Check, rabbitmq4: str, prefi
     await check(open_broker(rabbitmq4), prefix)
 
 
-async def test_rabbitmq_4_s_own_delivery_limit(rabbitmq4: str, prefix: str) -> None:
+async def test_the_default_delivery_limit_of_rabbitmq_4_is_the_one_in_its_profile(rabbitmq4: str, prefix: str) -> None:
     await asyncio.to_thread(check_default_delivery_limit, rabbitmq4, prefix)
 
 
-async def test_delayed_messages_come_on_rabbitmq_4(rabbitmq4: str, prefix: str) -> None:
+async def test_delayed_messages_arrive_in_order_on_rabbitmq_4(rabbitmq4: str, prefix: str) -> None:
     async with ladder(rabbitmq4, prefix) as found:
         outcomes = await asyncio.gather(*(found.put(number / 10, b"%d" % number) for number in (7, 5, 3, 1)))
         assert outcomes == [Outcome.STORED] * 4

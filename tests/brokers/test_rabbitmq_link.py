@@ -1,4 +1,4 @@
-"""The RabbitMQ adapter where things go wrong: closed connections, alarms, nobody there, more consumers than channels."""
+"""Failures of the RabbitMQ adapter: closed connections, alarms, missing servers, more consumers than channels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.waiting import SETTLED, until
 
 
 class Owner:
-    """Whoever holds a link: what it was told."""
+    """The owner of a link; records what its callbacks were called with."""
 
     def __init__(self) -> None:
         self.lost: list[BaseException] = []
@@ -40,9 +40,9 @@ class Owner:
 async def _broker_that_takes_one(
     url: str, *, rest: Literal["cut off", "left waiting"]
 ) -> AsyncIterator[tuple[str, set[int]]]:
-    """A URL whose first connection leads to the broker and whose others do not; and the connections that are open."""
+    """A URL whose first connection leads to the broker and whose others do not, and the numbers of the open connections."""
     parts = urlsplit(url)
-    living: set[int] = set()
+    open_numbers: set[int] = set()
     numbers = itertools.count(1)
 
     async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -55,7 +55,7 @@ async def _broker_that_takes_one(
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         number = next(numbers)
-        living.add(number)
+        open_numbers.add(number)
         if number == 1:
             inner_reader, inner_writer = await asyncio.open_connection(parts.hostname, parts.port)
             await asyncio.gather(pass_on(reader, inner_writer), pass_on(inner_reader, writer))
@@ -65,37 +65,37 @@ async def _broker_that_takes_one(
             writer.close()
             with suppress(ConnectionError):
                 await writer.wait_closed()
-        living.discard(number)
+        open_numbers.discard(number)
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:
         port = server.sockets[0].getsockname()[1]
-        yield urlunsplit(parts._replace(netloc=f"{parts.username}:{parts.password}@127.0.0.1:{port}")), living
+        yield urlunsplit(parts._replace(netloc=f"{parts.username}:{parts.password}@127.0.0.1:{port}")), open_numbers
 
 
-async def test_a_link_that_is_half_open_when_it_fails_leaves_no_connection(broker_url: str) -> None:
-    """Invariant: where one of its two connections fails, the other one ends."""
-    async with _broker_that_takes_one(broker_url, rest="cut off") as (url, living):
+async def test_a_link_that_fails_to_open_leaves_no_connection(broker_url: str) -> None:
+    """Invariant: if one of its two connections fails, the other one is closed."""
+    async with _broker_that_takes_one(broker_url, rest="cut off") as (url, open_numbers):
         with pytest.raises(BrokerUnavailable):
             await open_broker(url).connect(name="half", on_lost=lambda error: None, on_blocked=lambda reason: None)
-        await until(lambda: not living, within=5.0)
+        await until(lambda: not open_numbers, within=5.0)
 
 
-async def test_a_link_that_is_given_up_while_it_opens_leaves_no_connection(broker_url: str) -> None:
-    """Invariant: a cancelled attempt ends what it has opened."""
-    async with _broker_that_takes_one(broker_url, rest="left waiting") as (url, living):
+async def test_a_link_that_is_cancelled_while_it_opens_leaves_no_connection(broker_url: str) -> None:
+    """Invariant: a cancelled attempt closes what it has opened."""
+    async with _broker_that_takes_one(broker_url, rest="left waiting") as (url, open_numbers):
         connecting = asyncio.create_task(
-            open_broker(url).connect(name="given up", on_lost=lambda error: None, on_blocked=lambda reason: None)
+            open_broker(url).connect(name="cancelled", on_lost=lambda error: None, on_blocked=lambda reason: None)
         )
-        await until(lambda: len(living) == 2)
+        await until(lambda: len(open_numbers) == 2)
         connecting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await connecting
-        await until(lambda: not living, within=5.0)
+        await until(lambda: not open_numbers, within=5.0)
 
 
-async def test_when_the_broker_closes_connections_everything_ends_once(own_rabbitmq: PrivateNode) -> None:
-    """Invariant: each publish has one outcome, in order, each consumer ends once, and the owner is told once, last."""
+async def test_connections_closed_by_the_broker_end_the_link_once(own_rabbitmq: PrivateNode) -> None:
+    """Invariant: each publish has one outcome, in order; each consumer ends once; then `on_lost` is called once."""
     owner, outcomes, probe = Owner(), list[Outcome](), Probe()
     async with owner.linked(own_rabbitmq.url) as found:
         await found.declare(Queue("closing"))
@@ -123,10 +123,10 @@ async def test_when_the_broker_closes_connections_everything_ends_once(own_rabbi
     async with Owner().linked(own_rabbitmq.url) as again:
         state = await again.state("closing")
         assert state is not None
-        assert state.messages >= stored, "what was confirmed is there"
+        assert state.messages >= stored, "confirmed messages are stored"
 
 
-async def test_a_killed_broker_is_noticed_and_what_it_confirmed_is_there_after_its_restart(
+async def test_a_killed_broker_loses_the_link_but_no_confirmed_message(
     own_rabbitmq: PrivateNode,
 ) -> None:
     owner, outcomes = Owner(), list[Outcome]()
@@ -145,7 +145,7 @@ async def test_a_killed_broker_is_noticed_and_what_it_confirmed_is_there_after_i
         assert state.messages >= outcomes.count(Outcome.STORED)
 
 
-async def test_an_alarm_blocks_publishing_and_not_consuming(own_rabbitmq: PrivateNode) -> None:
+async def test_an_alarm_blocks_publishing_but_not_consuming(own_rabbitmq: PrivateNode) -> None:
     owner, outcomes, probe = Owner(), list[Outcome](), Probe()
     async with owner.linked(own_rabbitmq.url) as found:
         await found.declare(Queue("alarm"))
@@ -169,7 +169,7 @@ async def test_an_alarm_blocks_publishing_and_not_consuming(own_rabbitmq: Privat
         assert not owner.lost
 
 
-async def test_an_exchange_of_another_kind_costs_its_broadcasts_and_nothing_else(broker_url: str, prefix: str) -> None:
+async def test_an_exchange_of_another_type_fails_its_broadcasts_and_nothing_else(broker_url: str, prefix: str) -> None:
     owner, outcomes = Owner(), list[Outcome]()
     async with owner.linked(broker_url) as found:
         await found.declare(Queue(prefix))
@@ -183,7 +183,7 @@ async def test_an_exchange_of_another_kind_costs_its_broadcasts_and_nothing_else
     assert not owner.lost
 
 
-async def test_more_consumers_than_channels_take_a_second_connection(
+async def test_more_consumers_than_channels_open_further_connections(
     broker_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(link, "CHANNELS_PER_CONNECTION", 20)
@@ -205,7 +205,7 @@ async def test_more_consumers_than_channels_take_a_second_connection(
             await found.delete(f"{prefix}.{number}")
 
 
-async def test_nobody_listening_is_said_with_the_address_and_without_the_password() -> None:
+async def test_the_error_for_a_missing_server_has_the_address_and_not_the_password() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -218,7 +218,7 @@ async def test_nobody_listening_is_said_with_the_address_and_without_the_passwor
 
 
 @pytest.mark.parametrize("words", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x00" * 4096])
-async def test_a_server_that_speaks_no_amqp_is_an_error_and_no_hang(words: bytes) -> None:
+async def test_a_server_of_another_protocol_is_an_error_and_no_hang(words: bytes) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(8)
         writer.write(words)
@@ -234,7 +234,7 @@ async def test_a_server_that_speaks_no_amqp_is_an_error_and_no_hang(words: bytes
 
 
 @pytest.mark.parametrize(("wrong", "hint"), [("password", "password"), ("vhost", "nowhere")])
-async def test_wrong_credentials_and_vhosts_are_permanent(broker_url: str, wrong: str, hint: str) -> None:
+async def test_wrong_credentials_and_virtual_hosts_are_permanent_errors(broker_url: str, wrong: str, hint: str) -> None:
     user, _, rest = broker_url.removeprefix("amqp://").partition(":")
     password, _, address = rest.partition("@")
     url = f"amqp://{user}:not-it@{address}" if wrong == "password" else f"amqp://{user}:{password}@{address}nowhere"
@@ -244,7 +244,7 @@ async def test_wrong_credentials_and_vhosts_are_permanent(broker_url: str, wrong
     assert password not in str(refused.value)
 
 
-def test_arguments_follow_the_server_s_version() -> None:
+def test_queue_arguments_depend_on_the_server_s_version() -> None:
     old, middle, new = (Capabilities.of(version) for version in ("3.10.8", "3.13.7", "4.0.2"))
     unlimited = Queue("q", kind=QueueKind.QUORUM)
     assert "x-delivery-limit" not in old.arguments(unlimited)
@@ -263,6 +263,6 @@ def test_arguments_follow_the_server_s_version() -> None:
     assert (old.priorities, middle.priorities, new.priorities) == (1, 1, 2)
 
 
-def test_a_url_of_no_known_scheme_names_the_known_ones() -> None:
+def test_the_error_for_an_unknown_scheme_names_the_known_ones() -> None:
     with pytest.raises(BrokerUnavailable, match="no broker speaks 'kafka'; use one of: amqp://"):
         open_broker("kafka://localhost")
