@@ -1,1 +1,2 @@
-"""The directory of a cluster: what is where, and who decides it. `state` and `placement` are pure; `actor` does the I/O."""
+"""The control plane: a pure state machine (`state`), the durable actor around it (`actor`), and its standby in every node
+(`standby`)."""

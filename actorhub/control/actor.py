@@ -1,7 +1,8 @@
-"""The control actor: a durable actor around the pure state.
+"""The control actor: a durable actor around the pure state machine.
 
-It turns each event into commands by `ControlState.handle`, and what they say leaves with the commit of the message that brought
-the event: answers, orders to workers' and nodes' services, queues to be made. Every node stands by to run it (`standby.py`).
+`ControlState.handle` turns each event into commands: replies, orders to the services of workers and nodes, queues to declare.
+All of them are effects of the message that brought the event, and leave with its commit. Every node is ready to run the control
+actor (`standby.py`).
 """
 
 from __future__ import annotations
@@ -69,42 +70,51 @@ P = ParamSpec("P")
 R = TypeVar("R", SpawnReply, GroupReply, TaskQueueReply)
 Reply = SpawnReply | GroupReply | TaskQueueReply
 
-SESSION_CHECK = 2.0  # seconds between looks at whether the owners of actors are still there
+SESSION_CHECK_INTERVAL_SECONDS = 2.0
+"""Interval at which control checks whether the sessions that own actors are still connected."""
 
 
 @service(
     durable=True, reads=("find", "describe", "task_queues", "served", "demand", "actors", "group", "groups", "nodes")
 )
 class Control(ControlService):
-    """Directory of namespaces, names, nodes, workers and actors. Never on the path of a message. No method waits for anything:
-    what it does is a commit."""
+    """Directory and scheduler of a cluster. It is never on the path of a user's message.
 
-    def __init__(self, settings: Settings, link: Link, known: Mapping[str, bytes]) -> None:
+    No method waits for anything but its own commit.
+
+    Args:
+        settings: timeouts and the journal's retention.
+        link: the broker link on which the standby took control over.
+        rows: the last value of each row of the journal.
+    """
+
+    def __init__(self, settings: Settings, link: Link, rows: Mapping[str, bytes]) -> None:
         self._settings = settings
         self._link = link
         self._gone_since: dict[str, float] = {}
-        self._heard = time.monotonic()
-        self._now = time.time()  # stands still while this control does not hear what others say
-        self.state = ControlState.restored(known, node_timeout=settings.node_timeout, now=self._now)
+        self._last_tick = time.monotonic()
+        # Control's clock, in seconds. It goes on only with messages to control: see `tick`.
+        self._now = time.time()
+        self.state = ControlState.restored(rows, node_timeout=settings.node_timeout, now=self._now)
         self._tasks: list[asyncio.Task[Any]] = []
-        self._watch = QueueDepthMonitor(link, self.state, self._tell_what_waits)
+        self._queue_monitor = QueueDepthMonitor(link, self.state, self._report_depths)
 
     async def started(self) -> None:
-        here = current_execution.get()
-        assert here is not None
-        self._session: Session = here.session
+        execution = current_execution.get()
+        assert execution is not None
+        self._session: Session = execution.session
         self._me = ref(self)
         self._tasks = [
             self._session.spawn_task(self._keep_ticking(), "actorhub-control-tick"),
             self._session.spawn_task(self._check_sessions(), "actorhub-control-sessions"),
-            self._session.spawn_task(self._watch.keep_looking(), "actorhub-control-queues"),
+            self._session.spawn_task(self._queue_monitor.run(), "actorhub-control-queues"),
         ]
 
     async def stopping(self) -> None:
         for task in self._tasks:
             task.cancel()
 
-    # ---- what hubs ask
+    # ---- calls of hubs
 
     async def spawn(self, asked: SpawnRequested) -> SpawnReply:
         return await self._reply_to(asked, SpawnReply)
@@ -131,8 +141,8 @@ class Control(ControlService):
         return self.state.describe(actor_id)
 
     async def kill(self, actor_id: str, cause: str) -> bool:
-        known = self.state.describe(actor_id)
-        if known is None or known.state == "dead":
+        actor = self.state.describe(actor_id)
+        if actor is None or actor.state == "dead":
             return False
         await self._handle(KillRequested(actor=actor_id, cause=cause))
         return True
@@ -140,9 +150,9 @@ class Control(ControlService):
     async def serve(self, queue: str, needs: Requirements | None = None, priority: int = 0) -> TaskQueueReply:
         namespace = self._session.names.namespace_of(queue)
         used = TaskQueueUsed(queue=queue, namespace=namespace, needs=needs, priority=priority)
-        answer = await self._reply_to(used, TaskQueueReply)
-        self._watch.look_at(queue)
-        return answer
+        reply = await self._reply_to(used, TaskQueueReply)
+        self._queue_monitor.mark_active(queue)
+        return reply
 
     async def task_queues(self, namespace: str | None = None) -> list[str]:
         names, queues = self._session.names, self.state.queues()
@@ -163,7 +173,7 @@ class Control(ControlService):
     async def nodes(self) -> list[NodeInfo]:
         return self.state.nodes()
 
-    # ---- what nodes and workers tell
+    # ---- reports of nodes and workers
 
     async def report(self, report: NodeReport) -> None:
         await self._handle(report)
@@ -172,30 +182,31 @@ class Control(ControlService):
         await self._handle(event)
 
     async def tasks_wait(self, waiting: dict[str, int]) -> None:
-        """What control's watch has seen in the queues that have slots of their own."""
+        """Depths of task queues with dedicated slots, as the queue monitor has read them."""
         await self._handle(QueueDepths(waiting=waiting))
 
     async def tick(self) -> None:
-        """Control's clock: what control tells itself through its own queue.
+        """Advance control's clock. Control sends this to itself, through its own inbox.
 
-        It stands still while the broker brings nothing, and while older messages wait before it: control does not take for
-        silence what it has not heard yet. A deposed control has no time at all.
+        So the clock stands still while the broker delivers nothing, and while older messages wait in the inbox: control does
+        not take a node for silent whose report it has not read yet. The clock of a control that has lost its ownership does
+        not advance at all.
         """
         now = time.monotonic()
-        self._now += min(now - self._heard, self._settings.heartbeat)
-        self._heard = now
+        self._now += min(now - self._last_tick, self._settings.heartbeat)
+        self._last_tick = now
         await self._handle(Tick())
 
-    # ---- carrying out
+    # ---- commands
 
     async def _handle(self, event: Event) -> list[Reply]:
-        """Carry out the commands that follow from an event. Returns the replies among them."""
+        """Execute the commands that follow from an event. Returns the replies among them."""
         replies: list[Reply] = []
         for command in self.state.handle(event, self._now):
             if isinstance(command, SpawnReply | GroupReply | TaskQueueReply):
                 replies.append(command)
             else:
-                await self._carry_out(command)
+                await self._execute(command)
         return replies
 
     async def _reply_to(self, event: Event, kind: type[R]) -> R:
@@ -203,16 +214,16 @@ class Control(ControlService):
         [reply] = [reply for reply in await self._handle(event) if isinstance(reply, kind)]
         return reply
 
-    async def _carry_out(self, command: Action) -> None:
-        """All of it leaves with the commit."""
-        leaving = effects()
-        assert leaving is not None
+    async def _execute(self, command: Action) -> None:
+        """Add a command to the effects of the message that is handled. They leave with its commit."""
+        handled = effects()
+        assert handled is not None
         match command:
             case CreateMailbox():
                 retention = self._settings.journal_retention
-                leaving.queues += command.plan.queues(self._session.names, retention)
+                handled.queues += command.plan.queues(self._session.names, retention)
             case MakeDeadLetters():
-                leaving.queues.append(dead_letter_stream(self._session.names.dead(command.namespace)))
+                handled.queues.append(dead_letter_stream(self._session.names.dead(command.namespace)))
             case StartActor():
                 await tell(self._worker(command.worker).start, command)
             case StopActor():
@@ -220,7 +231,7 @@ class Control(ControlService):
             case DeleteMailbox():
                 await tell(self._worker(command.worker).bury, command)
             case MakeQueue():
-                leaving.queues.append(task_queue(command.queue))
+                handled.queues.append(task_queue(command.queue))
             case DeleteTaskQueue():
                 await tell(self._worker(command.worker).bury_queue, command)
             case StartWorker():
@@ -249,7 +260,7 @@ class Control(ControlService):
     def _node(self, node: str) -> NodeService:
         return stub(self._session, self._session.names.node(node), NodeService)
 
-    # ---- time
+    # ---- clock and sessions
 
     async def _keep_ticking(self) -> None:
         while True:
@@ -257,9 +268,9 @@ class Control(ControlService):
             await self._tell(self._me.tick)
 
     async def _check_sessions(self) -> None:
-        """A session is gone when nobody consumes its reply queue for `session_timeout`."""
+        """End sessions whose reply queue has had no consumer for `session_timeout`."""
         while True:
-            await asyncio.sleep(SESSION_CHECK)
+            await asyncio.sleep(SESSION_CHECK_INTERVAL_SECONDS)
             owners = self.state.sessions()
             self._gone_since = {owner: since for owner, since in self._gone_since.items() if owner in owners}
             for owner in owners:
@@ -268,7 +279,8 @@ class Control(ControlService):
     async def _check_session(self, owner: str) -> None:
         try:
             state = await self._link.state(self._session.names.reply(owner))
-        except BrokerUnavailable:  # with the broker's node that holds it; the others are to be looked at for all that
+        except BrokerUnavailable:
+            # The broker's node that holds this queue is down. The other queues may still be read.
             self._gone_since.pop(owner, None)
             return
         if state is not None and state.consumers:
@@ -276,11 +288,12 @@ class Control(ControlService):
         elif self._now - self._gone_since.setdefault(owner, self._now) > self._settings.session_timeout:
             await self._tell(self._me.end_session, owner)
 
-    async def _tell_what_waits(self, waiting: dict[str, int]) -> None:
-        await self._tell(self._me.tasks_wait, waiting)
+    async def _report_depths(self, depths: dict[str, int]) -> None:
+        await self._tell(self._me.tasks_wait, depths)
 
     async def _tell(self, method: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Send control a message through its own inbox. A failure is only logged: the next round sends it again."""
         try:
             await tell(method, *args, **kwargs)
         except ActorHubError:
-            log.debug("control does not hear from itself", exc_info=True)
+            log.debug("control could not send a message to itself", exc_info=True)

@@ -1,4 +1,4 @@
-"""What waits in the task queues that have slots of their own: control looks, for no message tells it."""
+"""Monitor of the depths of task queues with dedicated slots. Control polls them, since no message reports them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 
 from actorhub.broker import Link, QueueState
 from actorhub.control.state import ControlState
@@ -14,53 +14,68 @@ from actorhub.errors import ActorHubError, BrokerUnavailable
 
 log = logging.getLogger(__name__)
 
-LOOK = 0.1  # seconds between looks at queues in which something happens
-COLD = 10.0  # seconds after which nothing happens in a queue in which nothing waited, and that has no slot
-BATCH = 50  # of the others, how many are looked at each time: retries and delayed tasks come without a word
-SILENT = 10.0  # seconds after which the log says of a queue that nobody serves it
+POLL_INTERVAL_SECONDS = 0.1
+"""Interval at which active queues are polled."""
+ACTIVE_SECONDS = 10.0
+"""Time for which a queue stays active after its last use, message or slot."""
+IDLE_QUEUES_PER_POLL = 50
+"""Inactive queues that are polled each time, in turn: retries and delayed tasks get into a queue without a call of control."""
+UNSERVED_WARNING_SECONDS = 10.0
+"""Time without a slot after which a queue with waiting tasks is logged."""
 
 
 class QueueDepthMonitor:
-    """`tell` takes what waits, by queue, where anything follows from it."""
+    """Reports depths of task queues on which control has to act.
 
-    def __init__(self, link: Link, state: ControlState, tell: Callable[[dict[str, int]], Awaitable[None]]) -> None:
+    Args:
+        link: the broker link.
+        state: names the queues to watch, and says whether it would act on their depths.
+        report: takes the depths that were read: messages that no slot has taken, by queue.
+    """
+
+    def __init__(self, link: Link, state: ControlState, report: Callable[[dict[str, int]], Awaitable[None]]) -> None:
         self._link = link
         self._state = state
-        self._tell = tell
-        self._busy_at: dict[str, float] = {}
-        self._unserved: dict[str, float] = {}  # since when, infinite where the log has said so
-        self._others: Iterable[str] = iter(())
+        self._report = report
+        self._active_at: dict[str, float] = {}
+        # When a queue was first found unserved; infinite once that has been logged.
+        self._unserved_since: dict[str, float] = {}
+        self._idle: Iterator[str] = iter(())
 
-    def look_at(self, queue: str) -> None:
-        """Something may have come there."""
-        self._busy_at[queue] = time.monotonic()
+    def mark_active(self, queue: str) -> None:
+        """Note that tasks may have been sent to the queue."""
+        self._active_at[queue] = time.monotonic()
 
-    async def keep_looking(self) -> None:
+    async def run(self) -> None:
+        """Poll until cancelled."""
         while True:
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(POLL_INTERVAL_SECONDS)
             try:
-                waiting = await self._look()
-                if self._state.would_act_on(waiting):
-                    await self._tell(waiting)
+                depths = await self._poll()
+                if self._state.would_act_on(depths):
+                    await self._report(depths)
             except ActorHubError:
-                log.debug("control does not see what waits", exc_info=True)
+                log.debug("control could not read the depths of task queues", exc_info=True)
 
-    async def _look(self) -> dict[str, int]:
-        now, found = time.monotonic(), dict[str, int]()
+    async def _poll(self) -> dict[str, int]:
+        """Depths of the active queues, and of some others."""
+        now, depths = time.monotonic(), dict[str, int]()
         queues = self._state.watched()
-        self._busy_at = {name: since for name, since in self._busy_at.items() if name in queues and now - since < COLD}
-        for name in [*self._busy_at, *self._some_others(queues)]:
+        self._active_at = {
+            name: at for name, at in self._active_at.items() if name in queues and now - at < ACTIVE_SECONDS
+        }
+        for name in [*self._active_at, *self._next_idle(queues)]:
             state = await self._state_of(name)
             if state is None:
                 continue
-            found[name] = state.messages
+            depths[name] = state.messages
             if state.messages or queues[name]:
-                self._busy_at[name] = now
-            self._warn(name, state.messages > 0 and not queues[name], now)
-        return found
+                self._active_at[name] = now
+            self._warn_if_unserved(name, state.messages > 0 and not queues[name], now)
+        return depths
 
     async def _state_of(self, name: str) -> QueueState | None:
-        """None where it is not there, or out of reach for a while: that holds up no other."""
+        """The queue's state; None if it does not exist, or while the broker's node that holds it is down."""
         try:
             return await self._link.state(name)
         except BrokerUnavailable:
@@ -68,16 +83,16 @@ class QueueDepthMonitor:
                 raise
             return None
 
-    def _some_others(self, queues: Iterable[str]) -> list[str]:
-        """In turn."""
-        some = list(itertools.islice(self._others, BATCH))
+    def _next_idle(self, queues: Iterable[str]) -> list[str]:
+        """The next inactive queues in turn."""
+        some = list(itertools.islice(self._idle, IDLE_QUEUES_PER_POLL))
         if not some:
-            self._others = iter([name for name in queues if name not in self._busy_at])
-        return [name for name in some if name in queues and name not in self._busy_at]
+            self._idle = iter([name for name in queues if name not in self._active_at])
+        return [name for name in some if name in queues and name not in self._active_at]
 
-    def _warn(self, name: str, is_unserved: bool, now: float) -> None:
+    def _warn_if_unserved(self, name: str, is_unserved: bool, now: float) -> None:
         if not is_unserved:
-            self._unserved.pop(name, None)
-        elif now - self._unserved.setdefault(name, now) > SILENT:
-            self._unserved[name] = float("inf")
-            log.warning("tasks wait in %s, and nobody serves them: %s", name, self._state.queue_waits_for(name))
+            self._unserved_since.pop(name, None)
+        elif now - self._unserved_since.setdefault(name, now) > UNSERVED_WARNING_SECONDS:
+            self._unserved_since[name] = float("inf")
+            log.warning("tasks wait in %s, but no slot serves them: %s", name, self._state.queue_waits_for(name))

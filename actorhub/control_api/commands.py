@@ -1,4 +1,4 @@
-"""Replies and commands of control."""
+"""Commands of control: replies to clients, orders to nodes and workers, and queues to declare. Pure."""
 
 from __future__ import annotations
 
@@ -10,133 +10,155 @@ from actorhub.control_api.events import GroupRequested, SpawnRequested
 from actorhub.control_api.info import ActorInfo
 from actorhub.control_api.specs import Activation, Model, PlacementGroupSpec, SpawnSpec
 
+Refusal = Literal["name taken", "infeasible", "parent dead"]
+"""Why control creates nothing: another has the name, no node can ever run it, or the actor that would own it is dead."""
+
 
 class SpawnReply(Model):
-    """To whoever asked for the spawn of `actor_id`. One of `plan`, as an outline, and `error` is there."""
+    """Reply to a `SpawnRequested`. It has either a plan or an error."""
 
     actor_id: str
+    """The actor that was asked for."""
     plan: SpawnSpec | None = None
+    """Outline of the new actor's plan, or of the one that has the name."""
     created: bool = False
-    error: Literal["name taken", "infeasible", "parent dead"] | None = None
+    error: Refusal | None = None
     message: str = ""
+    """The error for people."""
 
 
 class GroupReply(Model):
-    """To whoever asked for the group. One of `plan` and `error` is there."""
+    """Reply to a `GroupRequested`. It has either a plan or an error."""
 
     group_id: str
+    """The group that was asked for."""
     plan: PlacementGroupSpec | None = None
+    """The new group, or the one that has the name."""
     created: bool = False
-    error: Literal["name taken", "infeasible", "parent dead"] | None = None
+    error: Refusal | None = None
     message: str = ""
+    """The error for people."""
+
+
+class TaskQueueReply(Model):
+    """Reply to a `TaskQueueUsed`."""
+
+    queue: str
+    error: str | None = None
+    """The reason why no node can ever serve the queue; then it is not created."""
 
 
 class StartActor(Model):
-    """`poison`: ids of calls that have killed their workers too often to run again."""
+    """Order to a worker: create the actor's instance, and open its mailbox."""
 
     worker: str
     residency: Activation
     poison: list[str] = Field(default_factory=list)
+    """Ids of calls that have killed their workers too often to run again."""
 
 
 class StopActor(Model):
+    """Order to a worker: end this incarnation of an actor."""
+
     worker: str
     actor: str
     incarnation: int
 
 
-class TaskQueueReply(Model):
-    """To whoever sends to the queue. `error`: why no node can ever serve it; then there is none."""
-
-    queue: str
-    error: str | None = None
-
-
 class StartWorker(Model):
-    """A worker process for one isolated actor. `gpu`: how much of it is reserved."""
+    """Order to a node: start a worker process for one isolated actor."""
 
     node: str
     worker: str
     actor: str
     gpu: float = 0.0
+    """GPUs that are reserved for it, or the part of one."""
+
+
+class StopWorker(Model):
+    """Order to a node: end the worker process of an isolated actor."""
+
+    node: str
+    worker: str
 
 
 class StartSlot(Model):
-    """A slot for the tasks of one queue. `gpu`: how much of it is reserved."""
+    """Order to a node: start a slot for the tasks of one queue."""
 
     node: str
     slot: str
     queue: str
     gpu: float = 0.0
+    """GPUs that are reserved for it, or the part of one."""
 
 
 class StopSlot(Model):
-    """It takes nothing more, and ends with what it runs; `now`: it ends at once, and what it ran comes again."""
+    """Order to a node: end a slot."""
 
     node: str
     slot: str
     now: bool = False
-
-
-class MakeQueue(Model):
-    """There shall be this task queue before anybody sends to it."""
-
-    queue: str
-
-
-class DeleteTaskQueue(Model):
-    """Fail all tasks of a queue that nobody can serve any more, and delete it."""
-
-    worker: str
-    queue: str
-    cause: str
-
-
-class StopWorker(Model):
-    node: str
-    worker: str
+    """True: at once, and the task that it runs is delivered again. False: after that task."""
 
 
 class DeleteMailbox(Model):
-    """Answer whoever waits for a dead actor, and delete its queue."""
+    """Order to a worker: fail all calls that wait for a dead actor, and delete its queue."""
 
     worker: str
     plan: SpawnSpec
     cause: str
+    """Cause of death, for the callers."""
     at_birth: bool
+    """True if its constructor raised."""
+
+
+class DeleteTaskQueue(Model):
+    """Order to a worker: fail all tasks of a queue that no slot can serve any more, and delete it."""
+
+    worker: str
+    queue: str
+    cause: str
 
 
 class Acknowledge(Model):
+    """Message to a node: control knows it."""
+
     node: str
 
 
 class RequestReport(Model):
-    """The node shall send a full report."""
+    """Order to a node: send a full report."""
 
     node: str
 
 
 class ServeQueues(Model):
-    """The node's slots shall take tasks of these queues, too."""
+    """Order to a node: let its slots take tasks of these queues, too."""
 
     node: str
     queues: list[str]
 
 
 class CreateMailbox(Model):
-    """There shall be a mailbox before anybody can send to the actor."""
+    """Declare an actor's queues before any client can send to it."""
 
     plan: SpawnSpec
 
 
+class MakeQueue(Model):
+    """Declare a task queue before its client sends to it."""
+
+    queue: str
+
+
 class MakeDeadLetters(Model):
-    """The namespace shall have a place for them."""
+    """Declare the dead-letter stream of a namespace."""
 
     namespace: str
 
 
 class ActorStateChanged(Model):
-    """An actor's life went on."""
+    """Log that an actor is in another state."""
 
     actor: ActorInfo
 
@@ -158,14 +180,16 @@ Action = (
     | MakeDeadLetters
     | ActorStateChanged
 )
+"""A command that is no reply."""
 Command = SpawnReply | GroupReply | TaskQueueReply | Action
 
 
-def group_name_taken(asked: GroupRequested, holder: PlacementGroupSpec) -> GroupReply:
-    plan = asked.plan
-    if asked.get_if_exists and (holder.bundles, holder.strategy) == (plan.bundles, plan.strategy):
+def group_name_taken(request: GroupRequested, holder: PlacementGroupSpec) -> GroupReply:
+    """Reply to a request for a placement group whose name `holder` has: that group, if the client takes it, or an error."""
+    plan = request.plan
+    if request.get_if_exists and (holder.bundles, holder.strategy) == (plan.bundles, plan.strategy):
         return GroupReply(group_id=plan.group_id, plan=holder)
-    kind = "another, with other bundles or another strategy" if asked.get_if_exists else "another placement group"
+    kind = "another, with other bundles or another strategy" if request.get_if_exists else "another placement group"
     return GroupReply(
         group_id=plan.group_id,
         error="name taken",
@@ -174,11 +198,12 @@ def group_name_taken(asked: GroupRequested, holder: PlacementGroupSpec) -> Group
     )
 
 
-def name_taken(asked: SpawnRequested, holder: SpawnSpec) -> SpawnReply:
-    plan = asked.plan
-    if asked.get_if_exists and holder.class_name == plan.class_name:
+def name_taken(request: SpawnRequested, holder: SpawnSpec) -> SpawnReply:
+    """Reply to a request for an actor whose name `holder` has: that actor, if the client takes it, or an error."""
+    plan = request.plan
+    if request.get_if_exists and holder.class_name == plan.class_name:
         return SpawnReply(actor_id=plan.actor_id, plan=holder.outline)
-    kind = f"a {holder.class_name}" if asked.get_if_exists else "another living actor"
+    kind = f"a {holder.class_name}" if request.get_if_exists else "another living actor"
     return SpawnReply(
         actor_id=plan.actor_id,
         error="name taken",

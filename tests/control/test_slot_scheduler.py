@@ -333,8 +333,8 @@ class Counted:
 async def test_a_queue_that_nobody_serves_is_in_the_log_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queue_monitor, "SILENT", 0.0)
-    monkeypatch.setattr(queue_monitor, "LOOK", 0.001)
+    monkeypatch.setattr(queue_monitor, "UNSERVED_WARNING_SECONDS", 0.0)
+    monkeypatch.setattr(queue_monitor, "POLL_INTERVAL_SECONDS", 0.001)
     console = Queues()
     console.node("n1", cpu=2)
     console.use("a", _cpu(2))
@@ -347,13 +347,13 @@ async def test_a_queue_that_nobody_serves_is_in_the_log_once(
 
     console.use("unreachable", Requirements(resources={"cpu": 2}, prefer={"x": "z"}))
     link = Counted(a=1, b=1)
-    looking = asyncio.create_task(queue_monitor.QueueDepthMonitor(cast(Link, link), console.state, tell).keep_looking())
-    await until(lambda: "nobody serves" in caplog.text)
+    looking = asyncio.create_task(queue_monitor.QueueDepthMonitor(cast(Link, link), console.state, tell).run())
+    await until(lambda: "no slot serves" in caplog.text)
     enough = link.looks + 20
     await until(lambda: link.looks >= enough)
     looking.cancel()
-    [said] = [record.getMessage() for record in caplog.records if "nobody serves" in record.getMessage()]
-    assert said.startswith("tasks wait in b, and nobody serves them: it asks for resources {'cpu': 2.0}, and free are")
+    [said] = [record.getMessage() for record in caplog.records if "no slot serves" in record.getMessage()]
+    assert said.startswith("tasks wait in b, but no slot serves them: it asks for resources {'cpu': 2.0}, and free are")
     assert told, "control hears what waits"
 
 
