@@ -270,7 +270,7 @@ class ActorCell:
             value = await self._call_in_thread(running, functools.partial(function, *args, **kwargs))
         running.inside = False
         payload, codec = method.pack_result(value, self._session.signer)
-        self._session.check_size(payload)
+        self._session.sender.check_size(payload)
         return Reply({"kind": Kind.REPLY, "call": envelope.id, "codec": codec}, payload)
 
     async def _call_in_thread(self, running: _Running, function: Callable[[], Any]) -> Any:

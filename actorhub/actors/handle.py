@@ -31,8 +31,8 @@ class RemoteMethod:
         self.signature = signature
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        session = session_of(self.handle)
-        send = session.stream if self.signature.is_generator else session.call
+        sender = session_of(self.handle).sender
+        send = sender.stream if self.signature.is_generator else sender.call
         return send(self.handle._ticket, self.signature, self.name, args, kwargs)
 
     def __repr__(self) -> str:
@@ -203,4 +203,4 @@ async def tell(method: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs
         MailboxFull: its mailbox is at its limit; see `backpressure`.
     """
     remote = remote_of(method)
-    await session_of(remote.handle).tell(address_of(remote.handle), remote.signature, remote.name, args, kwargs)
+    await session_of(remote.handle).sender.tell(address_of(remote.handle), remote.signature, remote.name, args, kwargs)

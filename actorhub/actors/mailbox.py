@@ -274,6 +274,6 @@ class Mailbox(Recoverable):
         self._respond(work, answer)
 
     def _respond(self, work: Request, answer: Reply) -> None:
-        self._session.respond(
-            work.envelope.reply_to, answer.fields, answer.payload, lambda outcome: work.done(), foreign=work.foreign
+        self._session.sender.respond(
+            work.envelope.reply_to, answer.draft, answer.payload, lambda outcome: work.done(), foreign=work.foreign
         )

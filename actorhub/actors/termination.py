@@ -11,7 +11,7 @@ from actorhub.errors import ActorHubError, BrokerUnavailable
 from actorhub.messaging.dead_letter_queue import DeadLetterQueue
 from actorhub.messaging.request import Reply, Request
 from actorhub.messaging.session import Session
-from actorhub.wire.envelope import Kind
+from actorhub.wire.envelope import EnvelopeDraft, Kind
 from actorhub.wire.failure import Failure
 
 log = logging.getLogger(__name__)
@@ -28,8 +28,8 @@ class DeadActorReceiver:
     def offer(self, work: Request) -> None:
         self.kept += work.envelope.kind is Kind.TELL
         failure = Failure.of(self._error, self._session.signer)
-        fields = {"kind": Kind.FAILURE, "call": work.envelope.id}
-        work.finish(Reply(fields, failure.encode(), failure, "actor died"))
+        draft: EnvelopeDraft = {"kind": Kind.FAILURE, "call": work.envelope.id}
+        work.finish(Reply(draft, failure.encode(), failure, "actor died"))
 
     def cancel(self, call_id: str) -> None:
         """Every call is answered as soon as it comes: there is nothing to cancel."""

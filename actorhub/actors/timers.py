@@ -76,11 +76,11 @@ class Timer:
         self._remote = remote
         self._session = session = session_of(remote.handle)
         ticket = address_of(remote.handle)
-        self._sent = session.arm(ticket, remote.signature, remote.name, args, kwargs, times)
+        self._sent = session.sender.set_timer(ticket, remote.signature, remote.name, args, kwargs, times)
 
     def __await__(self) -> Generator[Any, None, Timer]:
         outcome: Outcome = yield from self._sent.__await__()
-        yield from self._session.accepted(
+        yield from self._session.sender.check_stored(
             address_of(self._remote.handle), self._remote.signature.label, outcome
         ).__await__()
         return self
@@ -92,7 +92,9 @@ class Timer:
             ActorNotFound, ActorDied: there is no such actor (any more).
         """
         ticket = address_of(self._remote.handle)
-        await self._session.accepted(ticket, self._remote.signature.label, await self._session.disarm(ticket, self.id))
+        await self._session.sender.check_stored(
+            ticket, self._remote.signature.label, await self._session.sender.cancel_timer(ticket, self.id)
+        )
 
     def __repr__(self) -> str:
         return f"<timer {self.id} for {self._remote!r}>"

@@ -23,7 +23,7 @@ from actorhub.messaging.recovery import Recoverable
 from actorhub.messaging.request import Reply, Request
 from actorhub.messaging.session import Session
 from actorhub.messaging.topology import durable_inbox, journal_stream
-from actorhub.wire.envelope import Kind
+from actorhub.wire.envelope import EnvelopeDraft, Kind
 from actorhub.wire.failure import Failure
 
 log = logging.getLogger(__name__)
@@ -123,8 +123,8 @@ class ControlHost:
                 "journal; put large values into the object store (hub.put) and give their references"
             )
             failure = Failure.of(error, self._session.signer)
-            fields = {"kind": Kind.FAILURE, "call": work.envelope.id}
-            work.finish(Reply(fields, failure.encode(), failure, "invalid"))
+            draft: EnvelopeDraft = {"kind": Kind.FAILURE, "call": work.envelope.id}
+            work.finish(Reply(draft, failure.encode(), failure, "invalid"))
         else:
             self._cell.offer(work)
 

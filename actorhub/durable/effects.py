@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any
 
 from actorhub.actors import timers
 from actorhub.actors.spec import ActorSpec
@@ -17,7 +16,7 @@ from actorhub.errors import PayloadTooLarge, RemoteError
 from actorhub.messaging.dead_letter import DeadLetter
 from actorhub.messaging.request import Reply, Request
 from actorhub.messaging.session import Session
-from actorhub.wire.envelope import EncodedEnvelope, Envelope, Kind, decode, encode
+from actorhub.wire.envelope import EncodedEnvelope, Envelope, EnvelopeDraft, Kind, decode, encode
 from actorhub.wire.failure import Failure
 
 log = logging.getLogger(__name__)
@@ -78,8 +77,8 @@ class EffectCollector:
             self._kept.declare(queue)
         for told in work.effects.told:
             sender, seq = owner.number(told.queue)
-            fields: dict[str, Any] = {**told.fields, "id": f"{sender}-{told.queue}-{seq}", "sender": sender, "seq": seq}
-            self._kept.tell(told.queue, told.keyed, (Envelope(**fields), told.payload))
+            draft: EnvelopeDraft = {**told.draft, "id": f"{sender}-{told.queue}-{seq}", "sender": sender}
+            self._kept.tell(told.queue, told.keyed, (Envelope(seq=seq, **draft), told.payload))
 
     def answer(self, work: Request, answer: Reply) -> int:
         """To who asked; a tell that failed becomes a letter. Returns the bytes of both."""
@@ -92,7 +91,7 @@ class EffectCollector:
             size += posting.size
         if not envelope.reply_to:
             return size
-        parcel = Envelope(**answer.fields), answer.payload
+        parcel = Envelope(**answer.draft), answer.payload
         outgoing = self._read if self.only_reads(work) else self._kept
         if work.foreign is None and work.origin[0] and len(answer.payload) <= self._most:
             outgoing.reply(envelope.reply_to, parcel, work.origin)
@@ -110,8 +109,7 @@ class EffectCollector:
             method = work.envelope.method
             error = RemoteError(f"{method} ran, and its answer is no longer kept; ask for the state instead")
             failure = Failure.of(error, self._session.signer)
-            fields: dict[str, Any] = {"kind": Kind.FAILURE, "call": work.envelope.id}
-            parcel = Envelope(**fields), failure.encode()
+            parcel = Envelope(kind=Kind.FAILURE, call=work.envelope.id), failure.encode()
         return _answer_to(work, parcel, (sender, seq), persistent=False)
 
     # ---- timers
@@ -138,13 +136,8 @@ class EffectCollector:
         """It comes through the inbox when it is due. Of all that comes, only what the journal expects counts."""
         owner.set_timer(armed)
         timer = armed.timer
-        fields: dict[str, Any] = {
-            "id": f"{timer.id}@{timer.due!r}",
-            "kind": Kind.DUE,
-            "method": armed.method,
-            "key": armed.key,
-        }
-        body, content_type = encode([(Envelope(**fields, timer=timer), b"null")])
+        due = Envelope(id=f"{timer.id}@{timer.due!r}", kind=Kind.DUE, method=armed.method, key=armed.key, timer=timer)
+        body, content_type = encode([(due, b"null")])
         posting = OutboxEntry(queue=self._inbox, content_type=content_type, body=body, size=len(body), due=timer.due)
         self._kept.alone(posting)
 

@@ -151,7 +151,7 @@ class Explainer:
     # ---- calls and tasks
 
     async def _call(self, call: asyncio.Future[object], label: str = "") -> Explanation:
-        pending = self._session.pending(call)
+        pending = self._session.sender.pending_calls.find(call)
         label = label or (pending.signature.label if pending is not None else "the call")
         if call.done():
             how = (

@@ -341,7 +341,7 @@ class Hub(TaskApi, InspectionApi, PlacementApi):
         """Call an actor whose class is not known here, as a client in another language does: JSON in, JSON out."""
         session = self._open_session()
         plan = await find(self._open_session(), self._options.namespace, name)
-        return await session.call(plan.ticket(session.names), Untyped(f"{name}.{method}"), method, (), arguments)
+        return await session.sender.call(plan.ticket(session.names), Untyped(f"{name}.{method}"), method, (), arguments)
 
     async def kill(self, handle: object) -> bool:
         """End an actor now: the running call is cut off, waiting callers get ActorDied, tells go to the dead letters.

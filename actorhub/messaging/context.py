@@ -11,10 +11,11 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 from actorhub.broker import Queue
-from actorhub.wire.envelope import Hop
+from actorhub.core.addressing import ActorAddress
+from actorhub.wire.envelope import EnvelopeDraft, Hop
 
 
 class PendingQuestion(Protocol):
@@ -31,8 +32,13 @@ class DeferredTell:
 
     queue: str
     keyed: str
-    fields: dict[str, Any]
+    draft: EnvelopeDraft
     payload: bytes
+
+    @classmethod
+    def to(cls, address: ActorAddress, draft: EnvelopeDraft, payload: bytes) -> DeferredTell:
+        """A tell to the actor at this address."""
+        return cls(address.queue, address.class_name if address.key is not None else "", draft, payload)
 
 
 class Effects:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from typing import Protocol
 
-from actorhub.core.addressing import ActorAddress
-from actorhub.errors import ActorHubError, ActorNotFound
+from actorhub.broker import Outcome
+from actorhub.core.addressing import ActorAddress, QueueNames
+from actorhub.errors import ActorHubError, ActorNotFound, MailboxFull
+
+log = logging.getLogger(__name__)
+
+DIRECTORY_TIMEOUT_SECONDS = 5.0
+"""In which the directory says why an actor is gone."""
 
 
 class Directory(Protocol):
@@ -38,3 +46,33 @@ class NoDirectory(Directory):
 
     async def reason_gone(self, address: ActorAddress, label: str) -> ActorHubError:
         return ActorNotFound(f"{label}: there is no actor {address.name or address.actor_id} in {address.namespace!r}")
+
+
+async def not_stored_error(
+    directory: Directory, names: QueueNames, address: ActorAddress, label: str, outcome: Outcome
+) -> ActorHubError:
+    """The error for the sender of a message that the broker has not stored.
+
+    Args:
+        directory: asked why an actor is gone.
+        names: of the cluster's queues.
+        address: where the message was sent.
+        label: names the method that was called.
+        outcome: REFUSED by a full mailbox, or UNROUTABLE.
+    """
+    who = address.name or address.actor_id
+    if outcome is Outcome.REFUSED:
+        return MailboxFull(
+            f"{label}: the mailbox of {who} is full; send less, or wait for room with `with backpressure():`"
+        )
+    if not address.is_system:
+        try:
+            async with asyncio.timeout(DIRECTORY_TIMEOUT_SECONDS):
+                return await directory.reason_gone(address, label)
+        except (TimeoutError, ActorHubError):
+            log.debug("control does not say why %s is gone", address.actor_id, exc_info=True)
+    if address.queue == names.control:
+        return ActorNotFound(
+            f"no node has run yet in the cluster {names.prefix!r} on this broker; start one with `actorhub node MODULE`"
+        )
+    return ActorNotFound(f"{label}: there is no actor {who} in {address.namespace!r}")

@@ -15,10 +15,9 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from actorhub.broker import Link, Message, Outcome
-from actorhub.wire.envelope import Codec, EncodedEnvelope, Envelope, Kind, encode
+from actorhub.wire.envelope import Codec, EncodedEnvelope, Envelope, EnvelopeDraft, Kind, encode
 
 BATCH_ENVELOPES = 256
 BATCH_BYTES = 256 * 1024
@@ -38,8 +37,8 @@ class OutgoingMessage:
         "alone",
         "answered",
         "correlation_id",
+        "draft",
         "envelope",
-        "fields",
         "payload",
         "persistent",
         "sent",
@@ -49,7 +48,7 @@ class OutgoingMessage:
 
     def __init__(
         self,
-        fields: dict[str, Any],
+        draft: EnvelopeDraft,
         payload: bytes,
         settled: Callable[[Outcome], None],
         *,
@@ -58,7 +57,7 @@ class OutgoingMessage:
         alone: bool = False,
         correlation_id: str | None = None,
     ) -> None:
-        self.fields = fields
+        self.draft = draft
         self.payload = payload
         self.settled = settled
         self.persistent = persistent
@@ -119,8 +118,8 @@ class ActorOutbox:
 
     def cancel(self, call_id: str, sender: str) -> None:
         """Tell the actor that nobody waits for the call any more."""
-        fields = {"kind": Kind.CANCEL, "call": call_id, "sender": sender}
-        self.put(OutgoingMessage(fields, b"", lambda outcome: None))
+        draft: EnvelopeDraft = {"kind": Kind.CANCEL, "call": call_id, "sender": sender}
+        self.put(OutgoingMessage(draft, b"", lambda outcome: None))
 
     def answered(self, outgoing: OutgoingMessage) -> None:
         """The call has its answer, or nobody waits for it any more."""
@@ -210,8 +209,8 @@ class ActorOutbox:
 
     def _number(self, outgoing: OutgoingMessage, acked_below: int) -> Envelope:
         if not self._numbered:
-            return Envelope(**outgoing.fields)
-        envelope = Envelope(seq=self._next_seq, acked_below=acked_below, **outgoing.fields)
+            return Envelope(**outgoing.draft)
+        envelope = Envelope(seq=self._next_seq, acked_below=acked_below, **outgoing.draft)
         self._next_seq += 1
         if envelope.reply_to:
             outgoing.sent = self._loop.time()

@@ -16,7 +16,7 @@ from actorhub.messaging.calls import Call, StreamReceiver
 from actorhub.messaging.context import HandledCall, call_context
 from actorhub.messaging.outbox import OutgoingMessage
 from actorhub.wire.codec import KeepAlive, Signer
-from actorhub.wire.envelope import Envelope, Kind
+from actorhub.wire.envelope import Envelope, Hop, Kind
 from actorhub.wire.failure import Failure
 from actorhub.wire.signature import Signature
 
@@ -61,6 +61,7 @@ class PendingCall:
 
     __slots__ = (
         "answer",
+        "chain",
         "credit_to",
         "deadline",
         "handling",
@@ -87,6 +88,7 @@ class PendingCall:
         self.answer = answer
         self.outgoing: OutgoingMessage | None = None
         self.deadline: float | None = None
+        self.chain: tuple[Hop, ...] = ()
         self.handling: HandledCall | None = None
         self.keep_alive: KeepAlive | None = None
         self.credit_to = ""  # the queue of the process that sends this stream
@@ -114,18 +116,17 @@ class PendingCalls:
                 f"{len(self._pending)} calls wait for answers; await some of them first, or raise max_pending"
             )
 
-    def expect(self, pending: PendingCall, fields: dict[str, Any]) -> None:
-        """Wait for its answer. Adds to its envelope the deadline and the chain of what the code around is handling."""
+    def expect(self, pending: PendingCall) -> None:
+        """Register a call. It takes the deadline and the chain of the code around."""
         self._pending[pending.id] = pending
         pending.answer.on_cancel = lambda: self.cancel(pending)
         around = call_context.get()
-        if around.chain:
-            fields["chain"] = around.chain
+        pending.chain = around.chain
         if around.handling is not None and isinstance(pending.answer, Call):
             pending.handling = around.handling
             around.handling.asked[pending.id] = pending.answer
         if around.deadline is not None:
-            fields["deadline"] = pending.deadline = around.deadline
+            pending.deadline = around.deadline
             heapq.heappush(self._deadlines, (around.deadline, next(self._order), pending))
             if self._deadlines[0][2] is pending:
                 self._set_timer()
@@ -190,7 +191,7 @@ class PendingCalls:
             return
         outgoing = pending.outgoing
         self.forget(pending)
-        if outgoing is not None and not pending.outbox.withdraw(outgoing):
+        if outgoing is None or not pending.outbox.withdraw(outgoing):
             pending.outbox.cancel(pending.id, self._sender)
 
     def fail_all(self, error: ActorHubError) -> None:

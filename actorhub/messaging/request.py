@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any
 
 from actorhub.broker import Delivery, Message
 from actorhub.core.addressing import new_id
 from actorhub.messaging.context import Effects
 from actorhub.messaging.dead_letter import Reason
-from actorhub.wire.envelope import EncodedEnvelope, Envelope, Kind
+from actorhub.wire.envelope import EncodedEnvelope, Envelope, EnvelopeDraft, Kind
 from actorhub.wire.failure import Failure
 
 
@@ -19,7 +18,7 @@ from actorhub.wire.failure import Failure
 class Reply:
     """A reply or a failure: the envelope's fields and its payload. `reason`: why a message that failed so is kept as dead."""
 
-    fields: dict[str, Any]
+    draft: EnvelopeDraft
     payload: bytes
     failure: Failure | None = None
     reason: Reason = "exception"

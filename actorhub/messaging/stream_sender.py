@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from actorhub.messaging.session import Session
-from actorhub.wire.envelope import Envelope, Kind
+from actorhub.wire.envelope import Envelope, EnvelopeDraft, Kind
 from actorhub.wire.signature import Signature
 
 _END = object()
@@ -27,7 +27,7 @@ class StreamSender:
     async def send_all(self, generator: AsyncIterator[Any] | Iterator[Any]) -> int:
         """Until the generator ends, raises, or the running task is cancelled; the generator is closed in each case.
         Returns how many items there were."""
-        self._session.gates[self._call.id] = self._grant
+        self._session.credit_handlers[self._call.id] = self._grant
         items = generator if isinstance(generator, AsyncIterator) else _threaded(generator)
         try:
             async for item in items:
@@ -36,7 +36,7 @@ class StreamSender:
                     await self._more.wait()
                 self._send(item)
         finally:
-            self._session.gates.pop(self._call.id, None)
+            self._session.credit_handlers.pop(self._call.id, None)
             close = getattr(items, "aclose", None)
             if close is not None:
                 await close()
@@ -49,8 +49,8 @@ class StreamSender:
 
     def _send(self, item: Any) -> None:
         payload, codec = self._method.pack_result(item, self._session.signer)
-        self._session.check_size(payload)
-        fields = {
+        self._session.sender.check_size(payload)
+        draft: EnvelopeDraft = {
             "kind": Kind.ITEM,
             "call": self._call.id,
             "codec": codec,
@@ -58,7 +58,7 @@ class StreamSender:
             "reply_to": self._session.reply_queue,
         }
         self._sent += 1
-        self._session.respond(self._call.reply_to, fields, payload, lambda outcome: None, persistent=True)
+        self._session.sender.respond(self._call.reply_to, draft, payload, lambda outcome: None, persistent=True)
 
 
 async def _threaded(generator: Iterator[Any]) -> AsyncIterator[Any]:

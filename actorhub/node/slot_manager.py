@@ -194,7 +194,9 @@ class SlotManager:
             log.error("%s", end.cause, extra={"in_hand": [call.method for call in end.in_hand]})
             for running in end.in_hand:
                 times = self.fates.deaths.get(running.call, 1)
-                self._session.broadcast(TaskBroadcasts.task_died.__name__, {"call_id": running.call, "times": times})
+                self._session.sender.broadcast(
+                    TaskBroadcasts.task_died.__name__, {"call_id": running.call, "times": times}
+                )
             if slot.age < YOUNG and not slot.ready:
                 await asyncio.sleep(PAUSE)
         if slot.config.placed:
@@ -214,4 +216,6 @@ class SlotManager:
     def _task_late(self, task: InFlightCall) -> None:
         """Whoever gets it next hears that it has failed, before its slot is killed."""
         self.fates.record_timeout(task.call, task.attempt)
-        self._session.broadcast(TaskBroadcasts.task_late.__name__, {"call_id": task.call, "attempt": task.attempt})
+        self._session.sender.broadcast(
+            TaskBroadcasts.task_late.__name__, {"call_id": task.call, "attempt": task.attempt}
+        )

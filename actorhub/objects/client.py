@@ -27,7 +27,8 @@ from actorhub.errors import (
     UntrustedPayload,
 )
 from actorhub.messaging.context import EMPTY_CONTEXT, call_context
-from actorhub.messaging.session import HEADER_ROOM, Session, current_session
+from actorhub.messaging.sender import HEADER_ROOM_BYTES
+from actorhub.messaging.session import Session, current_session
 from actorhub.objects.reference import ObjectRef, ValuePlaceholder, held, parts_of, placeholders_allowed, replaced
 from actorhub.objects.remote import RemoteStorage
 from actorhub.objects.server import ObjectServer, ObjectService
@@ -123,7 +124,7 @@ class ObjectClient:
             with placeholders_allowed():
                 return signer.dumps(stand_in, "a reference"), Codec.STORED
         except (StoreFull, ObjectLost) as exc:
-            if link is not None and pickled.size > link.max_message - HEADER_ROOM:
+            if link is not None and pickled.size > link.max_message - HEADER_ROOM_BYTES:
                 raise
             log.warning("a result of %d bytes travels in its answer: %s", pickled.size, exc)
             return signer.seal(pickled), Codec.PICKLE

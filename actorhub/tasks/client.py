@@ -14,27 +14,25 @@ from actorhub.broker import Link, Outcome
 from actorhub.control_api.requirements import NO_REQUIREMENTS, Requirements
 from actorhub.control_api.services import TaskBroadcasts
 from actorhub.core.futures import resolver_of, wait_until_done
-from actorhub.errors import BrokerUnavailable, CallCancelled, HubClosed, PlacementInfeasible
+from actorhub.errors import CallCancelled, HubClosed, PlacementInfeasible
 from actorhub.messaging.calls import Call, Stream, StreamReceiver
 from actorhub.messaging.delayed_delivery import DelayedPublisher
 from actorhub.messaging.outbox import OutgoingMessage
 from actorhub.messaging.pending_calls import PendingCall
 from actorhub.messaging.recovery import Recoverable
 from actorhub.messaging.session import Session
-from actorhub.messaging.topology import gathering_queue
 from actorhub.objects.client import ObjectClient
 from actorhub.objects.reference import ValuePlaceholder, placeholders_allowed
 from actorhub.tasks.chunking import MeanDurations
+from actorhub.tasks.fan_in import FanInSubmission
 from actorhub.tasks.future import Future, placeholders_in, with_results
 from actorhub.tasks.outbox import TaskOutbox, publish_task, task_message
 from actorhub.tasks.router import TaskRouter
 from actorhub.tasks.task import TaskSpec, is_registered
 from actorhub.wire.codec import KeepAlive, by_value
-from actorhub.wire.envelope import ChainStep, Codec, Envelope, FanInTarget, Kind
+from actorhub.wire.envelope import ChainStep, Codec, Envelope, EnvelopeDraft
 
 log = logging.getLogger(__name__)
-
-DECLARE_AGAIN = 1.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -157,30 +155,35 @@ class TaskClient(Recoverable):
         with KeepAlive() as keep_alive:
             payload, codec = self._pack(spec, tuple(args), kwargs, places)
         box = self._box(spec, sending)
-        fields = self._fields(spec, sending) | {"codec": codec}
         last = sending.then[-1] if sending.then else spec
-        pending = session.expect(
-            last.signature, box, fields, on_took=lambda seconds: self._means.record(last.name, seconds)
+        pending = session.sender.expect_reply(
+            last.signature,
+            box,
+            session.sender.next_id(),
+            on_took=lambda seconds: self._means.record(last.name, seconds),
         )
-        outgoing = OutgoingMessage(
-            fields, payload, lambda outcome: accepted(None) if outcome is Outcome.STORED else None
+        draft = session.sender.draft_call(pending)
+        draft.update(self._draft(spec, sending))
+        draft["codec"] = codec
+        pending.outgoing = OutgoingMessage(
+            draft, payload, lambda outcome: accepted(None) if outcome is Outcome.STORED else None
         )
-        pending.outgoing = outgoing
         pending.keep_alive = keep_alive
         if self._ways.all_open or not (sending.then or sending.delay):
             self._put(box, pending, sending.delay)  # the box waits for control where it has to
         else:
             self._ways.when_open(
-                [box.queue, *(step.queue for step in fields.get("then", ()))],
+                [box.queue, *(step.queue for step in draft.get("then", ()))],
                 lambda: self._put(box, pending, sending.delay),
-                lambda error: self._session.fail(pending, error),
+                lambda error: self._session.sender.fail(pending, error),
             )
         return pending
 
     def _put(self, box: TaskOutbox, pending: PendingCall, delay: float) -> None:
-        outgoing = pending.outgoing
-        if outgoing is None:  # it was cancelled
-            return
+        if pending.outgoing is not None:  # else it was cancelled meanwhile
+            self._dispatch(box, pending.outgoing, delay)
+
+    def _dispatch(self, box: TaskOutbox, outgoing: OutgoingMessage, delay: float) -> None:
         if delay:
             self._send_later(box.queue, outgoing, delay)
         else:
@@ -195,16 +198,21 @@ class TaskClient(Recoverable):
                 payload, codec = spec.signature.pack_with_placeholders(args, kwargs, signer)
         else:
             payload, codec = spec.signature.pack(args, kwargs, signer)
-        self._session.check_sendable(payload)
+        self._session.sender.check_sendable(payload)
         return payload, codec
 
-    def _fields(self, spec: TaskSpec, sending: SubmitOptions) -> dict[str, Any]:
-        """What every envelope of a task says."""
+    def _draft(self, spec: TaskSpec, sending: SubmitOptions) -> EnvelopeDraft:
+        """The part of a task's envelope that its function and its options determine."""
         steps = tuple(self._step(after, sending) for after in sending.then)
         step = self._step(spec, sending)
-        fields: dict[str, Any] = {"method": step.method, "attempt": 1}
-        optional = {"priority": step.priority, "code": step.code, "then": steps}
-        return fields | {name: value for name, value in optional.items() if value}
+        draft: EnvelopeDraft = {"method": step.method, "attempt": 1}
+        if step.priority:
+            draft["priority"] = step.priority
+        if step.code:
+            draft["code"] = step.code
+        if steps:
+            draft["then"] = steps
+        return draft
 
     def _step(self, spec: TaskSpec, sending: SubmitOptions) -> ChainStep:
         queue = self._box(spec, sending).queue  # it is there before anything can come to it
@@ -219,7 +227,7 @@ class TaskClient(Recoverable):
         return self._ways.to(queue + needs.suffix, needs if needs.any else None, _priority(spec, sending))
 
     def _send_later(self, queue: str, outgoing: OutgoingMessage, delay: float) -> None:
-        envelope = outgoing.envelope = Envelope(**outgoing.fields)
+        envelope = outgoing.envelope = Envelope(**outgoing.draft)
         message = task_message([(envelope, outgoing.payload)])
 
         async def send() -> None:
@@ -241,79 +249,27 @@ class TaskClient(Recoverable):
             raise ValueError(
                 f"{spec.signature.label} has no rows of arguments, so {collect.signature.label} would never run"
             )
-        accepted: asyncio.Future[None] = session.loop.create_future()
         box = self._box(spec, sending)
-        parts = [session.next_id() for _ in packed]
-        way = _Parts(parts, self._cancelled, lambda: session.spawn_task(self._drop(queue), "actorhub-gather-end"))
-        fields: dict[str, Any] = {}
-        pending = session.expect(collect.signature, way, fields)
-        pending.keep_alive = keep_alive
-        pending.outgoing = OutgoingMessage(fields, b"", lambda outcome: None)  # its parts leave instead
-        queue = session.names.gathering(sending.namespace, pending.id)
-        common = self._fields(spec, sending)
-        if pending.deadline is not None:
-            common["deadline"] = pending.deadline
-        step = self._step(collect, sending)
-
-        async def send() -> None:
-            await self._declare(queue)
-            if pending.outgoing is None:  # it was cancelled meanwhile
-                await self._drop(queue)
-                return
-            left = len(packed)
-
-            def one_more(outcome: Outcome) -> None:
-                nonlocal left
-                if outcome is not Outcome.STORED:
-                    session.fail(pending, PlacementInfeasible(f"{box.queue} is gone: nobody can serve it any more"))
-                    return
-                left -= 1
-                if not left:
-                    resolver_of(accepted)(None)
-
-            for index, (part, (payload, codec)) in enumerate(zip(parts, packed, strict=True)):
-                into = FanInTarget(
-                    queue=queue,
-                    index=index,
-                    count=len(packed),
-                    step=step,
-                    call=pending.id,
-                    reply_to=session.reply_queue,
-                    sender=session.id,
-                )
-                own = {"id": part, "sender": session.id, "kind": Kind.CALL, "codec": codec, "into": into}
-                outgoing = OutgoingMessage(common | own, payload, one_more)
-                if sending.delay:
-                    self._send_later(box.queue, outgoing, sending.delay)
-                else:
-                    box.put(outgoing)
-
-        def go() -> None:
-            session.spawn_task(send(), f"actorhub-gather-{collect.name}")
-
-        self._ways.when_open(
-            [box.queue, step.queue],
-            go,
-            lambda error: session.fail(pending, error),
+        submission = FanInSubmission(
+            session,
+            session.names.gathering(sending.namespace, call_id := session.sender.next_id()),
+            packed,
+            self._step(collect, sending),
+            put=lambda outgoing: self._dispatch(box, outgoing, sending.delay),
+            cancel_task=self._cancelled,
         )
-        return self._future(collect, cast("Call[Any]", pending.answer), accepted, SubmitOptions(sending.namespace))
-
-    async def _declare(self, queue: str) -> None:
-        while True:
-            try:
-                await (await self._session.live_link()).declare(gathering_queue(queue))
-                return
-            except BrokerUnavailable:
-                await asyncio.sleep(DECLARE_AGAIN)
-
-    async def _drop(self, queue: str) -> None:
-        """What is gathered there is wanted no more; what would still come finds no queue, and ends."""
-        while True:
-            try:
-                await (await self._session.live_link()).delete(queue)
-                return
-            except BrokerUnavailable:
-                await asyncio.sleep(DECLARE_AGAIN)
+        pending = session.sender.expect_reply(collect.signature, submission, call_id)
+        pending.keep_alive = keep_alive
+        part = self._draft(spec, sending)
+        if pending.deadline is not None:
+            part["deadline"] = pending.deadline
+        self._ways.when_open(
+            [box.queue, submission.collect.queue],
+            lambda: submission.start(pending, part),
+            lambda error: session.sender.fail(pending, error),
+        )
+        call = cast("Call[Any]", pending.answer)
+        return self._future(collect, call, submission.accepted, SubmitOptions(sending.namespace))
 
     def _code_of(self, spec: TaskSpec) -> bytes | None:
         """A function that nodes cannot know by name travels by value.
@@ -334,36 +290,16 @@ class TaskClient(Recoverable):
         """Nobody will run what waits for an answer by this way, nor what has not left."""
         for outgoing in box.give_up():
             outgoing.settled(Outcome.UNROUTABLE)
-        for pending in self._session.pending_by(box):
-            self._session.fail(pending, PlacementInfeasible(reason))
+        for pending in self._session.sender.pending_calls.sent_by(box):
+            self._session.sender.fail(pending, PlacementInfeasible(reason))
 
     def _cancelled(self, call_id: str) -> None:
         """Told to every slot."""
-        self._session.broadcast(TaskBroadcasts.cancel_task.__name__, {"call_id": call_id})
+        self._session.sender.broadcast(TaskBroadcasts.cancel_task.__name__, {"call_id": call_id})
 
 
 def _priority(spec: TaskSpec, sending: SubmitOptions) -> int:
     return spec.options.priority if sending.priority is None else sending.priority
-
-
-class _Parts:
-    """The way of a call whose parts are tasks of their own: they are cancelled with it, and `drop` what they have left."""
-
-    def __init__(self, parts: Sequence[str], cancelled: Callable[[str], None], drop: Callable[[], object]) -> None:
-        self._parts = parts
-        self._cancelled = cancelled
-        self._drop = drop
-
-    def withdraw(self, outgoing: OutgoingMessage) -> bool:
-        return False
-
-    def answered(self, outgoing: OutgoingMessage) -> None:
-        """Nothing is kept."""
-
-    def cancel(self, call_id: str, sender: str) -> None:
-        for part in (*self._parts, call_id):
-            self._cancelled(part)
-        self._drop()
 
 
 def _cancel(waited: asyncio.Future[Any]) -> None:

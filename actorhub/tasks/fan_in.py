@@ -1,31 +1,157 @@
-"""The results of many tasks, gathered at the broker until the last one is there.
+"""Fan-in: many tasks whose results one task collects, gathered in a queue at the broker.
 
-Each task puts its result into one queue, and looks how many are there; whoever finds them all reads them, and gives them to the
-next task. A task whose slot dies in between comes again, puts its result a second time, and looks again: so they are found at
-least once, and a result that is there twice counts once. Several may look at the same moment: the queue lets one of them read.
+Each task puts its result into that queue, and counts the results in it; the task that finds all of them reads them, and
+gives them to the collecting task. A task whose slot dies in between is delivered again, puts its result a second time, and
+counts again: so the results are found complete at least once, and a result that is there twice counts once. Several tasks
+may count at the same moment: the queue lets one of them read.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import pydantic_core
 
 from actorhub.broker import Delivery, Link, Message, Outcome, publish_confirmed
 from actorhub.core.futures import resolver_of
-from actorhub.errors import ActorNotFound, BrokerUnavailable, InvalidEnvelope
+from actorhub.errors import ActorNotFound, BrokerUnavailable, InvalidEnvelope, PlacementInfeasible
+from actorhub.messaging.outbox import OutgoingMessage
+from actorhub.messaging.pending_calls import PendingCall
 from actorhub.messaging.request import Reply
 from actorhub.messaging.session import Session
+from actorhub.messaging.topology import gathering_queue
 from actorhub.objects.reference import placeholders_allowed
 from actorhub.wire.codec import Signer
-from actorhub.wire.envelope import Codec, EncodedEnvelope, Envelope, FanInTarget, decode, encode
+from actorhub.wire.envelope import (
+    ChainStep,
+    Codec,
+    EncodedEnvelope,
+    Envelope,
+    EnvelopeDraft,
+    FanInTarget,
+    Kind,
+    decode,
+    encode,
+)
 
 log = logging.getLogger(__name__)
 
-PAUSE = 0.1  # seconds before what the broker could not do is tried again
+RETRY_INTERVAL_SECONDS = 0.1
+"""Before an operation that the broker could not do is tried again."""
+
+
+class FanInSubmission:
+    """Sender of the parts of a fan-in, and the outbox of the call whose reply is the collecting task's result.
+
+    Args:
+        session: sends the parts, and receives the reply.
+        queue: name of the fan-in queue, in which the results of the parts gather.
+        rows: the packed arguments of each part.
+        collect: the task that takes the list of results.
+        put: gives a part to the outbox of its task queue.
+        cancel_task: tells every slot that a task is cancelled.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        queue: str,
+        rows: Sequence[tuple[bytes, Codec]],
+        collect: ChainStep,
+        *,
+        put: Callable[[OutgoingMessage], None],
+        cancel_task: Callable[[str], None],
+    ) -> None:
+        self.collect = collect
+        self.accepted: asyncio.Future[None] = session.loop.create_future()
+        """Done when the broker has stored all parts."""
+        self._session = session
+        self._queue = queue
+        self._rows = rows
+        self._put = put
+        self._cancel_task = cancel_task
+        self._part_ids = [session.sender.next_id() for _ in rows]
+        self._unstored = len(rows)
+
+    def start(self, pending: PendingCall, part: EnvelopeDraft) -> None:
+        """Declare the fan-in queue, then send the parts.
+
+        Args:
+            pending: the call that waits for the collecting task.
+            part: the envelope of each part, but for its own id, codec and index.
+        """
+        self._session.spawn_task(self._send_parts(pending, part), f"actorhub-fan-in-{self.collect.method}")
+
+    async def _send_parts(self, pending: PendingCall, part: EnvelopeDraft) -> None:
+        await _until_done(self._session, lambda link: link.declare(gathering_queue(self._queue)))
+        if pending.answer.done():  # cancelled, or past its deadline
+            await self._delete_queue()
+            return
+        settled = functools.partial(self._part_settled, pending)
+        for index, (part_id, (payload, codec)) in enumerate(zip(self._part_ids, self._rows, strict=True)):
+            draft: EnvelopeDraft = {
+                **part,
+                "id": part_id,
+                "sender": self._session.id,
+                "kind": Kind.CALL,
+                "codec": codec,
+                "into": self._target(pending, index),
+            }
+            self._put(OutgoingMessage(draft, payload, settled))
+
+    def _target(self, pending: PendingCall, index: int) -> FanInTarget:
+        return FanInTarget(
+            queue=self._queue,
+            index=index,
+            count=len(self._rows),
+            step=self.collect,
+            call=pending.id,
+            reply_to=self._session.reply_queue,
+            sender=self._session.id,
+        )
+
+    def _part_settled(self, pending: PendingCall, outcome: Outcome) -> None:
+        if outcome is not Outcome.STORED:
+            error = PlacementInfeasible(
+                f"the task queue of {pending.signature.label} was deleted: no node can serve it"
+            )
+            self._session.sender.fail(pending, error)
+            return
+        self._unstored -= 1
+        if not self._unstored and not self.accepted.done():
+            self.accepted.set_result(None)
+
+    async def _delete_queue(self) -> None:
+        """Results that still come find no queue, and end."""
+        await _until_done(self._session, lambda link: link.delete(self._queue))
+
+    # ---- as the outbox of its call
+
+    def withdraw(self, outgoing: OutgoingMessage) -> bool:
+        """Never: the parts leave by themselves."""
+        return False
+
+    def answered(self, outgoing: OutgoingMessage) -> None:
+        """Do nothing: no message is kept."""
+
+    def cancel(self, call_id: str, sender: str) -> None:
+        """Cancel the parts and the collecting task."""
+        for part_id in (*self._part_ids, call_id):
+            self._cancel_task(part_id)
+        self._session.spawn_task(self._delete_queue(), "actorhub-fan-in-end")
+
+
+async def _until_done(session: Session, operate: Callable[[Link], Awaitable[object]]) -> None:
+    """Repeat an operation at the broker until a link has lived long enough for it."""
+    while True:
+        try:
+            await operate(await session.live_link())
+            return
+        except BrokerUnavailable:
+            await asyncio.sleep(RETRY_INTERVAL_SECONDS)
 
 
 class FanInQueue:
@@ -37,8 +163,8 @@ class FanInQueue:
 
     async def add(self, answer: Reply) -> list[EncodedEnvelope] | None:
         """All results in order, to the one task that finds them complete; None to the others, and when it is over."""
-        fields: dict[str, Any] = {**answer.fields, "index": self._into.index}
-        envelope = Envelope(**fields)
+        draft: EnvelopeDraft = {**answer.draft, "index": self._into.index}
+        envelope = Envelope(**draft)
         body, content_type = encode([(envelope, answer.payload)])
         added = False
         while True:
@@ -56,16 +182,11 @@ class FanInQueue:
                     return await self._read(link, state.messages)
             except (BrokerUnavailable, ActorNotFound):
                 log.debug("%s waits for the broker", self._into.queue, exc_info=True)
-            await asyncio.sleep(PAUSE)
+            await asyncio.sleep(RETRY_INTERVAL_SECONDS)
 
     async def end(self) -> None:
         """The next task has them."""
-        while True:
-            try:
-                await (await self._session.live_link()).delete(self._into.queue)
-                return
-            except BrokerUnavailable:
-                await asyncio.sleep(PAUSE)
+        await _until_done(self._session, lambda link: link.delete(self._into.queue))
 
     async def _read(self, link: Link, there: int) -> list[EncodedEnvelope] | None:
         """Raises:

@@ -158,7 +158,7 @@ class TaskOutbox:
         chunk: list[OutgoingMessage] = []
         while self._waiting and _priority(self._waiting[0]) == priority:
             following = self._waiting[0]
-            if not load.takes(self._means.of(following.fields["method"]), len(following.payload)):
+            if not load.takes(self._means.of(following.draft.get("method", "")), len(following.payload)):
                 break
             chunk.append(self._waiting.popleft())
         return chunk
@@ -166,7 +166,7 @@ class TaskOutbox:
     def _publish(self, chunk: list[OutgoingMessage], link: Link) -> None:
         for outgoing in chunk:
             if outgoing.envelope is None:
-                outgoing.envelope = Envelope(**outgoing.fields)
+                outgoing.envelope = Envelope(**outgoing.draft)
         body, content_type = encode([(o.envelope, o.payload) for o in chunk if o.envelope is not None])
         priority = _priority(chunk[0]) or None
         self._in_flight[id(chunk)] = chunk
@@ -196,4 +196,4 @@ class TaskOutbox:
 
 
 def _priority(outgoing: OutgoingMessage) -> int:
-    return int(outgoing.fields.get("priority", 0))
+    return int(outgoing.draft.get("priority", 0))

@@ -17,7 +17,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import pydantic_core
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -119,17 +119,17 @@ class Envelope(BaseModel):
     codec: Codec = Codec.JSON
     call: str = ""  # the call that a reply, item, credit or cancel belongs to
     sender: str = ""
-    seq: int = Field(0, ge=0)
-    acked_below: int = Field(0, ge=0)
+    seq: int = Field(default=0, ge=0)
+    acked_below: int = Field(default=0, ge=0)
     reply_to: str = ""
     deadline: float | None = None
-    attempt: int = Field(0, ge=0)
+    attempt: int = Field(default=0, ge=0)
     priority: int = 0
     index: int = 0
     chain: tuple[Hop, ...] = ()
     trace: dict[str, str] | None = None
     key: str | None = None
-    size: int | None = Field(None, ge=0)  # of the payload, inside a batch
+    size: int | None = Field(default=None, ge=0)  # of the payload, inside a batch
     since: float | None = None
     code: bytes | None = None
     then: tuple[ChainStep, ...] = ()
@@ -137,6 +137,35 @@ class Envelope(BaseModel):
     alone: bool = False
     took: float | None = None
     timer: TimerSpec | None = None
+
+
+class EnvelopeDraft(TypedDict, total=False):
+    """An envelope that its sender writes: the fields of `Envelope`, but for those of its place in a message.
+
+    A typed dictionary, so that a type checker sees each field, and the model is built and validated once, when the sequence
+    number is known.
+    """
+
+    id: str
+    kind: Kind
+    method: str
+    codec: Codec
+    call: str
+    sender: str
+    reply_to: str
+    deadline: float | None
+    attempt: int
+    priority: int
+    index: int
+    chain: tuple[Hop, ...]
+    key: str | None
+    since: float | None
+    code: bytes | None
+    then: tuple[ChainStep, ...]
+    into: FanInTarget | None
+    alone: bool
+    took: float | None
+    timer: TimerSpec | None
 
 
 class _Single(Envelope):

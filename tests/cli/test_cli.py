@@ -197,7 +197,9 @@ def test_dead_list_shows_what_failed(env: dict[str, str], dead: tuple[Counter, H
 async def _tell_the_node_what_it_does_not_know(env: dict[str, str]) -> None:
     session = Session(Settings(url=env["ACTORHUB_URL"], prefix=env["ACTORHUB_PREFIX"]))
     await session.open()
-    await session.tell(service_address(session.names.node("n1"), NodeService), Untyped("n1.dance"), "dance", (), {})
+    await session.sender.tell(
+        service_address(session.names.node("n1"), NodeService), Untyped("n1.dance"), "dance", (), {}
+    )
     await session.close()
 
 

@@ -162,7 +162,7 @@ async def test_large_results_stay_where_they_are_made(hub: Hub, monkeypatch: pyt
     """Invariant: neither the answer nor the next task's message has the result's bytes."""
     payloads: list[int] = []
     session = hub._open_session()
-    receive, check = session._replies.receive, session.check_sendable
+    receive, check = session.sender.pending_calls.receive, session.sender.check_sendable
 
     def received(envelope: Envelope, payload: bytes) -> None:
         payloads.append(len(payload))
@@ -172,8 +172,8 @@ async def test_large_results_stay_where_they_are_made(hub: Hub, monkeypatch: pyt
         payloads.append(len(payload))
         check(payload)
 
-    monkeypatch.setattr(session._replies, "receive", received)
-    monkeypatch.setattr(session, "check_sendable", sent)
+    monkeypatch.setattr(session.sender.pending_calls, "receive", received)
+    monkeypatch.setattr(session.sender, "check_sendable", sent)
     future = hub.submit(counted, MANY)
     numbers = await future
     assert is_mapped(numbers)

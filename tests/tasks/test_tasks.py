@@ -518,7 +518,7 @@ async def test_cancelled_gathering_ends_its_parts_and_leaves_nothing(hub: Hub, t
     go = tmp_path / "go"
     for begun in (False, True):
         future = hub.gather_into(remember_list, wait_and_note, [str(go)] * 8, [str(tmp_path / f"ran-{begun}")] * 8)
-        pending = hub._open_session().pending(future.settled)
+        pending = hub._open_session().sender.pending_calls.find(future.settled)
         assert pending is not None
         if begun:
             await future.accepted()

@@ -30,7 +30,7 @@ from actorhub.messaging.session import Session
 from actorhub.tasks.fan_in import FanInQueue, merge_results
 from actorhub.tasks.outbox import publish_task, task_message
 from actorhub.tasks.task import Retry, TaskSpec
-from actorhub.wire.envelope import ChainStep, Envelope, FanInTarget, Kind
+from actorhub.wire.envelope import ChainStep, Codec, Envelope, EnvelopeDraft, FanInTarget, Kind
 from actorhub.wire.failure import Failure
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class CompletionHandler:
         elif envelope.then:
             self._in_background(self._go_on(work, answer))
         else:
-            self.answer(work, Reply({**answer.fields, "took": round(took, 6)}, answer.payload))
+            self.answer(work, Reply({**answer.draft, "took": round(took, 6)}, answer.payload))
 
     def fail(self, work: Request, spec: TaskSpec | None, error: BaseException, took: float) -> None:
         """Another attempt where its policy has one; else it has failed for good."""
@@ -115,7 +115,9 @@ class CompletionHandler:
             self._open -= 1
             work.done()
 
-        self._session.respond(reply_to, answer.fields, answer.payload, settled, persistent=True, foreign=work.foreign)
+        self._session.sender.respond(
+            reply_to, answer.draft, answer.payload, settled, persistent=True, foreign=work.foreign
+        )
 
     # ---- what waits for the broker
 
@@ -149,7 +151,7 @@ class CompletionHandler:
     async def _go_on(self, work: Request, answer: Reply) -> None:
         """The next step takes the result; the answer goes to whom this one's would have gone."""
         step, *later = work.envelope.then
-        changes = {"then": tuple(later), "attempt": 1, "since": None, "codec": answer.fields["codec"]}
+        changes = {"then": tuple(later), "attempt": 1, "since": None, "codec": answer.draft.get("codec", Codec.JSON)}
         try:
             await self._take_step(step, work.envelope.model_copy(update=changes), answer.payload)
         except PlacementInfeasible as exc:
@@ -170,8 +172,14 @@ class CompletionHandler:
             failure = next((result for result in results if result[0].kind is Kind.FAILURE), None)
             if failure is None:
                 payload, codec = merge_results(results, self._session.signer)
-                fields: dict[str, Any] = {"id": into.call, "sender": into.sender, "reply_to": into.reply_to}
-                envelope = Envelope(**fields, codec=codec, attempt=1, deadline=work.envelope.deadline)
+                envelope = Envelope(
+                    id=into.call,
+                    sender=into.sender,
+                    reply_to=into.reply_to,
+                    codec=codec,
+                    attempt=1,
+                    deadline=work.envelope.deadline,
+                )
                 try:
                     await self._take_step(into.step, envelope, payload)
                 except PlacementInfeasible as exc:
@@ -194,8 +202,8 @@ class CompletionHandler:
 
     async def _tell_failure(self, into: FanInTarget, payload: bytes) -> None:
         told: asyncio.Future[Outcome] = self._session.loop.create_future()
-        fields = {"kind": Kind.FAILURE, "call": into.call}
-        self._session.respond(into.reply_to, fields, payload, resolver_of(told), persistent=True)
+        draft: EnvelopeDraft = {"kind": Kind.FAILURE, "call": into.call}
+        self._session.sender.respond(into.reply_to, draft, payload, resolver_of(told), persistent=True)
         await told
 
     async def _publish(self, work: Request, envelope: Envelope, *, delay: float = 0.0) -> None:

@@ -16,7 +16,8 @@ from actorhub.core.in_flight import InFlightRecorder
 from actorhub.errors import CallCancelled, CallTimeout, InvalidArguments, TaskNotFound, WorkerDied
 from actorhub.messaging.context import CallContext, HandledCall, call_context
 from actorhub.messaging.request import Reply, Request
-from actorhub.messaging.session import HEADER_ROOM, current_session
+from actorhub.messaging.sender import HEADER_ROOM_BYTES
+from actorhub.messaging.session import current_session
 from actorhub.messaging.stream_sender import StreamSender
 from actorhub.tasks.client_context import ClientContext, Clients
 from actorhub.tasks.task import TaskSpec, tasks
@@ -126,7 +127,7 @@ class TaskInvoker:
             value = spec.function(*args, **kwargs)
             packed = spec.signature.pack_result_up_to(value, self._session.signer, self._limit(work))
             payload, codec = packed if isinstance(packed, tuple) else self._depot.keep_result(packed)
-            self._session.check_size(payload)
+            self._session.sender.check_size(payload)
         finally:
             self._blackbox.leave(slot)
         return Reply({"kind": Kind.REPLY, "call": envelope.id, "codec": codec}, payload)
@@ -165,7 +166,7 @@ class TaskInvoker:
         if not isinstance(packed, tuple):
             packed = await asyncio.to_thread(self._depot.keep_result, packed)
         payload, codec = packed
-        self._session.check_size(payload)
+        self._session.sender.check_size(payload)
         return Reply({"kind": Kind.REPLY, "call": envelope.id, "codec": codec}, payload)
 
     # ---- both
@@ -194,4 +195,4 @@ class TaskInvoker:
         if link is None or not (envelope.then or envelope.into):
             return self._session.settings.inline_limit
         together = 1 if envelope.into is None else 2 * envelope.into.count  # in one message, and encoded anew
-        return (link.max_message - HEADER_ROOM) // together
+        return (link.max_message - HEADER_ROOM_BYTES) // together
