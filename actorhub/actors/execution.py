@@ -19,7 +19,7 @@ from actorhub.messaging.session import Session
 A = TypeVar("A")
 
 YieldTurn = Callable[[Future[Any]], AbstractContextManager[None]]
-"""Entered around a wait: meanwhile others have the waiting thread's turn."""
+"""Context manager that a thread enters while it blocks on this future: another thread has its turn meanwhile."""
 
 R = TypeVar("R")
 
@@ -32,8 +32,8 @@ class ExecutionContext:
     """Of the actor whose method runs; None in a task."""
     session: Session
     namespace: str
-    lend: YieldTurn | None = None
-    """Of a `def` task: entered while it waits."""
+    yield_turn: YieldTurn | None = None
+    """Of a `def` task: entered while it blocks, so that another task runs meanwhile."""
 
 
 current_execution: ContextVar[ExecutionContext | None] = ContextVar("actorhub_execution", default=None)

@@ -19,7 +19,8 @@ from actorhub.messaging.context import call_context
 
 T = TypeVar("T")
 
-SHORT = 0.002  # seconds that a `def` task waits before others may run meanwhile
+YIELD_AFTER_SECONDS = 0.002
+"""Time that a `def` task waits before it yields its turn to others."""
 
 R = TypeVar("R")
 
@@ -32,21 +33,21 @@ class Portal:
         self.pid = os.getpid()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Wait for its end. A `def` task lends its turn to others meanwhile."""
+        """Wait for its end. A `def` task yields its turn to others meanwhile."""
         result = self._start(coroutine)
         here = current_execution.get()
-        if here is None or here.lend is None:
+        if here is None or here.yield_turn is None:
             return result.result()
         try:
-            return result.result(SHORT)
+            return result.result(YIELD_AFTER_SECONDS)
         except TimeoutError:
             if result.done():  # it raised that itself, or was a moment late
                 return result.result()
-        with here.lend(result):
+        with here.yield_turn(result):
             return result.result()
 
     def do(self, function: Callable[[], T]) -> T:
-        """What is done in a moment, for which no task lends its turn: it would go on beside the one that had it meanwhile."""
+        """Call a function that takes a moment. The task keeps its turn: else it would resume beside the task that got it."""
 
         async def begin() -> T:
             return function()

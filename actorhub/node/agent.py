@@ -49,7 +49,7 @@ from actorhub.node import echo
 from actorhub.node.gpus import GpuAllocator
 from actorhub.node.hardware import detect_resources
 from actorhub.node.process_manager import ProcessManager, WorkerExit, WorkerProcess, retry_until_started
-from actorhub.node.slot_manager import PAUSE, YOUNG, SlotManager
+from actorhub.node.slot_manager import RESTART_PAUSE_SECONDS, START_FAILED_SECONDS, SlotManager
 from actorhub.node.worker_process import WorkerOptions
 from actorhub.objects.location import sweep
 from actorhub.objects.server import ObjectServer
@@ -211,7 +211,7 @@ class NodeAgent:
                 await self._start_worker(worker_id, actor_id=actor_id, gpu=gpu)
         except OSError as exc:
             log.warning("worker %s cannot be started: %s", worker_id, exc)
-            await asyncio.sleep(PAUSE)
+            await asyncio.sleep(RESTART_PAUSE_SECONDS)
         if self._processes.get(worker_id) is None:  # or the node leaves
             await self._tell_end(WorkerStopped(node=self.config.node_id, worker=worker_id))
 
@@ -227,14 +227,14 @@ class NodeAgent:
         if found is not None and not found.ready:
             found.ready = True
             if found.config.kind == "task":
-                await self.slots.ready(found)
+                await self.slots.on_ready(found)
             await self._report()
             self._changed.set()
 
     async def worker_leaves(self, worker_id: str) -> None:
         found = self._processes.get(worker_id)
         if found is not None:
-            await self.slots.leaves(found)
+            await self.slots.on_leaving(found)
 
     def _worker_ended(self, end: WorkerExit) -> None:
         self._devices.give_back(end.worker.config.worker)
@@ -253,7 +253,7 @@ class NodeAgent:
         config = end.worker.config
         if config.kind == "task":
             if not self._leaving:
-                await self.slots.ended(end)
+                await self.slots.on_ended(end)
             return
         if self._leaving or end.worker.stopping:
             await self._tell_end(WorkerStopped(node=config.node, worker=config.worker))
@@ -263,8 +263,8 @@ class NodeAgent:
         lost = WorkerLost(node=config.node, worker=config.worker, cause=end.cause, running=running)
         await self._tell_end(lost)
         if config.actor_id is None:
-            if end.worker.age < YOUNG and not end.worker.ready:
-                await asyncio.sleep(PAUSE)
+            if end.worker.age < START_FAILED_SECONDS and not end.worker.ready:
+                await asyncio.sleep(RESTART_PAUSE_SECONDS)
             await retry_until_started(self._start_worker)
 
     async def _tell_end(self, event: WorkerLost | WorkerStopped | SlotEnded) -> None:
@@ -389,16 +389,16 @@ class _NodeServiceActor(NodeService):
         await self._node.slots.serve(queues)
 
     async def cancel_task(self, call_id: str) -> None:
-        self._node.slots.fates.cancel(call_id)
+        self._node.slots.statuses.cancel(call_id)
 
     async def task_died(self, call_id: str, times: int) -> None:
-        self._node.slots.fates.died(call_id, times)
+        self._node.slots.statuses.died(call_id, times)
 
     async def task_late(self, call_id: str, attempt: int) -> None:
-        self._node.slots.fates.record_timeout(call_id, attempt)
+        self._node.slots.statuses.record_timeout(call_id, attempt)
 
     async def fates(self, call_ids: list[str]) -> TaskStatusReport:
-        return await self._node.slots.fates_of(call_ids)
+        return await self._node.slots.statuses_of(call_ids)
 
     async def report(self) -> None:
         await self._node.report_all()

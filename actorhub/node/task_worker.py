@@ -1,4 +1,4 @@
-"""A process that is one slot for tasks."""
+"""Worker process that is one slot for tasks."""
 
 from __future__ import annotations
 
@@ -22,13 +22,25 @@ from actorhub.tasks.execution.slot import TaskSlot
 
 log = logging.getLogger(__name__)
 
-EXIT_REPLACED = 75  # the exit code of a slot that has ended itself on purpose: another takes its place
-RECYCLE_CHECK = 0.5  # seconds
-SWITCH = 0.0005  # seconds that a task which holds the interpreter may keep the event loop waiting
+EXIT_REPLACED = 75
+"""Exit code of a slot that has ended itself on purpose: its agent starts another one in its place."""
+RECYCLE_CHECK_SECONDS = 0.5
+"""Time between two looks whether the slot has run enough tasks, or has too much memory."""
+IDLE_CHECK_SECONDS = 0.2
+FLUSH_SECONDS = 2.0
+"""Time that the broker has to confirm what a slot that leaves has sent."""
+SWITCH_SECONDS = 0.0005
+"""How long a task that holds the interpreter may keep the event loop waiting."""
 
 
 class TaskWorker:
-    """Serves the task queues that its agent names, until `stop`."""
+    """Serves the task queues that its agent names, until `stop`.
+
+    Args:
+        config: what the agent has told its process.
+        settings: of the cluster.
+        is_process: the slot has the process for itself, and may end it.
+    """
 
     def __init__(self, config: WorkerConfig, settings: Settings, *, is_process: bool = True) -> None:
         self.config = config
@@ -38,19 +50,21 @@ class TaskWorker:
         self.blackbox = InFlightRecorder(config.blackbox)
         names = self.session.names
         self._node = stub(self.session, names.node(config.node), NodeService)
-        leave = _leave if is_process else None
-        self.slot = TaskSlot(self.clients, self.blackbox, config.node, ask=self._node.fates, leave=leave)
+        exit_process = _exit_process if is_process else None
+        self.slot = TaskSlot(
+            self.clients, self.blackbox, config.node, ask_agent=self._node.fates, exit_process=exit_process
+        )
         queue = names.worker(config.worker)
         self._endpoint = ServiceEndpoint(
             self.session, queue, SlotService, lambda: _SlotServiceActor(self), exchange=names.tasks
         )
         self._is_process = is_process
-        self._leaving = False
+        self._is_leaving = False
 
     async def start(self) -> None:
         await self.session.open()
         self.clients.objects.open(self.config.store, self.config.node)
-        self.slot.fates.learn(self.config.fates)
+        self.slot.statuses.learn(self.config.fates)
         await self._endpoint.open()
         await self.slot.serve(self.config.queues)
         if self._is_process and (self.settings.recycle_tasks or self.settings.recycle_memory):
@@ -60,44 +74,44 @@ class TaskWorker:
         await tell(self._node.worker_ready, self.config.worker, os.getpid())
 
     async def stop(self) -> None:
-        """Let running tasks end (`drain_timeout`), and give everything else back to the broker."""
+        """Let running tasks end, for `drain_timeout` seconds at most, and return everything else to the broker."""
         await self._endpoint.close()
         await self.slot.stop(self.settings.drain_timeout)
         await self.session.close()
 
     async def _recycle(self) -> None:
-        """After so many tasks, or past so much memory, another process takes its place."""
+        """Leave after `recycle_tasks` tasks, or with `recycle_memory` bytes; the agent starts another slot at once."""
         process = psutil.Process()
         while True:
-            await asyncio.sleep(RECYCLE_CHECK)
+            await asyncio.sleep(RECYCLE_CHECK_SECONDS)
             tasks, memory = self.settings.recycle_tasks, self.settings.recycle_memory
             resident = process.memory_info().rss
-            if (tasks is not None and self.slot.done >= tasks) or (memory is not None and resident >= memory):
-                log.info(
-                    "slot %s is recycled after %d tasks, with %d bytes", self.config.worker, self.slot.done, resident
-                )
+            completed = self.slot.completed
+            if (tasks is not None and completed >= tasks) or (memory is not None and resident >= memory):
+                log.info("slot %s is recycled after %d tasks, with %d bytes", self.config.worker, completed, resident)
                 await tell(self._node.worker_leaves, self.config.worker)
                 await self.leave()
 
     async def _leave_when_idle(self) -> None:
-        """Others may have what is reserved for it."""
-        done, since = -1, self.session.loop.time()
+        """Leave after `slot_idle` seconds without a task: others may have what is reserved for the slot."""
+        completed, since = -1, self.session.loop.time()
         while self.session.loop.time() - since < self.settings.slot_idle:
-            await asyncio.sleep(min(0.2, self.settings.slot_idle / 4))
-            if self.slot.busy or self.slot.done != done:
-                done, since = self.slot.done, self.session.loop.time()
+            await asyncio.sleep(min(IDLE_CHECK_SECONDS, self.settings.slot_idle / 4))
+            if self.slot.is_busy or self.slot.completed != completed:
+                completed, since = self.slot.completed, self.session.loop.time()
         await self.leave()
 
     async def leave(self) -> None:
-        """Take nothing more, and end with what runs: nobody is in a hurry."""
-        if self._leaving:
+        """Take nothing more, and end when the running tasks have ended, however long they take."""
+        if self._is_leaving:
             return
-        self._leaving = True
+        self._is_leaving = True
         await self.slot.stop(math.inf)
-        await self.session.flush(timeout=2.0)
+        await self.session.flush(timeout=FLUSH_SECONDS)
         if self._is_process:
-            _leave()
-        await tell(self._node.stop_worker, self.config.worker)
+            _exit_process()
+        else:
+            await tell(self._node.stop_worker, self.config.worker)
 
 
 class _SlotServiceActor(SlotService):
@@ -115,18 +129,18 @@ class _SlotServiceActor(SlotService):
         self._slot.cancel(call_id)
 
     async def task_died(self, call_id: str, times: int) -> None:
-        self._slot.fates.died(call_id, times)
+        self._slot.statuses.died(call_id, times)
 
     async def task_late(self, call_id: str, attempt: int) -> None:
-        self._slot.fates.record_timeout(call_id, attempt)
+        self._slot.statuses.record_timeout(call_id, attempt)
 
 
-def _leave() -> None:
+def _exit_process() -> None:
     logging.shutdown()
     os._exit(EXIT_REPLACED)
 
 
 def main(config: WorkerConfig, settings: Settings) -> None:
-    """The process of a slot."""
-    sys.setswitchinterval(SWITCH)
+    """Run the process of a slot."""
+    sys.setswitchinterval(SWITCH_SECONDS)
     run_worker(lambda: TaskWorker(config, settings), config, settings)

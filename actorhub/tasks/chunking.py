@@ -1,8 +1,8 @@
-"""How much work travels together, and how much a worker takes ahead. Pure.
+"""How much work travels in one message, and how many messages a slot takes ahead. Pure.
 
-Nobody knows beforehand how long a task takes, so both sides measure: a worker by itself, a sender by the `took` of each answer.
-Tasks that are known to be short travel many in one message, which one worker takes; unknown ones travel alone. Where the guess
-was wrong, the worker splits the message (`SPLIT_AFTER`), so that nobody waits behind it.
+How long a task takes is not known beforehand, so both sides measure: a slot by itself, a sender by the `took` of each reply.
+Tasks that are known to be short share a message, which one slot takes; tasks of unknown duration travel alone. If the estimate
+was wrong, the slot splits the message (`SPLIT_AFTER_SECONDS`), so that no task waits behind a long one.
 """
 
 from __future__ import annotations
@@ -10,17 +10,27 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 
-CHUNK_WORK = 0.01  # seconds of work in one message
-AHEAD_WORK = 0.02  # seconds of work that a worker takes ahead
-SPLIT_AFTER = 0.05  # seconds after which what a worker has not begun goes back to the others
-LARGEST_CHUNK = 256  # tasks
+CHUNK_WORK_SECONDS = 0.01
+"""Work in one message."""
+CHUNK_TASKS = 256
+"""Tasks in one message, at most."""
 CHUNK_BYTES = 256 * 1024
-LARGEST_PREFETCH = 100
-SMALLEST_PREFETCH = 2  # one that runs, and one that follows it at once
-CONCURRENT = 100  # `async def` tasks that one slot runs at once; more where these seem to wait for others
-WIDEST = 10_000  # messages in one slot's hand past which it makes no room for more
-_WEIGHT = 0.2  # of a new measurement
-_REMEMBERED = 10_000  # names
+PREFETCH_WORK_SECONDS = 0.02
+"""Work that a slot takes ahead."""
+SPLIT_AFTER_SECONDS = 0.05
+"""Time after which a slot gives back what it has not started."""
+MIN_PREFETCH = 2
+"""Messages: one that runs, and one that follows it at once."""
+MAX_PREFETCH = 100
+"""Messages that a slot takes ahead, at most."""
+CONCURRENT_TASKS = 100
+"""`async def` tasks that one slot runs at once; more if these seem to wait for others."""
+MAX_IN_HAND = 10_000
+"""Messages in one slot's hand from which on it makes no room for more."""
+_WEIGHT = 0.2
+"""Of a new measurement in a moving average."""
+_MAX_NAMES = 10_000
+"""Names of which a mean is remembered."""
 
 
 class MeanDurations:
@@ -32,16 +42,16 @@ class MeanDurations:
     def record(self, name: str, seconds: float) -> None:
         known = self._means.get(name)
         self._means[name] = seconds if known is None else known + _WEIGHT * (seconds - known)
-        if len(self._means) > _REMEMBERED:
+        if len(self._means) > _MAX_NAMES:
             self._means.popitem(last=False)
 
     def of(self, name: str) -> float | None:
-        """None for what was never measured."""
+        """None if nothing was recorded under this name."""
         return self._means.get(name)
 
 
 class ChunkLoad:
-    """What a message has taken on so far."""
+    """Tasks, bytes and work of the message that is being filled."""
 
     __slots__ = ("_bytes", "_count", "_known", "_work")
 
@@ -49,12 +59,17 @@ class ChunkLoad:
         self._count, self._bytes, self._work, self._known = 0, 0, 0.0, True
 
     def takes(self, mean: float | None, size: int) -> bool:
-        """Adds a task, unless the message should go without it. The first one always fits."""
+        """Add a task if the message has room for it; the first one always fits.
+
+        Args:
+            mean: the task's mean duration in seconds; None if it is unknown.
+            size: bytes of its payload.
+        """
         fits = self._count == 0 or (
             self._known
             and mean is not None
-            and self._count < LARGEST_CHUNK
-            and self._work + mean <= CHUNK_WORK
+            and self._count < CHUNK_TASKS
+            and self._work + mean <= CHUNK_WORK_SECONDS
             and self._bytes + size <= CHUNK_BYTES
         )
         if fits:
@@ -65,21 +80,26 @@ class ChunkLoad:
         return fits
 
 
-def prefetch(mean: float | None) -> int:
-    """How many messages of that mean a worker takes ahead, the one that it runs included."""
+def prefetch_for(mean: float | None) -> int:
+    """How many messages of that mean duration a slot takes ahead, the one that it runs included."""
     if mean is None:
-        return SMALLEST_PREFETCH
-    return max(SMALLEST_PREFETCH, min(LARGEST_PREFETCH, math.ceil(AHEAD_WORK / max(mean, 1e-6)) + 1))
+        return MIN_PREFETCH
+    return max(MIN_PREFETCH, min(MAX_PREFETCH, math.ceil(PREFETCH_WORK_SECONDS / max(mean, 1e-6)) + 1))
 
 
-def adjusted_prefetch(current: int, wanted: int, waiting: int) -> int:
-    """The prefetch to change to, where it is so wrong that this is worth a new consumer; else the current one.
-    `waiting`: tasks in hand that hold up nobody, and have their places beside those that are wanted."""
+def adjusted_prefetch(current: int, wanted: int, concurrent: int) -> int:
+    """The prefetch to change to; the current one unless it is so wrong that a change is worth a new consumer.
+
+    Args:
+        current: the prefetch that the consumer has.
+        wanted: the prefetch that its tasks' durations ask for.
+        concurrent: tasks in hand that hold up no other. They need places beside the wanted ones.
+    """
     if wanted >= 2 * current:
         return wanted
-    return wanted + waiting if 2 * (wanted + waiting) <= current else current
+    return wanted + concurrent if 2 * (wanted + concurrent) <= current else current
 
 
 def widened_prefetch(current: int, in_hand: int) -> int | None:
-    """The next prefetch, where all that is in hand may wait for what has found no room. None: no more room is made."""
-    return min(2 * current, WIDEST) if in_hand < WIDEST else None
+    """The next prefetch if all messages in hand may wait for one that found no room; None if no more room is made."""
+    return min(2 * current, MAX_IN_HAND) if in_hand < MAX_IN_HAND else None

@@ -1,4 +1,4 @@
-"""Slots that control places for the tasks of one queue: how many, where, for whom they make way, and what becomes of them."""
+"""Dedicated slots, which control places for the tasks of one queue: their number, placement, preemption and end."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_queue_gets_a_slot_and_then_as_many_again_while_tasks_wait() -> None:
     assert not console.state.would_act_on({"q": 0})
 
 
-def test_it_gets_no_more_slots_than_tasks_wait_and_none_that_come_already() -> None:
+def test_a_queue_gets_no_more_slots_than_tasks_wait_and_counts_those_on_their_way() -> None:
     console = Queues()
     console.node("n1", cpu=16)
     console.use("q", _cpu(1))
@@ -104,7 +104,7 @@ def test_it_gets_no_more_slots_than_tasks_wait_and_none_that_come_already() -> N
         ),
     ],
 )
-def test_what_can_never_be_served_is_refused_and_there_is_no_queue(needs: Requirements, words: str) -> None:
+def test_infeasible_requirements_are_refused_and_no_queue_is_declared(needs: Requirements, words: str) -> None:
     console = Queues()
     console.node("n1", cpu=16)
     console.group("g", [{"cpu": 2}])
@@ -113,7 +113,7 @@ def test_what_can_never_be_served_is_refused_and_there_is_no_queue(needs: Requir
     assert not list(console.state.task_queues())
 
 
-def test_slots_make_way_after_their_turn_for_an_actor_and_what_they_leave_is_kept_for_it() -> None:
+def test_slots_are_preempted_for_an_actor_after_their_turn_and_their_resources_are_kept_for_it() -> None:
     console = Queues()
     console.node("n1", cpu=4)
     console.use("q", _cpu(1))
@@ -129,7 +129,7 @@ def test_slots_make_way_after_their_turn_for_an_actor_and_what_they_leave_is_kep
     assert console.info("large").node == "n1"
 
 
-def test_slots_make_way_for_a_group_as_a_whole_or_not_at_all() -> None:
+def test_slots_are_preempted_for_a_whole_group_or_not_at_all() -> None:
     console = Queues()
     for node in ("n1", "n2", "n3"):
         console.node(node, cpu=2)
@@ -182,7 +182,7 @@ def test_a_higher_priority_has_its_slots_at_once_and_a_lower_one_waits() -> None
     assert third.queue == "low"
 
 
-def test_an_actor_for_which_slots_make_way_comes_before_tasks_of_a_higher_priority() -> None:
+def test_an_actor_for_which_slots_are_preempted_precedes_tasks_of_a_higher_priority() -> None:
     console = Queues()
     console.node("n1", cpu=2)
     console.use("q", _cpu(1), 9)
@@ -194,7 +194,7 @@ def test_an_actor_for_which_slots_make_way_comes_before_tasks_of_a_higher_priori
     assert console.info("large").node == "n1"
 
 
-def test_those_for_whom_nobody_can_make_way_hide_no_other() -> None:
+def test_placements_that_preemption_cannot_help_hide_no_others() -> None:
     console = Queues()
     console.node("n1", cpu=1, disk=1)
     console.spawn("holds", resources={"disk": 1})
@@ -207,7 +207,7 @@ def test_those_for_whom_nobody_can_make_way_hide_no_other() -> None:
     assert [stop.slot for _ in range(3) for stop in console.later(0.1)] == [first.slot]
 
 
-def test_tasks_that_wait_have_the_priority_that_their_queue_has_now() -> None:
+def test_waiting_tasks_have_the_present_priority_of_their_queue() -> None:
     console = Queues()
     console.node("n1", cpu=1)
     console.spawn("a", resources={"cpu": 1})
@@ -220,7 +220,7 @@ def test_tasks_that_wait_have_the_priority_that_their_queue_has_now() -> None:
     assert [slot.queue for slot in console.of(StartSlot)] == ["late"]
 
 
-def test_tasks_of_a_bundle_have_what_is_reserved_for_it_and_nothing_else() -> None:
+def test_tasks_of_a_bundle_use_only_its_reservation() -> None:
     console = Queues()
     console.node("n1", cpu=8)
     console.group("g", [{"cpu": 2}])
@@ -232,7 +232,7 @@ def test_tasks_of_a_bundle_have_what_is_reserved_for_it_and_nothing_else() -> No
     assert console.info("a").node == "n1"
 
 
-def test_when_a_group_is_removed_its_tasks_end_and_their_queue_is_buried() -> None:
+def test_when_a_group_is_removed_its_tasks_end_and_their_queue_is_deleted() -> None:
     console = Queues()
     console.node("n1", workers=2, cpu=8)
     console.group("g", [{"cpu": 2}])
@@ -251,7 +251,7 @@ def test_when_a_group_is_removed_its_tasks_end_and_their_queue_is_buried() -> No
     assert "there is no placement group g" in (console.use("q", needs) or "")
 
 
-def test_a_slot_that_its_node_does_not_name_is_not_there() -> None:
+def test_a_slot_that_its_node_does_not_report_counts_as_ended() -> None:
     console = Queues()
     console.node("n1", cpu=1)
     console.use("q", _cpu(1))
@@ -269,7 +269,7 @@ def test_a_slot_that_its_node_does_not_name_is_not_there() -> None:
     assert [stop.slot for stop in console.of(StopSlot)] == ["unknown"]
 
 
-def test_slots_of_a_lost_node_are_gone_with_it_and_come_elsewhere() -> None:
+def test_slots_of_a_lost_node_are_placed_elsewhere() -> None:
     console = Queues()
     console.node("n1", cpu=2)
     console.use("q", _cpu(2))
@@ -284,7 +284,7 @@ def test_slots_of_a_lost_node_are_gone_with_it_and_come_elsewhere() -> None:
 
 
 @pytest.mark.parametrize("worker_first", [False, True])
-def test_slots_of_a_node_that_left_in_order_are_gone_with_it_and_come_elsewhere(worker_first: bool) -> None:
+def test_slots_of_a_drained_node_are_placed_elsewhere(worker_first: bool) -> None:
     """Slots that are not ready yet when it leaves are never named."""
     console = Queues()
     console.node("n1", cpu=2)
@@ -302,7 +302,7 @@ def test_slots_of_a_node_that_left_in_order_are_gone_with_it_and_come_elsewhere(
     assert slot.node == "n2"
 
 
-def test_a_killed_actor_s_room_goes_to_tasks() -> None:
+def test_a_killed_actor_s_resources_go_to_tasks() -> None:
     console = Queues()
     console.node("n1", cpu=1)
     console.spawn("a", resources={"cpu": 1})
@@ -330,7 +330,7 @@ class Counted:
         return QueueState(self.waiting[queue], 0) if queue in self.waiting else None
 
 
-async def test_a_queue_that_nobody_serves_is_in_the_log_once(
+async def test_a_queue_without_slots_is_logged_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(queue_monitor, "UNSERVED_WARNING_SECONDS", 0.0)
@@ -385,7 +385,7 @@ def test_whole_gpus_are_given_once_and_parts_share_as_few_as_can_be() -> None:
         (0, {VARIABLE: ""}, []),
     ],
 )
-def test_they_are_named_as_the_environment_names_them(
+def test_gpus_are_named_as_the_environment_names_them(
     amount: float, environment: Mapping[str, str], names: list[str]
 ) -> None:
     devices = GpuAllocator(amount, environment)

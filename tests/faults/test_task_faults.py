@@ -1,5 +1,8 @@
-"""Faults around tasks, on real slots and brokers. Each test states its invariant, and checks it from outside: by what the tasks
-have written into files, by the dead letters, and by the processes that there are."""
+"""Faults around tasks, on real slots and brokers.
+
+Each test states its invariant, and checks it from outside: by files that the tasks have written, by dead letters, and by the
+processes that exist.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ from actorhub import (
 from actorhub.broker import Message, Outcome, Queue
 from actorhub.core.addressing import new_id
 from actorhub.core.futures import resolver_of
-from actorhub.tasks.chunking import CONCURRENT
+from actorhub.tasks.chunking import CONCURRENT_TASKS
 from actorhub.wire.codec import Signer
 from actorhub.wire.envelope import Envelope, Kind, encode
 from actorhub_embedded import EmbeddedServer
@@ -89,7 +92,7 @@ def plain(number: int) -> int:
 
 @task
 def until_there(path: str, number: int, gate: str) -> int:
-    """Runs until there is a file `gate`."""
+    """Runs until the file `gate` exists."""
     note(path, number)
     while not Path(gate).exists():
         time.sleep(0.01)
@@ -153,8 +156,8 @@ async def test_slots_killed_under_many_async_tasks_lose_none(hub: Hub, tmp_path:
     assert set(runs(path)) == set(range(1500))
 
 
-async def test_a_task_that_kills_its_worker_is_withheld_and_no_other_is(hub: Hub, tmp_path: Path) -> None:
-    """Invariant: it kills max_redeliveries + 1 workers; then it is dead, as poison. What was only near it is done."""
+async def test_a_task_that_kills_its_slots_is_withheld_and_no_other_is(hub: Hub, tmp_path: Path) -> None:
+    """Invariant: it kills max_redeliveries + 1 slots, then it is a dead letter, as poison. Its neighbours are done."""
     path, others = tmp_path / "deaths", tmp_path / "others"
     before = [hub.submit(work, str(others), number) for number in range(200)]
     killers = [hub.submit(die, str(path), number) for number in range(3)]
@@ -207,7 +210,7 @@ async def slots_of(hub: Hub, node_id: str, count: int) -> set[int]:
 
 
 async def test_a_node_that_drains_loses_nothing_and_repeats_nothing(settings: Settings, tmp_path: Path) -> None:
-    """Invariant: what was begun ends there, and what was not begun runs elsewhere: each task runs once."""
+    """Invariant: started tasks end on that node, and the others run elsewhere: each task runs once."""
     path, gate = tmp_path / "ran", tmp_path / "gate"
     patient = settings.model_copy(update={"drain_timeout": 30.0})
     hub = Hub.local(nodes=2, workers=1, slots=2, modules=[__name__], settings=patient)
@@ -307,8 +310,8 @@ async def test_a_broker_killed_and_restarted_under_load_loses_no_task(
 # ---- callers
 
 
-async def test_tasks_of_a_killed_caller_still_run_and_hold_up_nobody(hub: Hub, tmp_path: Path) -> None:
-    """Invariant: what the broker has accepted runs though nobody waits for it; its answers wait in a queue that expires."""
+async def test_tasks_of_a_killed_caller_still_run_and_hold_up_no_others(hub: Hub, tmp_path: Path) -> None:
+    """Invariant: accepted tasks run though their caller is gone; their replies wait in a queue that expires."""
     path, gate = tmp_path / "ran", tmp_path / "gate"
     blockers = [hub.submit(until_there, str(tmp_path / "blocked"), number, str(gate)) for number in range(2)]
     await until(lambda: len(noted(tmp_path / "blocked")) == 2)
@@ -340,12 +343,12 @@ async def test_tasks_of_a_killed_caller_still_run_and_hold_up_nobody(hub: Hub, t
     link = hub._open_session().link
     assert link is not None
     with pytest.raises(ValueError, match="x-expires"):
-        await link.declare(Queue(reply_queue))  # it has that argument, and was not made again
+        await link.declare(Queue(reply_queue))  # still the old queue, declared with that argument
     assert await link.delete(reply_queue)
     assert await hub.get([hub.submit(plain, number) for number in range(100)]) == list(range(100))
 
 
-async def test_answers_that_have_no_queue_any_more_hold_up_no_slot(hub: Hub, tmp_path: Path) -> None:
+async def test_replies_whose_queue_is_gone_hold_up_no_slot(hub: Hub, tmp_path: Path) -> None:
     """Invariant: the tasks run, once each, and so do all that come after."""
     path, gate = tmp_path / "ran", tmp_path / "gate"
     blockers = [hub.submit(until_there, str(tmp_path / "blocked"), number, str(gate)) for number in range(2)]
@@ -389,7 +392,7 @@ async def test_a_late_task_under_load_is_the_only_one_to_end(hub: Hub, tmp_path:
 
 
 async def test_cancelled_tasks_under_load_are_the_only_ones_to_end(hub: Hub, tmp_path: Path) -> None:
-    """Invariant: what is cancelled while it runs runs once, and its process is gone; all others give their results."""
+    """Invariant: a task that is cancelled while it runs runs once, and its process ends; all others return their results."""
     path, hit = tmp_path / "ran", tmp_path / "hit"
     cancelled = [hub.submit(until_there, str(hit), number, str(tmp_path / "never")) for number in range(2)]
     futures = [hub.submit(work, str(path), number, 0.0005) for number in range(1000)]
@@ -413,7 +416,7 @@ async def cancels_what_it_awaits(number: int) -> None:
 
 
 async def test_a_task_that_raises_cancelled_error_itself_has_failed(hub: Hub) -> None:
-    """Invariant: nobody waits for ever for a task that nobody has cancelled."""
+    """Invariant: its future ends, though its caller did not cancel it."""
     with pytest.raises(RemoteError, match="CancelledError"):
         await hub.submit(cancels_what_it_awaits, 1)
     assert await hub.submit(plain, 1) == 1
@@ -442,8 +445,8 @@ async def test_a_message_of_tasks_that_turn_out_slow_is_split(settings: Settings
 # ---- messages that should not be there
 
 
-async def test_malformed_and_foreign_messages_are_kept_as_dead_and_work_goes_on(hub: Hub) -> None:
-    """Invariant: each is kept as it came, and none stays in hand."""
+async def test_malformed_and_foreign_messages_are_kept_as_dead_letters_and_work_goes_on(hub: Hub) -> None:
+    """Invariant: each is kept as it came, and acknowledged."""
     assert await hub.submit(plain, 1) == 1
     queue = queue_of(hub)
     bodies = [b"", b"\x00\xffnot json", b"[1, 2]", json.dumps({"task": "celery"}).encode()]
@@ -479,10 +482,10 @@ def ask_by_pika(url: str, queue: str, bodies: list[dict[str, Any]]) -> list[Any]
     raise AssertionError("unreachable")
 
 
-async def test_a_client_without_actorhub_submits_tasks_and_reads_their_answers(
+async def test_a_client_without_actorhub_submits_tasks_and_reads_their_replies(
     hub: Hub, broker_url: str, tmp_path: Path
 ) -> None:
-    """Invariant: each answer comes as plain JSON with the correlation id of its task; also after attempts that failed."""
+    """Invariant: each reply comes as plain JSON with the correlation id of its task; also after attempts that failed."""
     assert await hub.submit(plain, 1) == 1
     name, path = f"{__name__}:plain", str(tmp_path / "again")
     bodies: list[dict[str, Any]] = [{"method": name, "payload": {"number": number}} for number in range(50)]
@@ -493,7 +496,7 @@ async def test_a_client_without_actorhub_submits_tasks_and_reads_their_answers(
     assert (wrong["kind"], wrong["payload"]["type"]) == ("failure", "actorhub.errors:InvalidArguments")
 
 
-async def test_a_stranger_s_task_that_kills_its_worker_is_withheld_and_another_of_the_same_id_is_not(
+async def test_a_foreign_task_that_kills_its_slots_is_withheld_and_another_with_the_same_id_is_not(
     hub: Hub, broker_url: str, tmp_path: Path
 ) -> None:
     """Invariant: it kills max_redeliveries + 1 workers; ids that strangers choose are no reason to withhold anything."""
@@ -545,7 +548,7 @@ class Unloadable:
         return int, ("no number",)
 
 
-async def test_code_that_cannot_be_loaded_fails_and_does_not_stay_in_hand(hub: Hub) -> None:
+async def test_code_that_cannot_be_loaded_fails_and_is_acknowledged(hub: Hub) -> None:
     """Invariant: its caller is told, and its neighbours in the same message are done."""
     session = hub._open_session()
     code = session.signer.dumps(Unloadable(), "what cannot be loaded")
@@ -577,7 +580,7 @@ async def large_items(size: int) -> AsyncIterator[str]:
     yield size * "x"
 
 
-async def test_a_result_that_the_broker_would_refuse_fails_and_its_connection_lives(hub: Hub) -> None:
+async def test_a_result_that_is_too_large_for_the_broker_fails_and_its_connection_lives(hub: Hub) -> None:
     """Invariant: the caller is told that it is too large; who sent it goes on, in the same process and over the same link."""
     link = hub._open_session().link
     assert link is not None
@@ -639,7 +642,7 @@ async def parent(path: str, number: int, gate: str) -> int:
 
 @task
 async def child(path: str, number: int, gate: str) -> int:
-    """Ends when all have begun: so no parent ends before every child has found room."""
+    """Ends when all have started, so that no parent ends before every child has found room."""
     note(path, number)
     while not await asyncio.to_thread(Path(gate).exists):
         await asyncio.sleep(0.05)
@@ -706,15 +709,15 @@ async def test_tasks_that_wait_for_tasks_end_in_a_single_slot(one_slot: Hub, tmp
 async def test_more_async_tasks_wait_than_one_slot_begins_with_and_all_end(one_slot: Hub, tmp_path: Path) -> None:
     """Invariant: their children find room in the same slot."""
     path, gate = tmp_path / "ran", tmp_path / "gate"
-    futures = [one_slot.submit(parent, str(path), number, str(gate)) for number in range(3 * CONCURRENT)]
-    await until(lambda: len(noted(path)) == 3 * CONCURRENT)
+    futures = [one_slot.submit(parent, str(path), number, str(gate)) for number in range(3 * CONCURRENT_TASKS)]
+    await until(lambda: len(noted(path)) == 3 * CONCURRENT_TASKS)
     gate.touch()
-    assert await one_slot.get(futures) == list(range(3 * CONCURRENT))
+    assert await one_slot.get(futures) == list(range(3 * CONCURRENT_TASKS))
     assert len({pid for _, pid in noted(path)}) == 1
 
 
-async def test_a_task_that_waits_is_ended_and_what_runs_meanwhile_is_not(one_slot: Hub, tmp_path: Path) -> None:
-    """Invariant: cancelled or late, it ends where it waits; its slot lives, and what has its turn meanwhile runs once."""
+async def test_a_blocked_task_is_ended_and_the_task_that_runs_meanwhile_is_not(one_slot: Hub, tmp_path: Path) -> None:
+    """Invariant: cancelled or timed out, it ends where it waits; its slot lives, and the task that has its turn runs once."""
     path, gate, other_gate = tmp_path / "ran", tmp_path / "gate", tmp_path / "other"
     late = one_slot.submit(wait_for_a_second, str(path), 1, str(gate))
     cancelled = one_slot.submit(wait_for, str(path), 2, str(gate))
@@ -741,9 +744,7 @@ def stay(path: str, number: int, gate: str) -> int:
     return until_there(path, number, gate + "2")
 
 
-async def test_a_task_that_waits_and_does_not_end_when_it_is_cancelled_ends_with_its_slot(
-    one_slot: Hub, tmp_path: Path
-) -> None:
+async def test_a_blocked_task_that_ignores_its_cancellation_ends_with_its_slot(one_slot: Hub, tmp_path: Path) -> None:
     """Invariant: another slot takes over, and all others are done there."""
     path, gate = tmp_path / "ran", tmp_path / "gate"
     stubborn = one_slot.submit(stay, str(path), 1, str(gate))
@@ -777,8 +778,8 @@ def submit_some(path: str, number: int) -> None:
     note(path, -number)
 
 
-async def test_a_task_that_submits_others_does_not_lend_its_turn(one_slot: Hub, tmp_path: Path) -> None:
-    """Invariant: tasks that wait for nobody run one after the other, however long their event loop takes."""
+async def test_a_task_that_only_submits_others_does_not_yield_its_turn(one_slot: Hub, tmp_path: Path) -> None:
+    """Invariant: tasks that wait for no others run one after the other, however long the event loop takes."""
     path, gate = tmp_path / "ran", tmp_path / "gate"
     busy = one_slot.submit(keep_the_event_loop_busy, str(gate))
     futures = [one_slot.submit(submit_some, str(path), number) for number in range(1, 6)]
@@ -794,8 +795,8 @@ def wait_once(path: str, number: int, gate: str) -> int:
     return wait_for(path, number, gate)
 
 
-async def test_a_slot_killed_under_tasks_that_wait_loses_none_and_blames_none(one_slot: Hub, tmp_path: Path) -> None:
-    """Invariant: those that wait run again, however often; only what ran counts as what kills."""
+async def test_a_slot_killed_under_blocked_tasks_loses_none_and_blames_none(one_slot: Hub, tmp_path: Path) -> None:
+    """Invariant: blocked tasks run again, however often; only the running task counts as the cause."""
     path, deaths, gate = tmp_path / "ran", tmp_path / "deaths", tmp_path / "gate"
     waiting = [one_slot.submit(wait_once, str(path), number, str(gate)) for number in range(1, 21)]
     await until(lambda: set(range(-20, 21)) - {0} == set(runs(path)))
@@ -837,10 +838,10 @@ async def neighbour(path: str, number: int, gate: str) -> int:
     return await child(path, number, gate)
 
 
-async def test_a_task_that_is_late_and_stops_its_slot_s_event_loop_is_ended_with_it(
+async def test_a_task_that_times_out_and_stops_the_event_loop_is_ended_with_its_slot(
     one_slot: Hub, tmp_path: Path
 ) -> None:
-    """Invariant: it has failed, is tried again only as its policy says, and what was beside it is not to blame."""
+    """Invariant: it fails, is retried only as its policy says, and other tasks of its slot are not blamed."""
     path, gate = tmp_path / "ran", tmp_path / "gate"
     beside = one_slot.submit(neighbour, str(path), 1, str(gate))
     await until(lambda: runs(path)[1] == 1)
@@ -855,10 +856,10 @@ async def test_a_task_that_is_late_and_stops_its_slot_s_event_loop_is_ended_with
     assert {letter.reason for letter in await until(lambda: letters(one_slot, 2))} == {"exception"}
 
 
-async def test_a_task_that_is_cancelled_and_holds_the_interpreter_is_ended_with_its_slot(
+async def test_a_cancelled_task_that_holds_the_interpreter_is_ended_with_its_slot(
     one_slot: Hub, tmp_path: Path
 ) -> None:
-    """Invariant: it does not run again, and all that comes after it is done."""
+    """Invariant: it does not run again, and all later tasks are done."""
     path = tmp_path / "ran"
     holding = one_slot.submit(hold_it_without_a_limit, str(path), 1)
     await until(lambda: runs(path)[1] == 1)
@@ -880,10 +881,10 @@ def wait_twice(path: str, number: int, gate: str) -> int:
     return hub.get(hub.submit(plain, wait_for(path, number, gate)))
 
 
-async def test_a_slot_that_is_recycled_under_a_task_that_waits_does_not_leave_it_waiting(
+async def test_a_slot_that_is_recycled_under_a_blocked_task_is_replaced_first(
     settings: Settings, tmp_path: Path
 ) -> None:
-    """Invariant: another slot runs what it waits for, though there was only one."""
+    """Invariant: another slot runs the task for which it waits, though there was only one slot."""
     path, gate = tmp_path / "ran", tmp_path / "gate"
     recycling = settings.model_copy(update={"recycle_tasks": 5})
     async with Hub.local(workers=1, slots=1, modules=[__name__], settings=recycling) as hub:
@@ -896,7 +897,7 @@ async def test_a_slot_that_is_recycled_under_a_task_that_waits_does_not_leave_it
     assert runs(path)[1] == 1
 
 
-async def test_recycled_slots_lose_nothing_and_end_what_they_have_begun(settings: Settings, tmp_path: Path) -> None:
+async def test_recycled_slots_lose_no_task_and_end_what_they_have_started(settings: Settings, tmp_path: Path) -> None:
     """Invariant: after `recycle_tasks` tasks another process takes a slot's place, and each task runs once, however long."""
     path = tmp_path / "ran"
     recycling = settings.model_copy(update={"recycle_tasks": 100, "drain_timeout": 0.5})

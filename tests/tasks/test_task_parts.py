@@ -1,4 +1,4 @@
-"""The parts that send and run tasks, without a broker: chunks, retry policies, the way to a queue, the thread of a slot."""
+"""The parts that send and run tasks, without a broker: chunks, retry policies, the outbox of a queue, the thread of a slot."""
 
 from __future__ import annotations
 
@@ -25,22 +25,23 @@ from tenacity import (
 )
 
 from actorhub import Retry
+from actorhub.actors.execution import YieldTurn
 from actorhub.broker import Link, Message, Outcome, Queue, QueueKind
 from actorhub.errors import BrokerUnavailable
 from actorhub.messaging.outbox import OutgoingMessage
 from actorhub.messaging.request import Reply, Request
 from actorhub.tasks.chunking import (
     CHUNK_BYTES,
-    CHUNK_WORK,
-    CONCURRENT,
-    LARGEST_CHUNK,
-    LARGEST_PREFETCH,
-    SMALLEST_PREFETCH,
-    WIDEST,
+    CHUNK_TASKS,
+    CHUNK_WORK_SECONDS,
+    CONCURRENT_TASKS,
+    MAX_IN_HAND,
+    MAX_PREFETCH,
+    MIN_PREFETCH,
     ChunkLoad,
     MeanDurations,
     adjusted_prefetch,
-    prefetch,
+    prefetch_for,
     widened_prefetch,
 )
 from actorhub.tasks.execution.task_thread import TaskThread
@@ -54,7 +55,7 @@ seconds = st.floats(0.0, 10.0, allow_nan=False)
 
 
 @given(st.lists(st.tuples(st.none() | seconds, st.integers(0, CHUNK_BYTES))))
-def test_a_chunk_is_bounded_and_what_is_unknown_travels_alone(tasks: list[tuple[float | None, int]]) -> None:
+def test_a_chunk_is_bounded_and_tasks_of_unknown_duration_travel_alone(tasks: list[tuple[float | None, int]]) -> None:
     load = ChunkLoad()
     taken: list[tuple[float | None, int]] = []
     for mean, size in tasks:
@@ -64,9 +65,9 @@ def test_a_chunk_is_bounded_and_what_is_unknown_travels_alone(tasks: list[tuple[
     assert taken[:1] == tasks[:1], "the first one always fits"
     if len(taken) > 1:
         assert None not in [mean for mean, _ in taken]
-        assert sum(mean or 0.0 for mean, _ in taken) <= CHUNK_WORK + 1e-9
+        assert sum(mean or 0.0 for mean, _ in taken) <= CHUNK_WORK_SECONDS + 1e-9
         assert sum(size for _, size in taken) <= CHUNK_BYTES
-        assert len(taken) <= LARGEST_CHUNK
+        assert len(taken) <= CHUNK_TASKS
 
 
 @given(st.lists(seconds, min_size=1))
@@ -91,14 +92,14 @@ def test_means_forget_the_oldest_names() -> None:
 @given(seconds, seconds)
 def test_a_prefetch_is_bounded_and_smaller_for_longer_tasks(one: float, other: float) -> None:
     shorter, longer = sorted((one, other))
-    assert SMALLEST_PREFETCH <= prefetch(longer) <= prefetch(shorter) <= LARGEST_PREFETCH
-    assert prefetch(None) == SMALLEST_PREFETCH
-    assert adjusted_prefetch(prefetch(one), prefetch(one), 0) == prefetch(one)
+    assert MIN_PREFETCH <= prefetch_for(longer) <= prefetch_for(shorter) <= MAX_PREFETCH
+    assert prefetch_for(None) == MIN_PREFETCH
+    assert adjusted_prefetch(prefetch_for(one), prefetch_for(one), 0) == prefetch_for(one)
     assert (adjusted_prefetch(2, 4, 0), adjusted_prefetch(4, 2, 0), adjusted_prefetch(4, 3, 0)) == (4, 2, 4)
 
 
 @given(st.integers(2, 100), st.integers(2, 100), st.integers(0, 20_000))
-def test_a_prefetch_never_shrinks_below_what_waits_and_does_not_grow_for_it(
+def test_a_prefetch_never_shrinks_below_the_concurrent_tasks_and_does_not_grow_for_them(
     current: int, wanted: int, waiting: int
 ) -> None:
     changed = adjusted_prefetch(current, wanted, waiting)
@@ -108,12 +109,12 @@ def test_a_prefetch_never_shrinks_below_what_waits_and_does_not_grow_for_it(
     assert adjusted_prefetch(changed, wanted, waiting) == changed, "there it stays"
 
 
-def test_room_is_doubled_until_so_much_is_in_hand_that_no_more_may_come() -> None:
-    current, in_hand = CONCURRENT, CONCURRENT
+def test_a_prefetch_is_doubled_until_the_limit_of_messages_in_hand() -> None:
+    current, in_hand = CONCURRENT_TASKS, CONCURRENT_TASKS
     while (more := widened_prefetch(current, in_hand)) is not None:
-        assert current < more <= WIDEST or more == current == WIDEST
+        assert current < more <= MAX_IN_HAND or more == current == MAX_IN_HAND
         current, in_hand = more, in_hand + more
-    assert WIDEST <= in_hand <= 2 * WIDEST
+    assert MAX_IN_HAND <= in_hand <= 2 * MAX_IN_HAND
 
 
 # ---- retry policies
@@ -144,7 +145,7 @@ def test_a_policy_stops_when_so_much_time_has_passed_since_the_first_attempt() -
     assert retry.pause(1, ValueError(), 10.5) is None
 
 
-def test_only_what_the_policy_names_is_tried_again() -> None:
+def test_only_the_exceptions_of_the_policy_are_retried() -> None:
     only, never = (
         Retry(retry=retry_if_exception_type(OSError)),
         Retry(retry=retry_if_not_exception_type((ValueError, KeyError))),
@@ -159,11 +160,11 @@ def test_only_what_the_policy_names_is_tried_again() -> None:
 
 
 @pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt(), asyncio.CancelledError()])
-def test_what_is_no_exception_is_not_tried_again_by_default(error: BaseException) -> None:
+def test_base_exceptions_are_not_retried_by_default(error: BaseException) -> None:
     assert Retry().pause(1, error, 0.0) is None
 
 
-# ---- the way to a task queue
+# ---- the outbox of a task queue
 
 
 class FakeLink:
@@ -197,7 +198,7 @@ class FakeLink:
 
 
 class Box:
-    """A task box on a fake link, and what became of its tasks."""
+    """A task box on a fake link, and the outcomes of its tasks."""
 
     def __init__(self) -> None:
         self.means = MeanDurations()
@@ -229,7 +230,7 @@ async def turns() -> None:
         await asyncio.sleep(0)
 
 
-async def test_nothing_is_published_before_the_queue_is_there_and_then_in_order() -> None:
+async def test_tasks_are_published_in_order_once_the_queue_is_declared() -> None:
     box = Box()
     box.put("1", "2", "3")
     link = await box.attach()
@@ -243,7 +244,7 @@ async def test_nothing_is_published_before_the_queue_is_there_and_then_in_order(
 
 async def test_known_short_tasks_share_a_message_by_priority_and_by_their_mean() -> None:
     box = Box()
-    box.means.record("quick", CHUNK_WORK / 4)
+    box.means.record("quick", CHUNK_WORK_SECONDS / 4)
     box.means.record("slow", 1.0)
     box.put("1", "2", "3", "4", "5")
     box.put("6", priority=5)
@@ -255,7 +256,7 @@ async def test_known_short_tasks_share_a_message_by_priority_and_by_their_mean()
     assert [message.priority for message, _ in link.published] == [None, None, 5, None, None, None, None]
 
 
-async def test_so_many_publishes_are_under_way_and_no_more() -> None:
+async def test_the_number_of_unconfirmed_publishes_is_limited() -> None:
     box = Box()
     link = await box.attach()
     box.put(*(str(number) for number in range(IN_FLIGHT + 10)))
@@ -266,7 +267,7 @@ async def test_so_many_publishes_are_under_way_and_no_more() -> None:
     assert [ids for [ids] in link.waiting] == [str(number) for number in range(IN_FLIGHT, IN_FLIGHT + 10)]
 
 
-async def test_what_a_lost_link_had_not_confirmed_is_sent_again_in_order_and_settled_once() -> None:
+async def test_tasks_that_a_lost_link_had_not_confirmed_are_sent_again_in_order_and_settled_once() -> None:
     box = Box()
     first = await box.attach()
     box.put("1", "2")
@@ -295,7 +296,7 @@ async def test_a_confirm_that_comes_after_its_link_changes_nothing() -> None:
     assert box.settled == ["1"]
 
 
-async def test_a_queue_that_was_deleted_is_made_again_and_one_that_refuses_is_asked_again(
+async def test_a_deleted_queue_is_declared_again_and_a_refused_publish_is_retried(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("actorhub.tasks.outbox.PAUSE", 0.0)
@@ -314,7 +315,7 @@ async def test_a_queue_that_was_deleted_is_made_again_and_one_that_refuses_is_as
     assert sorted(box.settled) == ["1", "2"]
 
 
-async def test_what_was_not_published_can_be_taken_back_and_of_the_rest_the_slots_are_told() -> None:
+async def test_unpublished_tasks_can_be_withdrawn_and_published_ones_are_cancelled_in_the_slots() -> None:
     box = Box()
     [first, second] = box.put("1", "2")
     assert box.box.withdraw(first)
@@ -346,20 +347,21 @@ def works(count: int) -> deque[Request]:
     )
 
 
-class Thread:
-    """A runner, and what is heard of it. Tasks named in `gates` wait for their gate."""
+class Owner:
+    """Owner of one task thread, with all that the thread has reported. Tasks named in `gates` wait for their gate."""
 
     def __init__(self, gates: dict[str, threading.Event] | None = None) -> None:
         self.gates = gates or {}
         self.begun: list[str] = []
         self.heard: list[tuple[str, Reply | BaseException]] = []
-        self.turns: list[bool] = []
+        self.blocked: list[bool] = []
         self.idle = 0
-        self.awaited = False
+        self.has_waiting_batch = False
         self.heard_when_idle = -1
-        self.runner = TaskThread(self._run, self._ended, self._idle, self._turned, lambda: self.awaited)
+        self.closes_when_idle = False
+        self.thread = TaskThread(self._invoke, self)
 
-    def _run(self, work: Request, runner: TaskThread) -> Reply:
+    def _invoke(self, work: Request, yield_turn: YieldTurn) -> Reply:
         self.begun.append(work.key)
         if work.key in self.gates:
             self.gates[work.key].wait(30)
@@ -367,127 +369,126 @@ class Thread:
             raise ValueError(work.key)
         return Reply({"call": work.key}, b"")
 
-    def _ended(self, work: Request, outcome: Reply | BaseException, took: float) -> None:
-        assert took >= 0.0
-        self.heard.append((work.key, outcome))
+    def on_completed(self, request: Request, outcome: Reply | BaseException, ran: float) -> None:
+        assert ran >= 0.0
+        self.heard.append((request.key, outcome))
 
-    def _idle(self, runner: TaskThread) -> None:
-        assert runner is self.runner
+    def on_idle(self, thread: TaskThread) -> None:
+        assert thread is self.thread
         self.idle += 1
         self.heard_when_idle = len(self.heard)
+        if self.closes_when_idle:
+            thread.close()
 
-    def _turned(self, runner: TaskThread) -> None:
-        self.turns.append(runner.waits is not None)
+    def on_block_changed(self, thread: TaskThread) -> None:
+        self.blocked.append(thread.is_blocked)
 
     @property
     def ids(self) -> list[str]:
         return [key for key, _ in self.heard]
 
 
-async def test_outcomes_are_heard_in_order_and_then_that_it_is_idle() -> None:
-    thread = Thread()
-    thread.runner.put(works(100))
-    await until(lambda: thread.idle == 1)
-    assert thread.ids == [str(number) for number in range(100)]
-    assert {key for key, outcome in thread.heard if isinstance(outcome, ValueError)} == {
+async def test_a_thread_reports_outcomes_in_order_and_then_that_it_is_idle() -> None:
+    owner = Owner()
+    owner.thread.put(works(100))
+    await until(lambda: owner.idle == 1)
+    assert owner.ids == [str(number) for number in range(100)]
+    assert {key for key, outcome in owner.heard if isinstance(outcome, ValueError)} == {
         f"{n}7" for n in range(1, 10)
     } | {"7"}
-    assert not thread.runner.busy
-    thread.runner.leave()
+    owner.thread.close()
 
 
-@pytest.mark.parametrize("left", [False, True], ids=["stays", "left"])
-async def test_where_a_batch_waits_the_thread_may_go_on_before_the_last_outcomes_are_heard(left: bool) -> None:
-    """Invariant: each outcome is heard once, also where the thread is left when it is idle."""
-    thread = Thread({"2": threading.Event()})
-    thread.awaited = True
-    thread.runner.put(works(3))
-    await until(lambda: thread.ids == ["0", "1"])
-    if left:
-        idle = thread.runner._on_idle
-        thread.runner._on_idle = lambda runner: (idle(runner), runner.leave())[0]
-    thread.gates["2"].set()
-    await until(lambda: thread.ids == ["0", "1", "2"])
-    assert (thread.idle, thread.heard_when_idle) == (1, 2), "it was idle before the last one was heard"
-    thread.runner.leave()
+@pytest.mark.parametrize("closed", [False, True], ids=["stays", "closed"])
+async def test_if_a_batch_waits_the_thread_takes_it_before_the_last_outcomes_are_reported(closed: bool) -> None:
+    """Invariant: each outcome is reported once, also if the thread is closed when it becomes idle."""
+    owner = Owner({"2": threading.Event()})
+    owner.has_waiting_batch = True
+    owner.thread.put(works(3))
+    await until(lambda: owner.ids == ["0", "1"])
+    owner.closes_when_idle = closed
+    owner.gates["2"].set()
+    await until(lambda: owner.ids == ["0", "1", "2"])
+    assert (owner.idle, owner.heard_when_idle) == (1, 2), "it was idle before the last one was heard"
+    owner.thread.close()
 
 
-async def test_what_is_taken_away_at_the_other_end_meanwhile_runs_nowhere_twice() -> None:
-    """Each is either begun by the thread or taken, however the two meet."""
+async def test_tasks_taken_from_the_right_end_of_a_running_batch_do_not_run_twice() -> None:
+    """Each is either started by the thread or taken, whichever comes first."""
     for _ in range(50):
-        thread, batch, taken = Thread(), works(200), []
-        thread.runner.put(batch)
+        owner, batch, taken = Owner(), works(200), []
+        owner.thread.put(batch)
         while batch:
             try:
                 taken.append(batch.pop().key)
             except IndexError:
                 break
-        await until(lambda of=thread: of.idle == 1)  # type: ignore[misc]
-        assert sorted([*thread.ids, *taken], key=int) == [str(number) for number in range(200)]
-        thread.runner.leave()
+        await until(lambda of=owner: of.idle == 1)  # type: ignore[misc]
+        assert sorted([*owner.ids, *taken], key=int) == [str(number) for number in range(200)]
+        owner.thread.close()
 
 
-async def test_a_runner_that_is_left_in_the_middle_gives_what_has_ended_and_is_not_heard_again() -> None:
+async def test_a_detached_thread_returns_its_completed_tasks_and_reports_nothing_more() -> None:
     gate = threading.Event()
-    thread, batch = Thread({"5": gate}), works(10)
-    thread.runner.put(batch)
-    while len(thread.begun) < 6:
-        time.sleep(0.001)  # noqa: ASYNC251 - the event loop shall hear nothing meanwhile
-    current = thread.runner.current
-    assert current is not None
-    assert current.work.key == "5"
-    ended = thread.runner.detach(current)
+    owner, batch = Owner({"5": gate}), works(10)
+    owner.thread.put(batch)
+    while len(owner.begun) < 6:
+        time.sleep(0.001)  # noqa: ASYNC251 - the event loop must stand still meanwhile
+    running = owner.thread.running
+    assert running is not None
+    assert running.request.key == "5"
+    ended = owner.thread.detach(running)
     assert ended is not None
     assert [work.key for work, _, _ in ended] == ["0", "1", "2", "3", "4"]
     gate.set()
     names = {each.name for each in threading.enumerate()}
     assert "actorhub-tasks" in names
     await turns()
-    assert thread.heard == []
-    assert thread.idle == 0
+    assert owner.heard == []
+    assert owner.idle == 0
     assert [work.key for work in batch] == ["6", "7", "8", "9"], "nothing more was begun"
 
 
-async def test_a_task_that_ends_before_it_is_abandoned_was_quicker_and_all_goes_on() -> None:
+async def test_a_thread_whose_task_ended_first_is_not_detached() -> None:
     gate = threading.Event()
-    thread = Thread({"0": gate})
-    thread.runner.put(works(3))
-    await until(lambda: thread.runner.current is not None and thread.begun == ["0"])
-    current = thread.runner.current
-    assert current is not None
+    owner = Owner({"0": gate})
+    owner.thread.put(works(3))
+    await until(lambda: owner.thread.running is not None and owner.begun == ["0"])
+    running = owner.thread.running
+    assert running is not None
     gate.set()
-    await until(lambda: thread.idle == 1)
-    assert thread.runner.detach(current) is None
-    assert thread.ids == ["0", "1", "2"]
-    thread.runner.leave()
+    await until(lambda: owner.idle == 1)
+    assert owner.thread.detach(running) is None
+    assert owner.ids == ["0", "1", "2"]
+    owner.thread.close()
 
 
-async def test_a_runner_whose_task_waits_lends_its_turn_and_says_so() -> None:
-    thread = Lending()
-    thread.runner.put(works(1))
-    await until(lambda: thread.turns == [True])
-    assert thread.runner.waits is thread.wait
-    thread.wait.set_result(None)
-    await until(lambda: thread.idle == 1)
-    assert thread.turns == [True, False]
-    assert thread.ids == ["0"]
-    thread.runner.leave()
+async def test_a_thread_reports_that_its_task_blocks_and_resumes() -> None:
+    owner = Blocking()
+    owner.thread.put(works(1))
+    await until(lambda: owner.blocked == [True])
+    assert owner.thread.blocked_on is owner.wait
+    owner.wait.set_result(None)
+    await until(lambda: owner.idle == 1)
+    assert owner.blocked == [True, False]
+    assert owner.ids == ["0"]
+    owner.thread.close()
 
 
-async def test_a_task_that_is_abandoned_while_it_waits_ends_there_and_its_thread_too() -> None:
-    thread, batch = Lending(), works(3)
-    thread.runner.put(batch)
-    await until(lambda: thread.turns == [True])
-    current = thread.runner.current
-    assert current is not None
-    assert thread.runner.detach(current) == []
-    await until(lambda: thread.runner.current is None)
-    assert isinstance(thread.error, asyncio.CancelledError)
+async def test_a_blocked_task_ends_when_its_thread_is_detached() -> None:
+    owner, batch = Blocking(), works(3)
+    owner.thread.put(batch)
+    await until(lambda: owner.blocked == [True])
+    running = owner.thread.running
+    assert running is not None
+    assert owner.thread.detach(running) == []
+    await until(lambda: owner.thread.running is None)
+    assert isinstance(owner.error, asyncio.CancelledError)
     await turns()
-    assert (thread.heard, thread.idle, len(batch)) == ([], 0, 2)
+    assert (owner.heard, owner.idle, len(batch)) == ([], 0, 2)
 
 
-class Lending(Thread):
+class Blocking(Owner):
     """Its tasks wait for `wait`."""
 
     def __init__(self) -> None:
@@ -495,11 +496,11 @@ class Lending(Thread):
         self.wait: Future[None] = Future()
         self.error: BaseException | None = None
 
-    def _run(self, work: Request, runner: TaskThread) -> Reply:
+    def _invoke(self, work: Request, yield_turn: YieldTurn) -> Reply:
         try:
-            with runner.yield_turn(self.wait):
+            with yield_turn(self.wait):
                 self.wait.result()
         except BaseException as exc:
             self.error = exc
             raise
-        return super()._run(work, runner)
+        return super()._invoke(work, yield_turn)

@@ -1,4 +1,4 @@
-"""Tasks that ask for resources or a place, on real nodes: where they run, what is reserved meanwhile, and bad input."""
+"""Tasks with requirements, on real nodes: where they run, what they reserve, and bad input."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ async def _free(hub: Hub) -> dict[str, float]:
     return {node.id: node.resources_free["cpu"] for node in await hub.nodes()}
 
 
-async def test_tasks_run_where_what_they_ask_for_is_free_and_give_it_back(hub: Hub) -> None:
+async def test_tasks_run_where_their_resources_are_free_and_give_them_back(hub: Hub) -> None:
     assert {await hub.submit(devices) for _ in range(3)} <= {"0", "1"}
     assert {node for node, _ in await hub.get([hub.submit(where, 0.5) for _ in range(24)])} == {"one", "two"}
     assert await until(lambda: _all_free(hub))  # slots end when nothing comes
@@ -118,7 +118,7 @@ async def _all_free(hub: Hub, nodes: Collection[str] = NODES) -> bool:
     return await _free(hub) == {node: NODES[node]["cpu"] for node in nodes}
 
 
-async def test_what_a_task_has_is_reserved_while_it_runs(hub: Hub) -> None:
+async def test_resources_of_a_task_are_reserved_while_it_runs(hub: Hub) -> None:
     running = [hub.submit(devices, 2.0) for _ in range(3)]
     done, [last] = await hub.wait(running, count=2)
     assert sorted(await hub.get(done)) == ["0", "1"]
@@ -127,7 +127,7 @@ async def test_what_a_task_has_is_reserved_while_it_runs(hub: Hub) -> None:
 
 
 async def test_slots_make_way_for_an_actor_that_waits(hub: Hub) -> None:
-    """Invariant: nobody waits for ever behind a queue that never ends; no task is lost or run twice for it."""
+    """Invariant: an actor does not wait for ever behind a queue that never ends; no task is lost or runs twice for it."""
     seen = [hub.submit(where, 0.1) for _ in range(250)]
     await hub.wait(seen, count=20)
     large = await hub.spawn(Large)
@@ -153,7 +153,7 @@ async def test_tasks_of_a_group_run_in_its_bundles_and_fail_when_it_is_removed(h
     assert await until(lambda: _all_free(hub))
 
 
-async def test_what_waits_elsewhere_for_a_removed_group_fails_too(hub: Hub) -> None:
+async def test_delayed_and_chained_tasks_of_a_removed_group_fail_too(hub: Hub) -> None:
     """Invariant: a task that waits for its time, and one that waits for the results of others, end with the group, too."""
     group = await hub.placement_group([{"cpu": 1}])
     inside = hub.options(placement=group[0])
@@ -203,7 +203,7 @@ async def _all_dead(hub: Hub) -> list[DeadLetter]:
     return found
 
 
-async def test_what_never_fits_fails_at_once_and_is_not_sent(hub: Hub) -> None:
+async def test_infeasible_tasks_fail_at_once_and_are_not_sent(hub: Hub) -> None:
     with pytest.raises(
         PlacementInfeasible, match=r"asks for resources \{'cpu': 64.0\}; the most that any node has: .*4.0"
     ):
@@ -222,13 +222,13 @@ async def test_what_never_fits_fails_at_once_and_is_not_sent(hub: Hub) -> None:
     assert not [queue for queue in await hub.tasks() if queue.waiting]
 
 
-async def test_retries_and_deaths_come_back_to_slots_of_their_own(hub: Hub, tmp_path: object) -> None:
+async def test_retried_and_redelivered_tasks_run_in_dedicated_slots_again(hub: Hub, tmp_path: object) -> None:
     assert await hub.submit(twice, f"{tmp_path}/twice") == 2
     assert await hub.submit(die, f"{tmp_path}/die") == "alive"
     assert await hub.options(delay=0.5).submit(where)
 
 
-async def test_what_waits_for_resources_says_so(hub: Hub) -> None:
+async def test_a_task_that_waits_for_resources_says_so(hub: Hub) -> None:
     holding = [hub.submit(devices, 4.0) for _ in range(2)]
     await until(lambda: _free_gpus(hub, 0))
     waits = hub.options(resources={"cpu": 1, "gpu": 2}).submit(devices)
@@ -257,10 +257,8 @@ async def test_an_actor_sees_the_gpus_that_it_has(hub: Hub) -> None:
     assert await hub.options(resources={"gpu": 0.5}).submit(devices) == "0"
 
 
-async def test_a_killed_actor_s_gpus_are_another_s_when_its_process_has_ended_which_it_does(
-    hub: Hub, tmp_path: Path
-) -> None:
-    """Invariant: no two processes have one GPU, though control gives it away as soon as the actor is dead; and nobody waits
+async def test_a_killed_actor_s_gpus_are_reused_only_when_its_process_has_ended(hub: Hub, tmp_path: Path) -> None:
+    """Invariant: no two processes have one GPU, though control gives it away as soon as the actor is dead; and no actor waits
     for ever for a process whose event loop is blocked."""
     first = await hub.spawn(Owner, 0)
     pid = await first.pid()
@@ -273,7 +271,7 @@ async def test_a_killed_actor_s_gpus_are_another_s_when_its_process_has_ended_wh
         await asyncio.gather(blocking, return_exceptions=True)
 
 
-async def test_tasks_go_on_though_one_node_after_the_other_is_killed(hub: Hub) -> None:
+async def test_tasks_go_on_when_one_node_after_the_other_is_killed(hub: Hub) -> None:
     """Invariant: every accepted task is done, and no node has more slots than it has room for, whichever node runs control."""
     cluster = cast(LocalCluster, hub._cluster)
     futures = [hub.submit(where, 0.2) for _ in range(150)]

@@ -131,8 +131,8 @@ def first_of(numbers: list[int]) -> int:
     return next(iter(numbers))
 
 
-async def test_a_task_that_raises_stop_iteration_fails_and_takes_no_other_s_answer_along(hub: Hub) -> None:
-    """Every future ends, with its own result or its own failure: answers share messages, and one that cannot be given to its
+async def test_a_task_that_raises_stop_iteration_fails_alone(hub: Hub) -> None:
+    """Every future ends, with its own result or its own failure: replies share messages, and one that cannot be given to its
     caller as it is must not cost those beside it."""
     futures = [hub.submit(first_of, [number] if number % 10 else []) for number in range(200)]
     done, pending = await hub.wait(futures)
@@ -171,7 +171,7 @@ def remember(path: str, number: int) -> int:
     return number
 
 
-async def test_what_depends_on_a_failure_fails_with_it_and_does_not_run(hub: Hub, tmp_path: Path) -> None:
+async def test_a_task_that_depends_on_a_failed_one_fails_and_does_not_run(hub: Hub, tmp_path: Path) -> None:
     path = tmp_path / "ran"
     broken = hub.submit(fail, "first")
     dependent = hub.submit(remember, str(path), broken.as_argument())  # type: ignore[call-overload]
@@ -186,7 +186,7 @@ async def test_what_depends_on_a_failure_fails_with_it_and_does_not_run(hub: Hub
     assert not path.exists()
 
 
-async def test_what_depends_on_a_cancelled_task_fails_though_another_goes_on(hub: Hub, tmp_path: Path) -> None:
+async def test_a_task_that_depends_on_a_cancelled_one_fails_at_once(hub: Hub, tmp_path: Path) -> None:
     """The dependent ends at once: the other task that it waits for never does."""
     blocked, cancelled = hub.submit(wait_for_file, str(tmp_path / "never")), hub.submit(wait_for_file, "/never")
     dependent = hub.submit(join, [blocked.as_argument(), cancelled.as_argument()])
@@ -197,8 +197,8 @@ async def test_what_depends_on_a_cancelled_task_fails_though_another_goes_on(hub
     blocked.cancel()
 
 
-async def test_what_waits_for_a_task_ends_with_its_hub(hub: Hub, tmp_path: Path) -> None:
-    """Nobody waits for ever for what a closed hub has not sent, whether it had begun to wait or not."""
+async def test_futures_that_wait_for_a_task_fail_when_their_hub_closes(hub: Hub, tmp_path: Path) -> None:
+    """A future fails when its hub closes, whether its task had been sent or waited for another one."""
     async with Hub(settings=hub.settings) as closing:
         blocked = closing.submit(wait_for_file, str(tmp_path / "go"))
         futures = [closing.submit(join, [blocked.as_argument()])]
@@ -220,7 +220,7 @@ def unpack(box: Any) -> str:
     return str(box.content)
 
 
-async def test_a_future_where_none_is_looked_for_says_where_it_may_stand(hub: Hub) -> None:
+async def test_a_future_in_an_unsupported_place_is_refused_with_the_supported_places(hub: Hub) -> None:
     future = hub.submit(letter, 1)
     with pytest.raises(NotSerialisable, match=r"content.*await it first.*lists, tuples and dictionaries"):
         hub.submit(unpack, Box(future))
@@ -244,7 +244,7 @@ async def wait_for_file(path: str) -> str:
     return path
 
 
-async def test_wait_returns_what_is_done_and_what_is_not(hub: Hub, tmp_path: Path) -> None:
+async def test_wait_returns_done_and_pending_futures(hub: Hub, tmp_path: Path) -> None:
     blocked = hub.submit(wait_for_file, str(tmp_path / "go"))
     quick = hub.submit(double, 1)
     done, pending = await hub.wait([blocked, quick], count=1)
@@ -259,7 +259,7 @@ async def test_wait_returns_what_is_done_and_what_is_not(hub: Hub, tmp_path: Pat
         await hub.wait([quick], count=3)
 
 
-async def test_waiting_again_and_again_leaves_nothing_at_what_goes_on(hub: Hub, tmp_path: Path) -> None:
+async def test_repeated_waits_leave_no_callbacks_at_unfinished_futures(hub: Hub, tmp_path: Path) -> None:
     """The loop that takes what is done, one by one, must not cost more with each turn: nothing of a wait that is over stays
     at the futures that are not done."""
     blocked = hub.submit(wait_for_file, str(tmp_path / "go"))
@@ -304,16 +304,16 @@ async def test_map_keeps_a_window_and_an_order(hub: Hub, capfd: pytest.CaptureFi
 
 @pytest.mark.parametrize("ordered", [True, False])
 @pytest.mark.parametrize("end", ["rows fail", "arguments do not fit", "left"])
-async def test_a_map_that_ends_early_cancels_what_it_has_submitted_and_its_bar(
+async def test_a_map_that_ends_early_cancels_its_tasks_and_stops_its_progress_bar(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ordered: bool, end: str
 ) -> None:
-    """However the loop ends, what was submitted and not read does not run on, and the bar no longer draws."""
+    """However the loop ends, tasks whose results were not read do not run on, and the bar no longer draws."""
     bars: list[ProgressBar] = []
     monkeypatch.setattr(ProgressBar, "stop", lambda bar: (bars.append(bar), stop(bar)))
     go, path = tmp_path / "go", tmp_path / "ran"
 
     def rows() -> Iterator[Any]:
-        yield str(tmp_path)  # which is there
+        yield str(tmp_path)  # exists, so this row ends at once
         yield from [str(go)] * 5
         if end == "rows fail":
             raise KeyError("rows")
@@ -326,14 +326,14 @@ async def test_a_map_that_ends_early_cancels_what_it_has_submitted_and_its_bar(
             assert found == str(tmp_path)
             break
     assert bars
-    assert await hub.gather_into(total, double, range(20)) == 2 * sum(range(20))  # what was said of them came before it
+    assert await hub.gather_into(total, double, range(20)) == 2 * sum(range(20))  # it comes after the cancellations
     go.touch()
     assert await hub.gather_into(total, double, range(20)) == 2 * sum(range(20))
     assert notes(path).count("ended") <= 1
 
 
 async def test_a_map_keeps_within_max_pending(hub: Hub, tmp_path: Path) -> None:
-    """Every result comes, though the window is larger than what may be pending, and others are, too."""
+    """Every result comes, though the window is larger than `max_pending`, and other tasks are pending, too."""
     async with Hub(settings=hub.settings.model_copy(update={"max_pending": 20})) as small:
         others = [small.submit(wait_for_file, str(tmp_path / "go")) for _ in range(15)]
         for ordered in (True, False):
@@ -344,7 +344,7 @@ async def test_a_map_keeps_within_max_pending(hub: Hub, tmp_path: Path) -> None:
 
 
 async def test_as_many_tasks_as_may_be_pending_are_the_first_that_a_hub_sends(hub: Hub) -> None:
-    """Every result comes: control hears of a queue that is new to it, though no more calls may wait for answers."""
+    """Every result comes: control is told of a new queue, though no more calls may wait for replies."""
     async with Hub(settings=hub.settings.model_copy(update={"max_pending": 20})) as small:
         futures = [small.submit(double, number) for number in range(20)]
         with pytest.raises(TooManyPending):
@@ -376,7 +376,7 @@ async def twice(path: str) -> None:
     raise RuntimeError("again")
 
 
-async def test_a_task_is_tried_again_as_its_policy_says(hub: Hub, tmp_path: Path) -> None:
+async def test_a_task_is_retried_as_its_policy_says(hub: Hub, tmp_path: Path) -> None:
     paths = [tmp_path / name for name in "abc"]
     assert await hub.submit(third_time_lucky, str(paths[0])) == 3
     with pytest.raises(ValueError, match="not worth it"):
@@ -398,7 +398,7 @@ def never_tried_again() -> None:
     raise ValueError("waits for ever")
 
 
-async def test_a_task_whose_policy_fails_is_not_tried_again_and_holds_up_nobody(hub: Hub) -> None:
+async def test_a_task_whose_policy_fails_is_not_retried_and_holds_up_no_other(hub: Hub) -> None:
     """Every future ends and is kept with its own exception, the policy's in its note; the slots that ran them go on."""
     futures = [hub.submit(fails_and_so_does_its_policy, f"number {number}") for number in range(4)]
     futures.append(hub.submit(never_tried_again))
@@ -415,7 +415,7 @@ def fail_with(kind: str) -> None:
     raise ValueError({"large": "x" * 20_000_000, "surrogate": "\udcff"}[kind])
 
 
-async def test_exceptions_that_json_or_the_broker_cannot_take_as_they_are_come_all_the_same(hub: Hub) -> None:
+async def test_exceptions_that_json_or_the_broker_cannot_take_reach_the_caller(hub: Hub) -> None:
     """Every future ends with its exception, and the slots that ran them go on."""
     for kind in ("large", "surrogate") * 2:
         with pytest.raises(ValueError, match=r"xxx|udcff"):
@@ -432,8 +432,8 @@ def note_time(path: str, word: str) -> str:
     return word
 
 
-async def test_delayed_tasks_come_in_the_order_of_their_times_and_hold_no_worker(hub: Hub, tmp_path: Path) -> None:
-    """Invariant: what waits is at the broker, and unacknowledged by nobody."""
+async def test_delayed_tasks_run_in_the_order_of_their_times_and_occupy_no_worker(hub: Hub, tmp_path: Path) -> None:
+    """Invariant: delayed tasks wait at the broker, and no consumer holds them unacknowledged."""
     path = tmp_path / "order"
     delays = {"third": 0.9, "first": 0.2, "second": 0.5}
     futures = [hub.options(delay=delay).submit(note_time, str(path), word) for word, delay in delays.items()]
@@ -503,7 +503,7 @@ async def test_many_results_are_gathered_into_one_task(hub: Hub, tmp_path: Path)
     assert sorted(notes(path)) == ["0", "1", "2"]
 
 
-async def test_what_is_gathered_waits_as_long_as_it_shall(hub: Hub, tmp_path: Path) -> None:
+async def test_gathered_tasks_are_delayed_as_their_options_say(hub: Hub, tmp_path: Path) -> None:
     path = tmp_path / "ran"
     later = hub.options(delay=3600).gather_into(total, remember, [str(path)] * 2, range(2))
     await later.accepted()
@@ -512,7 +512,7 @@ async def test_what_is_gathered_waits_as_long_as_it_shall(hub: Hub, tmp_path: Pa
     assert later.cancel()
 
 
-async def test_cancelled_gathering_ends_its_parts_and_leaves_nothing(hub: Hub, tmp_path: Path) -> None:
+async def test_a_cancelled_gathering_ends_its_parts_and_leaves_no_queue(hub: Hub, tmp_path: Path) -> None:
     """Neither the parts that wait nor those that run go on, the task that would take them all does not run, and the broker
     keeps nothing of it."""
     go = tmp_path / "go"
@@ -577,7 +577,7 @@ def sleep_long(path: str) -> None:
     time.sleep(30)
 
 
-async def test_a_task_that_takes_too_long_is_ended(hub: Hub, tmp_path: Path) -> None:
+async def test_a_task_that_times_out_is_ended(hub: Hub, tmp_path: Path) -> None:
     """Invariant: its caller is told, its process is gone, and tasks go on."""
     path = tmp_path / "pid"
     with pytest.raises(CallTimeout, match="too_long was ended"):
@@ -592,8 +592,8 @@ async def test_a_task_that_takes_too_long_is_ended(hub: Hub, tmp_path: Path) -> 
     assert await hub.submit(double, 1) == 2
 
 
-async def test_a_cancelled_task_is_ended_where_it_runs_and_not_begun_where_it_waits(hub: Hub, tmp_path: Path) -> None:
-    """Invariant: what is cancelled ends; what was not cancelled runs."""
+async def test_a_cancelled_task_is_ended_if_it_runs_and_not_started_if_it_waits(hub: Hub, tmp_path: Path) -> None:
+    """Invariant: cancelled tasks end, and all others run."""
     path, later = tmp_path / "pid", tmp_path / "later"
     blockers = [hub.submit(sleep_long, str(path)) for _ in range(2)]  # one for each slot
     await until(lambda: len(notes(path)) == 2)
@@ -613,7 +613,9 @@ async def test_a_cancelled_task_is_ended_where_it_runs_and_not_begun_where_it_wa
     running.cancel()
 
 
-async def test_what_comes_after_its_deadline_is_not_run_and_is_kept(hub: Hub, tmp_path: Path) -> None:
+async def test_a_task_that_arrives_after_its_deadline_is_not_run_and_is_kept_as_a_dead_letter(
+    hub: Hub, tmp_path: Path
+) -> None:
     path = tmp_path / "pid"
     blockers = [hub.submit(sleep_long, str(path)) for _ in range(2)]
     await until(lambda: len(notes(path)) == 2)
@@ -657,10 +659,8 @@ def yield_slowly(path: str, go: str) -> Iterator[str]:
         note(path, "closed")
 
 
-async def test_a_generator_that_is_left_in_the_middle_of_a_step_is_closed_when_that_ends(
-    hub: Hub, tmp_path: Path
-) -> None:
-    """It is cancelled, which is no failure: it is not kept as dead."""
+async def test_a_generator_whose_reader_leaves_during_a_step_is_closed_after_it(hub: Hub, tmp_path: Path) -> None:
+    """It was cancelled, which is no failure, so there is no dead letter."""
     path, go = tmp_path / "generator", tmp_path / "go"
     stream = hub.submit(yield_slowly, str(path), str(go))
     assert await anext(stream) == str(path)

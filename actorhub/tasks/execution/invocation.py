@@ -1,13 +1,14 @@
-"""One attempt at a task: what its code finds around it, its arguments, its answer, and when it is late."""
+"""Invocation of one task: whether it is admitted, when it times out, its context, its arguments and its reply."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from actorhub.actors.execution import YieldTurn, current_execution
@@ -20,50 +21,59 @@ from actorhub.messaging.sender import HEADER_ROOM_BYTES
 from actorhub.messaging.session import current_session
 from actorhub.messaging.stream_sender import StreamSender
 from actorhub.tasks.client_context import ClientContext, Clients
-from actorhub.tasks.task import TaskSpec, tasks
-from actorhub.wire.codec import Signer
+from actorhub.tasks.task import Retry, TaskSpec, tasks
+from actorhub.wire.codec import PickledParts, Signer
 from actorhub.wire.envelope import Codec, Envelope, Hop, Kind
 
 
 class AdmissionControl:
-    """What one slot knows of tasks."""
+    """Tasks that one slot may run: those that it knows, that are not cancelled, and that have not killed too many slots."""
 
     def __init__(self, signer: Signer, node: str) -> None:
-        self.fates = TaskStatusTable()
+        self.statuses = TaskStatusTable()
+        """What is known of cancelled tasks, and of those that ended with their slot."""
         self._signer = signer
         self._node = node
-        self._specs: BoundedDict[bytes, TaskSpec] = BoundedDict()  # of functions that came by value
+        # Of functions that were sent by value, by their code.
+        self._specs: BoundedDict[bytes, TaskSpec] = BoundedDict()
 
-    def is_cancelled(self, work: Request) -> bool:
-        return work.key in self.fates.cancelled
+    def is_cancelled(self, request: Request) -> bool:
+        return request.key in self.statuses.cancelled
 
-    def admit(self, work: Request) -> TaskSpec:
-        """Raises:
-        CallCancelled, CallTimeout, WorkerDied, TaskNotFound, UntrustedPayload, NotSerialisable: it is not run.
+    def admit(self, request: Request) -> TaskSpec:
+        """The specification of a task that may run.
+
+        Raises:
+            CallCancelled, CallTimeout, WorkerDied, TaskNotFound, UntrustedPayload, NotSerialisable: it must not run.
         """
-        envelope = work.envelope
+        envelope = request.envelope
         if envelope.deadline is not None and envelope.deadline <= time.time():
             raise CallTimeout(f"{envelope.method} came after its deadline and was not run")
-        if self.is_cancelled(work):
+        if self.is_cancelled(request):
             raise CallCancelled(f"{envelope.method} was cancelled before it began")
-        if max(1, envelope.attempt) <= self.fates.late.get(work.key, 0):
+        if max(1, envelope.attempt) <= self.statuses.late.get(request.key, 0):
             raise CallTimeout(f"{envelope.method} was ended with its slot: it was late, and held the interpreter")
-        spec = self._spec(envelope)
-        deaths = self.fates.deaths.get(work.key, 0)
+        spec = self._resolve(envelope)
+        deaths = self.statuses.deaths.get(request.key, 0)
         if deaths > spec.options.max_redeliveries:
             raise WorkerDied(
                 f"{envelope.method} (task {envelope.id}) killed its worker {deaths} times and is not run again"
             )
         return spec
 
-    def known(self, work: Request) -> TaskSpec | None:
-        """Its spec; None where there is none here."""
+    def spec_if_known(self, request: Request) -> TaskSpec | None:
+        """None if this slot cannot tell which function it is."""
         try:
-            return self._spec(work.envelope)
+            return self._resolve(request.envelope)
         except Exception:
             return None
 
-    def _spec(self, envelope: Envelope) -> TaskSpec:
+    def retry_policy(self, request: Request) -> Retry | None:
+        """None if the task has none, or is not known here."""
+        spec = self.spec_if_known(request)
+        return spec.options.retry if spec is not None else None
+
+    def _resolve(self, envelope: Envelope) -> TaskSpec:
         if envelope.code is None:
             spec = tasks.get(envelope.method)
             if spec is None:
@@ -80,119 +90,184 @@ class AdmissionControl:
         return found
 
 
-class TaskInvoker:
-    """Those of one slot. Each raises whatever the task raises, and what makes its arguments or its result invalid."""
+class InFlightRecord:
+    """Entry of one attempt in the file that its agent reads when the slot has died: the tasks that are in it are to blame.
 
-    def __init__(self, clients: Clients, blackbox: InFlightRecorder, admission: AdmissionControl) -> None:
+    Args:
+        recorder: writes the file.
+        request: the task.
+        times_out_at: monotonic time from which on the agent may kill the slot for this task.
+    """
+
+    def __init__(self, recorder: InFlightRecorder, request: Request, times_out_at: float | None) -> None:
+        self._recorder = recorder
+        self._request = request
+        self._times_out_at = times_out_at
+        self._entry = -1
+
+    def __enter__(self) -> InFlightRecord:
+        self._add()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._recorder.leave(self._entry)
+
+    @contextmanager
+    def paused(self) -> Generator[None]:
+        """Without the entry: a blocked task does not kill its slot."""
+        self._recorder.leave(self._entry)
+        try:
+            yield
+        finally:
+            self._add()
+
+    def _add(self) -> None:
+        envelope = self._request.envelope
+        self._entry = self._recorder.enter(
+            "task",
+            self._request.key,
+            envelope.method,
+            attempt=max(1, envelope.attempt),
+            late_at=self._times_out_at,
+        )
+
+
+class TaskInvoker:
+    """Runs single tasks of one slot. Raises the error of the task, or of its arguments or its result if these are invalid.
+
+    Args:
+        clients: the session and the clients that the tasks' code uses.
+        recorder: notes which tasks run, for the agent.
+        admission: knows the tasks' specifications.
+    """
+
+    def __init__(self, clients: Clients, recorder: InFlightRecorder, admission: AdmissionControl) -> None:
         self._clients = clients
         self._session = clients.session
-        self._blackbox = blackbox
+        self._objects = clients.objects
+        self._recorder = recorder
         self._admission = admission
-        self._depot = clients.objects
 
-    def until(self, work: Request, began: float) -> float | None:
-        """Monotonic time at which an attempt that began then is late."""
-        spec = self._admission.known(work)
-        limits = [began + spec.options.timeout] if spec is not None and spec.options.timeout is not None else []
-        if work.envelope.deadline is not None:
-            limits.append(time.monotonic() + work.envelope.deadline - time.time())
-        return min(limits, default=None)
+    # ---- timeouts
+
+    def times_out_at(self, request: Request, started: float) -> float | None:
+        """Monotonic time at which an attempt that started then times out; None if it does not."""
+        return _times_out_at(request.envelope, self._admission.spec_if_known(request), started)
+
+    def shortest_timeout(self, requests: Iterable[Request]) -> float | None:
+        """In seconds from each one's start; None if none of them has a timeout of its own."""
+        specs = map(self._admission.spec_if_known, requests)
+        return min((spec.options.timeout for spec in specs if spec and spec.options.timeout), default=None)
 
     # ---- in a thread
 
-    def run(self, work: Request, lend: YieldTurn) -> Reply:
-        """Of a `def` task. `lend` is entered while it waits; then it is not what kills the slot, if anything does."""
-        envelope = work.envelope
-        spec = self._admission.admit(work)
-        thread = threading.get_ident()
-        late_at = self.until(work, time.monotonic())
-        slot = self._record(work, late_at)
-
-        @contextmanager
-        def lending(wait: Future[Any]) -> Generator[None]:
-            nonlocal slot
-            if threading.get_ident() != thread:  # one that the task has started
-                yield
-                return
-            self._blackbox.leave(slot)
-            try:
-                with lend(wait):
-                    yield
-            finally:
-                slot = self._record(work, late_at)
-
-        try:
-            self._enter(work, lending)
-            args, kwargs = self._arguments(work, spec)
+    def run(self, request: Request, yield_turn: YieldTurn) -> Reply:
+        """Run a synchronous task. It enters `yield_turn` while it blocks."""
+        spec = self._admission.admit(request)
+        with InFlightRecord(self._recorder, request, _times_out_at(request.envelope, spec, time.monotonic())) as record:
+            self._enter_context(request, partial(_yield_unrecorded, record, yield_turn, threading.get_ident()))
+            is_stored = request.envelope.codec is Codec.STORED
+            stored = self._objects.fill_in_thread(self._loads(request)) if is_stored else None
+            args, kwargs = self._arguments(request, spec, stored)
             value = spec.function(*args, **kwargs)
-            packed = spec.signature.pack_result_up_to(value, self._session.signer, self._limit(work))
-            payload, codec = packed if isinstance(packed, tuple) else self._depot.keep_result(packed)
-            self._session.sender.check_size(payload)
-        finally:
-            self._blackbox.leave(slot)
-        return Reply({"kind": Kind.REPLY, "call": envelope.id, "codec": codec}, payload)
-
-    def _arguments(self, work: Request, spec: TaskSpec) -> tuple[list[Any], dict[str, Any]]:
-        envelope, signer = work.envelope, self._session.signer
-        if envelope.codec is not Codec.STORED:
-            return spec.signature.unpack(work.payload, envelope.codec, signer, alone=envelope.alone)
-        return spec.signature.accept(self._depot.fill_in_thread(signer.loads(work.payload)), alone=envelope.alone)
+            packed = self._pack(request, spec, value)
+            payload, codec = packed if isinstance(packed, tuple) else self._objects.keep_result(packed)
+            return self._reply(request, payload, codec)
 
     # ---- on the event loop
 
-    async def run_async(self, work: Request, spec: TaskSpec) -> Reply:
-        """Of an `async def` task or a generator."""
-        self._enter(work, None)
-        slot = self._record(work, self.until(work, time.monotonic()))
-        try:
-            return await self._answer(work, spec)
-        finally:
-            self._blackbox.leave(slot)
+    async def run_async(self, request: Request, spec: TaskSpec) -> Reply:
+        """Run an `async def` task or a generator."""
+        self._enter_context(request, None)
+        with InFlightRecord(self._recorder, request, _times_out_at(request.envelope, spec, time.monotonic())):
+            is_stored = request.envelope.codec is Codec.STORED
+            stored = await self._objects.fill(self._loads(request)) if is_stored else None
+            args, kwargs = self._arguments(request, spec, stored)
+            if spec.signature.is_generator:
+                return await self._stream(request, spec, args, kwargs)
+            value = await spec.function(*args, **kwargs)
+            packed = self._pack(request, spec, value)
+            if not isinstance(packed, tuple):
+                packed = await asyncio.to_thread(self._objects.keep_result, packed)
+            return self._reply(request, *packed)
 
-    async def _answer(self, work: Request, spec: TaskSpec) -> Reply:
-        envelope, signer = work.envelope, self._session.signer
-        if envelope.codec is Codec.STORED:
-            given = await self._depot.fill(signer.loads(work.payload))
-            args, kwargs = spec.signature.accept(given, alone=envelope.alone)
-        else:
-            args, kwargs = spec.signature.unpack(work.payload, envelope.codec, signer, alone=envelope.alone)
-        if spec.signature.is_generator:
-            if envelope.kind is not Kind.STREAM:
-                raise InvalidArguments(f"{envelope.method} streams; submit it as `async for item in hub.submit(...)`")
-            count = await StreamSender(self._session, envelope, spec.signature).send_all(spec.function(*args, **kwargs))
-            return Reply({"kind": Kind.REPLY, "call": envelope.id, "index": count}, b"null")
-        value = await spec.function(*args, **kwargs)
-        packed = spec.signature.pack_result_up_to(value, signer, self._limit(work))
-        if not isinstance(packed, tuple):
-            packed = await asyncio.to_thread(self._depot.keep_result, packed)
-        payload, codec = packed
-        self._session.sender.check_size(payload)
-        return Reply({"kind": Kind.REPLY, "call": envelope.id, "codec": codec}, payload)
+    async def _stream(self, request: Request, spec: TaskSpec, args: list[Any], kwargs: dict[str, Any]) -> Reply:
+        envelope = request.envelope
+        if envelope.kind is not Kind.STREAM:
+            raise InvalidArguments(f"{envelope.method} streams; submit it as `async for item in hub.submit(...)`")
+        count = await StreamSender(self._session, envelope, spec.signature).send_all(spec.function(*args, **kwargs))
+        return Reply({"kind": Kind.REPLY, "call": envelope.id, "index": count}, b"null")
 
     # ---- both
 
-    def _record(self, work: Request, late_at: float | None) -> int:
-        envelope = work.envelope
-        attempt = max(1, envelope.attempt)
-        return self._blackbox.enter("task", work.key, envelope.method, attempt=attempt, late_at=late_at)
-
-    def _enter(self, work: Request, lend: YieldTurn | None) -> None:
-        """What the task's code finds around it."""
-        envelope = work.envelope
+    def _enter_context(self, request: Request, yield_turn: YieldTurn | None) -> None:
+        """Set the context variables by which the task's code finds its session, its deadline and its callers."""
+        envelope = request.envelope
         current_session.set(self._session)
-        namespace = self._session.names.namespace_of(work.queue)
-        current_execution.set(ClientContext(None, self._session, namespace, lend, clients=self._clients))
+        namespace = self._session.names.namespace_of(request.queue)
+        current_execution.set(ClientContext(None, self._session, namespace, yield_turn, clients=self._clients))
         hop = Hop(actor=f"task {envelope.method}", call=envelope.id)
         handling = HandledCall(hop.actor, envelope.id)
         call_context.set(CallContext(envelope.deadline, (*envelope.chain, hop), False, handling))
 
-    def _limit(self, work: Request) -> int | None:
-        """Bytes up to which a result travels; None where it always does. What another task goes on with stays with the broker,
-        if that can take it, for it must survive this node. Other languages cannot read what is in a store."""
-        envelope, link = work.envelope, self._session.link
-        if work.foreign is not None:
+    def _loads(self, request: Request) -> Any:
+        return self._session.signer.loads(request.payload)
+
+    def _arguments(self, request: Request, spec: TaskSpec, stored: Any) -> tuple[list[Any], dict[str, Any]]:
+        """`stored`: the arguments, with the values of objects in their places, if any of them are in the object store."""
+        envelope = request.envelope
+        if envelope.codec is Codec.STORED:
+            return spec.signature.accept(stored, alone=envelope.alone)
+        return spec.signature.unpack(request.payload, envelope.codec, self._session.signer, alone=envelope.alone)
+
+    def _pack(self, request: Request, spec: TaskSpec, value: Any) -> tuple[bytes, Codec] | PickledParts:
+        """The payload of a result and its codec; `PickledParts` if it is so large that it goes to the object store."""
+        return spec.signature.pack_result_up_to(value, self._session.signer, self._inline_limit(request))
+
+    def _reply(self, request: Request, payload: bytes, codec: Codec) -> Reply:
+        self._session.sender.check_size(payload)
+        return Reply({"kind": Kind.REPLY, "call": request.envelope.id, "codec": codec}, payload)
+
+    def _inline_limit(self, request: Request) -> int | None:
+        """Bytes up to which a result is sent rather than stored; None if it always is.
+
+        Clients in other languages cannot read the object store. The input of a next task is sent if the broker takes it, since
+        it must survive this node.
+        """
+        envelope, link = request.envelope, self._session.link
+        if request.foreign is not None:
             return None
         if link is None or not (envelope.then or envelope.into):
             return self._session.settings.inline_limit
-        together = 1 if envelope.into is None else 2 * envelope.into.count  # in one message, and encoded anew
-        return (link.max_message - HEADER_ROOM_BYTES) // together
+        # All results of a fan-in travel in one message, and may be encoded a second time.
+        shares = 1 if envelope.into is None else 2 * envelope.into.count
+        return (link.max_message - HEADER_ROOM_BYTES) // shares
+
+
+@contextmanager
+def _yield_unrecorded(
+    record: InFlightRecord, yield_turn: YieldTurn, thread: int, future: Future[Any]
+) -> Generator[None]:
+    """The `yield_turn` that a task gets: its own thread is not in the record while it is blocked."""
+    if threading.get_ident() != thread:  # a thread that the task has started has no turn to yield
+        yield
+        return
+    with record.paused(), yield_turn(future):
+        yield
+
+
+def _times_out_at(envelope: Envelope, spec: TaskSpec | None, started: float) -> float | None:
+    limits = [started + spec.options.timeout] if spec is not None and spec.options.timeout is not None else []
+    if envelope.deadline is not None:
+        limits.append(time.monotonic() + envelope.deadline - time.time())
+    return min(limits, default=None)
+
+
+def timed_out(request: Request, ran: float) -> CallTimeout:
+    """The error of a task that was ended after so many seconds."""
+    return CallTimeout(f"{request.envelope.method} was ended: it had run for {ran:.2f} s")
+
+
+def cancelled(request: Request) -> CallCancelled:
+    """The error of a task that was cancelled after its start."""
+    return CallCancelled(f"{request.envelope.method} was cancelled while it ran")

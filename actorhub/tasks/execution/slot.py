@@ -1,8 +1,8 @@
-"""Runs tasks: one `def` task at a time beside those that wait, or many `async def` ones.
+"""A slot for tasks: one synchronous task at a time, beside those that are blocked, or many `async def` ones.
 
-The acknowledgement policy: a task is done when the broker has confirmed its answer, its next attempt, what goes on with its
-result, or its dead letter. A message is acknowledged when all tasks of its chunk are done. A slot that dies costs the attempts
-that it had begun; the broker gives its messages to others.
+The acknowledgement policy: a task is done when the broker has confirmed its reply, its next attempt, the next step that takes
+its result, or its dead letter. A message is acknowledged when all its tasks are done. A slot that dies costs the attempts that
+it had started; the broker delivers its messages to others.
 """
 
 from __future__ import annotations
@@ -15,220 +15,231 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 
 from actorhub.broker import Delivery
-from actorhub.control_api.task_status import TaskStatusReport
+from actorhub.control_api.task_status import TaskStatusReport, TaskStatusTable
 from actorhub.core.in_flight import InFlightRecorder
-from actorhub.errors import ActorHubError, CallCancelled, CallTimeout, InvalidEnvelope
+from actorhub.errors import ActorHubError, InvalidEnvelope
 from actorhub.messaging.request import DeliveryAck, Reply, Request, task_work
-from actorhub.tasks.chunking import CONCURRENT, SPLIT_AFTER
+from actorhub.tasks.chunking import CONCURRENT_TASKS, SPLIT_AFTER_SECONDS
 from actorhub.tasks.client_context import Clients
 from actorhub.tasks.execution.completion import CompletionHandler
 from actorhub.tasks.execution.consumer import ConsumerGeneration, TaskConsumer
-from actorhub.tasks.execution.invocation import AdmissionControl, TaskInvoker
+from actorhub.tasks.execution.invocation import AdmissionControl, TaskInvoker, cancelled, timed_out
 from actorhub.tasks.execution.thread_scheduler import TaskBatch, ThreadScheduler
 from actorhub.tasks.task import TaskSpec
 from actorhub.wire.envelope import decode
 
 log = logging.getLogger(__name__)
 
-HEARING = 4.0  # seconds for which the agent is waited for
-SETTLING = 2.0  # seconds that a slot which ends gives the broker to confirm what became of its tasks
-LEAVING = 5.0  # seconds after which a slot that is to leave does so, whatever the broker says
+AGENT_REPLY_SECONDS = 4.0
+"""Time that the agent has to say what it knows of redelivered tasks."""
+CONFIRM_SECONDS = 2.0
+"""Time that the broker has to confirm what follows from the tasks of a slot that stops."""
+EXIT_SECONDS = 5.0
+"""Time after which a slot that must exit does so, whatever the broker has confirmed."""
 
-Ask = Callable[[list[str]], Awaitable[TaskStatusReport]]
-"""What the agent knows of these tasks, by their keys."""
+AskAgent = Callable[[list[str]], Awaitable[TaskStatusReport]]
+"""Gets what the agent knows of these tasks, by their keys."""
 
 
 class TaskSlot:
-    """`leave` ends the process, the only way to end a `def` task that does not wait; where there is none, it runs on, and
-    nobody hears of it."""
+    """Takes tasks from the queues that it serves, runs the admitted ones, and completes them.
+
+    Args:
+        clients: the session of the slot, and the clients that the tasks' code uses.
+        recorder: notes which tasks run, for the agent.
+        node: the node's id, for error messages.
+        ask_agent: asks the agent whether redelivered tasks have killed other slots.
+        exit_process: ends the process, the only way to end a synchronous task that is not blocked. None if the slot shares its
+            process: then such a task runs on, and its outcome is ignored.
+    """
 
     def __init__(
-        self, clients: Clients, blackbox: InFlightRecorder, node: str, *, ask: Ask, leave: Callable[[], None] | None
+        self,
+        clients: Clients,
+        recorder: InFlightRecorder,
+        node: str,
+        *,
+        ask_agent: AskAgent,
+        exit_process: Callable[[], None] | None,
     ) -> None:
-        self.done = 0
-        self._session = session = clients.session
-        self._admission = AdmissionControl(session.signer, node)
-        self.fates = self._admission.fates
-        self._attempts = TaskInvoker(clients, blackbox, self._admission)
-        self._ask = ask
-        self._leave = leave
-        self._settling = CompletionHandler(session)
-        self._intakes: dict[str, TaskConsumer] = {}
-        self._crew = ThreadScheduler(
-            session,
-            self._admission,
-            self._attempts,
-            self._settling,
-            self._intakes,
-            on_ended=self._ended,
-            leave=None if leave is None else self._begin_to_leave,
+        self._session = clients.session
+        self._admission = AdmissionControl(self._session.signer, node)
+        self._invoker = TaskInvoker(clients, recorder, self._admission)
+        self._completion = CompletionHandler(self._session, self._admission.retry_policy)
+        self._consumers: dict[str, TaskConsumer] = {}
+        self._threads = ThreadScheduler(
+            self._invoker,
+            self._completion,
+            self._consumers,
+            None if exit_process is None else self._start_exit,
         )
-        self._tasks: dict[Request, asyncio.Task[None]] = {}
-        self._look: asyncio.TimerHandle | None = None
-        self._stopping = False
+        self._coroutines: dict[Request, asyncio.Task[None]] = {}
+        self._progress_check: asyncio.TimerHandle | None = None
+        self._ask_agent = ask_agent
+        self._exit_process = exit_process
+        self._is_stopping = False
+
+    @property
+    def statuses(self) -> TaskStatusTable:
+        """What the slot knows of cancelled tasks, and of those that ended with their slot."""
+        return self._admission.statuses
+
+    @property
+    def completed(self) -> int:
+        """How many tasks have run and ended."""
+        return self._completion.completed
+
+    @property
+    def is_busy(self) -> bool:
+        return self._threads.is_busy or bool(self._coroutines)
 
     # ---- life
 
     async def serve(self, queues: Iterable[str]) -> None:
-        """Take tasks of these queues, too."""
+        """Take tasks from these queues, too."""
         for queue in queues:
-            if queue not in self._intakes and not self._stopping:
-                intake = self._intakes[queue] = TaskConsumer(self._session, queue, self._on_delivery, self._crew.lost)
-                await intake.open()
+            if queue not in self._consumers and not self._is_stopping:
+                consumer = TaskConsumer(self._session, queue, self._on_delivery, self._threads.drop_lost)
+                self._consumers[queue] = consumer
+                await consumer.open()
 
     async def stop(self, patience: float) -> None:
-        """Give back what was not begun; let what was begun end, for `patience` seconds."""
-        self._stopping = True
-        await asyncio.gather(*(intake.close() for intake in self._intakes.values()))
-        self._crew.stop()
+        """Return what has not started, and wait `patience` seconds at most for what runs."""
+        self._is_stopping = True
+        await asyncio.gather(*(consumer.close() for consumer in self._consumers.values()))
+        self._threads.stop()
         until = self._session.loop.time() + patience
-        while self.busy and self._session.loop.time() < until:
+        while self.is_busy and self._session.loop.time() < until:
             await asyncio.sleep(0.01)
-        await self._settling.settled(SETTLING)
-        self._crew.end()
-        if self._look is not None:
-            self._look.cancel()
+        await self._completion.all_confirmed(CONFIRM_SECONDS)
+        self._threads.close()
+        if self._progress_check is not None:
+            self._progress_check.cancel()
         with suppress(TimeoutError):
-            async with asyncio.timeout(SETTLING):
-                await asyncio.gather(*(intake.end() for intake in self._intakes.values()))
+            async with asyncio.timeout(CONFIRM_SECONDS):
+                await asyncio.gather(*(consumer.end() for consumer in self._consumers.values()))
 
-    @property
-    def busy(self) -> bool:
-        return self._crew.busy or bool(self._tasks)
+    def _start_exit(self) -> None:
+        """Stop, and end the process: a task runs in it that ends in no other way."""
+        self._is_stopping = True
+        if self._exit_process is not None:
+            self._session.spawn_task(self._stop_and_exit(self._exit_process), "actorhub-exit")
 
-    def _begin_to_leave(self) -> None:
-        self._stopping = True
-        if self._leave is not None:
-            self._session.spawn_task(self._leave_soon(self._leave), "actorhub-leave")
-
-    async def _leave_soon(self, leave: Callable[[], None]) -> None:
+    async def _stop_and_exit(self, exit_process: Callable[[], None]) -> None:
         with suppress(TimeoutError):
-            async with asyncio.timeout(LEAVING):
+            async with asyncio.timeout(EXIT_SECONDS):
                 await self.stop(0.0)
-        leave()
-
-    # ---- what every slot is told
+        exit_process()
 
     def cancel(self, call_id: str) -> None:
-        """Nobody waits for the task any more: it is not run, and is ended where it runs."""
-        self.fates.cancel(call_id)
-        self._crew.cancel(call_id)
-        for work, task in self._tasks.items():
-            if work.key == call_id:
-                task.cancel()
+        """Do not run this task, and end it if it runs: its caller has cancelled it."""
+        self.statuses.cancel(call_id)
+        self._threads.cancel(call_id)
+        for request, coroutine in self._coroutines.items():
+            if request.key == call_id:
+                coroutine.cancel()
 
     # ---- taking
 
-    def _on_delivery(self, intake: TaskConsumer, delivery: Delivery, shift: ConsumerGeneration) -> None:
+    def _on_delivery(self, consumer: TaskConsumer, delivery: Delivery, generation: ConsumerGeneration) -> None:
         message = delivery.message
         try:
             parcels = decode(message.body, message.content_type)
         except InvalidEnvelope as exc:
-            log.warning("a message in %s is no task and is kept as dead: %s", intake.queue, exc)
-            self._settling.malformed(intake.queue, message, exc, DeliveryAck(delivery, 1, shift.acked))
+            log.warning("a message in %s is no task and is kept as a dead letter: %s", consumer.queue, exc)
+            ack = DeliveryAck(delivery, 1, generation.on_settled)
+            self._completion.dead_letter_malformed(consumer.queue, message, exc, ack)
             return
-        receipt = DeliveryAck(delivery, len(parcels), shift.acked)
-        works = [task_work(parcel, message, receipt, self._settling.answer, intake.queue) for parcel in parcels]
+        ack = DeliveryAck(delivery, len(parcels), generation.on_settled)
+        requests = [task_work(parcel, message, ack, self._completion.reply, consumer.queue) for parcel in parcels]
+        batch = TaskBatch(deque(requests), consumer, delivery, generation)
         if delivery.redelivered:
-            self._session.spawn_task(self._hear_first(works, intake, delivery, shift), "actorhub-deaths")
+            self._session.spawn_task(self._ask_agent_then_start(batch), "actorhub-deaths")
         else:
-            self._take(works, intake, delivery, shift)
+            self._start(batch)
 
-    async def _hear_first(
-        self, works: list[Request], intake: TaskConsumer, delivery: Delivery, shift: ConsumerGeneration
-    ) -> None:
-        """Others had it in hand. The agent knows whether they died of it, a moment before everybody hears."""
+    async def _ask_agent_then_start(self, batch: TaskBatch) -> None:
+        """Start redelivered tasks unless they have killed other slots, of which the agent knows first."""
         try:
-            async with asyncio.timeout(HEARING):
-                self.fates.learn(await self._ask([work.key for work in works]))
+            async with asyncio.timeout(AGENT_REPLY_SECONDS):
+                self.statuses.learn(await self._ask_agent([request.key for request in batch.requests]))
         except (TimeoutError, ActorHubError):
             log.debug("the agent does not say what it knows of redelivered tasks", exc_info=True)
-        if self._stopping and not shift.lost:
-            delivery.reject(requeue=True)
-            shift.acked()
-        elif not shift.lost:
-            self._take(works, intake, delivery, shift)
-
-    def _take(self, works: list[Request], intake: TaskConsumer, delivery: Delivery, shift: ConsumerGeneration) -> None:
-        batch = TaskBatch(deque(), intake, delivery, shift, whole=True)
-        for work in works:
-            self._sort(work, batch)
-        if len(batch.works) < len(works):
-            batch.whole = False
-        if batch.works:
-            self._crew.take(batch)
-
-    def _sort(self, work: Request, batch: TaskBatch) -> None:
-        """To a thread, to the event loop, or away."""
-        try:
-            spec = self._admission.admit(work)
-        except Exception as exc:
-            self._settling.fail(work, self._admission.known(work), exc, 0.0)
+        if batch.generation.is_lost:
             return
-        if spec.signature.kind == "sync":
-            batch.works.append(work)
+        if self._is_stopping:
+            batch.return_message()
         else:
-            self._begin_async(work, spec, batch.intake)
+            self._start(batch)
 
-    def _ended(self, work: Request, outcome: Reply | BaseException, took: float) -> None:
-        self.done += 1
-        if isinstance(outcome, Reply):
-            self._settling.succeed(work, outcome, took)
-        else:
-            self._settling.fail(work, self._admission.known(work), outcome, took)
+    def _start(self, batch: TaskBatch) -> None:
+        """Fail the tasks that are not admitted, start the `async def` ones, and leave the others to the threads."""
+        requests, batch.requests = batch.requests, deque()
+        for request in requests:
+            try:
+                spec = self._admission.admit(request)
+            except Exception as exc:
+                self._completion.fail(request, exc, 0.0)
+                continue
+            if spec.signature.kind == "sync":
+                batch.requests.append(request)
+            else:
+                self._start_coroutine(request, spec, batch.consumer)
+        batch.is_untouched = len(batch.requests) == len(requests)
+        if batch.requests:
+            self._threads.submit(batch)
 
     # ---- running on the event loop
 
-    def _begin_async(self, work: Request, spec: TaskSpec, intake: TaskConsumer) -> None:
-        intake.widen()
-        intake.waiting += 1
-        task = self._session.loop.create_task(self._run_async(work, spec))
-        self._tasks[work] = task
+    def _start_coroutine(self, request: Request, spec: TaskSpec, consumer: TaskConsumer) -> None:
+        consumer.expect_coroutines()
+        consumer.concurrent_tasks += 1
+        coroutine = self._session.loop.create_task(self._run_coroutine(request, spec))
+        self._coroutines[request] = coroutine
 
-        def ended(_: asyncio.Task[None]) -> None:
-            self._tasks.pop(work, None)
-            intake.waiting -= 1
+        def on_ended(_: asyncio.Task[None]) -> None:
+            self._coroutines.pop(request, None)
+            consumer.concurrent_tasks -= 1
 
-        task.add_done_callback(ended)
-        if self._look is None:
-            self._watch()
+        coroutine.add_done_callback(on_ended)
+        if self._progress_check is None:
+            self._check_progress_later()
 
-    def _watch(self) -> None:
-        self._look = self._session.loop.call_later(SPLIT_AFTER, self._make_room)
+    def _check_progress_later(self) -> None:
+        self._progress_check = self._session.loop.call_later(SPLIT_AFTER_SECONDS, self._check_progress)
 
-    def _make_room(self) -> None:
-        """Nobody sees whether a task waits for others or for something else. Where none ends, what they wait for may have
-        found no room."""
-        for intake in self._intakes.values():
-            intake.look()
-        self._look = None
-        if self._tasks and not self._stopping:
-            self._watch()
+    def _check_progress(self) -> None:
+        """Make room for more tasks if no coroutine ends. A coroutine may wait for a task that found no room, or for something
+        else: the slot cannot tell."""
+        for consumer in self._consumers.values():
+            consumer.check_progress()
+        self._progress_check = None
+        if self._coroutines and not self._is_stopping:
+            self._check_progress_later()
 
-    async def _run_async(self, work: Request, spec: TaskSpec) -> None:
-        envelope = work.envelope
-        began = time.monotonic()
-        limit = self._attempts.until(work, began)
-        scope = asyncio.timeout(None if limit is None else max(0.0, limit - began))
+    async def _run_coroutine(self, request: Request, spec: TaskSpec) -> None:
+        outcome: Reply | BaseException
+        started = time.monotonic()
+        times_out_at = self._invoker.times_out_at(request, started)
+        limit = asyncio.timeout(None if times_out_at is None else max(0.0, times_out_at - started))
         try:
-            async with scope:
-                answer = await self._attempts.run_async(work, spec)
+            async with limit:
+                outcome = await self._invoker.run_async(request, spec)
+            # Its share: so many run at once.
+            ran = (time.monotonic() - started) / CONCURRENT_TASKS
         except asyncio.CancelledError as exc:
-            if self._admission.is_cancelled(work):
-                self._settling.fail(work, spec, CallCancelled(f"{envelope.method} was cancelled while it ran"), 0.0)
-            elif not _is_being_cancelled():
-                self._settling.fail(work, spec, exc, time.monotonic() - began)  # its own: of something that it awaited
-            # else the slot ends: the message goes back
-        except (Exception, SystemExit, KeyboardInterrupt) as exc:
-            if self._session.is_closed:  # no outcome of the task: it goes back, and is run elsewhere
+            if self._admission.is_cancelled(request):
+                outcome, ran = cancelled(request), 0.0
+            elif not _is_being_cancelled():  # something that it awaited was cancelled
+                outcome, ran = exc, time.monotonic() - started
+            else:  # the slot ends, and the message goes back
                 return
-            ran = time.monotonic() - began
-            late = CallTimeout(f"{envelope.method} was ended: it had run for {ran:.2f} s")
-            self._settling.fail(work, spec, late if scope.expired() else exc, ran)
-        else:
-            self._settling.succeed(work, answer, (time.monotonic() - began) / CONCURRENT)
-        finally:
-            self.done += 1
+        except (Exception, SystemExit, KeyboardInterrupt) as exc:
+            if self._session.is_closed:  # no fault of the task: the message goes back, and it runs elsewhere
+                return
+            ran = time.monotonic() - started
+            outcome = timed_out(request, ran) if limit.expired() else exc
+        self._completion.complete(request, outcome, ran)
 
 
 def _is_being_cancelled() -> bool:

@@ -1,313 +1,342 @@
-"""The threads of a slot, and the `def` tasks that wait for them.
+"""Thread scheduler for synchronous tasks: one runs at a time; a task that blocks on others yields its turn.
 
-One task has the turn at a time. While it waits for others it lends its turn, and another thread takes what comes next: so a
-task may wait for tasks, to any depth, in a single slot. When its wait ends it goes on at once, beside the one that has the turn
-then.
+While a task waits for others another thread runs what comes next: so a task may wait for tasks, to any depth, in a single slot.
+When its wait ends it resumes at once, beside the one that has the turn then.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
 from actorhub.broker import Delivery
-from actorhub.errors import ActorHubError, CallCancelled, CallTimeout
+from actorhub.errors import ActorHubError
 from actorhub.messaging.request import Reply, Request
-from actorhub.messaging.session import Session
-from actorhub.tasks.chunking import SPLIT_AFTER
+from actorhub.tasks.chunking import SPLIT_AFTER_SECONDS
 from actorhub.tasks.execution.completion import CompletionHandler
 from actorhub.tasks.execution.consumer import ConsumerGeneration, TaskConsumer
-from actorhub.tasks.execution.invocation import AdmissionControl, TaskInvoker
-from actorhub.tasks.execution.task_thread import Ended, RunningTask, TaskThread
+from actorhub.tasks.execution.invocation import TaskInvoker, cancelled, timed_out
+from actorhub.tasks.execution.task_thread import RunningTask, TaskThread
 
 log = logging.getLogger(__name__)
 
-SEEN = 0.5  # seconds after which at the latest a task that waits is looked at again
-UNWINDING = 2.0  # seconds that a task has to end after its wait was cancelled
+BLOCKED_CHECK_SECONDS = 0.5
+"""Longest time between two checks whether a blocked task has timed out."""
+UNWIND_SECONDS = 2.0
+"""Time that a blocked task has to end after its wait was cancelled."""
 
 
 @dataclass(eq=False)
 class TaskBatch:
-    """The `def` tasks of one message that were not begun yet, at the right end of which the rest may be taken away."""
+    """Synchronous tasks of one message that have not started. A thread takes them from the left end; the rest may be taken away
+    from the right end meanwhile."""
 
-    works: deque[Request]
-    intake: TaskConsumer
+    requests: deque[Request]
+    consumer: TaskConsumer
     delivery: Delivery
-    shift: ConsumerGeneration
-    whole: bool  # no task of the message has been begun or settled
+    generation: ConsumerGeneration
+    is_untouched: bool = True
+    """No task of the message has started or ended: the message can be returned as it is."""
 
     @property
     def priority(self) -> int:
         """Tasks of one message have the same."""
-        return self.works[0].envelope.priority if self.works else 0
+        return self.requests[0].envelope.priority if self.requests else 0
+
+    def take_last(self) -> Request | None:
+        """None if the thread has just taken the last one."""
+        try:
+            return self.requests.pop()
+        except IndexError:
+            return None
+
+    def return_message(self) -> None:
+        """Give an untouched message back to the broker, for other slots."""
+        self.delivery.reject(requeue=True)
+        self.generation.on_settled()
 
 
 class RunningBatch:
-    """A thread, and the batch that it runs. `since`: when it last went on; `worked`: the seconds before that."""
+    """A batch, the thread that runs it, and a clock that stands still while its task is blocked."""
 
-    def __init__(self, runner: TaskThread, batch: TaskBatch) -> None:
-        self.runner = runner
+    def __init__(self, thread: TaskThread, batch: TaskBatch) -> None:
+        self.thread = thread
         self.batch = batch
-        self.since = time.monotonic()
-        self.worked = 0.0
-        self.lent = False
-        self.watch: Callable[[], None] = lambda: None
+        self._is_paused = False
+        self._since = time.monotonic()
+        self._before = 0.0
+        self._check: asyncio.TimerHandle | None = None
 
-    def turn(self, *, lent: bool) -> None:
-        """Its task waits from now on, or goes on."""
-        if lent != self.lent:
-            self.lent = lent
-            self.batch.intake.waiting += 1 if lent else -1
-            self.worked += time.monotonic() - self.since if lent else 0.0
-            self.since = time.monotonic()
+    @property
+    def seconds_since_pause(self) -> float:
+        """How long it has run since its start, or since its last pause."""
+        return time.monotonic() - self._since
+
+    @property
+    def seconds(self) -> float:
+        """How long it has run altogether. Only while the clock is not paused."""
+        return self._before + self.seconds_since_pause
+
+    def pause_clock(self) -> None:
+        """Its task is blocked, and holds up no other."""
+        if not self._is_paused:
+            self._is_paused = True
+            self.batch.consumer.concurrent_tasks += 1
+            self._before = self.seconds
+
+    def resume_clock(self) -> None:
+        if self._is_paused:
+            self._is_paused = False
+            self.batch.consumer.concurrent_tasks -= 1
+            self._since = time.monotonic()
+
+    def check_after(self, seconds: float, check: Callable[[RunningBatch], None]) -> None:
+        """Call `check` then, in place of the call that was set before."""
+        self.cancel_check()
+        self._check = asyncio.get_running_loop().call_later(seconds, check, self)
+
+    def cancel_check(self) -> None:
+        if self._check is not None:
+            self._check.cancel()
 
 
 class ThreadScheduler:
-    """`leave` is called, once, where a task must be ended that can be only with its process; None where there is no process to
-    end: such a task runs on, and nobody hears of it."""
+    """Runs the synchronous tasks of one slot in threads. Implements `task_thread.ThreadOwner`.
+
+    Args:
+        invoker: runs a task in its thread.
+        completion: hears of each task's end.
+        consumers: the slot's consumers, by queue: they are paused while a long task runs, and resumed afterwards.
+        exit_process: called once, when a task must be ended that ends only with its process. None if there is no process of its
+            own: then such a task runs on, and its outcome is ignored.
+    """
 
     def __init__(
         self,
-        session: Session,
-        admission: AdmissionControl,
-        attempts: TaskInvoker,
-        settling: CompletionHandler,
-        intakes: dict[str, TaskConsumer],
-        *,
-        on_ended: Ended,
-        leave: Callable[[], None] | None,
+        invoker: TaskInvoker,
+        completion: CompletionHandler,
+        consumers: Mapping[str, TaskConsumer],
+        exit_process: Callable[[], None] | None,
     ) -> None:
-        self._session = session
-        self._admission = admission
-        self._attempts = attempts
-        self._settling = settling
-        self._intakes = intakes
-        self._on_ended = on_ended
-        self._leave = leave
-        self._batches: deque[TaskBatch] = deque()
-        self._are_ranked = False  # there may be one of a higher priority than others among them
-        self._turns: dict[TaskThread, RunningBatch] = {}
-        self._spare: TaskThread | None = None
+        self._invoker = invoker
+        self._completion = completion
+        self._consumers = consumers
+        self._exit_process = exit_process
+        self._waiting: deque[TaskBatch] = deque()
+        # True if batches of different priorities may wait.
+        self._is_prioritised = False
+        self._running: dict[TaskThread, RunningBatch] = {}
+        self._spare_thread: TaskThread | None = None
         self._context = contextvars.copy_context()
-        self._stopping = False
+        self._is_stopping = False
 
     @property
-    def busy(self) -> bool:
-        return bool(self._turns)
+    def is_busy(self) -> bool:
+        return bool(self._running)
 
     def stop(self) -> None:
-        """Begin nothing more, and give back what was not begun."""
-        self._stopping = True
-        self._give_back()
+        """Start nothing more, and return what has not started."""
+        self._is_stopping = True
+        self._return_waiting()
 
-    def end(self) -> None:
-        """Hear nothing more of what runs."""
-        for turn in self._turns.values():
-            turn.watch()
-            turn.runner.leave()
-        if self._spare is not None:
-            self._spare.leave()
+    def close(self) -> None:
+        """Ignore the outcomes of what still runs."""
+        for running in self._running.values():
+            running.cancel_check()
+            running.thread.close()
+        if self._spare_thread is not None:
+            self._spare_thread.close()
 
-    # ---- what there is to do
+    # ---- from the slot
 
-    def take(self, batch: TaskBatch) -> None:
-        self._batches.append(batch)
-        self._are_ranked = self._are_ranked or batch.priority > 0
-        self._next()
+    def submit(self, batch: TaskBatch) -> None:
+        self._waiting.append(batch)
+        self._is_prioritised = self._is_prioritised or batch.priority > 0
+        self._dispatch()
 
-    def lost(self) -> None:
-        """The broker gives to others what was not begun."""
-        self._batches = deque(batch for batch in self._batches if not batch.shift.lost)
-        for turn in self._turns.values():
-            if turn.batch.shift.lost:
-                turn.batch.works.clear()
+    def drop_lost(self) -> None:
+        """Forget the unstarted tasks of lost consumers: the broker delivers them to others."""
+        self._waiting = deque(batch for batch in self._waiting if not batch.generation.is_lost)
+        for running in self._running.values():
+            if running.batch.generation.is_lost:
+                running.batch.requests.clear()
 
     def cancel(self, call_id: str) -> None:
-        """End the task where it runs."""
-        for turn in list(self._turns.values()):
-            current = turn.runner.current
-            if current is not None and current.work.key == call_id:
-                error = CallCancelled(f"{current.work.envelope.method} was cancelled while it ran")
-                self._detach(turn, current, error)
+        """End the task if it runs."""
+        for running in list(self._running.values()):
+            task = running.thread.running
+            if task is not None and task.request.key == call_id:
+                self._abort(running, task, cancelled(task.request))
 
-    # ---- turns
+    # ---- which task runs
 
     @property
-    def _is_free(self) -> bool:
-        return not self._stopping and all(turn.runner.waits is not None for turn in self._turns.values())
+    def _has_turn_free(self) -> bool:
+        return not self._is_stopping and all(thread.is_blocked for thread in self._running)
 
-    def _next(self) -> None:
-        """Give a thread the next message's tasks, where no task has the turn."""
-        if not self._batches or not self._is_free:
+    def _dispatch(self) -> None:
+        """Give the next batch to a thread if no task has the turn."""
+        if not self._waiting or not self._has_turn_free:
             return
-        runner, self._spare = self._spare, None
+        thread, self._spare_thread = self._spare_thread, None
         try:
-            runner = runner or self._context.copy().run(self._make_runner)
+            thread = thread or self._context.copy().run(TaskThread, self._invoker.run, self)
         except RuntimeError as exc:
-            log.warning("a task waits for the end of others, %d of which wait: %s", len(self._turns), exc)
+            log.warning("a task waits for one of %d running tasks to end: %s", len(self._running), exc)
             return
-        turn = self._turns[runner] = RunningBatch(runner, self._take_next())
-        self._watch(turn, self._soonest(turn.batch))
-        runner.put(turn.batch.works)
+        batch = self._next_batch()
+        running = self._running[thread] = RunningBatch(thread, batch)
+        timeout = self._invoker.shortest_timeout(batch.requests)
+        running.check_after(min(SPLIT_AFTER_SECONDS, timeout or SPLIT_AFTER_SECONDS), self._check)
+        thread.put(batch.requests)
 
-    def _take_next(self) -> TaskBatch:
-        """The first of the highest priority, whichever queue it is from."""
-        if not self._are_ranked:
-            return self._batches.popleft()
-        batch = max(self._batches, key=lambda batch: batch.priority)
-        self._batches.remove(batch)
-        self._are_ranked = any(batch.priority for batch in self._batches)
+    def _next_batch(self) -> TaskBatch:
+        """The oldest of the highest priority, from whichever queue."""
+        if not self._is_prioritised:
+            return self._waiting.popleft()
+        batch = max(self._waiting, key=lambda batch: batch.priority)
+        self._waiting.remove(batch)
+        self._is_prioritised = any(batch.priority for batch in self._waiting)
         return batch
 
-    def _make_runner(self) -> TaskThread:
-        return TaskThread(self._run, self._on_ended, self._idle, self._turned, lambda: bool(self._batches))
+    def _take_more(self) -> None:
+        """A thread's state has changed: consume again if no task has the turn, and run what waits."""
+        if self._has_turn_free:
+            for consumer in self._consumers.values():
+                consumer.resume()
+                if not self._waiting:
+                    consumer.make_room()
+        if self._is_stopping:
+            self._return_waiting()
+        self._dispatch()
 
-    def _run(self, work: Request, runner: TaskThread) -> Reply:
-        return self._attempts.run(work, runner.yield_turn)
+    # ---- from the threads
 
-    def _idle(self, runner: TaskThread) -> None:
-        """Its batch is through."""
-        turn = self._end_turn(runner)
-        turn.batch.intake.measured(turn.worked + time.monotonic() - turn.since)
-        if self._spare is None and not self._stopping:
-            self._spare = runner
+    @property
+    def has_waiting_batch(self) -> bool:
+        return bool(self._waiting)
+
+    def on_completed(self, request: Request, outcome: Reply | BaseException, ran: float) -> None:
+        self._completion.complete(request, outcome, ran)
+
+    def on_idle(self, thread: TaskThread) -> None:
+        running = self._remove(thread)
+        running.batch.consumer.record_duration(running.seconds)
+        if self._spare_thread is None and not self._is_stopping:
+            self._spare_thread = thread
         else:
-            runner.leave()
-        self._go_on()
+            thread.close()
+        self._take_more()
 
-    def _end_turn(self, runner: TaskThread) -> RunningBatch:
-        turn = self._turns.pop(runner)
-        turn.turn(lent=False)
-        turn.watch()
-        return turn
-
-    def _turned(self, runner: TaskThread) -> None:
-        """Its task has begun to wait, or goes on. While it waits, all that would wait behind it has the turn."""
-        turn = self._turns.get(runner)
-        if turn is None:
+    def on_block_changed(self, thread: TaskThread) -> None:
+        running = self._running.get(thread)
+        if running is None:  # it was detached meanwhile
             return
-        turn.turn(lent=runner.waits is not None)
-        self._watch(turn, SPLIT_AFTER)
-        if turn.lent:
-            rest = deque[Request]()
-            while (work := _last(turn.batch.works)) is not None:
-                rest.appendleft(work)
-            if rest:
-                batch = turn.batch
-                left = TaskBatch(rest, batch.intake, batch.delivery, batch.shift, whole=False)
-                self._batches.appendleft(left)
-                self._are_ranked = self._are_ranked or left.priority > 0
-            turn.batch.whole = False
-            self._go_on()
+        is_blocked = thread.is_blocked
+        if is_blocked:
+            running.pause_clock()
+        else:
+            running.resume_clock()
+        running.check_after(SPLIT_AFTER_SECONDS, self._check)
+        if is_blocked:
+            self._requeue_unstarted(running)
+            self._take_more()
 
-    def _go_on(self) -> None:
-        if self._is_free:
-            for intake in self._intakes.values():
-                intake.resume()
-                if not self._batches:
-                    intake.make_room()
-        if self._stopping:
-            self._give_back()
-        self._next()
+    def _remove(self, thread: TaskThread) -> RunningBatch:
+        running = self._running.pop(thread)
+        running.resume_clock()
+        running.cancel_check()
+        return running
 
-    # ---- watching what runs
+    def _requeue_unstarted(self, running: RunningBatch) -> None:
+        """What would wait behind a blocked task comes next instead."""
+        batch, rest = running.batch, deque[Request]()
+        while (request := batch.take_last()) is not None:
+            rest.appendleft(request)
+        if rest:
+            first = TaskBatch(rest, batch.consumer, batch.delivery, batch.generation, is_untouched=False)
+            self._waiting.appendleft(first)
+            self._is_prioritised = self._is_prioritised or first.priority > 0
+        batch.is_untouched = False
 
-    def _watch(self, turn: RunningBatch, seconds: float) -> None:
-        turn.watch()
-        turn.watch = self._session.loop.call_later(seconds, partial(self._look, turn)).cancel
+    # ---- tasks that take long
 
-    def _soonest(self, batch: TaskBatch) -> float:
-        """Seconds until somebody should look whether it is late."""
-        limits = [
-            spec.options.timeout
-            for work in batch.works
-            if (spec := self._admission.known(work)) and spec.options.timeout
-        ]
-        return min([SPLIT_AFTER, *limits])
+    def _check(self, running: RunningBatch) -> None:
+        """Let other slots have what waits behind a long task, and end the task if it has timed out."""
+        pause = SPLIT_AFTER_SECONDS
+        if running.thread.is_blocked:
+            pause = BLOCKED_CHECK_SECONDS
+        elif running.seconds_since_pause >= SPLIT_AFTER_SECONDS:
+            self._return_unstarted(running)
+        task = running.thread.running
+        times_out_at = self._invoker.times_out_at(task.request, task.started) if task is not None else None
+        if task is not None and times_out_at is not None:
+            now = time.monotonic()
+            if times_out_at > now:
+                pause = min(pause, max(SPLIT_AFTER_SECONDS, times_out_at - now))
+            elif self._abort(running, task, timed_out(task.request, now - task.started)):
+                return
+        running.check_after(pause, self._check)
 
-    def _look(self, turn: RunningBatch) -> None:
-        """What runs takes long: others shall not wait behind it, and it may be late itself."""
-        now, pause = time.monotonic(), SPLIT_AFTER
-        if turn.runner.waits is not None:
-            pause = SEEN
-        elif now - turn.since >= SPLIT_AFTER:
-            self._let_others_do_the_rest(turn)
-        current = turn.runner.current
-        until = self._attempts.until(current.work, current.began) if current is not None else None
-        if current is not None and until is not None:
-            if until <= now:
-                late = CallTimeout(
-                    f"{current.work.envelope.method} was ended: it had run for {now - current.began:.2f} s"
-                )
-                if self._detach(turn, current, late):
-                    return
-            else:
-                pause = min(pause, max(SPLIT_AFTER, until - now))
-        self._watch(turn, pause)
+    def _return_unstarted(self, running: RunningBatch) -> None:
+        """Give everything that has not started to other slots, and pause the consumers from which more would come."""
+        running.batch.is_untouched = False
+        self._send_back(running.batch)
+        for consumer in self._consumers.values():
+            if consumer.may_deliver or any(batch.consumer is consumer for batch in self._waiting):
+                consumer.pause()
+        self._return_waiting()
 
-    def _let_others_do_the_rest(self, turn: RunningBatch) -> None:
-        turn.batch.whole = False
-        self._send_back(turn.batch)
-        for intake in self._intakes.values():
-            if intake.may_deliver or any(waiting.intake is intake for waiting in self._batches):
-                intake.pause()
-        self._give_back()
-
-    def _give_back(self) -> None:
-        """Messages that wait here go to others."""
-        while self._batches:
-            batch = self._batches.popleft()
-            if batch.whole:
-                batch.delivery.reject(requeue=True)
-                batch.shift.acked()
+    def _return_waiting(self) -> None:
+        while self._waiting:
+            batch = self._waiting.popleft()
+            if batch.is_untouched:
+                batch.return_message()
             else:
                 self._send_back(batch)
 
     def _send_back(self, batch: TaskBatch) -> None:
-        """What is left of a chunk goes back to the queue, each task by itself."""
-        while (work := _last(batch.works)) is not None:
-            self._settling.send_back(work)
+        """Publish the unstarted tasks of a message anew, each by itself."""
+        while (request := batch.take_last()) is not None:
+            self._completion.send_back(request)
 
-    def _detach(self, turn: RunningBatch, current: RunningTask, error: ActorHubError) -> bool:
-        """The task shall end: settle it for it. Where it waits it is cancelled there; else it ends with the process. False
-        where it has ended."""
-        runner = turn.runner
-        ended = runner.detach(current)
-        if ended is None:
+    # ---- tasks that must end
+
+    def _abort(self, running: RunningBatch, task: RunningTask, error: ActorHubError) -> bool:
+        """Fail a running task with this error, and end it: a blocked one by cancelling its wait, another one with its process.
+
+        Returns False if it has ended by itself.
+        """
+        thread = running.thread
+        completed = thread.detach(task)
+        if completed is None:
             return False
-        self._end_turn(runner)
-        for work, outcome, took in ended:
-            self._on_ended(work, outcome, took)
-        self._send_back(turn.batch)
-        self._settling.fail(current.work, self._admission.known(current.work), error, time.monotonic() - current.began)
-        if runner.waits is not None:
-            self._session.loop.call_later(UNWINDING, self._leave_if_it_runs, runner, error)
+        self._remove(thread)
+        for request, outcome, ran in completed:
+            self._completion.complete(request, outcome, ran)
+        self._send_back(running.batch)
+        self._completion.fail(task.request, error, time.monotonic() - task.started)
+        if thread.is_blocked:
+            asyncio.get_running_loop().call_later(UNWIND_SECONDS, partial(self._exit_if_running, thread, error))
         else:
-            self._leave_now(error)
-        self._go_on()
+            self._exit(error)
+        self._take_more()
         return True
 
-    def _leave_if_it_runs(self, runner: TaskThread, error: ActorHubError) -> None:
-        if runner.current is not None:
-            self._leave_now(error)
+    def _exit_if_running(self, thread: TaskThread, error: ActorHubError) -> None:
+        if thread.running is not None:
+            self._exit(error)
 
-    def _leave_now(self, error: ActorHubError) -> None:
-        if self._leave is None:
+    def _exit(self, error: ActorHubError) -> None:
+        if self._exit_process is None:
             log.warning("%s; it runs on in a thread; use Hub.local() or a node for tasks that can be ended", error)
-        elif not self._stopping:
-            self._stopping = True
-            log.warning("%s; its worker ends, and another takes its place", error)
-            self._leave()
-
-
-def _last(works: deque[Request]) -> Request | None:
-    """Take it; None where the thread has just taken the last one."""
-    try:
-        return works.pop()
-    except IndexError:
-        return None
+        elif not self._is_stopping:
+            self._is_stopping = True
+            log.warning("%s; its slot's process exits, and another one replaces it", error)
+            self._exit_process()
