@@ -1,4 +1,4 @@
-"""Placement groups on real nodes: where actors of a group live, what becomes of them when a node is killed, and bad input."""
+"""Placement groups on real nodes: placement of their actors, killed and draining nodes, and bad input."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def hub(broker_url: str) -> AsyncIterator[Hub]:
         yield hub
 
 
-async def _there(hub: Hub, nodes: set[str]) -> bool:
+async def _are_up(hub: Hub, nodes: set[str]) -> bool:
     return {node.id for node in await hub.nodes() if node.workers} == nodes
 
 
@@ -59,7 +59,7 @@ async def _home(hub: Hub, handle: Any) -> str | None:
     return info.node if info.state == "running" else None
 
 
-async def test_actors_of_a_group_live_where_their_bundles_are_and_end_with_it(hub: Hub) -> None:
+async def test_actors_of_a_group_run_where_their_bundles_are_and_end_with_it(hub: Hub) -> None:
     group = await hub.placement_group(
         [{"cpu": 2}, {"cpu": 1, "gpu": 1}, {"cpu": 3}], strategy="STRICT_SPREAD", name="train"
     )
@@ -82,8 +82,8 @@ async def test_actors_of_a_group_live_where_their_bundles_are_and_end_with_it(hu
     }
 
 
-async def test_bundles_of_a_killed_node_go_elsewhere_and_their_actors_go_on(hub: Hub) -> None:
-    """Invariant: a durable actor of a group has lost nothing when its node is killed, and lives where its bundle is."""
+async def test_bundles_of_a_killed_node_move_and_their_actors_go_on(hub: Hub) -> None:
+    """Invariant: a durable actor of a group loses nothing when its node is killed, and runs where its bundle is."""
     group = await hub.placement_group([{"cpu": 2}, {"cpu": 2}], strategy="STRICT_SPREAD")
     await group.ready(30)
     before = await _places(hub, group)
@@ -104,7 +104,7 @@ async def _places_without(hub: Hub, group: PlacementGroup, node: str | None) -> 
     return [] if node in places or None in places else places
 
 
-async def test_what_does_not_fit_now_waits_and_says_for_what(hub: Hub) -> None:
+async def test_a_group_that_does_not_fit_now_waits_and_says_what_for(hub: Hub) -> None:
     first = await hub.placement_group([{"cpu": 4}])
     await first.ready(30)
     second = await hub.placement_group([{"cpu": 3}])
@@ -112,14 +112,14 @@ async def test_what_does_not_fit_now_waits_and_says_for_what(hub: Hub) -> None:
         await second.ready(0.5)
     waiting = await hub.options(placement=second[0]).spawn(Member)
     call = waiting.pid()
-    said = await hub.explain(waiting)
-    assert "its placement group, which waits for bundle 0 asks for {'cpu': 3.0}" in said.text
+    explanation = await hub.explain(waiting)
+    assert "its placement group, which waits for bundle 0 asks for {'cpu': 3.0}" in explanation.text
     assert await hub.remove(first)
     await second.ready(30)
     assert await call
 
 
-async def test_bad_input(hub: Hub) -> None:
+async def test_bad_input_is_refused_with_a_reason(hub: Hub) -> None:
     with pytest.raises(PlacementInfeasible, match=r"STRICT_PACK asks one node for .*5"):
         await hub.placement_group([{"cpu": 3}, {"cpu": 2}], strategy="STRICT_PACK")
     with pytest.raises(ValidationError, match="bundle 0 asks for nothing"):
@@ -144,8 +144,8 @@ async def test_bad_input(hub: Hub) -> None:
         await hub.drain("node-9")
 
 
-async def test_a_node_that_drains_gives_its_bundles_to_others(hub: Hub) -> None:
-    """Invariant: no call fails though the node of the actor's bundle drains."""
+async def test_a_node_that_drains_hands_its_bundles_to_other_nodes(hub: Hub) -> None:
+    """Invariant: no call fails while the node of the actor's bundle drains."""
     group = await hub.placement_group([{"cpu": 2}])
     await group.ready(30)
     [home] = await _places(hub, group)
@@ -153,18 +153,18 @@ async def test_a_node_that_drains_gives_its_bundles_to_others(hub: Hub) -> None:
     calls = [counter.next() for _ in range(200)]
     await hub.drain(str(home))
     assert await asyncio.gather(*calls) == list(range(1, 201))
-    await until(lambda: _there(hub, set(NODES) - {str(home)}))
+    await until(lambda: _are_up(hub, set(NODES) - {str(home)}))
     assert await counter.next() == 201
     assert await _places(hub, group) != [home]
 
 
-async def test_a_node_that_is_gone_cannot_be_drained_nor_can_the_one_that_takes_its_name(hub: Hub) -> None:
-    """Invariant: who drains a dead node hears so, and a node that starts later under its name stays."""
+async def test_draining_a_node_that_is_gone_fails_and_spares_a_new_node_of_its_name(hub: Hub) -> None:
+    """Invariant: draining a dead node raises, and a node that starts later under its id stays."""
     cluster = cast(LocalCluster, hub._cluster)
     await cluster.stop_node("two", signal.SIGKILL)
     with pytest.raises(ActorHubError, match="node 'two' does not answer"):
         await hub.drain("two")
     cluster.start_node("two", resources=NODES["two"])
-    assert await until(lambda: _there(hub, set(NODES)))
+    assert await until(lambda: _are_up(hub, set(NODES)))
     assert await (await hub.options(node="two").spawn(Member)).pid()
     assert cluster.processes["two"].poll() is None

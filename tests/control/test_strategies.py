@@ -1,4 +1,4 @@
-"""Where the bundles of placement groups go, against every way there is, and against first-fit decreasing."""
+"""Placement strategies, compared with every possible placement and with first-fit decreasing."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ STRATEGIES: list[Strategy] = ["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"]
 class Case:
     bundles: list[dict[str, int]]
     strategy: Strategy
-    sites: list[NodeCapacity]
+    nodes: list[NodeCapacity]
     placed: list[str | None]
 
     def assign(self) -> list[str] | None:
-        return assign(self.bundles, self.strategy, self.sites, self.placed)
+        return assign(self.bundles, self.strategy, self.nodes, self.placed)
 
 
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
-    """Groups of which some bundles may keep their sites, one of which is not offered any more."""
+    """Groups of which some bundles may be placed already, one of them on a node that is not offered any more."""
     amounts = st.dictionaries(st.sampled_from(["cpu", "gpu"]), st.integers(0, 4), max_size=2)
     bundles = draw(st.lists(amounts, min_size=1, max_size=5))
     strategy = draw(st.sampled_from(STRATEGIES))
     free = draw(st.lists(st.tuples(amounts, st.integers(0, 2)), max_size=5))
-    sites = sorted(
+    nodes = sorted(
         (NodeCapacity(f"n{index}", there, float(load)) for index, (there, load) in enumerate(free)), key=rank
     )
-    places = [site.id for site in sites] + ["gone"]
+    places = [node.id for node in nodes] + ["gone"]
     if strategy == "STRICT_PACK":
         home = draw(st.sampled_from(places))
         placed = draw(st.lists(st.sampled_from([None, home]), min_size=len(bundles), max_size=len(bundles)))
     else:
         kept = draw(st.lists(st.sampled_from(places), max_size=len(bundles), unique=strategy == "STRICT_SPREAD"))
         placed = draw(st.permutations([*kept, *[None] * (len(bundles) - len(kept))]))
-    return Case(bundles, strategy, sites, placed if draw(st.booleans()) else [None] * len(bundles))
+    return Case(bundles, strategy, nodes, placed if draw(st.booleans()) else [None] * len(bundles))
 
 
-def every_way(case: Case) -> Iterator[list[str]]:
+def every_placement(case: Case) -> Iterator[list[str]]:
     def go_on(at: int, free: dict[str, Amounts], chosen: list[str]) -> Iterator[list[str]]:
         if at == len(case.bundles):
             yield chosen
@@ -59,12 +59,12 @@ def every_way(case: Case) -> Iterator[list[str]]:
         if place is not None:
             yield from go_on(at + 1, free, [*chosen, place])
             return
-        for site_id, there in free.items():
+        for node_id, there in free.items():
             if fits(case.bundles[at], there):
-                yield from go_on(at + 1, {**free, site_id: minus(there, case.bundles[at])}, [*chosen, site_id])
+                yield from go_on(at + 1, {**free, node_id: minus(there, case.bundles[at])}, [*chosen, node_id])
 
-    for chosen in go_on(0, {site.id: site.free for site in case.sites}, []):
-        new = [site_id for site_id, place in zip(chosen, case.placed, strict=True) if place is None]
+    for chosen in go_on(0, {node.id: node.free for node in case.nodes}, []):
+        new = [node_id for node_id, place in zip(chosen, case.placed, strict=True) if place is None]
         kept = {place for place in case.placed if place is not None}
         if case.strategy == "STRICT_PACK" and new and len({*new, *kept}) > 1:
             continue
@@ -74,17 +74,17 @@ def every_way(case: Case) -> Iterator[list[str]]:
 
 
 def check(case: Case, chosen: Sequence[str]) -> None:
-    """No site holds more than it has, what is kept stays, and the strict strategies hold."""
+    """No node gets more than it has, placed bundles stay, and strict strategies hold."""
     assert len(chosen) == len(case.bundles)
     taken: dict[str, dict[str, int]] = {}
-    for bundle, site_id, place in zip(case.bundles, chosen, case.placed, strict=True):
+    for bundle, node_id, place in zip(case.bundles, chosen, case.placed, strict=True):
         if place is None:
-            taken[site_id] = plus(taken.get(site_id, {}), bundle)
+            taken[node_id] = plus(taken.get(node_id, {}), bundle)
         else:
-            assert site_id == place
-    free = {site.id: site.free for site in case.sites}
-    for site_id, wanted in taken.items():
-        assert fits(wanted, free[site_id]), f"{site_id} has {free[site_id]}, and is to hold {wanted}"
+            assert node_id == place
+    free = {node.id: node.free for node in case.nodes}
+    for node_id, wanted in taken.items():
+        assert fits(wanted, free[node_id]), f"{node_id} has {free[node_id]}, and is to hold {wanted}"
     if case.strategy == "STRICT_PACK":
         assert len(set(chosen)) == 1
     if case.strategy == "STRICT_SPREAD":
@@ -93,37 +93,37 @@ def check(case: Case, chosen: Sequence[str]) -> None:
 
 @settings(max_examples=400, deadline=None)
 @given(cases())
-def test_it_finds_a_way_where_there_is_one_and_the_best(case: Case) -> None:
+def test_a_strategy_finds_the_best_placement_whenever_one_exists(case: Case) -> None:
     chosen = case.assign()
-    ways = list(every_way(case))
-    assert (chosen is None) == (not ways)
+    placements = list(every_placement(case))
+    assert (chosen is None) == (not placements)
     if chosen is None:
         return
     check(case, chosen)
     if case.strategy == "PACK":
-        assert len(set(chosen)) == min(len(set(way)) for way in ways)
+        assert len(set(chosen)) == min(len(set(each)) for each in placements)
     if case.strategy == "SPREAD":
-        assert len(set(chosen)) == max(len(set(way)) for way in ways)
+        assert len(set(chosen)) == max(len(set(each)) for each in placements)
 
 
 @settings(max_examples=100, deadline=None)
 @given(cases())
-def test_what_is_in_the_way_is_said_where_something_is(case: Case) -> None:
-    reason = why_not(case.bundles, case.strategy, case.sites, case.placed)
+def test_a_reason_is_given_exactly_if_there_is_no_placement(case: Case) -> None:
+    reason = why_not(case.bundles, case.strategy, case.nodes, case.placed)
     assert (reason is None) == (case.assign() is not None)
     assert reason is None or "node" in reason
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_group_that_fits_exactly_is_found_among_a_thousand_nodes(strategy: Strategy) -> None:
-    """Nodes that have exactly what some bundles take are hidden among others that have too little for most."""
+def test_the_only_placement_is_found_among_a_thousand_nodes(strategy: Strategy) -> None:
+    """A few nodes have exactly what some bundles take. The others have too little for most."""
     for seed in range(60):
         chance = random.Random(seed)
         bundles = [{"cpu": chance.randint(1, 9), "memory": chance.randint(1, 9)} for _ in range(chance.randint(2, 8))]
-        lots = {"STRICT_PACK": 1, "STRICT_SPREAD": len(bundles)}.get(strategy, chance.randint(1, len(bundles)))
+        parts = {"STRICT_PACK": 1, "STRICT_SPREAD": len(bundles)}.get(strategy, chance.randint(1, len(bundles)))
         order = chance.sample(bundles, len(bundles))
-        free = [plus(*order[lot::lots]) for lot in range(lots)]
-        free += [{"cpu": chance.randint(0, 2), "memory": chance.randint(0, 9)} for _ in range(1000 - lots)]
+        free = [plus(*order[part::parts]) for part in range(parts)]
+        free += [{"cpu": chance.randint(0, 2), "memory": chance.randint(0, 9)} for _ in range(1000 - parts)]
         chance.shuffle(free)
         case = Case(
             bundles, strategy, [NodeCapacity(f"n{i:04}", each) for i, each in enumerate(free)], [None] * len(bundles)
@@ -132,38 +132,40 @@ def test_a_group_that_fits_exactly_is_found_among_a_thousand_nodes(strategy: Str
         assert chosen is not None, seed
         check(case, chosen)
         if strategy == "PACK":
-            assert len(set(chosen)) <= lots, seed
+            assert len(set(chosen)) <= parts, seed
         if strategy == "SPREAD":
-            assert len(set(chosen)) >= lots, seed
+            assert len(set(chosen)) >= parts, seed
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_large_groups_go_where_there_is_plenty(strategy: Strategy) -> None:
-    sites = [NodeCapacity(f"n{index:03}", units({"cpu": 1000 if index == 7 else 64})) for index in range(300)]
+def test_large_groups_are_placed_where_resources_are_plenty(strategy: Strategy) -> None:
+    nodes = [NodeCapacity(f"n{index:03}", units({"cpu": 1000 if index == 7 else 64})) for index in range(300)]
     bundles = [units({"cpu": 1 + index % 3}) for index in range(250)]
-    case = Case(bundles, strategy, sites, [None] * len(bundles))
+    case = Case(bundles, strategy, nodes, [None] * len(bundles))
     chosen = case.assign()
     assert chosen is not None
     check(case, chosen)
     assert len(set(chosen)) == (1 if "PACK" in strategy else 250)
 
 
-def test_large_groups_share_nodes_evenly_where_they_must() -> None:
-    sites = [NodeCapacity(f"n{index}", {"cpu": 100}) for index in range(10)]
-    chosen = assign([{"cpu": 1}] * 200, "SPREAD", sites)
+def test_more_bundles_than_nodes_spread_evenly() -> None:
+    nodes = [NodeCapacity(f"n{index}", {"cpu": 100}) for index in range(10)]
+    chosen = assign([{"cpu": 1}] * 200, "SPREAD", nodes)
     assert chosen is not None
-    assert {chosen.count(site.id) for site in sites} == {20}
+    assert {chosen.count(node.id) for node in nodes} == {20}
 
 
 @pytest.mark.parametrize("placed", [(), ("n4", None, None, None, None)])
-def test_bundles_spread_over_all_nodes_though_the_first_way_takes_fewer(placed: Sequence[str | None]) -> None:
-    sites = [
+def test_bundles_spread_over_all_nodes_though_the_first_placement_found_takes_fewer(
+    placed: Sequence[str | None],
+) -> None:
+    nodes = [
         NodeCapacity("n1", {"a": 1, "b": 1, "c": 1}),
         NodeCapacity("n2", {"a": 1}),
         NodeCapacity("n3", {"b": 1, "c": 1}),
         NodeCapacity("n4", {"d": 2 - len(placed) // 5}),
     ]
-    chosen = assign([{"d": 1}, {"d": 1}, {"a": 1}, {"b": 1}, {"c": 1}], "SPREAD", sites, placed)
+    chosen = assign([{"d": 1}, {"d": 1}, {"a": 1}, {"b": 1}, {"c": 1}], "SPREAD", nodes, placed)
     assert chosen is not None
     assert chosen[:3] == ["n4", "n4", "n2"]
     assert {*chosen[3:]} == {"n1", "n3"}
@@ -173,51 +175,51 @@ def test_bundles_spread_over_all_nodes_though_the_first_way_takes_fewer(placed: 
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_what_comes_first_is_taken_first(strategy: Strategy) -> None:
-    sites = sorted((NodeCapacity(f"n{9 - index}", {"cpu": 8}, load=index // 5) for index in range(10)), key=rank)
-    chosen = assign([{"cpu": 1}] * 2, strategy, sites)
+def test_the_first_of_equal_nodes_are_taken(strategy: Strategy) -> None:
+    nodes = sorted((NodeCapacity(f"n{9 - index}", {"cpu": 8}, load=index // 5) for index in range(10)), key=rank)
+    chosen = assign([{"cpu": 1}] * 2, strategy, nodes)
     assert chosen == (["n5", "n5"] if "PACK" in strategy else ["n5", "n6"])
 
 
-def test_packed_lots_go_to_the_first_nodes_that_have_room_for_them() -> None:
-    sites = [
+def test_packed_bundles_go_to_the_first_nodes_that_have_room_for_them() -> None:
+    nodes = [
         NodeCapacity("a", {"cpu": 3}),
         NodeCapacity("b", {"cpu": 4}),
         NodeCapacity("c", {"cpu": 8}),
         NodeCapacity("d", {"cpu": 5}),
     ]
-    assert assign([{"cpu": 4}] * 2, "PACK", sites[:2] + sites[3:]) == ["b", "d"]
-    assert assign([{"cpu": 4}] * 2, "PACK", sites) == ["c", "c"]
+    assert assign([{"cpu": 4}] * 2, "PACK", nodes[:2] + nodes[3:]) == ["b", "d"]
+    assert assign([{"cpu": 4}] * 2, "PACK", nodes) == ["c", "c"]
 
 
-def test_bundles_that_lost_their_node_come_to_the_others_when_packed_and_away_from_them_when_spread() -> None:
-    sites = [NodeCapacity(name, {"cpu": 4}) for name in "abc"]
+def test_a_bundle_that_lost_its_node_joins_the_others_in_pack_and_avoids_them_in_spread() -> None:
+    nodes = [NodeCapacity(name, {"cpu": 4}) for name in "abc"]
     bundles = [{"cpu": 1}] * 3
-    assert assign(bundles, "PACK", sites, ["c", None, None]) == ["c", "c", "c"]
-    assert assign(bundles, "SPREAD", sites, ["a", None, None]) == ["a", "b", "c"]
-    assert assign(bundles, "STRICT_PACK", sites, ["b", "b", None]) == ["b", "b", "b"]
-    assert assign(bundles, "STRICT_SPREAD", sites, ["a", "gone", None]) == ["a", "gone", "b"]
-    assert assign(bundles, "STRICT_PACK", sites, ["gone", None, None]) is None
-    assert assign(bundles, "STRICT_PACK", sites, ["gone"] * 3) == ["gone"] * 3
+    assert assign(bundles, "PACK", nodes, ["c", None, None]) == ["c", "c", "c"]
+    assert assign(bundles, "SPREAD", nodes, ["a", None, None]) == ["a", "b", "c"]
+    assert assign(bundles, "STRICT_PACK", nodes, ["b", "b", None]) == ["b", "b", "b"]
+    assert assign(bundles, "STRICT_SPREAD", nodes, ["a", "gone", None]) == ["a", "gone", "b"]
+    assert assign(bundles, "STRICT_PACK", nodes, ["gone", None, None]) is None
+    assert assign(bundles, "STRICT_PACK", nodes, ["gone"] * 3) == ["gone"] * 3
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_node_that_owes_takes_only_what_it_does_not_owe(strategy: Strategy) -> None:
+def test_a_node_with_a_negative_amount_of_one_resource_still_offers_the_others(strategy: Strategy) -> None:
     assert assign([{"gpu": 1}], strategy, [NodeCapacity("a", {"cpu": -3, "gpu": 1})]) == ["a"]
     assert assign([{"cpu": 1}], strategy, [NodeCapacity("a", {"cpu": -3, "gpu": 1})]) is None
     if "STRICT" not in strategy:
-        sites = [NodeCapacity("a", {"cpu": -3, "gpu": 2}), NodeCapacity("b", {"cpu": 1})]
-        assert assign([{"gpu": 1}, {"gpu": 1}, {"cpu": 1}], strategy, sites) == ["a", "a", "b"]
+        nodes = [NodeCapacity("a", {"cpu": -3, "gpu": 2}), NodeCapacity("b", {"cpu": 1})]
+        assert assign([{"gpu": 1}, {"gpu": 1}, {"cpu": 1}], strategy, nodes) == ["a", "a", "b"]
 
 
-def test_places_are_given_for_all_bundles_or_none() -> None:
+def test_the_list_of_placed_bundles_must_have_one_entry_for_each() -> None:
     with pytest.raises(ValueError, match="2 bundles have 1 places; give one for each, or none at all"):
         assign([{}, {}], "PACK", [], ["a"])
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_packed_groups_take_few_more_nodes_than_first_fit_decreasing(seed: int) -> None:
-    """First-fit decreasing knows all bundles beforehand and may tear groups apart."""
+    """First-fit decreasing knows all bundles beforehand, and may split groups."""
     chance = random.Random(seed)
     whole = units({"cpu": 32, "memory": 128, "gpu": 4})
     groups = [
@@ -233,13 +235,13 @@ def test_packed_groups_take_few_more_nodes_than_first_fit_decreasing(seed: int) 
         ]
         for _ in range(900)
     ]
-    sites = [NodeCapacity(f"{index:04}", whole) for index in range(1000)]
+    nodes = [NodeCapacity(f"{index:04}", whole) for index in range(1000)]
     for bundles in groups:
-        chosen = assign(bundles, "PACK", sites)
+        chosen = assign(bundles, "PACK", nodes)
         assert chosen is not None
-        for bundle, site_id in zip(bundles, chosen, strict=True):
-            sites[int(site_id)] = NodeCapacity(site_id, minus(sites[int(site_id)].free, bundle))
-    taken = sum(site.free != whole for site in sites)
+        for bundle, node_id in zip(bundles, chosen, strict=True):
+            nodes[int(node_id)] = NodeCapacity(node_id, minus(nodes[int(node_id)].free, bundle))
+    taken = sum(node.free != whole for node in nodes)
 
     bins: list[Amounts] = []
     for bundle in sorted((bundle for group in groups for bundle in group), key=lambda bundle: -share(bundle, whole)):
@@ -248,7 +250,7 @@ def test_packed_groups_take_few_more_nodes_than_first_fit_decreasing(seed: int) 
     assert taken <= 1.1 * len(bins), f"{taken} against {len(bins)}"
 
 
-# ---- what is in the way
+# ---- reasons
 
 NODES = [
     NodeCapacity("n1", units({"cpu": 8})),
@@ -277,7 +279,7 @@ NODES = [
          "and all nodes together have {'cpu': 16.0}"),
     ],
 )  # fmt: skip
-def test_a_reason_names_what_is_asked_and_the_best_that_there_is(
+def test_a_reason_names_the_request_and_the_best_that_nodes_have(
     bundles: list[dict[str, float]], strategy: Strategy, placed: Sequence[str | None], reason: str
 ) -> None:
     assert why_not([units(bundle) for bundle in bundles], strategy, NODES, placed) == reason

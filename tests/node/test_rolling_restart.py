@@ -1,4 +1,4 @@
-"""Nodes that are told to end while clients call what lives on them: one node of several, and all of them in turn."""
+"""Nodes that drain while clients call their actors: one of several nodes, and all of them in turn."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from tests.conftest import QUICK
 from tests.waiting import until
 
 PLAIN, LEDGERS, KEYS = 4, 4, 8
-CLIENTS = 2  # for each actor
-PAUSE = 0.06  # seconds that a client waits between calls, at most
-ENDING = 30.0  # seconds after which a call that has no answer hangs
+CLIENTS_PER_ACTOR = 2
+MAX_PAUSE_SECONDS = 0.06  # between two calls of a client
+CALL_TIMEOUT_SECONDS = 30.0  # after which a call without a reply hangs
 
 
 @actor
@@ -43,7 +43,7 @@ class Echo:
 
 @actor(durable=True)
 class Archive:
-    """Hears of everything that is written."""
+    """Is told every note that is written."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -72,7 +72,7 @@ class Ledger:
 
 @actor(durable=True, shards=4)
 class Page(Ledger):
-    """The same, many behind few mailboxes."""
+    """A keyed ledger: many instances behind few mailboxes."""
 
 
 @task
@@ -83,14 +83,14 @@ def double(path: str, number: int) -> int:
 
 
 class Load:
-    """Clients that call until they are told to end, and what they have been answered."""
+    """Clients that call until they are told to end, and the replies that they got."""
 
     def __init__(self, hub: Hub, directory: Path) -> None:
         self.hub = hub
-        self.answers: dict[str, int] = {}
-        """Of each note: its place in its ledger, as the writer was told."""
-        self.answered = {"plain": [0.0], "durable": [0.0], "keyed": [0.0], "tasks": [0.0]}
-        """When answers came."""
+        self.positions: dict[str, int] = {}
+        """The position of each note in its ledger, as its writer was told."""
+        self.replied_at = {"plain": [0.0], "durable": [0.0], "keyed": [0.0], "tasks": [0.0]}
+        """When replies came, by the event loop's clock."""
         self.tasks = 0
         self._path = directory / "ran"
         self._clients: list[asyncio.Task[None]] = []
@@ -98,14 +98,14 @@ class Load:
         self._notes = 0
 
     async def begin(self) -> None:
-        """Returns when every kind of call has been answered."""
+        """Start all clients. Returns when every kind of call has had replies."""
         hub = self.hub
         self._echoes = [await hub.spawn(Echo) for _ in range(PLAIN)]
         self._archive = await hub.spawn(Archive)
         self._ledgers = [await hub.spawn(Ledger) for _ in range(LEDGERS)]
         self._pages = [hub.at(Page, f"page {number}") for number in range(KEYS)]
         now = asyncio.get_running_loop().time()
-        self.answered = {kind: [now] for kind in self.answered}
+        self.replied_at = {kind: [now] for kind in self.replied_at}
         calls: list[tuple[str, Callable[[], Awaitable[None]]]] = []
         for echo in self._echoes:
             calls.append(("plain", lambda echo=echo: self._ask(echo)))
@@ -114,13 +114,15 @@ class Load:
         for page in self._pages:
             calls.append(("keyed", lambda page=page: self._write(page)))
         calls.append(("tasks", self._run_tasks))
-        self._clients = [asyncio.create_task(self._go_on(kind, call)) for kind, call in calls for _ in range(CLIENTS)]
+        self._clients = [
+            asyncio.create_task(self._go_on(kind, call)) for kind, call in calls for _ in range(CLIENTS_PER_ACTOR)
+        ]
         await self.go_on(10)
 
-    async def go_on(self, answers: int) -> None:
-        """Until so many more of each kind have come."""
-        aims = {kind: len(times) + answers for kind, times in self.answered.items()}
-        await until(lambda: self._failed() or all(len(self.answered[kind]) >= aim for kind, aim in aims.items()))
+    async def go_on(self, replies: int) -> None:
+        """Wait until so many more replies of each kind have come."""
+        aims = {kind: len(times) + replies for kind, times in self.replied_at.items()}
+        await until(lambda: self._failed() or all(len(self.replied_at[kind]) >= aim for kind, aim in aims.items()))
         for client in self._failed():
             client.result()
 
@@ -128,16 +130,16 @@ class Load:
         return [client for client in self._clients if client.done()]
 
     async def end(self) -> None:
-        """No call has failed, and none hangs."""
+        """Stop all clients. No call may have failed, and none may hang."""
         self._ended = True
-        async with asyncio.timeout(ENDING):
+        async with asyncio.timeout(CALL_TIMEOUT_SECONDS):
             await asyncio.gather(*self._clients)
 
     async def _go_on(self, kind: str, call: Callable[[], Awaitable[None]]) -> None:
         while not self._ended:
             await call()
-            self.answered[kind].append(asyncio.get_running_loop().time())
-            await asyncio.sleep(random.uniform(0.0, PAUSE))
+            self.replied_at[kind].append(asyncio.get_running_loop().time())
+            await asyncio.sleep(random.uniform(0.0, MAX_PAUSE_SECONDS))
 
     async def _ask(self, echo: Echo) -> None:
         word, seconds = new_id(8), random.uniform(0.0, 0.05)
@@ -148,7 +150,7 @@ class Load:
     async def _write(self, ledger: Ledger) -> None:
         self._notes += 1
         note = str(self._notes)
-        self.answers[note] = await ledger.write(note, self._archive, random.uniform(0.0, 0.01))
+        self.positions[note] = await ledger.write(note, self._archive, random.uniform(0.0, 0.01))
 
     async def _run_tasks(self) -> None:
         numbers = range(self.tasks, self.tasks + 20)
@@ -157,13 +159,13 @@ class Load:
         assert results == [2 * number for number in numbers]
 
     async def check(self) -> None:
-        """Everything that was answered has happened once, as the answers and the journals say."""
+        """Every confirmed call has taken effect once, by its reply and by the journals."""
         everything: list[str] = []
         for ledger in [*self._ledgers, *self._pages]:
             notes = await ledger.read()
-            assert [self.answers.get(note) for note in notes] == list(range(1, len(notes) + 1))
+            assert [self.positions.get(note) for note in notes] == list(range(1, len(notes) + 1))
             everything += notes
-        assert sorted(everything) == sorted(self.answers)
+        assert sorted(everything) == sorted(self.positions)
         archived = await until(lambda: self._archived(len(everything)))
         assert sorted(archived) == sorted(everything)
         for ledger in self._ledgers:
@@ -178,12 +180,14 @@ class Load:
         return notes if len(notes) >= count else []
 
     def report(self, what: str) -> None:
-        gaps = {kind: max(after - before for before, after in pairwise(times)) for kind, times in self.answered.items()}
-        counts = {kind: len(times) - 1 for kind, times in self.answered.items()}
-        every = sorted(moment for times in self.answered.values() for moment in times)
-        parts = [f"{kind} {gap:.2f} s ({counts[kind]} answers)" for kind, gap in gaps.items()]
+        gaps = {
+            kind: max(after - before for before, after in pairwise(times)) for kind, times in self.replied_at.items()
+        }
+        counts = {kind: len(times) - 1 for kind, times in self.replied_at.items()}
+        every = sorted(moment for times in self.replied_at.values() for moment in times)
+        parts = [f"{kind} {gap:.2f} s ({counts[kind]} replies)" for kind, gap in gaps.items()]
         longest = max(after - before for before, after in pairwise(every))
-        print(f"\n{what}: the longest gaps between answers: {', '.join(parts)}; of all {longest:.2f} s")
+        print(f"\n{what}: the longest gaps between replies: {', '.join(parts)}; of all {longest:.2f} s")
 
 
 @pytest.fixture
@@ -214,7 +218,7 @@ def exists(pid: int) -> bool:
 
 
 async def drain(hub: Hub, node: NodeInfo) -> None:
-    """It ends by itself, and so do its processes."""
+    """Send a node SIGTERM. It has to end by itself, and so do its processes."""
     local = hub._cluster
     assert local is not None
     process = local.processes[node.id]
@@ -225,8 +229,8 @@ async def drain(hub: Hub, node: NodeInfo) -> None:
 
 @pytest.mark.parametrize("drained", ["node-1", "node-2"])
 async def test_a_node_that_drains_under_load_fails_no_call(settings: Settings, drained: str, tmp_path: Path) -> None:
-    """Invariant: every call is answered, whatever it is to; what durable actors were told is in their states once, and in the
-    order in which they answered; every task ran; the node's processes end by themselves."""
+    """Invariant: every call has a reply; the state of each durable actor has every note once, in the order of the replies;
+    every task ran; the node's processes end by themselves."""
     async with cluster(2, settings) as hub:
         nodes = await ready(hub, "node-1", "node-2")
         load = Load(hub, tmp_path)
@@ -248,8 +252,8 @@ async def test_a_node_that_drains_under_load_fails_no_call(settings: Settings, d
 async def test_a_cluster_restarted_node_by_node_under_load_fails_no_call(
     settings: Settings, *, replaced: bool, tmp_path: Path
 ) -> None:
-    """Invariant: as above, though no node lives from the beginning to the end, and control moves with them. A node comes back
-    under its id, or another takes its place before it leaves."""
+    """Invariant: the same as for one node, while every node is restarted or replaced in turn, and control moves with them. A
+    replaced node drains after the new one has joined."""
     async with cluster(3, settings) as hub:
         nodes = await ready(hub, "node-1", "node-2", "node-3")
         load = Load(hub, tmp_path)
