@@ -33,7 +33,6 @@ from actorhub.messaging.request import Reply, Request
 from actorhub.messaging.session import current_session
 from actorhub.messaging.stream_sender import StreamSender
 from actorhub.wire.envelope import Envelope, Hop, Kind
-from actorhub.wire.failure import Failure
 from actorhub.wire.signature import Signature
 
 log = logging.getLogger(__name__)
@@ -297,8 +296,7 @@ class ActorCell:
         return Reply({"kind": Kind.REPLY, "call": work.envelope.id, "index": count}, b"null")
 
     def _failure(self, envelope: Envelope, error: BaseException, reason: Reason = "exception") -> Reply:
-        failure = Failure.of(error, self._session.signer)
-        return Reply({"kind": Kind.FAILURE, "call": envelope.id}, failure.encode(), failure, reason)
+        return Reply.failed(envelope.id, error, self._session.signer, reason)
 
     def _label(self, envelope: Envelope) -> str:
         return f"{self.spec.cls.__qualname__}.{envelope.method}"

@@ -13,15 +13,14 @@ from typing import Protocol
 
 from actorhub.actors.timers import InMemoryTimers
 from actorhub.broker import Consumer, Delivery, Link, Message
-from actorhub.errors import ActorDied, ActorHubError, ActorNotFound, BrokerUnavailable, InvalidEnvelope, RemoteError
-from actorhub.messaging.dead_letter import DeadLetter, Reason
+from actorhub.errors import ActorNotFound, BrokerUnavailable, InvalidEnvelope
+from actorhub.messaging.dead_letter import DeadLetter
 from actorhub.messaging.dead_letter_queue import DeadLetterQueue
 from actorhub.messaging.recovery import Recoverable
 from actorhub.messaging.request import DeliveryAck, Reply, Request, complete_foreign
 from actorhub.messaging.sequence_window import Admission, SequenceWindow, SequenceWindows
 from actorhub.messaging.session import Session
 from actorhub.wire.envelope import Envelope, Kind, decode
-from actorhub.wire.failure import Failure
 
 log = logging.getLogger(__name__)
 
@@ -188,10 +187,7 @@ class Mailbox(Recoverable):
         if envelope.seq:
             self._in_hand[envelope.sender, envelope.seq] = work
         if envelope.id in self._poison:
-            error = ActorDied(
-                f"{envelope.method} (call {envelope.id}) killed its worker too often and is not run again"
-            )
-            work.finish(self._failure(envelope, error, "poison"))
+            work.finish(Reply.poisoned(envelope, self._session.signer))
         else:
             self._taker.offer(work)
 
@@ -203,18 +199,10 @@ class Mailbox(Recoverable):
             in_hand.also(receipt)
             return
         if envelope.kind in (Kind.CALL, Kind.STREAM):
-            answer = window.answer(envelope.seq) or self._forgotten(envelope)
+            answer = window.answer(envelope.seq) or Reply.no_longer_kept(envelope, self._session.signer)
             self._respond(work, answer)
         else:
             work.done()
-
-    def _forgotten(self, envelope: Envelope) -> Reply:
-        error = RemoteError(f"{envelope.method} ran, and its answer is no longer kept; ask for the state instead")
-        return self._failure(envelope, error)
-
-    def _failure(self, envelope: Envelope, error: ActorHubError, reason: Reason = "exception") -> Reply:
-        failure = Failure.of(error, self._session.signer)
-        return Reply({"kind": Kind.FAILURE, "call": envelope.id}, failure.encode(), failure, reason)
 
     # ---- holding back
 

@@ -11,8 +11,7 @@ from actorhub.errors import ActorHubError, BrokerUnavailable
 from actorhub.messaging.dead_letter_queue import DeadLetterQueue
 from actorhub.messaging.request import Reply, Request
 from actorhub.messaging.session import Session
-from actorhub.wire.envelope import EnvelopeDraft, Kind
-from actorhub.wire.failure import Failure
+from actorhub.wire.envelope import Kind
 
 log = logging.getLogger(__name__)
 
@@ -27,9 +26,7 @@ class DeadActorReceiver:
 
     def offer(self, work: Request) -> None:
         self.kept += work.envelope.kind is Kind.TELL
-        failure = Failure.of(self._error, self._session.signer)
-        draft: EnvelopeDraft = {"kind": Kind.FAILURE, "call": work.envelope.id}
-        work.finish(Reply(draft, failure.encode(), failure, "actor died"))
+        work.finish(Reply.failed(work.envelope.id, self._error, self._session.signer, "actor died"))
 
     def cancel(self, call_id: str) -> None:
         """Every call is answered as soon as it comes: there is nothing to cancel."""

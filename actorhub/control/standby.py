@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
 
 from actorhub.actors.cell import ActorCell
 from actorhub.actors.execution import ExecutionContext
@@ -15,16 +14,14 @@ from actorhub.broker import Link
 from actorhub.control.actor import Control
 from actorhub.control.state import ControlState
 from actorhub.core.addressing import SYSTEM
-from actorhub.durable.instance_pool import LARGEST, Load
+from actorhub.durable.interface import HostContext, MailboxConfig, max_state_bytes
 from actorhub.durable.mailbox import DurableMailbox
-from actorhub.durable.protocol.records import RECORD_SHARE, StateRecord
+from actorhub.durable.protocol.records import StateRecord
 from actorhub.errors import PayloadTooLarge
 from actorhub.messaging.recovery import Recoverable
 from actorhub.messaging.request import Reply, Request
 from actorhub.messaging.session import Session
 from actorhub.messaging.topology import durable_inbox, journal_stream
-from actorhub.wire.envelope import EnvelopeDraft, Kind
-from actorhub.wire.failure import Failure
 
 log = logging.getLogger(__name__)
 
@@ -38,16 +35,19 @@ class ControlStandby(Recoverable):
         names = session.names
         self._session = session
         self._name = name
+        config = MailboxConfig(
+            name="control",
+            inbox=names.control,
+            journal=names.control_journal,
+            dead_letters=names.dead(SYSTEM),
+            journal_to_declare=journal_stream(names.control_journal, session.settings.journal_retention),
+            in_parts=True,
+        )
         self._mailbox = DurableMailbox(
             session,
             spec_of(Control),
-            actor_id="control",
-            inbox=names.control,
-            journal=names.control_journal,
-            dead=names.dead(SYSTEM),
-            make_state_host=self._sit_down,
-            in_parts=True,
-            journal_to_make=journal_stream(names.control_journal, session.settings.journal_retention),
+            config,
+            self._make_host,
             on_constructor_failed=self._failed,
             on_gone=functools.partial(self._failed, RuntimeError(f"{names.control} was deleted")),
         )
@@ -69,12 +69,9 @@ class ControlStandby(Recoverable):
     def detach(self) -> None:
         """The inbox is the broker's."""
 
-    def _sit_down(
-        self, link: Link, load: Load, on_broken: Callable[[Exception], None], may_begin: Callable[[], bool]
-    ) -> ControlHost:
-        """All parts are read when it begins: nothing can break later."""
+    def _make_host(self, context: HostContext) -> ControlHost:
         log.info("%s runs control", self._name)
-        return ControlHost(self._session, link, load, may_begin)
+        return ControlHost(self._session, context)
 
     def _failed(self, error: BaseException) -> None:
         link = self._session.link
@@ -83,52 +80,51 @@ class ControlStandby(Recoverable):
 
 
 class ControlHost:
-    """A `StateHost`. What `Control` does with a message it does in one step, and it changes nothing where it fails: so there is
-    nothing to put back."""
+    """The `StateHost` of control: one actor, whose state is in parts.
 
-    def __init__(self, session: Session, link: Link, load: Load, may_begin: Callable[[], bool]) -> None:
+    All parts are read when it starts, so nothing can break later. `Control` handles a message in one step, and changes nothing
+    if that fails: so there is nothing to restore.
+    """
+
+    def __init__(self, session: Session, context: HostContext) -> None:
         self._session = session
-        self._may_begin = may_begin
-        self._link = link
-        self._load = load
-        self._limit = min(link.max_message // RECORD_SHARE, session.settings.journal_retention // LARGEST)
+        self._context = context
+        self._max_bytes = max_state_bytes(context.link, session.settings.journal_retention)
         self._state: ControlState | None = None
         self._cell: ActorCell | None = None
 
-    async def begin(self) -> None:
+    async def start(self) -> None:
         """Raises:
         ActorInitFailed: the state cannot be read here.
         """
-        known = {part.key: part.body for part in await self._load("")}
+        known = {part.key: part.body for part in await self._context.load_states("")}
         handle = service_handle(self._session, self._session.names.control, Control)
         execution = ExecutionContext(handle, self._session, SYSTEM)
         cell = self._cell = ActorCell(execution, spec_of(Control), lambda: self._make(known))
-        cell.may_begin = self._may_begin
+        cell.may_begin = self._context.may_start
         await cell.start()
 
     def _make(self, known: dict[str, bytes]) -> Control:
-        control = Control(self._session.settings, self._link, known)
+        control = Control(self._session.settings, self._context.link, known)
         self._state = control.state
         return control
 
-    async def stop(self, patience: float) -> None:
+    async def stop(self, timeout: float) -> None:
         if self._cell is not None:
-            await self._cell.stop(patience)
+            await self._cell.stop(timeout)
 
-    def offer(self, work: Request) -> None:
+    def accept(self, request: Request) -> None:
         assert self._cell is not None
-        if len(work.payload) > self._limit:
+        if len(request.payload) > self._max_bytes:
             error = PayloadTooLarge(
-                f"{work.envelope.method} has arguments of {len(work.payload)} bytes, and {self._limit} fit into control's "
-                "journal; put large values into the object store (hub.put) and give their references"
+                f"{request.envelope.method} has arguments of {len(request.payload)} bytes, and {self._max_bytes} fit into "
+                "control's journal; put large values into the object store (hub.put) and give their references"
             )
-            failure = Failure.of(error, self._session.signer)
-            draft: EnvelopeDraft = {"kind": Kind.FAILURE, "call": work.envelope.id}
-            work.finish(Reply(draft, failure.encode(), failure, "invalid"))
+            request.finish(Reply.failed(request.envelope.id, error, self._session.signer, "invalid"))
         else:
-            self._cell.offer(work)
+            self._cell.offer(request)
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         assert self._cell is not None
         self._cell.go_on()
 
@@ -136,17 +132,17 @@ class ControlHost:
         if self._cell is not None:
             self._cell.cancel(call_id)
 
-    def posted(self, work: Request) -> None:
+    def settled(self, request: Request) -> None:
         """Nothing is kept of it."""
 
-    def keep(self, work: Request) -> int:
-        """A plan goes into a part and into an order; else what changed is hardly more than what came."""
-        return 2 * len(work.payload)
+    def capture(self, request: Request) -> int:
+        """A spawn specification goes into a part and into a command; other changes are hardly larger than their message."""
+        return 2 * len(request.payload)
 
-    def put_back(self, work: Request) -> None:
+    def restore(self, request: Request) -> None:
         """It changed nothing."""
 
-    def changes(self, *, whole: bool) -> list[StateRecord]:
+    def take_changes(self, *, whole: bool) -> list[StateRecord]:
         changes = self._state.changes() if self._state is not None else {}
         return [
             StateRecord(key=key, gone=body is None, body=body or b"", size=len(body or b""))

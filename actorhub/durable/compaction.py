@@ -1,4 +1,4 @@
-"""Keeping states that have a key where the journal does not lose them: the oldest are written anew before they are lost."""
+"""Compaction of a journal: the oldest states of keys are written again before the broker drops the records that hold them."""
 
 from __future__ import annotations
 
@@ -14,68 +14,86 @@ from actorhub.messaging.request import Request
 
 log = logging.getLogger(__name__)
 
-PAUSE = 0.005  # seconds between looks whether a state that is written anew has come back
-CROWDED = 5.0  # seconds before states that are too many for the journal are written anew once more
+IN_FLIGHT_POLL_SECONDS = 0.005
+"""Between two looks whether all commits are confirmed."""
+
+OVERFULL_PAUSE_SECONDS = 5.0
+"""Before states that are too many for the journal are all written once more."""
 
 
 class Compactor:
-    """For one life of the owner of `name`. `room`: bytes that the broker keeps of the journal. `flush` commits what has been
-    handled, if there is room for it."""
+    """Compacts the journal of one ownership.
+
+    Args:
+        name: the mailbox's.
+        retention: bytes of the journal that the broker keeps.
+        commit_if_due: commits what has been handled meanwhile, if there is room for it.
+    """
 
     def __init__(
-        self, name: str, owner: JournalOwner[Request], logbook: Journal, *, room: int, flush: Callable[[], None]
+        self,
+        name: str,
+        owner: JournalOwner[Request],
+        journal: Journal,
+        *,
+        retention: int,
+        commit_if_due: Callable[[], None],
     ) -> None:
         self._name = name
         self._owner = owner
-        self._logbook = logbook
-        self._room = room
-        self._flush = flush
+        self._journal = journal
+        self._retention = retention
+        self._commit_if_due = commit_if_due
 
     @property
     def is_due(self) -> bool:
-        """The oldest state is far back."""
-        past = self._owner.past
-        return bool(past.places) and past.size - next(iter(past.places.values())).size > self._room // 4
+        """The oldest state is so far back that it might be dropped soon."""
+        state = self._owner.journal_state
+        if not state.positions:
+            return False
+        oldest = next(iter(state.positions.values()))
+        return state.bytes_read - oldest.bytes_read > self._retention // 4
 
     async def run(self) -> None:
-        """Write the oldest states anew, as they are in the journal: what has been handled since comes after them.
+        """Write the oldest states again, as they are in the journal, until none is far back. What has been handled and not
+        committed comes after them.
 
         Raises:
             JournalLost, BrokerUnavailable: the journal cannot be read.
         """
-        owner, past = self._owner, self._owner.past
-        begin, written = past.end, 0
+        owner, journal_state = self._owner, self._owner.journal_state
+        begin, written = journal_state.next_offset, 0
         while self.is_due:
-            place = next(iter(past.places.values()))
-            if place.offset >= begin:  # all of them have been written anew, and so much else was written meanwhile
-                if written > self._room // 4:
+            position = next(iter(journal_state.positions.values()))
+            if position.offset >= begin:  # all have been written once, and much else was appended meanwhile
+                if written > self._retention // 4:
                     await self._wait_for_fewer()
-                begin, written = past.end, 0
+                begin, written = journal_state.next_offset, 0
                 continue
             try:
-                commit = await self._logbook.read(place.offset)
+                commit = await self._journal.read(position.offset)
             except JournalLost:
-                if place in past.places.values():
+                if position in journal_state.positions.values():
                     raise
-                continue  # all of it was written anew meanwhile
-            await self._until_nothing_is_in_flight()  # from here on without an await: the journal has nothing newer
-            if there := [state for state in commit.states if past.places.get(state.key) == place]:
-                sealed = owner.seal_rewritten(there, time=time.time())
-                size = self._logbook.append(sealed)
-                owner.record_size(sealed, size)
+                continue  # its states have been written again meanwhile
+            await self._until_nothing_is_in_flight()
+            # without an await from here to the append, so that the journal has nothing newer
+            if current := [state for state in commit.states if journal_state.positions.get(state.key) == position]:
+                rewritten = owner.seal_rewritten(current, time=time.time())
+                size = self._journal.append(rewritten)
+                owner.record_size(rewritten, size)
                 written += size
             await self._until_nothing_is_in_flight()
-            self._flush()
+            self._commit_if_due()
 
     async def _wait_for_fewer(self) -> None:
-        """They alone take too much."""
         log.error(
-            "the states of %s need more than a quarter of its journal, of which %d bytes are kept; give the class more shards, "
+            "the states of %s take more than a quarter of its journal, of which %d bytes are kept; give the class more shards, "
             "or journals more room by `journal_retention`",
-            *(self._name, self._room),
+            *(self._name, self._retention),
         )
-        await asyncio.sleep(CROWDED)
+        await asyncio.sleep(OVERFULL_PAUSE_SECONDS)
 
     async def _until_nothing_is_in_flight(self) -> None:
         while self._owner.in_flight:
-            await asyncio.sleep(PAUSE)
+            await asyncio.sleep(IN_FLIGHT_POLL_SECONDS)

@@ -1,5 +1,4 @@
-"""What follows from a message to a durable mailbox: its answer, what it tells others, the queues and the timers that it makes.
-All of it gathers until the commit that it leaves with."""
+"""Effects of handled messages - replies, tells, timers, queue declarations - collected until the commit that releases them."""
 
 from __future__ import annotations
 
@@ -12,159 +11,174 @@ from actorhub.broker import Link
 from actorhub.durable.outbox import CommitOutbox, dead_letter_entry
 from actorhub.durable.protocol.owner import JournalOwner
 from actorhub.durable.protocol.records import RECORD_SHARE, OutboxEntry, StoredTimer
-from actorhub.errors import PayloadTooLarge, RemoteError
+from actorhub.errors import PayloadTooLarge
 from actorhub.messaging.dead_letter import DeadLetter
 from actorhub.messaging.request import Reply, Request
 from actorhub.messaging.session import Session
 from actorhub.wire.envelope import EncodedEnvelope, Envelope, EnvelopeDraft, Kind, decode, encode
-from actorhub.wire.failure import Failure
 
 log = logging.getLogger(__name__)
 
-ENVELOPE = 256  # bytes of what is said about a message in a record, about
+ENVELOPE_BYTES = 256
+"""Estimate of what a record holds about one message beside its payload."""
 
 
 class EffectCollector:
-    """Of the messages in `inbox`; letters of those that fail go to `dead`."""
+    """Effects of the messages in one inbox.
 
-    def __init__(self, session: Session, link: Link, spec: ActorSpec, *, inbox: str, dead: str) -> None:
+    Args:
+        owner: numbers the tells, and keeps the timers.
+        inbox: queue to which timers come when they are due.
+        dead_letters: queue of the messages that failed.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        link: Link,
+        spec: ActorSpec,
+        owner: JournalOwner[Request],
+        *,
+        inbox: str,
+        dead_letters: str,
+    ) -> None:
         self._session = session
         self._server = link.server
         self._spec = spec
+        self._owner = owner
         self._inbox = inbox
-        self._dead = dead
-        self._most = link.max_message // RECORD_SHARE
-        self._armed = 0  # bytes of all timers, or more: those that are over are counted until there seem to be too many
-        self._kept = CommitOutbox()
-        self._read = CommitOutbox()  # answers that the journal does not keep
+        self._dead_letters = dead_letters
+        self._max_bytes = link.max_message // RECORD_SHARE
+        self._timer_bytes = 0
+        """Of all timers, or more: removed ones count until they seem to be too many."""
+        self._journaled = CommitOutbox()
+        self._unjournaled = CommitOutbox()
+        """Replies of methods that only read: they leave with the commit, and the journal does not keep them."""
 
     def take(self) -> tuple[list[OutboxEntry], list[OutboxEntry]]:
-        """All that leaves with the commit: what is in it, and what is not. It gathers anew."""
-        kept, self._kept = self._kept, CommitOutbox()
-        read, self._read = self._read, CommitOutbox()
-        return kept.postings(), read.postings()
+        """All that leaves with the next commit: the entries that are part of it, and those that are not."""
+        journaled, self._journaled = self._journaled, CommitOutbox()
+        unjournaled, self._unjournaled = self._unjournaled, CommitOutbox()
+        return journaled.entries(), unjournaled.entries()
 
-    def only_reads(self, work: Request) -> bool:
-        return work.envelope.method in self._spec.options.reads
+    def is_read_only(self, request: Request) -> bool:
+        """The method only reads, so a repeated request can run again."""
+        return request.envelope.method in self._spec.options.reads
 
-    # ---- of one that was handled
+    # ---- tells and replies
 
-    def check(self, work: Request, answer: Reply) -> int:
-        """Returns the bytes of what it tells others. What the journal does not keep is checked by who sends it.
+    def check_size(self, request: Request, reply: Reply) -> int:
+        """The bytes of the request's tells. Replies that the journal does not keep are checked where they are packed.
 
         Raises:
-            PayloadTooLarge: its answer, or all that it tells, would not fit into a record beside the rest.
+            PayloadTooLarge: the reply, or all tells together, would not fit into a record beside the rest.
         """
-        effects = work.effects.told if work.effects is not None else ()
-        told = sum(len(each.payload) + 2 * len(each.queue) + ENVELOPE for each in effects)
-        if told > self._most:
+        told = request.effects.told if request.effects is not None else ()
+        size = sum(len(tell.payload) + 2 * len(tell.queue) + ENVELOPE_BYTES for tell in told)
+        if size > self._max_bytes:
             raise PayloadTooLarge(
-                f"{work.envelope.method} tells others {told} bytes, and {self._most} fit into a journal of "
+                f"{request.envelope.method} tells others {size} bytes, and {self._max_bytes} fit into a journal of "
                 f"{self._server}; put large values into the object store (hub.put) and tell their references"
             )
-        if not self.only_reads(work) and len(answer.payload) > self._most:
+        if not self.is_read_only(request) and len(reply.payload) > self._max_bytes:
             raise PayloadTooLarge(
-                f"an answer of {len(answer.payload)} bytes, and {self._most} fit into a journal of {self._server}; "
+                f"a reply of {len(reply.payload)} bytes, and {self._max_bytes} fit into a journal of {self._server}; "
                 "put it into the object store (hub.put) and return its reference"
             )
-        return told
-
-    def tell(self, owner: JournalOwner[Request], work: Request) -> None:
-        """What it told others, and the queues that it wants."""
-        if work.effects is None:
-            return
-        for queue in work.effects.queues:
-            self._kept.declare(queue)
-        for told in work.effects.told:
-            sender, seq = owner.number(told.queue)
-            draft: EnvelopeDraft = {**told.draft, "id": f"{sender}-{told.queue}-{seq}", "sender": sender}
-            self._kept.tell(told.queue, told.keyed, (Envelope(seq=seq, **draft), told.payload))
-
-    def answer(self, work: Request, answer: Reply) -> int:
-        """To who asked; a tell that failed becomes a letter. Returns the bytes of both."""
-        envelope, failure, size = work.envelope, answer.failure, len(answer.payload)
-        if failure is not None and (answer.reason == "poison" or envelope.kind in (Kind.TELL, Kind.TIMER)):
-            log.error("%s of %s failed: %s", envelope.method, self._inbox, failure.message, extra={"call": envelope.id})
-            letter = DeadLetter.of(answer.reason, self._inbox, envelope, work.payload, failure)
-            posting = dead_letter_entry(self._dead, letter, self._most)
-            self._kept.alone(posting)
-            size += posting.size
-        if not envelope.reply_to:
-            return size
-        parcel = Envelope(**answer.draft), answer.payload
-        outgoing = self._read if self.only_reads(work) else self._kept
-        if work.foreign is None and work.origin[0] and len(answer.payload) <= self._most:
-            outgoing.reply(envelope.reply_to, parcel, work.origin)
-        else:
-            outgoing.alone(_answer_to(work, parcel, work.origin))
         return size
 
-    def answer_again(self, owner: JournalOwner[Request], work: Request, sender: str, seq: int) -> OutboxEntry:
-        """The answer that the journal has of the same message, which was handled before."""
-        found = owner.past.answers.find(sender, seq)
-        if found is not None:
-            posting, place = found
-            parcel = decode(posting.body, posting.content_type)[place]
+    def add_tells(self, request: Request) -> None:
+        """What the request told others, and the queues that it declares."""
+        if request.effects is None:
+            return
+        for queue in request.effects.queues:
+            self._journaled.declare(queue)
+        for tell in request.effects.told:
+            sender, seq = self._owner.number(tell.queue)
+            draft: EnvelopeDraft = {**tell.draft, "id": f"{sender}-{tell.queue}-{seq}", "sender": sender}
+            self._journaled.tell(tell.queue, tell.keyed, (Envelope(seq=seq, **draft), tell.payload))
+
+    def add_reply(self, request: Request, reply: Reply) -> int:
+        """The reply to the caller, and a dead letter of a tell that failed. Returns the bytes of both."""
+        envelope, failure, size = request.envelope, reply.failure, len(reply.payload)
+        if failure is not None and (reply.reason == "poison" or envelope.kind in (Kind.TELL, Kind.TIMER)):
+            log.error("%s of %s failed: %s", envelope.method, self._inbox, failure.message, extra={"call": envelope.id})
+            letter = DeadLetter.of(reply.reason, self._inbox, envelope, request.payload, failure)
+            entry = dead_letter_entry(self._dead_letters, letter, self._max_bytes)
+            self._journaled.add(entry)
+            size += entry.size
+        if not envelope.reply_to:
+            return size
+        parcel = Envelope(**reply.draft), reply.payload
+        outbox = self._unjournaled if self.is_read_only(request) else self._journaled
+        if request.foreign is None and request.origin[0] and len(reply.payload) <= self._max_bytes:
+            outbox.reply(envelope.reply_to, parcel, request.origin)
         else:
-            method = work.envelope.method
-            error = RemoteError(f"{method} ran, and its answer is no longer kept; ask for the state instead")
-            failure = Failure.of(error, self._session.signer)
-            parcel = Envelope(kind=Kind.FAILURE, call=work.envelope.id), failure.encode()
-        return _answer_to(work, parcel, (sender, seq), persistent=False)
+            outbox.add(_reply_entry(request, parcel))
+        return size
+
+    def repeated_reply(self, request: Request) -> OutboxEntry:
+        """The reply that the journal keeps for a request that was handled before."""
+        found = self._owner.journal_state.replies.find(*request.origin)
+        if found is not None:
+            entry, index = found
+            parcel = decode(entry.body, entry.content_type)[index]
+        else:
+            reply = Reply.no_longer_kept(request.envelope, self._session.signer)
+            parcel = Envelope(**reply.draft), reply.payload
+        return _reply_entry(request, parcel, persistent=False)
 
     # ---- timers
 
-    def check_timer(self, owner: JournalOwner[Request], armed: StoredTimer) -> int:
-        """Returns the bytes that it takes in a record.
+    def reserve_timer(self, timer: StoredTimer) -> int:
+        """Make room for a timer that is to be set; returns the bytes that it takes in a record.
 
         Raises:
-            PayloadTooLarge: all timers are in each image, and would not fit into a record beside the rest.
+            PayloadTooLarge: every checkpoint holds all timers, and they would not fit beside the rest.
         """
-        size = _size_of(armed)
-        if self._armed == 0 or self._armed + size > self._most:
-            self._armed = sum(_size_of(each) for each in owner.timers.values())
-        if self._armed + size > self._most:
+        size = _timer_bytes(timer)
+        if self._timer_bytes == 0 or self._timer_bytes + size > self._max_bytes:
+            self._timer_bytes = sum(_timer_bytes(each) for each in self._owner.timers.values())
+        if self._timer_bytes + size > self._max_bytes:
             raise PayloadTooLarge(
-                f"{len(owner.timers)} timers of {self._armed} bytes are set in {self._inbox}, and {self._most} fit into a "
-                f"journal of {self._server}; set fewer, put large arguments into the object store (hub.put), or give a "
-                "keyed class more shards"
+                f"{len(self._owner.timers)} timers of {self._timer_bytes} bytes are set in {self._inbox}, and "
+                f"{self._max_bytes} fit into a journal of {self._server}; set fewer, put large arguments into the object "
+                "store (hub.put), or give a keyed class more shards"
             )
-        self._armed += size
+        self._timer_bytes += size
         return size
 
-    def arm(self, owner: JournalOwner[Request], armed: StoredTimer) -> None:
-        """It comes through the inbox when it is due. Of all that comes, only what the journal expects counts."""
-        owner.set_timer(armed)
-        timer = armed.timer
-        due = Envelope(id=f"{timer.id}@{timer.due!r}", kind=Kind.DUE, method=armed.method, key=armed.key, timer=timer)
+    def set_timer(self, stored: StoredTimer) -> None:
+        """Set a timer. Its message comes through the inbox when it is due, and counts only if the journal expects it then."""
+        self._owner.set_timer(stored)
+        timer = stored.timer
+        due = Envelope(id=f"{timer.id}@{timer.due!r}", kind=Kind.DUE, method=stored.method, key=stored.key, timer=timer)
         body, content_type = encode([(due, b"null")])
-        posting = OutboxEntry(queue=self._inbox, content_type=content_type, body=body, size=len(body), due=timer.due)
-        self._kept.alone(posting)
+        entry = OutboxEntry(queue=self._inbox, content_type=content_type, body=body, size=len(body), due=timer.due)
+        self._journaled.add(entry)
 
-    def arm_next(self, owner: JournalOwner[Request], armed: StoredTimer) -> None:
-        """For the time after this one, in the commit of what came of this one."""
-        following = timers.following(armed.timer, time.time())
+    def set_next_timer(self, stored: StoredTimer) -> None:
+        """Set a timer again after it has fired, in the same commit; drop it if that was the last time."""
+        following = timers.following(stored.timer, time.time())
         if following is None:
-            owner.drop_timer(armed.timer.id)
+            self._owner.drop_timer(stored.timer.id)
         else:
-            self.arm(owner, armed.model_copy(update={"timer": following}))
+            self.set_timer(stored.model_copy(update={"timer": following}))
 
 
-def _size_of(armed: StoredTimer) -> int:
-    """In base64, with all that is said about it."""
-    return ENVELOPE + len(armed.method) + len(armed.key or "") + 4 * len(armed.payload) // 3
+def _timer_bytes(timer: StoredTimer) -> int:
+    """Its payload is written in base64."""
+    return ENVELOPE_BYTES + len(timer.method) + len(timer.key or "") + 4 * len(timer.payload) // 3
 
 
-def _answer_to(
-    work: Request, parcel: EncodedEnvelope, call: tuple[str, int], *, persistent: bool = True
-) -> OutboxEntry:
+def _reply_entry(request: Request, parcel: EncodedEnvelope, *, persistent: bool = True) -> OutboxEntry:
     body, content_type = encode([parcel])
     return OutboxEntry(
-        queue=work.envelope.reply_to,
+        queue=request.envelope.reply_to,
         content_type=content_type,
         body=body,
         size=len(body),
         persistent=persistent,
-        correlation_id=work.foreign,
-        replies=(call,),
+        correlation_id=request.foreign,
+        replies=(request.origin,),
     )

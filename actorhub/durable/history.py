@@ -1,6 +1,6 @@
-"""What a durable actor has done, as its journal says: its commits, what does not count and why, and the state after each.
+"""History of a durable actor, read from its journal: its commits, records that do not count and why, and the state after each.
 
-Whoever reads takes nothing from anybody, writes nothing, and decides what counts by the same rules as the owner does.
+Reading changes nothing, and decides by the same rule as the owner which records count.
 """
 
 from __future__ import annotations
@@ -22,57 +22,85 @@ from actorhub.messaging.session import Session
 from actorhub.wire.codec import Signer
 from actorhub.wire.envelope import decode as envelopes
 
-PAGE = 1000  # records that are read at once
+PAGE_RECORDS = 1000
+"""Records that are read at once."""
 
 Verdict = Literal["counts", "late", "repeated", "early", "foreign"]
 
 
 class HistoryEntry(BaseModel):
-    """One record of a journal.
-
-    `kind`: a commit, or an epoch: another owner took over. `verdict`: whether it counts; else it is skipped by everybody. It is
-    late where another owner had taken over before, repeated where the same record came before, early where one before it is
-    missing, and foreign where it is no record at all.
-
-    Of a commit: the methods of the messages that were handled, how many answers, tells and dead letters it let go, the bytes of
-    the state that it kept (None where nothing changed; `patch`: those of the changed fields only), and whether it has an image,
-    which stands for all before it but the states of keyed classes. `keys`: of a keyed class, the instances whose states it has.
-    `size` is that of the whole record. `time` is Unix time in seconds, by the owner's clock.
-    """
+    """One record of a journal."""
 
     model_config = ConfigDict(defer_build=True, frozen=True)
 
     offset: int
+    """Offset of the record in the journal."""
+
     kind: Literal["commit", "epoch", "unknown"]
+    """A commit, or an epoch: another owner took over. Unknown if it is not a record."""
+
     verdict: Verdict
+    """Whether the record counts. If not, every owner skips it, since it is late (another owner had taken over before), repeated
+    (the same record came before), early (the one before it is missing) or foreign (it is not a record)."""
+
     size: int
+    """Bytes of the whole record."""
+
     number: int | None = None
+    """Number of the commit."""
+
     epoch: int | None = None
     owner: str = ""
+
     time: float | None = None
+    """Of a commit, Unix time in seconds by the owner's clock."""
+
     methods: tuple[str, ...] = ()
+    """Methods of the messages that the commit is about."""
+
     answers: int = 0
+    """Replies that the commit released."""
+
     tells: int = 0
+    """Tells that it released."""
+
     letters: int = 0
+    """Dead letters that it released."""
+
     state_size: int | None = None
+    """Bytes of the states in the commit; None if none has changed."""
+
     patch: bool = False
+    """The state holds only the fields that have changed."""
+
     keys: tuple[str, ...] = ()
+    """Instances of a keyed class whose states are in the commit."""
+
     image: bool = False
+    """The commit has a checkpoint, which replaces all records before it, except states of keyed classes."""
 
 
 class ActorState(BaseModel):
-    """A durable actor's state after the commit of that number: as JSON, or each attribute's `repr` where it is a pickle.
-    `version` is that of its class, `time` that of the commit, by its owner's clock."""
+    """The state of a durable actor after a commit."""
 
     model_config = ConfigDict(defer_build=True, frozen=True)
 
     number: int
+    """Number of the commit."""
+
     epoch: int
     owner: str
+
     time: float
+    """Unix time of the commit in seconds, by its owner's clock."""
+
     version: int
+    """State version of the class that wrote it."""
+
     codec: Literal["json", "pickle"]
+
     value: Any
+    """The state as JSON; of a pickled one, the `repr` of each attribute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +112,11 @@ class _Found:
 
 
 class History:
-    """Of one durable actor, or of all instances of a keyed class that share a mailbox."""
+    """History of one durable actor, or of all instances of a keyed class that share a mailbox."""
 
     def __init__(self, session: Session, ticket: ActorAddress) -> None:
         """Raises:
-        ActorHubError: it is not durable.
+        ActorHubError: the actor is not durable.
         """
         self._who = ticket.name or ticket.actor_id
         if not ticket.durable:
@@ -99,7 +127,7 @@ class History:
         self._dead = session.names.dead(ticket.namespace)
 
     async def read(self, limit: int = 100) -> list[HistoryEntry]:
-        """The last `limit` records, in their order, without the marks of readers. All that the broker keeps is read for it.
+        """The last `limit` records, in order, without read markers. It reads all that the broker keeps.
 
         Raises:
             ActorNotFound: there is no journal.
@@ -111,7 +139,7 @@ class History:
         return [self._entry(found) for found in last]
 
     async def owner(self) -> tuple[HistoryEntry | None, HistoryEntry | None]:
-        """The epoch and the last commit that count; None where there is none, or it is older than what the broker keeps.
+        """The current epoch and the last commit; None if there is none, or the broker has dropped it.
 
         Raises:
             ActorNotFound: there is no journal.
@@ -125,25 +153,25 @@ class History:
         return (self._entry(epoch) if epoch else None, self._entry(commit) if commit else None)
 
     async def state(self, number: int | None = None) -> ActorState:
-        """After the commit of this number, or the last one.
+        """The state after the commit with this number, or after the last one.
 
         Raises:
             ActorNotFound: there is no journal.
             ActorHubError: the journal has no such commit.
-            UntrustedPayload: the state is a pickle, and there is no secret here, or another one.
-            NotSerialisable: its classes cannot be imported here.
+            UntrustedPayload: the state is a pickle, and this process has no secret, or another one.
+            NotSerialisable: classes in it cannot be imported here.
         """
         first: int | None = None
         keyed = False
         commit: Commit | None = None
         states: Sequence[StateRecord] = ()
-        async for found, past in self._records():
+        async for found, journal_state in self._records():
             if found.verdict == "counts" and isinstance(found.record, Commit):
                 first = first or found.record.seq
-                keyed = bool(past.places)
+                keyed = bool(journal_state.positions)
                 commit = found.record
                 kept = [state for state in commit.states if state.key == self._key]
-                states = (kept or states) if self._key else past.states
+                states = (kept or states) if self._key else journal_state.states
                 if commit.seq == number:
                     break
         if commit is None:
@@ -165,24 +193,25 @@ class History:
     # ---- reading
 
     async def _records(self) -> AsyncIterator[tuple[_Found, JournalState]]:
-        """From the first one of which it is known whether it counts, each with all that counts up to it."""
-        fold = _Replay()
+        """All records from the first for which it is known whether it counts, each with the journal's state after it."""
+        replay = _Replay()
         async for offset, body in self._bodies():
-            for found in fold.read(offset, body):
-                yield found, fold.past
-        if fold.waits:
+            for found in replay.read(offset, body):
+                yield found, replay.journal_state
+        if replay.waits_since:
             raise ActorHubError(
-                f"the journal of {self._who} begins at {fold.waits}, and nothing behind it stands for what is lost before; "
-                "give journals more room by `journal_retention`"
+                f"the journal of {self._who} begins at {replay.waits_since}, and no checkpoint behind that replaces what was "
+                "dropped before; give journals more room by `journal_retention`"
             )
 
     async def _bodies(self) -> AsyncIterator[tuple[int, bytes]]:
-        """Up to the end that it has now, however fast the owner goes on."""
-        await self._check_there()
+        """Offsets and bodies of all messages up to the end that the journal has now, however fast it grows."""
+        await self._check_exists()
         offset, end = 0, await self._session.broker.end_offset(self._journal)
         while offset < end:
-            page = await self._session.broker.peek(self._journal, limit=min(PAGE, end - offset), offset=offset)
-            if page and offset and page[0][0] > offset + 1:  # one may be missing: RabbitMQ takes some for itself
+            page = await self._session.broker.peek(self._journal, limit=min(PAGE_RECORDS, end - offset), offset=offset)
+            # a single offset may be missing: RabbitMQ takes some for itself
+            if page and offset and page[0][0] > offset + 1:
                 raise ActorHubError(f"the broker dropped the beginning of {self._journal} meanwhile; read it again")
             for at, message in page:
                 if at < end:
@@ -191,12 +220,12 @@ class History:
                 return
             offset = page[-1][0] + 1
 
-    async def _check_there(self) -> None:
+    async def _check_exists(self) -> None:
         link = await self._session.live_link()
         if await link.state(self._journal) is None:
-            raise ActorNotFound(f"{self._who} has no journal: there is no such durable actor (any more)")
+            raise ActorNotFound(f"{self._who} has no journal: there is no such durable actor, or no longer")
 
-    # ---- telling
+    # ---- describing
 
     def _entry(self, found: _Found) -> HistoryEntry:
         common: dict[str, Any] = {"offset": found.offset, "size": found.size, "verdict": found.verdict}
@@ -205,8 +234,8 @@ class History:
             return HistoryEntry(kind="epoch", epoch=record.epoch, owner=record.owner, **common)
         if not isinstance(record, Commit):
             return HistoryEntry(kind="unknown", **common)
-        tells = [posting for posting in record.outbox if _is_tell(posting)]
-        letters = [posting for posting in tells if posting.queue == self._dead]
+        tells = [entry for entry in record.outbox if _is_tell(entry)]
+        dead_letters = [entry for entry in tells if entry.queue == self._dead]
         return HistoryEntry(
             kind="commit",
             number=record.seq,
@@ -214,9 +243,9 @@ class History:
             owner=record.owner,
             time=record.time,
             methods=tuple(method for method in record.methods if method),
-            answers=sum(len(posting.replies) for posting in record.outbox),
-            tells=sum(_envelopes_in(posting) for posting in tells if posting.queue != self._dead),
-            letters=len(letters),
+            answers=sum(len(entry.replies) for entry in record.outbox),
+            tells=sum(_count_envelopes(entry) for entry in tells if entry.queue != self._dead),
+            letters=len(dead_letters),
             state_size=sum(state.size for state in record.states) if record.states else None,
             patch=any(state.patch for state in record.states),
             keys=tuple(state.key for state in record.states if state.key),
@@ -226,62 +255,64 @@ class History:
 
 
 class _Replay:
-    """Reads the records in their order. Where the beginning is lost, it waits for a record that names a commit to begin at, and
-    passes over all before that one. `waits`: the first offset, while it does."""
+    """Reads records in order, and says which count. If the journal's beginning has been dropped, it waits for a record that
+    names a commit to begin at, and skips all before that one."""
 
     def __init__(self) -> None:
-        self.past = JournalState(limit=0)
-        self.waits: int | None = None
-        self._early: list[tuple[int, int, Record | None]] = []
-        self._commits: set[int] = set()
-        self._begun = False
+        self.journal_state = JournalState(max_reply_bytes=0)
+        self.waits_since: int | None = None
+        """The first offset, as long as no commit to begin at is known."""
+
+        self._waiting: list[tuple[int, int, Record | None]] = []
+        self._waiting_commits: set[int] = set()
+        self._has_begun = False
 
     def read(self, offset: int, body: bytes) -> Iterator[_Found]:
         try:
             record: Record | None = records.decode(body)
         except InvalidRecord:
             record = None
-        if self._begun or offset == 0:
-            self._begun = True
-            yield self._judged(offset, len(body), record)
+        if self._has_begun or offset == 0:
+            self._has_begun = True
+            yield self._judge(offset, len(body), record)
             return
-        if self.waits is None:
-            self.waits = offset
-        self._early.append((offset, len(body), record))
+        if self.waits_since is None:
+            self.waits_since = offset
+        self._waiting.append((offset, len(body), record))
         if isinstance(record, Commit):
-            self._commits.add(offset)
+            self._waiting_commits.add(offset)
         low = record.low if isinstance(record, Commit | Epoch) else 0
-        if low in self._commits:
-            self._begun, self.waits, self.past.low = True, None, low
-            early, self._early = self._early, []
-            for at, size, known in early:
+        if low in self._waiting_commits:
+            self._has_begun, self.waits_since, self.journal_state.low = True, None, low
+            waiting, self._waiting = self._waiting, []
+            for at, size, known in waiting:
                 if at >= low:
-                    yield self._judged(at, size, known)
+                    yield self._judge(at, size, known)
 
-    def _judged(self, offset: int, size: int, record: Record | None) -> _Found:
-        validity = self.past.validity
-        before = validity.epoch, validity.owner, validity.next
+    def _judge(self, offset: int, size: int, record: Record | None) -> _Found:
+        fencing = self.journal_state.fencing
+        before = fencing.epoch, fencing.owner, fencing.next_seq
         if record is None:
             return _Found(offset, size, None, "foreign")
-        verdict: Verdict = "counts" if self.past.read(offset, record, size) else _why_not(record, *before)
-        return _Found(offset, size, record, verdict)
+        counts = self.journal_state.read(offset, record, size)
+        return _Found(offset, size, record, "counts" if counts else _why_skipped(record, *before))
 
 
-def _why_not(record: Record, epoch: int, owner: str, following: int) -> Verdict:
+def _why_skipped(record: Record, epoch: int, owner: str, next_seq: int) -> Verdict:
     if isinstance(record, ReadMarker) or record.epoch < epoch or (record.epoch == epoch and record.owner != owner):
         return "late"
-    if isinstance(record, Epoch) or (record.epoch == epoch and record.seq < following):
+    if isinstance(record, Epoch) or (record.epoch == epoch and record.seq < next_seq):
         return "repeated"
     return "early"
 
 
-def _is_tell(posting: OutboxEntry) -> bool:
-    return not posting.replies and posting.due is None and posting.declares is None
+def _is_tell(entry: OutboxEntry) -> bool:
+    return not entry.replies and entry.due is None and entry.declares is None
 
 
-def _envelopes_in(posting: OutboxEntry) -> int:
+def _count_envelopes(entry: OutboxEntry) -> int:
     try:
-        return len(envelopes(posting.body, posting.content_type))
+        return len(envelopes(entry.body, entry.content_type))
     except InvalidEnvelope:
         return 1
 

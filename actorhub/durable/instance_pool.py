@@ -1,8 +1,7 @@
-"""What lives behind a durable mailbox (`StateHost`), and the usual of it: one instance, or of a keyed class those that have
-been called lately.
+"""In-memory instances behind a durable mailbox: created on the first message, passivated when idle or too many.
 
-An instance is made when its first message comes, from what the journal says of it; it goes when nobody has called it for a
-while, or when there are too many of them, and nothing is lost by that: all that it was is in the journal.
+An actor class without keys has one instance, which exists as long as its owner. Of a keyed class, an instance is created from
+its state in the journal when a message comes for it. Passivating it loses nothing: all of its state is in the journal.
 """
 
 from __future__ import annotations
@@ -10,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from actorhub.actors.cell import ActorCell
 from actorhub.actors.spec import ActorSpec
-from actorhub.broker import Link
-from actorhub.durable.protocol.records import RECORD_SHARE, StateRecord
+from actorhub.durable.interface import HostContext, max_state_bytes
+from actorhub.durable.protocol.records import StateRecord
 from actorhub.durable.protocol.takeover import JournalLost
 from actorhub.durable.snapshot import StateSnapshots
 from actorhub.errors import ActorHubError, BrokerUnavailable
@@ -26,46 +25,43 @@ from actorhub.messaging.session import Session
 
 log = logging.getLogger(__name__)
 
-LARGEST = 16  # a state has no more than this part of the journal
-MOST = 1000  # instances of a keyed class in one mailbox
-SWEEP = 1.0  # seconds between looks for those that nobody calls
+MAX_INSTANCES = 1000
+"""Instances of a keyed class in one mailbox; the one idle for longest goes first."""
 
+IDLE_CHECK_SECONDS = 1.0
+"""Between two searches for idle instances."""
 
-class StateHost(Protocol):
-    """Handles what comes, and says what has become of its state. See `InstancePool` for what each method does."""
-
-    async def begin(self) -> None: ...
-    async def stop(self, patience: float) -> None: ...
-    def offer(self, work: Request) -> None: ...
-    def cancel(self, call_id: str) -> None: ...
-    def posted(self, work: Request) -> None: ...
-    def keep(self, work: Request) -> int: ...
-    def put_back(self, work: Request) -> None: ...
-    def changes(self, *, whole: bool) -> list[StateRecord]: ...
-    def go_on(self) -> None: ...
-
-
-Load = Callable[[str], Awaitable[Sequence[StateRecord]]]
-"""Brings what the journal says of an instance."""
+PASSIVATE_TIMEOUT_SECONDS = 1.0
+"""In which an instance that goes must have ended its `stopping`."""
 
 
 @dataclass(eq=False)
 class PooledInstance:
-    """`states`: what the journal said of it when it came. `in_hand` are its messages, from their coming until what
-    followed from them is confirmed."""
+    """One instance, or one that is being created."""
 
     key: str
+    """Empty if its class is not keyed."""
+
     cell: ActorCell
     snapshots: StateSnapshots
+
     states: list[StateRecord]
-    called: float
-    in_hand: set[Request] = field(default_factory=set)
+    """Its state in the journal when it was created."""
+
+    called_at: float
+    """Time of its last message, by the event loop's clock."""
+
+    unsettled: set[Request] = field(default_factory=set)
+    """Its requests whose effects are not confirmed yet."""
 
 
 class InstancePool:
-    """`make_cell` makes the cell of a key around what creates its instance, `create` the first instance of a key, and `load`
-    brings the journal's states of it. `on_broken`: the journal cannot be read. `may_begin` is asked before each message; after
-    a False, `go_on` has to follow."""
+    """The `StateHost` of an actor class.
+
+    Args:
+        make_cell: makes the cell of a key, given what creates its instance.
+        create: creates the first instance of a key, which has no state in the journal yet.
+    """
 
     def __init__(
         self,
@@ -73,162 +69,165 @@ class InstancePool:
         spec: ActorSpec,
         make_cell: Callable[[str, Callable[[], Any]], ActorCell],
         create: Callable[[str], Any],
-        link: Link,
-        load: Load,
-        on_broken: Callable[[Exception], None],
-        may_begin: Callable[[], bool],
+        context: HostContext,
     ) -> None:
         self._session = session
         self._spec = spec
-        self._limit = min(link.max_message // RECORD_SHARE, session.settings.journal_retention // LARGEST)
         self._make_cell = make_cell
         self._create = create
-        self._load = load
-        self._on_broken = on_broken
-        self._may_begin = may_begin
-        self._living: OrderedDict[str, PooledInstance] = OrderedDict()
-        self._leaving: set[asyncio.Task[None]] = set()
-        self._sweeping: asyncio.TimerHandle | None = None
-        self._stopped = False
-        self._changed: dict[str, None] = {}  # keys of instances that have handled something since the last commit
-        self._idle_for = session.settings.passivate_after
+        self._context = context
+        self._max_state_bytes = max_state_bytes(context.link, session.settings.journal_retention)
+        self._idle_after = session.settings.passivate_after
+        self._instances: OrderedDict[str, PooledInstance] = OrderedDict()  # the one idle for longest first
+        self._changed: dict[str, None] = {}  # keys that have handled a request since the last commit
+        self._passivating: set[asyncio.Task[None]] = set()
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._is_stopped = False
 
-    async def begin(self) -> None:
-        """Where there is one instance only, it is there from the beginning.
+    async def start(self) -> None:
+        """Create the instance of a class without keys.
 
         Raises:
-            ActorInitFailed: its constructor, or `started`, raised, or its state cannot be read here.
+            ActorInitFailed: its constructor or `started` raised, or its state cannot be read here.
         """
         if self._spec.options.shards is None:
-            await self._start(self._new(""))
+            await self._start(self._add(""))
 
-    def offer(self, work: Request) -> None:
-        """To its instance, which is made where there is none; to nobody after `stop`."""
-        if self._stopped:
+    async def stop(self, timeout: float) -> None:
+        """Let what runs end, for `timeout` seconds. States stay: what has been handled may wait for its commit."""
+        if self._is_stopped:
             return
-        key = work.envelope.key or ""
-        resident = self._living.get(key)
-        if resident is None:
-            resident = self._new(key)
-            self._session.spawn_task(self._start_or_fail(resident), f"actorhub-start-{key}")
-            self._make_room()
-        else:
-            self._living.move_to_end(key)
-        resident.called = self._session.loop.time()
-        resident.in_hand.add(work)
-        resident.cell.offer(work)
+        self._is_stopped = True
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+        stopping = (instance.cell.stop(timeout) for instance in self._instances.values())
+        await asyncio.gather(*stopping, *self._passivating)
 
-    def go_on(self) -> None:
-        for resident in self._living.values():
-            resident.cell.go_on()
+    # ---- requests
+
+    def accept(self, request: Request) -> None:
+        """Pass a request to its instance, which is created if need be. Ignored after `stop`."""
+        if self._is_stopped:
+            return
+        key = request.envelope.key or ""
+        instance = self._instances.get(key)
+        if instance is None:
+            instance = self._add(key)
+            self._session.spawn_task(self._start_or_fail(instance), f"actorhub-start-{key}")
+            self._passivate_surplus()
+        else:
+            self._instances.move_to_end(key)
+        instance.called_at = self._session.loop.time()
+        instance.unsettled.add(request)
+        instance.cell.offer(request)
+
+    def resume(self) -> None:
+        """Start requests again, after `may_start` has been False."""
+        for instance in self._instances.values():
+            instance.cell.go_on()
 
     def cancel(self, call_id: str) -> None:
-        for resident in self._living.values():
-            if resident.in_hand:
-                resident.cell.cancel(call_id)
+        """Cancel a call, whichever instance has it."""
+        for instance in self._instances.values():
+            if instance.unsettled:
+                instance.cell.cancel(call_id)
 
-    def posted(self, work: Request) -> None:
-        """What followed from it is confirmed. It need not have been offered: not every message is an instance's."""
-        resident = self._living.get(work.envelope.key or "")
-        if resident is not None:
-            resident.in_hand.discard(work)
+    def settled(self, request: Request) -> None:
+        """All effects of the request are confirmed."""
+        instance = self._instances.get(request.envelope.key or "")
+        if instance is not None:
+            instance.unsettled.discard(request)
 
-    async def stop(self, patience: float) -> None:
-        """Let what runs end, for `patience` seconds. The states are still there: what was handled may wait for its commit."""
-        if self._stopped:
-            return
-        self._stopped = True
-        if self._sweeping is not None:
-            self._sweeping.cancel()
-        await asyncio.gather(*(resident.cell.stop(patience) for resident in self._living.values()), *self._leaving)
+    # ---- states
 
-    # ---- what is kept of them
-
-    def keep(self, work: Request) -> int:
-        """It has been handled. Returns how many bytes of state the next commit has for that.
+    def capture(self, request: Request) -> int:
+        """Keep the state that the request has left; returns by how many bytes the next commit grows.
 
         Raises:
             NotSerialisable, UntrustedPayload, PayloadTooLarge: the state cannot be kept as it is.
         """
-        key = work.envelope.key or ""
-        snapshots = self._living[key].snapshots
-        snapshots.keep()
+        key = request.envelope.key or ""
+        snapshots = self._instances[key].snapshots
+        snapshots.capture()
         size = snapshots.size if key not in self._changed else 0
         self._changed[key] = None
         return size
 
-    def put_back(self, work: Request) -> None:
-        """It failed: its instance becomes what it was before. Where another is being handled, this one had not begun, and
-        what that one has done stays."""
-        resident = self._living.get(work.envelope.key or "")
-        if resident is not None and not resident.cell.handling:
-            resident.snapshots.put_back()
+    def restore(self, request: Request) -> None:
+        """Give the instance the state again that it had before the request. If the instance handles another one by now, the
+        request had not started, and the state stays."""
+        instance = self._instances.get(request.envelope.key or "")
+        if instance is not None and not instance.cell.handling:
+            instance.snapshots.restore()
 
-    def changes(self, *, whole: bool) -> list[StateRecord]:
-        """What the next commit has of them. `whole`: of a single instance all of its state, even if it did not change."""
+    def take_changes(self, *, whole: bool) -> list[StateRecord]:
+        """The states for the next commit. `whole`: of a class without keys the whole state, even if it has not changed."""
         changed, self._changed = self._changed, {}
         if whole and self._spec.options.shards is None:
             changed[""] = None
-        residents = {key: resident for key in changed if (resident := self._living.get(key)) is not None}
-        states = (resident.snapshots.state(key, whole=whole) for key, resident in residents.items())
-        return [state for state in states if state is not None]
+        instances = {key: instance for key in changed if (instance := self._instances.get(key)) is not None}
+        records = (instance.snapshots.take_changes(key, whole=whole) for key, instance in instances.items())
+        return [record for record in records if record is not None]
 
-    # ---- coming
+    # ---- creation
 
-    def _new(self, key: str) -> PooledInstance:
-        snapshots = StateSnapshots(self._spec, self._session.signer, self._limit)
+    def _add(self, key: str) -> PooledInstance:
+        snapshots = StateSnapshots(self._spec, self._session.signer, self._max_state_bytes)
         states: list[StateRecord] = []
 
         def create() -> Any:
             return snapshots.create(states, lambda: self._create(key))
 
         cell = self._make_cell(key, create)
-        cell.may_begin = self._may_begin
-        resident = self._living[key] = PooledInstance(key, cell, snapshots, states, self._session.loop.time())
-        if self._sweeping is None and key:
-            self._sweeping = self._session.loop.call_later(SWEEP, self._sweep)
-        return resident
+        cell.may_begin = self._context.may_start
+        instance = self._instances[key] = PooledInstance(key, cell, snapshots, states, self._session.loop.time())
+        if self._idle_timer is None and key:
+            self._idle_timer = self._session.loop.call_later(IDLE_CHECK_SECONDS, self._passivate_idle)
+        return instance
 
-    async def _start(self, resident: PooledInstance) -> None:
-        resident.states.extend(await self._load(resident.key))
-        await resident.cell.start()
+    async def _start(self, instance: PooledInstance) -> None:
+        instance.states.extend(await self._context.load_states(instance.key))
+        await instance.cell.start()
         try:
-            resident.snapshots.keep()
+            instance.snapshots.capture()
         except ActorHubError:
-            log.exception("%s cannot keep its state, and every message to it will fail", resident.cell.actor_id)
+            log.exception("the state of %s cannot be kept, and every message to it will fail", instance.cell.actor_id)
 
-    async def _start_or_fail(self, resident: PooledInstance) -> None:
+    async def _start_or_fail(self, instance: PooledInstance) -> None:
         try:
-            await self._start(resident)
+            await self._start(instance)
         except (BrokerUnavailable, JournalLost) as exc:
-            self._on_broken(exc)
+            self._context.on_broken(exc)
         except ActorHubError as exc:
-            if self._living.get(resident.key) is resident:
-                del self._living[resident.key]
-            resident.cell.fail_all(exc)
+            if self._instances.get(instance.key) is instance:
+                del self._instances[instance.key]
+            instance.cell.fail_all(exc)
 
-    # ---- going
+    # ---- passivation
 
-    def _make_room(self) -> None:
-        over = len(self._living) - MOST
-        for resident in list(self._living.values()) if over > 0 else ():
-            if over <= 0:
+    def _passivate_surplus(self) -> None:
+        surplus = len(self._instances) - MAX_INSTANCES
+        for instance in list(self._instances.values()) if surplus > 0 else ():
+            if surplus <= 0:
                 return
-            over -= self._passivate(resident)
+            surplus -= self._passivate(instance)
 
-    def _sweep(self) -> None:
-        self._sweeping = self._session.loop.call_later(SWEEP, self._sweep) if self._living else None
-        since = self._session.loop.time() - self._idle_for
-        for resident in list(self._living.values()):
-            if resident.called > since:
+    def _passivate_idle(self) -> None:
+        loop = self._session.loop
+        self._idle_timer = loop.call_later(IDLE_CHECK_SECONDS, self._passivate_idle) if self._instances else None
+        idle_since = loop.time() - self._idle_after
+        for instance in list(self._instances.values()):
+            if instance.called_at > idle_since:
                 return
-            self._passivate(resident)
+            self._passivate(instance)
 
-    def _passivate(self, resident: PooledInstance) -> bool:
-        if resident.in_hand or not resident.key:
+    def _passivate(self, instance: PooledInstance) -> bool:
+        """False if the instance has requests in hand, or is the only one of its class."""
+        if instance.unsettled or not instance.key:
             return False
-        del self._living[resident.key]
-        leaving = self._session.spawn_task(resident.cell.stop(1.0), f"actorhub-passivate-{resident.key}")
-        self._leaving.add(leaving)
-        leaving.add_done_callback(self._leaving.discard)
+        del self._instances[instance.key]
+        stopping = instance.cell.stop(PASSIVATE_TIMEOUT_SECONDS)
+        task = self._session.spawn_task(stopping, f"actorhub-passivate-{instance.key}")
+        self._passivating.add(task)
+        task.add_done_callback(self._passivating.discard)
         return True

@@ -1,4 +1,4 @@
-"""What a commit releases: made of what its messages did, and brought to where it goes."""
+"""The outbox of a durable mailbox: the effects of one commit, and the publisher that brings them to their queues."""
 
 from __future__ import annotations
 
@@ -11,43 +11,46 @@ from actorhub.core.addressing import ActorAddress, actor_id_of
 from actorhub.durable.protocol.records import OutboxEntry
 from actorhub.errors import ActorHubError, ActorNotFound, BrokerUnavailable
 from actorhub.messaging.dead_letter import DeadLetter
+from actorhub.messaging.dead_letter_queue import store_dead_letter
 from actorhub.messaging.delayed_delivery import DelayedPublisher
 from actorhub.messaging.session import Session
-from actorhub.messaging.topology import dead_letter_stream
 from actorhub.wire.envelope import EncodedEnvelope, decode, encode
 from actorhub.wire.failure import Failure
 
 log = logging.getLogger(__name__)
 
-MISSING_PAUSE = 0.1  # seconds before a letter is posted again whose stream was not there
-REFUSED_PAUSE = 0.02  # seconds before what a full mailbox refused is posted again
+REFUSED_PAUSE_SECONDS = 0.02
+"""Before a message that a full mailbox refused is published again."""
 
 
 class CommitOutbox:
-    """What follows from the messages of one commit, by the queue that it goes to."""
+    """Effects of the messages of one commit, grouped by the queue that they go to."""
 
     def __init__(self) -> None:
         self._parcels: dict[str, list[EncodedEnvelope]] = {}
         self._replies: dict[str, list[tuple[str, int]]] = {}
         self._keyed: dict[str, str] = {}
-        self._single: list[OutboxEntry] = []
+        self._ungrouped: list[OutboxEntry] = []
 
     def reply(self, queue: str, parcel: EncodedEnvelope, call: tuple[str, int]) -> None:
+        """`call`: the sender and the number of the call."""
         self._parcels.setdefault(queue, []).append(parcel)
         self._replies.setdefault(queue, []).append(call)
 
     def tell(self, queue: str, keyed: str, parcel: EncodedEnvelope) -> None:
+        """`keyed`: the receiver's class, if that is a keyed one."""
         self._parcels.setdefault(queue, []).append(parcel)
         if keyed:
             self._keyed[queue] = keyed
 
-    def alone(self, posting: OutboxEntry) -> None:
-        self._single.append(posting)
+    def add(self, entry: OutboxEntry) -> None:
+        """An entry that stays a message of its own."""
+        self._ungrouped.append(entry)
 
     def declare(self, queue: Queue) -> None:
-        self._single.append(OutboxEntry(queue=queue.name, body=b"", declares=queue))
+        self._ungrouped.append(OutboxEntry(queue=queue.name, body=b"", declares=queue))
 
-    def postings(self) -> list[OutboxEntry]:
+    def entries(self) -> list[OutboxEntry]:
         grouped = []
         for queue, parcels in self._parcels.items():
             body, content_type = encode(parcels)
@@ -63,13 +66,13 @@ class CommitOutbox:
                     replies=replies,
                 )
             )
-        return [*grouped, *self._single]
+        return [*grouped, *self._ungrouped]
 
 
-def dead_letter_entry(queue: str, letter: DeadLetter, limit: int) -> OutboxEntry:
-    """Without what the letter is about where that is more than `limit` bytes."""
+def dead_letter_entry(queue: str, letter: DeadLetter, max_bytes: int) -> OutboxEntry:
+    """The entry of a dead letter; without the letter's message if it has more than `max_bytes`."""
     message = letter.message()
-    if len(message.body) > limit:
+    if len(message.body) > max_bytes:
         message = letter.without_body().message()
     return OutboxEntry(
         queue=queue, content_type=message.content_type or "application/json", body=message.body, size=len(message.body)
@@ -77,25 +80,30 @@ def dead_letter_entry(queue: str, letter: DeadLetter, limit: int) -> OutboxEntry
 
 
 class OutboxPublisher:
-    """Of the durable mailbox `name`, over one link. `dead` is the queue of dead letters."""
+    """Publishes what a durable mailbox sends, over one link, until the broker has confirmed it.
 
-    def __init__(self, session: Session, link: Link, name: str, dead: str) -> None:
+    Args:
+        name: the mailbox's.
+        dead_letters: queue of dead letters.
+    """
+
+    def __init__(self, session: Session, link: Link, name: str, dead_letters: str) -> None:
         self._session = session
         self._link = link
         self._name = name
-        self._dead = dead
+        self._dead_letters = dead_letters
         self._delays = DelayedPublisher(session.names)
-        self._one_letter = asyncio.Lock()
+        self._one_dead_letter = asyncio.Lock()
 
-    async def release(self, postings: Sequence[OutboxEntry]) -> None:
-        """All that one commit releases: its queues are there before anything else leaves.
+    async def release(self, entries: Sequence[OutboxEntry]) -> None:
+        """Publish the outbox of a commit. The queues in it are declared before anything else leaves.
 
         Raises:
-            BrokerUnavailable: as `post`.
+            BrokerUnavailable: the link was lost; the next owner publishes it again.
         """
-        queues = [posting.declares for posting in postings if posting.declares is not None]
+        queues = [entry.declares for entry in entries if entry.declares is not None]
         await asyncio.gather(*(self._declare(queue) for queue in queues))
-        await asyncio.gather(*(self.post(posting) for posting in postings if posting.declares is None))
+        await asyncio.gather(*(self.publish(entry) for entry in entries if entry.declares is None))
 
     async def _declare(self, queue: Queue) -> None:
         try:
@@ -105,76 +113,64 @@ class OutboxPublisher:
         except (ActorHubError, ValueError) as exc:
             log.warning("%s stays as it is: %s", queue.name, exc)
 
-    async def post(self, posting: OutboxEntry) -> None:
-        """Returns when the broker has it, or nobody can get it any more: then tells to actors are dead letters.
+    async def publish(self, entry: OutboxEntry) -> None:
+        """Publish until the broker has the message, or its receiver is gone: then tells to an actor become dead letters.
 
         Raises:
-            BrokerUnavailable: the link was lost. Whoever is the owner next posts it again.
+            BrokerUnavailable: the link was lost; the next owner publishes it again.
         """
-        if posting.queue == self._dead:
-            await self._post_letter(posting)
+        message = Message(
+            entry.body, entry.content_type, persistent=entry.persistent, correlation_id=entry.correlation_id
+        )
+        if entry.queue == self._dead_letters:
+            async with self._one_dead_letter:
+                await store_dead_letter(self._link, entry.queue, message)
             return
-        while True:
-            outcome = await self._send(posting)
-            if outcome is Outcome.STORED:
-                return
-            if outcome is Outcome.UNROUTABLE and not (posting.keyed and await self._make_mailbox(posting)):
-                if actor_id_of(posting.queue):
-                    await self._bury(posting)
-                elif not posting.replies:
-                    log.info("what %s sends to %s cannot arrive: that queue is gone", self._name, posting.queue)
-                return
+        while (outcome := await self._send(entry, message)) is not Outcome.STORED:
             if outcome is Outcome.LOST:
                 raise BrokerUnavailable(
-                    f"the connection was lost before {posting.queue} had what {self._name} sends it"
+                    f"the connection was lost before {entry.queue} had a message of {self._name}; it is published again"
                 )
-            await asyncio.sleep(REFUSED_PAUSE)
+            if outcome is Outcome.UNROUTABLE and not (entry.keyed and await self._ensure_mailbox(entry)):
+                await self._give_up(entry)
+                return
+            await asyncio.sleep(REFUSED_PAUSE_SECONDS)
 
-    async def _post_letter(self, posting: OutboxEntry) -> None:
-        """Where the stream is missing, somebody purges it and makes it again in this moment; if not, that is done here. One
-        letter at a time: RabbitMQ 3.10 closes the connection of who publishes to a stream that is being made."""
-        async with self._one_letter:
-            missed = 0
-            while (outcome := await self._send(posting)) is not Outcome.STORED:
-                if outcome is Outcome.LOST:
-                    raise BrokerUnavailable(f"the connection was lost before {self._dead} had a letter of {self._name}")
-                missed += outcome is Outcome.UNROUTABLE
-                if missed > 1:
-                    await self._declare(dead_letter_stream(self._dead))
-                    missed = 0
-                await asyncio.sleep(MISSING_PAUSE)
+    async def _send(self, entry: OutboxEntry, message: Message) -> Outcome:
+        if entry.due is not None:
+            return await self._delays.put(self._link, entry.queue, message, entry.due)
+        return await publish_confirmed(self._link, entry.queue, message)
 
-    async def _send(self, posting: OutboxEntry) -> Outcome:
-        message = Message(
-            posting.body,
-            posting.content_type,
-            persistent=posting.persistent,
-            correlation_id=posting.correlation_id,
-        )
-        if posting.due is not None:
-            return await self._delays.put(self._link, posting.queue, message, posting.due)
-        return await publish_confirmed(self._link, posting.queue, message)
+    async def publish_dead_letter(self, letter: DeadLetter) -> None:
+        """Raises:
+        BrokerUnavailable: the link was lost.
+        """
+        await self.publish(dead_letter_entry(self._dead_letters, letter, self._link.max_message))
 
-    async def _bury(self, posting: OutboxEntry) -> None:
-        error = ActorNotFound(f"what {self._name} tells {posting.queue} cannot arrive: that actor is gone")
+    async def _give_up(self, entry: OutboxEntry) -> None:
+        """The receiver's queue is gone."""
+        if not actor_id_of(entry.queue):
+            if not entry.replies:
+                log.info("a message of %s to %s is dropped: that queue is gone", self._name, entry.queue)
+            return
+        error = ActorNotFound(f"a tell of {self._name} to {entry.queue} cannot arrive: that actor is gone")
         log.warning("%s", error)
         failure = Failure.of(error, self._session.signer)
-        for envelope, payload in decode(posting.body, posting.content_type):
-            letter = DeadLetter.of("actor died", posting.queue, envelope, payload, failure)
-            await self.post(dead_letter_entry(self._dead, letter, self._link.max_message))
+        for envelope, payload in decode(entry.body, entry.content_type):
+            await self.publish_dead_letter(DeadLetter.of("actor died", entry.queue, envelope, payload, failure))
 
-    async def _make_mailbox(self, posting: OutboxEntry) -> bool:
-        """Of the instance of a keyed class that gets it. False where that cannot be."""
+    async def _ensure_mailbox(self, entry: OutboxEntry) -> bool:
+        """Have the mailbox of a keyed instance created. False if that fails."""
         names = self._session.names
         ticket = ActorAddress(
-            queue=posting.queue,
-            actor_id=actor_id_of(posting.queue),
-            namespace=names.namespace_of(posting.queue),
-            class_name=posting.keyed,
+            queue=entry.queue,
+            actor_id=actor_id_of(entry.queue),
+            namespace=names.namespace_of(entry.queue),
+            class_name=entry.keyed,
         )
         try:
             await self._session.directory.ensure_mailbox(ticket)
         except ActorHubError:
-            log.exception("the mailbox of an instance of %s cannot be made", posting.keyed)
+            log.exception("the mailbox of an instance of %s cannot be created", entry.keyed)
             return False
         return True

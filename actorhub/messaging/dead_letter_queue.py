@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 
-from actorhub.broker import Message, Outcome, publish_confirmed
+from actorhub.broker import Link, Message, Outcome, publish_confirmed
 from actorhub.errors import ActorHubError, ActorNotFound, BrokerUnavailable, LetterNotFound, MailboxFull
 from actorhub.messaging.dead_letter import DeadLetter, ReplayMark
 from actorhub.messaging.session import Session
@@ -20,6 +20,36 @@ log = logging.getLogger(__name__)
 
 PAGE = 1000  # messages of the stream that are read at once
 PAUSE = 0.1  # seconds before what the broker did not take is tried again
+
+
+async def store_dead_letter(link: Link, stream: str, message: Message) -> None:
+    """Publish until the stream of dead letters takes the message.
+
+    A stream that is missing is being purged by another process, which declares it again; if it does not, it is declared here.
+    To be called for one message at a time: RabbitMQ 3.10 closes the connection of a client that publishes to a stream that is
+    being declared.
+
+    Raises:
+        BrokerUnavailable: the link was lost.
+    """
+    missed = 0
+    while (outcome := await publish_confirmed(link, stream, message)) is not Outcome.STORED:
+        if outcome is Outcome.LOST:
+            raise BrokerUnavailable(f"the connection was lost before {stream} had a dead letter")
+        missed += outcome is Outcome.UNROUTABLE
+        if missed > 1:
+            await _declare(link, stream)
+            missed = 0
+        await asyncio.sleep(PAUSE)
+
+
+async def _declare(link: Link, stream: str) -> None:
+    try:
+        await link.declare(dead_letter_stream(stream))
+    except BrokerUnavailable:
+        raise
+    except (ActorHubError, ValueError) as exc:
+        log.warning("%s cannot be declared: %s", stream, exc)
 
 
 class DeadLetterQueue:
@@ -53,8 +83,7 @@ class DeadLetterQueue:
         await self._store(message)
 
     async def _store(self, message: Message) -> None:
-        """Where the stream is missing, somebody purges it and declares it again in this moment; if not, that is done here. Only
-        one letter at a time finds out: RabbitMQ 3.10 closes the connection of who publishes to a stream that is being made."""
+        """While the stream seems to be missing, one letter at a time is stored; see `store_dead_letter`."""
         while True:
             try:
                 if self._is_there:
@@ -65,23 +94,13 @@ class DeadLetterQueue:
                 else:
                     async with self._looking:
                         if not self._is_there:
-                            await self._look_for_stream(message)
+                            await store_dead_letter(await self._session.live_link(), self.queue, message)
+                            self._is_there = True
                             return
                         continue
             except BrokerUnavailable:
                 log.debug("a dead letter waits for the broker", exc_info=True)
             await asyncio.sleep(PAUSE)
-
-    async def _look_for_stream(self, message: Message) -> None:
-        """Returns when this message is in it."""
-        missed = 0
-        while (outcome := await self._publish(self.queue, message)) is not Outcome.STORED:
-            missed += outcome is Outcome.UNROUTABLE
-            if missed > 1:
-                await self.declare()
-                missed = 0
-            await asyncio.sleep(PAUSE)
-        self._is_there = True
 
     async def _publish(self, queue: str, message: Message) -> Outcome:
         return await publish_confirmed(await self._session.live_link(), queue, message)

@@ -8,8 +8,10 @@ from hashlib import blake2b
 
 from actorhub.broker import Delivery, Message
 from actorhub.core.addressing import new_id
+from actorhub.errors import ActorDied, RemoteError
 from actorhub.messaging.context import Effects
 from actorhub.messaging.dead_letter import Reason
+from actorhub.wire.codec import Signer
 from actorhub.wire.envelope import EncodedEnvelope, Envelope, EnvelopeDraft, Kind
 from actorhub.wire.failure import Failure
 
@@ -22,6 +24,24 @@ class Reply:
     payload: bytes
     failure: Failure | None = None
     reason: Reason = "exception"
+
+    @classmethod
+    def failed(cls, call_id: str, error: BaseException, signer: Signer, reason: Reason = "exception") -> Reply:
+        """The failure of a call."""
+        failure = Failure.of(error, signer)
+        return cls({"kind": Kind.FAILURE, "call": call_id}, failure.encode(), failure, reason)
+
+    @classmethod
+    def poisoned(cls, envelope: Envelope, signer: Signer) -> Reply:
+        """The failure of a call that has killed its workers too often to be run again."""
+        error = ActorDied(f"{envelope.method} (call {envelope.id}) killed its worker too often and is not run again")
+        return cls.failed(envelope.id, error, signer, "poison")
+
+    @classmethod
+    def no_longer_kept(cls, envelope: Envelope, signer: Signer) -> Reply:
+        """The failure of a repeated call whose reply is no longer kept."""
+        error = RemoteError(f"{envelope.method} ran, and its answer is no longer kept; ask for the state instead")
+        return cls.failed(envelope.id, error, signer)
 
 
 def complete_foreign(envelope: Envelope, message: Message) -> tuple[Envelope, str]:

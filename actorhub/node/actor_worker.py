@@ -27,7 +27,8 @@ from actorhub.control_api.services import NodeService, WorkerService
 from actorhub.control_api.specs import Activation, SpawnSpec
 from actorhub.core.in_flight import InFlightRecorder
 from actorhub.durable.instance_pool import InstancePool
-from actorhub.durable.mailbox import LATER, DurableMailbox
+from actorhub.durable.interface import MailboxConfig
+from actorhub.durable.mailbox import FAILURE_PAUSE_SECONDS, DurableMailbox
 from actorhub.errors import ActorDied, ActorHubError, ActorInitFailed, PlacementInfeasible
 from actorhub.messaging.dead_letter_queue import DeadLetterQueue
 from actorhub.node.worker_process import WorkerConfig, run_worker
@@ -168,7 +169,7 @@ class ActorWorker:
     async def _report_unable(self, order: StartActor, error: Exception) -> None:
         """What may have a state already does not die of a process that lacks its class: it may begin elsewhere, or later."""
         if order.residency.plan.options.durable and order.residency.incarnation > 1:
-            await asyncio.sleep(LATER)
+            await asyncio.sleep(FAILURE_PAUSE_SECONDS)
             await self._report_failed(order, error, "life")
         else:
             await self._report_failed(order, error, "birth")
@@ -228,16 +229,19 @@ class ActorWorker:
             return cell
 
         if plan.options.durable:
+            config = MailboxConfig(
+                name=plan.actor_id,
+                inbox=ticket.queue,
+                journal=session.names.journal(plan.namespace, plan.actor_id),
+                dead_letters=session.names.dead(plan.namespace),
+                limited=ticket.limited,
+                poison=frozenset(order.poison),
+            )
             durable = DurableMailbox(
                 session,
                 spec,
-                actor_id=plan.actor_id,
-                inbox=ticket.queue,
-                journal=session.names.journal(plan.namespace, plan.actor_id),
-                dead=session.names.dead(plan.namespace),
-                make_state_host=functools.partial(InstancePool, session, spec, make_cell, create),
-                limited=ticket.limited,
-                poison=order.poison,
+                config,
+                functools.partial(InstancePool, session, spec, make_cell, create),
                 on_constructor_failed=functools.partial(self._born_dead, order),
                 on_gone=lambda: self._gone(order),
             )

@@ -229,9 +229,9 @@ def _run(hub: Hub, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def _folded(journal: list[Record], first: int) -> list[Any]:
-    fold = _Replay()
-    found = [each for at, record in enumerate(journal[first:], first) for each in fold.read(at, encode(record))]
-    assert fold.waits is None or not found
+    replay = _Replay()
+    found = [each for at, record in enumerate(journal[first:], first) for each in replay.read(at, encode(record))]
+    assert replay.waits_since is None or not found
     return [(each.offset, each.verdict) for each in found]
 
 

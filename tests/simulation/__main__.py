@@ -13,12 +13,14 @@ from tests.simulation.runner import Failure, search
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description="Durable mailboxes, by seed.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.simulation", description="Simulates durable mailboxes, by seed."
+    )
     parser.add_argument("--seeds", type=int, default=10_000)
     parser.add_argument("--first", type=int, default=0)
-    parser.add_argument("--mutant", choices=sorted(MUTANTS), help="a shortcut, which must be found out")
+    parser.add_argument("--mutant", choices=sorted(MUTANTS), help="a shortcut, which must be caught")
     parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--tail", type=int, default=60, help="lines of the trace of a seed that failed")
+    parser.add_argument("--tail", type=int, default=60, help="lines to show of the trace of a seed that failed")
     given = parser.parse_args()
     name = given.mutant or ""
     begun = time.monotonic()

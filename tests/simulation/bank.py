@@ -1,4 +1,4 @@
-"""What the simulated actor does: a function of its state and of one message, and nothing else."""
+"""The simulated actor, a bank account: a pure function of its state and one message."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ class Done:
     state: Account
     tells: list[tuple[str, str]]
     """Pairs of a queue and a text."""
-    answer: str
+
+    reply: str
 
 
 def opened() -> Account:
@@ -29,8 +30,10 @@ def opened() -> Account:
 
 
 def move(state: Account, message: str, amount: int) -> Done:
-    """Raises:
-    Overdrawn: it is more than there is.
+    """Change the balance by an amount.
+
+    Raises:
+        Overdrawn: the balance would be negative.
     """
     balance = state["balance"] + amount
     if balance < 0:

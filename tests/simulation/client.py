@@ -1,4 +1,4 @@
-"""A session that sends numbered messages by the real outbox, and sends them again over a new link."""
+"""A client: sends numbered messages with the real outbox, and sends them again over a new link."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from actorhub.broker import Message, Outcome
 from actorhub.messaging.outbox import ActorOutbox, OutgoingMessage
 from actorhub.wire.envelope import Kind, decode
 from tests.simulation.clock import Clock, Loop
+from tests.simulation.network import INBOX, Arrival, Confirms, Connection, Server
 from tests.simulation.process import Process
-from tests.simulation.wire import INBOX, Arrival, Confirms, Connection, Server
 
 PUBLISH, REPLIES = 1, 2
 
 
 @dataclass
 class Sent:
-    """A message, and what its sender knows of it."""
+    """A message, and what its sender knows about it."""
 
     id: str
     amount: int
-    is_ask: bool
+    is_call: bool
     outgoing: OutgoingMessage | None = None
     stored: bool = False
-    answers: list[str] = field(default_factory=list)
+    replies: list[str] = field(default_factory=list)
 
 
 class _Link:
-    """What an outbox needs of a link."""
+    """The part of a link that an outbox uses."""
 
     def __init__(self, confirms: Confirms) -> None:
         self._confirms = confirms
@@ -63,7 +63,7 @@ class Client(Process):
         self.sent: list[Sent] = []
         self.queue = f"replies.{name}"
         self.forgotten = False
-        """Its queue of replies will have expired when it comes back."""
+        """Its reply queue will have expired when it connects again."""
         self._server = server
         self._lag = lag
         self._outbox = ActorOutbox(INBOX, Loop(clock), numbered=True, limited=False)  # type: ignore[arg-type]
@@ -76,16 +76,16 @@ class Client(Process):
 
     # ---- sending
 
-    def send(self, amount: int, is_ask: bool) -> None:
-        sent = Sent(f"{self.name}:{len(self.sent) + 1}", amount, is_ask)
+    def send(self, amount: int, is_call: bool) -> None:
+        sent = Sent(f"{self.name}:{len(self.sent) + 1}", amount, is_call)
         self.sent.append(sent)
         self._by_id[sent.id] = sent
         fields: dict[str, Any] = {
             "id": sent.id,
-            "kind": Kind.CALL if is_ask else Kind.TELL,
+            "kind": Kind.CALL if is_call else Kind.TELL,
             "method": "move",
             "sender": self.name,
-            "reply_to": self.queue if is_ask else "",
+            "reply_to": self.queue if is_call else "",
         }
 
         def settled(outcome: Outcome) -> None:
@@ -107,7 +107,7 @@ class Client(Process):
         self._outbox.attach(self._link)  # type: ignore[arg-type]
 
     def break_off(self) -> None:
-        """What it said may or may not have arrived, and it will not hear the confirms."""
+        """Lose the connection: what was sent may or may not have arrived, and its confirms are lost."""
         if self._connection is not None and self._connection.is_open:
             self._connection.close()
             self.lost(self._connection)
@@ -129,6 +129,6 @@ class Client(Process):
         connection.say(REPLIES, Basic.Ack(arrival.tag))
         for envelope, payload in decode(arrival.body, arrival.content_type):
             sent = self._by_id[envelope.call]
-            sent.answers.append(f"{envelope.kind} {payload.decode()}")
+            sent.replies.append(f"{envelope.kind} {payload.decode()}")
             if sent.outgoing is not None:
                 self._outbox.answered(sent.outgoing)

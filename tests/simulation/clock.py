@@ -1,4 +1,4 @@
-"""The simulation's time: steps, in which what is due happens in order."""
+"""Simulated time, in steps. What is due in the same step happens in the order in which it was scheduled."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Timer:
 class Clock:
     def __init__(self) -> None:
         self.now = 0
-        self.happened = 0
+        self.event_count = 0
         self._heap: list[tuple[int, int, Timer]] = []
         self._order = 0
 
@@ -35,21 +35,21 @@ class Clock:
         return self.at(self.now + steps, act, *args)
 
     def run(self, limit: int) -> bool:
-        """Until nothing is due any more. False if that does not come within `limit` happenings."""
+        """Run until nothing is due any more. False if that takes more than `limit` events."""
         heap = self._heap
         while heap:
             self.now, _, timer = heapq.heappop(heap)
             if timer.act is None:
                 continue
-            self.happened += 1
-            if self.happened > limit:
+            self.event_count += 1
+            if self.event_count > limit:
                 return False
             timer.act(*timer.args)
         return True
 
 
 class Loop:
-    """As much of an event loop as an outbox needs."""
+    """The part of an event loop that an outbox uses."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

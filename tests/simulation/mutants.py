@@ -1,11 +1,11 @@
-"""Shortcuts that look right and are not. The oracle must find out each.
+"""Mutants of the protocol: shortcuts that look right and are wrong. The oracle must catch each.
 
-Not among them, since no promise is broken by them:
+These are not among them, since they break no promise:
 - Cancelling the inbox's consumer before its channel is closed. The next owner gets later messages first, and holds them back
-  until the earlier ones are there, for its windows begin where the journal says. It costs time; a mailbox without a journal,
-  whose windows begin at what comes first, would lose the order.
-- Numbering tells under a name of each life's own. What a commit releases has its final name and number; but receivers would
-  have to keep the names of all lives.
+  until the earlier ones have come, since it knows from the journal which numbers are next. That costs time. A mailbox without a
+  journal, which begins with the first number that comes, would lose the order.
+- Numbering tells under a name of each owner's own. What a commit releases has its final name and number; but receivers would
+  have to remember the names of all owners.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from dataclasses import replace
 from typing import Any
 
 from actorhub.durable.protocol.deduplication import AppliedSequences
+from actorhub.durable.protocol.intake import Intake, MessageIntake
 from actorhub.durable.protocol.journal_state import FencingRule, JournalState
-from actorhub.durable.protocol.owner import Intake, JournalOwner
+from actorhub.durable.protocol.owner import JournalOwner
 from actorhub.durable.protocol.records import Checkpoint, Commit, OutboxEntry, Record, SequenceSet
 from actorhub.durable.protocol.takeover import Append, JournalLost, ReadFrom, Takeover, _Phase
 from actorhub.wire.envelope import decode, encode
-from tests.simulation.history import Rule
-from tests.simulation.life import Life, Receipt, Work, read_record
+from tests.simulation.fencing import Rule
+from tests.simulation.network import JOURNAL, NOWHERE, Connection, Server
+from tests.simulation.ownership import Ownership, Receipt, Request, read_record
 from tests.simulation.rules import Parts
-from tests.simulation.wire import JOURNAL, NOWHERE, Connection, Server
 
 MUTANTS: dict[str, Parts] = {}
 
@@ -35,14 +36,14 @@ def _mutant(name: str, **parts: Any) -> None:
     MUTANTS[name] = replace(Parts(), name=name, **parts)
 
 
-# ---- without validity: whatever is appended counts
+# ---- without fencing: every record counts
 
 
 class _AllCount(FencingRule):
     def counts(self, record: Record) -> bool:
         if not isinstance(record, Commit):
             return super().counts(record)
-        self.next = record.seq + 1
+        self.next_seq = record.seq + 1
         return True
 
 
@@ -51,56 +52,57 @@ class _AllCountRule(Rule):
         return isinstance(record, Commit)
 
 
-class _AllCountPast(JournalState):
+class _AllCountState(JournalState):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.validity = _AllCount()
+        self.fencing = _AllCount()
 
 
-class _NeverDeposed(JournalOwner[Any]):
+class _NeverLosesOwnership(JournalOwner[Any]):
     def read(self, offset: int, record: Record | None, size: int = 0) -> Commit | None:
-        self.past.read(offset, record, size)
+        self.journal_state.read(offset, record, size)
         if not isinstance(record, Commit) or record.owner != self.me or record.seq not in self._appended:
             return None
-        commit, self._counted[record.seq], _ = self._appended.pop(record.seq)
-        return commit
+        appended = self._appended.pop(record.seq)
+        self._counted[record.seq] = appended.batch
+        return appended.commit
 
 
-class _Snapshots(Life):
-    def is_whole(self, owner: JournalOwner[Work]) -> bool:
+class _Snapshots(Ownership):
+    def is_whole(self, owner: JournalOwner[Request]) -> bool:
         return True
 
 
 class _WithoutEpoch(Takeover):
-    """At the end of the journal it takes itself for the owner, and tells nobody."""
+    """At the end of the journal it becomes the owner, without writing an epoch."""
 
     def read(self, offset: int, record: Record | None, size: int = 0) -> list[ReadFrom | Append]:
         actions = super().read(offset, record, size)
-        if not self.caught_up or self.over:
+        if not self.has_caught_up or self.is_done:
             return actions
-        self._phase = _Phase.OVER
-        self.past.validity.owner = self._me
+        self._phase = _Phase.DONE
+        self.journal_state.fencing.owner = self._me
         return []
 
 
 _mutant(
     "the last snapshot wins",
-    past=_AllCountPast, owner=_NeverDeposed, rule=_AllCountRule, life=_Snapshots,
+    journal_state=_AllCountState, owner=_NeverLosesOwnership, rule=_AllCountRule, ownership=_Snapshots,
 )  # fmt: skip
 _mutant(
     "the single active consumer is the only fence",
-    past=_AllCountPast, owner=_NeverDeposed, rule=_AllCountRule, takeover=_WithoutEpoch,
+    journal_state=_AllCountState, owner=_NeverLosesOwnership, rule=_AllCountRule, takeover=_WithoutEpoch,
 )  # fmt: skip
 
 
-# ---- half of validity
+# ---- half of fencing
 
 
 class _BySeq(FencingRule):
     def counts(self, record: Record) -> bool:
-        if not isinstance(record, Commit) or record.seq != self.next:
+        if not isinstance(record, Commit) or record.seq != self.next_seq:
             return False
-        self.next += 1
+        self.next_seq += 1
         self.owner = record.owner
         return True
 
@@ -113,17 +115,17 @@ class _BySeqRule(Rule):
         return self._validity.counts(record)
 
 
-class _BySeqPast(JournalState):
+class _BySeqState(JournalState):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.validity = _BySeq()
+        self.fencing = _BySeq()
 
 
 class _ByOwner(FencingRule):
     def counts(self, record: Record) -> bool:
         if not isinstance(record, Commit):
             return super().counts(record)
-        self.next = record.seq + 1
+        self.next_seq = record.seq + 1
         return (record.epoch, record.owner) == (self.epoch, self.owner)
 
 
@@ -135,64 +137,64 @@ class _ByOwnerRule(Rule):
         return self._validity.counts(record) and isinstance(record, Commit)
 
 
-class _ByOwnerPast(JournalState):
+class _ByOwnerState(JournalState):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.validity = _ByOwner()
+        self.fencing = _ByOwner()
 
 
 class _ReadsCopies(JournalOwner[Any]):
     def read(self, offset: int, record: Record | None, size: int = 0) -> Commit | None:
         if isinstance(record, Commit) and record.owner == self.me and record.seq not in self._appended:
-            self.past.read(offset, record, size)
+            self.journal_state.read(offset, record, size)
             return None
         return super().read(offset, record, size)
 
 
-_mutant("sequence numbers without epochs", past=_BySeqPast, takeover=_WithoutEpoch, rule=_BySeqRule)
-_mutant("epochs without sequence numbers", past=_ByOwnerPast, owner=_ReadsCopies, rule=_ByOwnerRule)
+_mutant("sequence numbers without epochs", journal_state=_BySeqState, takeover=_WithoutEpoch, rule=_BySeqRule)
+_mutant("epochs without sequence numbers", journal_state=_ByOwnerState, owner=_ReadsCopies, rule=_ByOwnerRule)
 
 
 # ---- too early
 
 
-class _EffectsOnConfirm(Life):
-    _early: frozenset[int] = frozenset()
+class _EffectsOnConfirm(Ownership):
+    _confirmed_early: frozenset[int] = frozenset()
 
     def appended(self, record: Record) -> None:
         if isinstance(record, Commit):
             self.release(record)
 
     def read_back(self, commit: Commit) -> None:
-        if commit.seq in self._early:
-            super().posted(commit.seq)
+        if commit.seq in self._confirmed_early:
+            super().settle(commit.seq)
 
-    def posted(self, seq: int) -> None:
+    def settle(self, seq: int) -> None:
         assert self.owner is not None
-        if self.owner.past.last < seq:
-            self._early |= {seq}
+        if self.owner.journal_state.last_seq < seq:
+            self._confirmed_early |= {seq}
         else:
-            super().posted(seq)
+            super().settle(seq)
 
 
-class _AcknowledgesAtOnce(Life):
-    def sealed(self, commit: Commit) -> None:
-        for work in self.unreleased[commit.seq]:
-            self.acknowledge(work)
+class _AcknowledgesAtOnce(Ownership):
+    def after_append(self, commit: Commit) -> None:
+        for request in self.unreleased[commit.seq]:
+            self.acknowledge(request)
 
 
-class _AcknowledgesOnReadBack(Life):
+class _AcknowledgesOnReadBack(Ownership):
     def read_back(self, commit: Commit) -> None:
-        for work in self.unreleased[commit.seq]:
-            self.acknowledge(work)
+        for request in self.unreleased[commit.seq]:
+            self.acknowledge(request)
         super().read_back(commit)
 
 
-class _AcknowledgesInTheEnd(Life):
+class _AcknowledgesInTheEnd(Ownership):
     def leave(self, why: str) -> None:
-        for works in self.unreleased.values():
-            for work in works:
-                self.acknowledge(work)
+        for requests in self.unreleased.values():
+            for request in requests:
+                self.acknowledge(request)
         super().leave(why)
 
 
@@ -202,41 +204,41 @@ class _FlushesEarly(JournalOwner[Any]):
         return super().seal(*args, **options)
 
 
-_mutant("effects on the confirm", life=_EffectsOnConfirm)
-_mutant("acknowledges before the commit is read back", life=_AcknowledgesAtOnce)
-_mutant("acknowledges before what follows is confirmed", life=_AcknowledgesOnReadBack)
-_mutant("acknowledges when deposed", life=_AcknowledgesInTheEnd)
-_mutant("says flushed before it is confirmed", owner=_FlushesEarly)
+_mutant("effects on the confirm", ownership=_EffectsOnConfirm)
+_mutant("acknowledges before the commit is read back", ownership=_AcknowledgesAtOnce)
+_mutant("acknowledges before effects are confirmed", ownership=_AcknowledgesOnReadBack)
+_mutant("acknowledges when it has lost the ownership", ownership=_AcknowledgesInTheEnd)
+_mutant("says flushed before effects are confirmed", owner=_FlushesEarly)
 
 
-# ---- what a successor does
+# ---- inherited effects
 
 
-class _ForgetsInherited(Life):
-    def inherit(self, owner: JournalOwner[Work]) -> None:
+class _ForgetsInherited(Ownership):
+    def inherit(self, owner: JournalOwner[Request]) -> None:
         for seq, _ in owner.inherited:
-            owner.posted(seq)
+            owner.confirmed(seq)
 
 
-class _HurriesInherited(Life):
-    def inherit(self, owner: JournalOwner[Work]) -> None:
+class _HurriesInherited(Ownership):
+    def inherit(self, owner: JournalOwner[Request]) -> None:
         super().inherit(owner)
         self._inherited.clear()
 
 
-class _RenamesInherited(Life):
-    def inherit(self, owner: JournalOwner[Work]) -> None:
-        owner.inherited = [(seq, tuple(self._renamed(one) for one in postings)) for seq, postings in owner.inherited]
+class _RenamesInherited(Ownership):
+    def inherit(self, owner: JournalOwner[Request]) -> None:
+        owner.inherited = [(seq, tuple(self._renamed(one) for one in entries)) for seq, entries in owner.inherited]
         super().inherit(owner)
 
-    def _renamed(self, posting: OutboxEntry) -> OutboxEntry:
-        if posting.replies:
-            return posting
+    def _renamed(self, entry: OutboxEntry) -> OutboxEntry:
+        if entry.replies:
+            return entry
         parcels = [
             (known.model_copy(update={"sender": f"{known.sender}.{self.me}"}), payload)
-            for known, payload in decode(posting.body, posting.content_type)
+            for known, payload in decode(entry.body, entry.content_type)
         ]
-        return posting.model_copy(update={"body": encode(parcels)[0]})
+        return entry.model_copy(update={"body": encode(parcels)[0]})
 
 
 class _NumbersFromNothing(JournalOwner[Any]):
@@ -248,16 +250,16 @@ class _NumbersFromNothing(JournalOwner[Any]):
 class _DoesNotAwaitEpoch(Takeover):
     def read(self, offset: int, record: Record | None, size: int = 0) -> list[ReadFrom | Append]:
         actions = super().read(offset, record, size)
-        if self.caught_up and not self.over:
-            self._phase = _Phase.OVER
-            self.past.validity.epoch += 1
-            self.past.validity.owner = self._me
+        if self.has_caught_up and not self.is_done:
+            self._phase = _Phase.DONE
+            self.journal_state.fencing.epoch += 1
+            self.journal_state.fencing.owner = self._me
         return actions
 
 
-_mutant("inherited effects are not sent", life=_ForgetsInherited)
-_mutant("inherited effects are not awaited", life=_HurriesInherited)
-_mutant("inherited effects get new names", life=_RenamesInherited)
+_mutant("inherited effects are not sent", ownership=_ForgetsInherited)
+_mutant("inherited effects are not awaited", ownership=_HurriesInherited)
+_mutant("inherited effects get new names", ownership=_RenamesInherited)
 _mutant("numbers not from the journal", owner=_NumbersFromNothing)
 _mutant("the epoch is not read back", takeover=_DoesNotAwaitEpoch)
 
@@ -275,95 +277,101 @@ class _HighWater(AppliedSequences):
         return gap
 
 
-class _HighWaterMark(JournalOwner[Any]):
-    def _of(self, sender: str) -> Any:
+class _HighWaterIntake(MessageIntake[Any]):
+    def _sender(self, sender: str) -> Any:
         is_new = sender not in self._senders
-        who = super()._of(sender)
+        known = super()._sender(sender)
         if is_new:
-            who.taken = _HighWater(who.taken.numbers)
-        return who
+            known.taken = _HighWater(known.taken.numbers)
+        return known
+
+
+class _HighWaterMark(JournalOwner[Any]):
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.intake = _HighWaterIntake(self.journal_state)
 
 
 class _NeverHolds(JournalOwner[Any]):
-    def take(self, sender: str, seq: int, acked_below: int, work: Any) -> tuple[Intake, Any]:
-        who = self._of(sender)
-        if seq > who.taken.next:
-            who.taken.skip_to(seq)
-        return super().take(sender, seq, acked_below, work)
+    def take(self, sender: str, seq: int, acked_below: int, request: Any) -> tuple[Intake, Any]:
+        known = self.intake._sender(sender)
+        if seq > known.taken.next:
+            known.taken.skip_to(seq)
+        return super().take(sender, seq, acked_below, request)
 
 
-class _NumbersOfTheFailed(Life):
-    def failed(self, owner: JournalOwner[Work]) -> None:
+class _NumbersOfTheFailed(Ownership):
+    def failed(self, owner: JournalOwner[Request]) -> None:
         owner.number("destination.0")
 
 
 _mutant("a high-water mark", owner=_HighWaterMark)
 _mutant("nothing is held back", owner=_NeverHolds)
-_mutant("failed handlers use up numbers", life=_NumbersOfTheFailed)
+_mutant("failed handlers use up numbers", ownership=_NumbersOfTheFailed)
 
 
-# ---- answers
+# ---- repeated messages
 
 
-class _NoAnswerAgain(Life):
-    def known(self, owner: JournalOwner[Work], work: Work) -> None:
-        work.receipts[0].done()
+class _NoReplyAgain(Ownership):
+    def repeat_done(self, owner: JournalOwner[Request], request: Request) -> None:
+        request.receipts[0].done()
 
 
-class _RunsAgain(Life):
-    def known(self, owner: JournalOwner[Work], work: Work) -> None:
-        if work.envelope.reply_to and owner.past.answers.find(*work.key):
-            self._turn.append(work)
+class _RunsAgain(Ownership):
+    def repeat_done(self, owner: JournalOwner[Request], request: Request) -> None:
+        if request.envelope.reply_to and owner.journal_state.replies.find(*request.key):
+            self._ready.append(request)
         else:
-            super().known(owner, work)
+            super().repeat_done(owner, request)
 
 
-class _ForgetsLateCopies(Life):
-    def repeated(self, known: Work, receipt: Receipt) -> None:
-        known.receipts.append(receipt)
+class _ForgetsLateCopies(Ownership):
+    def repeat_in_hand(self, first: Request, receipt: Receipt) -> None:
+        first.receipts.append(receipt)
 
 
-class _AcknowledgesCopies(Life):
-    def repeated(self, known: Work, receipt: Receipt) -> None:
-        if known.is_released:
-            super().repeated(known, receipt)
+class _AcknowledgesCopies(Ownership):
+    def repeat_in_hand(self, first: Request, receipt: Receipt) -> None:
+        if first.is_released:
+            super().repeat_in_hand(first, receipt)
         else:
             receipt.done()
 
 
-class _ImageWithoutAnswers(JournalState):
-    def image(self) -> Checkpoint:
-        return super().image().model_copy(update={"postings": ()})
+class _CheckpointWithoutReplies(JournalState):
+    def checkpoint(self) -> Checkpoint:
+        return super().checkpoint().model_copy(update={"entries": ()})
 
 
-_mutant("answers are not given again", life=_NoAnswerAgain)
-_mutant("a repeated ask runs again", life=_RunsAgain)
-_mutant("a copy that came during the answer is not answered", life=_ForgetsLateCopies)
-_mutant("copies of what is in hand are acknowledged", life=_AcknowledgesCopies)
-_mutant("images without answers", past=_ImageWithoutAnswers)
+_mutant("replies are not given again", ownership=_NoReplyAgain)
+_mutant("a repeated call runs again", ownership=_RunsAgain)
+_mutant("a copy that came during the reply gets none", ownership=_ForgetsLateCopies)
+_mutant("copies of messages in hand are acknowledged", ownership=_AcknowledgesCopies)
+_mutant("checkpoints without replies", journal_state=_CheckpointWithoutReplies)
 
 
-# ---- images and retention
+# ---- checkpoints and retention
 
 
-class _ImageAmidUnconfirmed(JournalOwner[Any]):
+class _CheckpointAmidUnconfirmed(JournalOwner[Any]):
     @property
-    def gives_image(self) -> bool:
-        return self.wants_image and not self._appended
+    def _may_checkpoint(self) -> bool:
+        return not self._appended
 
 
-class _ImageAmidCommits(JournalOwner[Any]):
+class _CheckpointAmidCommits(JournalOwner[Any]):
     @property
-    def gives_image(self) -> bool:
-        return self.wants_image and len(self._appended) < 3
+    def _may_checkpoint(self) -> bool:
+        return len(self._appended) < 3
 
 
-class _PatchWithImage(Life):
-    def is_whole(self, owner: JournalOwner[Work]) -> bool:
+class _PatchWithCheckpoint(Ownership):
+    def is_whole(self, owner: JournalOwner[Request]) -> bool:
         return False
 
 
-class _AnyImageIsLow(JournalState):
+class _AnyCheckpointIsLow(JournalState):
     def read(self, offset: int, record: Record | None, size: int = 0) -> bool:
         counts = super().read(offset, record, size)
         if isinstance(record, Commit) and record.image is not None:
@@ -373,35 +381,35 @@ class _AnyImageIsLow(JournalState):
 
 class _OverlooksRetention(JournalOwner[Any]):
     def read(self, offset: int, record: Record | None, size: int = 0) -> Commit | None:
-        self.past.end = offset
+        self.journal_state.next_offset = offset
         return super().read(offset, record, size)
 
 
 class _TrustsTheTail(Takeover):
     def _search(self) -> list[ReadFrom | Append]:
-        raise JournalLost("it does not begin where the last records say")
+        raise JournalLost("the journal does not begin where the last records say")
 
 
 class _OverlooksThat(Takeover):
     def _misses(self, offset: int) -> bool:
-        self._next = offset + 1
+        self._next_offset = offset + 1
         return False
 
 
-_mutant("an image while effects are not confirmed", owner=_ImageAmidUnconfirmed)
-_mutant("an image while commits are under way", owner=_ImageAmidCommits)
-_mutant("a patch beside an image", life=_PatchWithImage)
-_mutant("low at an image that does not count", past=_AnyImageIsLow)
+_mutant("a checkpoint while effects are not confirmed", owner=_CheckpointAmidUnconfirmed)
+_mutant("a checkpoint while commits are in flight", owner=_CheckpointAmidCommits)
+_mutant("a patch beside a checkpoint", ownership=_PatchWithCheckpoint)
+_mutant("low at a checkpoint that does not count", journal_state=_AnyCheckpointIsLow)
 _mutant("an owner overlooks that retention overtook it", owner=_OverlooksRetention)
-_mutant("a successor trusts the last records", takeover=_TrustsTheTail)
-_mutant("a successor overlooks that retention overtook it", takeover=_OverlooksThat)
+_mutant("a new owner trusts the last records", takeover=_TrustsTheTail)
+_mutant("a new owner overlooks that retention overtook it", takeover=_OverlooksThat)
 
 
 # ---- the broker's fences
 
 
 class _Deduplicates(Server):
-    """A stream producer named after the mailbox, whose publishing id is the commit's number."""
+    """A stream with producer deduplication: the producer is the mailbox, the publishing id the commit's number."""
 
     _highest = 0
 
@@ -416,6 +424,6 @@ class _Deduplicates(Server):
 
 
 _mutant(
-    "a stream's deduplication is the fence",
-    past=_BySeqPast, takeover=_WithoutEpoch, rule=_BySeqRule, server=_Deduplicates, life=_EffectsOnConfirm,
+    "stream deduplication is the only fence",
+    journal_state=_BySeqState, takeover=_WithoutEpoch, rule=_BySeqRule, server=_Deduplicates, ownership=_EffectsOnConfirm,
 )  # fmt: skip

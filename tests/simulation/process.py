@@ -1,4 +1,4 @@
-"""What stops and dies as one: a client, or a worker."""
+"""A simulated process: a client or a worker, which stops and dies as one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.simulation.clock import Clock
 
 
 class Process:
-    """While it is paused nothing happens in it; what came meanwhile happens afterwards, in order."""
+    """While it is paused nothing happens in it; what is due meanwhile happens afterwards, in order."""
 
     def __init__(self, name: str, clock: Clock) -> None:
         self.name = name

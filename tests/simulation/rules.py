@@ -1,4 +1,4 @@
-"""What a simulated world goes by: the protocol's parts, which a mutant replaces, and numbers that chance gives."""
+"""The rules of a simulated world: parts of the protocol, which a mutant replaces, and parameters that the seed gives."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from actorhub.durable.protocol.journal_state import JournalState
 from actorhub.durable.protocol.owner import JournalOwner
 from actorhub.durable.protocol.records import Record
 from actorhub.durable.protocol.takeover import Takeover
-from tests.simulation.history import Rule, TrueRule
-from tests.simulation.life import Life, read_record
-from tests.simulation.wire import Server
+from tests.simulation.fencing import Rule, TrueRule
+from tests.simulation.network import Server
+from tests.simulation.ownership import Ownership, read_record
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The protocol. `rule` is by what the oracle tells which commits count."""
+    """Parts of the protocol. The oracle decides by `rule` which commits count."""
 
     name: str = "true"
-    life: type[Life] = Life
+    ownership: type[Ownership] = Ownership
     owner: type[JournalOwner[Any]] = JournalOwner
-    past: type[JournalState] = JournalState
+    journal_state: type[JournalState] = JournalState
     takeover: type[Takeover] = Takeover
     server: type[Server] = Server
     rule: type[Rule] = TrueRule
@@ -30,35 +30,52 @@ class Parts:
 
 @dataclass
 class Rules:
-    """`hold_back`: steps; 0 is for ever. `window`: records that a reader has in hand. `skipped`: senders whose gaps were given
-    up, so that their order counts no more. `has_two_ways`: the journal has a connection for itself. `resumes`: an owner that
-    lost its connection goes on over another one."""
+    """Parameters of one world."""
 
     parts: Parts
+
     prefetch: int
+    """Messages of the inbox that an owner has in hand."""
+
     window: int
-    image_after: int
+    """Records of the journal that a reader has in hand."""
+
+    checkpoint_after: int
+
     hold_back: int
+    """Steps that a message waits for an earlier one; 0: for ever."""
+
     slowness: int
+    """Steps that handling or committing takes, at most."""
+
     always_whole: bool
-    has_two_ways: bool
+    """Commits always hold the whole state."""
+
+    separate_journal_connection: bool
+    """The journal has a connection of its own: the broker may get an effect later than a record that was appended after it."""
+
     resumes: bool
+    """An owner that has lost its connection goes on over another one."""
+
     say: Callable[[str], None]
     appending: Callable[[Record], None]
+
     skipped: list[str] = field(default_factory=list)
+    """Senders whose gaps were given up, so that the order of their messages is not checked."""
+
     _decoded: dict[bytes, Record | None] = field(default_factory=dict)
 
     @property
-    def life(self) -> type[Life]:
-        return self.parts.life
+    def ownership(self) -> type[Ownership]:
+        return self.parts.ownership
 
     @property
     def owner(self) -> type[JournalOwner[Any]]:
         return self.parts.owner
 
     @property
-    def past(self) -> type[JournalState]:
-        return self.parts.past
+    def journal_state(self) -> type[JournalState]:
+        return self.parts.journal_state
 
     @property
     def takeover(self) -> type[Takeover]:

@@ -11,12 +11,13 @@ from actorhub.durable.protocol import owner
 from tests.simulation.rules import Parts
 from tests.simulation.world import World
 
-SMALL = {"BATCH": 2, "IN_FLIGHT": 3, "DESTINATIONS": 2}  # so that short histories reach these limits
+SMALL_LIMITS = {"BATCH_MESSAGES": 2, "MAX_COMMITS_IN_FLIGHT": 3, "MAX_DESTINATIONS": 2}
+"""Limits of the owner, so small that short histories reach them."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A seed that broke a promise, and what happened before."""
+    """A seed whose world broke a promise, with a trace of what happened before."""
 
     mutant: str
     seed: int
@@ -26,13 +27,13 @@ class Failure:
     def report(self, tail: int = 60) -> str:
         option = f" --mutant {shlex.quote(self.mutant)}" if self.mutant != "true" else ""
         again = f"python -m tests.simulation --seeds 1 --first {self.seed}{option} --tail {len(self.trace)}"
-        return "\n".join((*self.trace[-tail:], f"seed {self.seed}: {self.error}", f"all of it: {again}"))
+        return "\n".join((*self.trace[-tail:], f"seed {self.seed}: {self.error}", f"for the whole trace: {again}"))
 
 
 def search(parts: Parts, seeds: Iterable[int]) -> Failure | None:
-    """The first of these seeds that fails."""
-    saved = {name: getattr(owner, name) for name in SMALL}
-    for name, limit in SMALL.items():
+    """The first of these seeds whose world breaks a promise; None if there is none."""
+    saved = {name: getattr(owner, name) for name in SMALL_LIMITS}
+    for name, limit in SMALL_LIMITS.items():
         setattr(owner, name, limit)
     try:
         for seed in seeds:

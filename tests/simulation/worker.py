@@ -1,4 +1,4 @@
-"""A process that may own the mailbox: it consumes, and lives one life after another."""
+"""A worker process: owns the mailbox again and again."""
 
 from __future__ import annotations
 
@@ -10,58 +10,57 @@ from pamqp.base import Frame
 from pamqp.commands import Basic
 
 from tests.simulation.clock import Clock
+from tests.simulation.network import JOURNAL, Arrival, Confirms, Connection, Server
 from tests.simulation.process import Process
-from tests.simulation.wire import JOURNAL, Arrival, Confirms, Connection, Server
 
 if TYPE_CHECKING:
-    from tests.simulation.life import Life
+    from tests.simulation.ownership import Ownership
     from tests.simulation.rules import Rules
 
 
 class Worker(Process):
-    """Its connections publish for all its lives; each life consumes over one of its own. Where `rules` say so, the journal has
-    one for itself: the broker may take an effect later than what was appended after it."""
+    """Each ownership consumes over a connection of its own; all publish over the same connections."""
 
     def __init__(self, name: str, clock: Clock, server: Server, lag: Callable[[], int], rules: Rules) -> None:
         super().__init__(name, clock)
         self.server = server
         self.rules = rules
         self.lag = lag
-        self.lives = 0
+        self._started = 0
         self.is_alive = True
-        self._life = rules.life(self, 0)
-        self._ways = [Way(self) for _ in range(2 if rules.has_two_ways else 1)]
+        self._ownership = rules.ownership(self, 0)
+        self._publishers = [Publisher(self) for _ in range(2 if rules.separate_journal_connection else 1)]
         self.start()
 
     # ---- life and death
 
     def start(self) -> None:
         self.is_alive = True
-        for way in self._ways:
-            way.open()
-        self.lives += 1
-        self._life = self.rules.life(self, self.lives)
-        self._life.begin()
+        for publisher in self._publishers:
+            publisher.open()
+        self._started += 1
+        self._ownership = self.rules.ownership(self, self._started)
+        self._ownership.begin()
 
-    def live_again(self, steps: int) -> None:
-        """After a life has ended."""
-        ended = self._life
-        self.later(steps, lambda: self.start() if self.is_alive and self._life is ended else None)
+    def own_again(self, steps: int) -> None:
+        """Try again after an ownership has ended."""
+        ended = self._ownership
+        self.later(steps, lambda: self.start() if self.is_alive and self._ownership is ended else None)
 
     def kill(self, *, with_its_machine: bool) -> None:
-        """What it has written to its connections still arrives, if its machine lives."""
+        """If its machine survives, what it has written to its connections still arrives."""
         if not self.is_alive:
             return
         self.is_alive = False
-        self._life.over = True
+        self._ownership.over = True
         self.paused_until = 0
         for connection in self.connections:
             if with_its_machine:
                 connection.break_off()
             else:
                 connection.close()
-        for way in self._ways:
-            way.forget()
+        for publisher in self._publishers:
+            publisher.forget()
         self.clock.after(self.server.chance.randint(10, 100), self._revive)
 
     def _revive(self) -> None:
@@ -69,26 +68,26 @@ class Worker(Process):
             self.start()
 
     def leave(self) -> None:
-        self._life.leave("it was asked to")
+        self._ownership.leave("it was asked to")
 
     # ---- connections
 
     @property
     def consuming(self) -> Connection | None:
-        return self._life.connection
+        return self._ownership.connection
 
     @property
     def publishing(self) -> list[Connection]:
-        return [way.connection for way in self._ways if way.connection is not None]
+        return [publisher.connection for publisher in self._publishers if publisher.connection is not None]
 
     @property
     def connections(self) -> list[Connection]:
         return [one for one in (self.consuming, *self.publishing) if one is not None and one.is_open]
 
     def publish(self, publish: Publish) -> None:
-        """For the life of now: again until it is confirmed, or the life is over."""
-        publish.life = self._life
-        self._ways[-1 if publish.queue == JOURNAL else 0].publish(publish)
+        """Publish for the current ownership, again until it is confirmed or the ownership is over."""
+        publish.ownership = self._ownership
+        self._publishers[-1 if publish.queue == JOURNAL else 0].publish(publish)
 
 
 @dataclass(eq=False)
@@ -98,15 +97,15 @@ class Publish:
     confirmed: Callable[[], None]
     content_type: str = ""
     persistent: bool = True
-    life: Life | None = None
+    ownership: Ownership | None = None
 
     @property
     def is_wanted(self) -> bool:
-        return self.life is not None and not self.life.over
+        return self.ownership is not None and not self.ownership.over
 
 
-class Way:
-    """One connection after another."""
+class Publisher:
+    """Publishes over one connection after another."""
 
     def __init__(self, worker: Worker) -> None:
         self.connection: Connection | None = None
@@ -143,7 +142,7 @@ class Way:
         self.connection = self._confirms = None
         self._unconfirmed.clear()
 
-    # ---- what comes
+    # ---- from the broker
 
     def arrived(self, connection: Connection, arrival: Arrival) -> None:
         """Nothing is consumed here."""

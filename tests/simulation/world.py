@@ -1,4 +1,4 @@
-"""One world: a broker, clients, workers, and what chance does to them. All of it follows from a seed."""
+"""One simulated world: a broker, clients, workers and faults. All of it follows from a seed."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import random
 from actorhub.durable.protocol.records import Record
 from actorhub.durable.protocol.takeover import JournalLost
 from tests.simulation import bank
-from tests.simulation.chance import THEMES, Chance
 from tests.simulation.client import Client
 from tests.simulation.clock import Clock
+from tests.simulation.faults import THEMES, Faults
+from tests.simulation.network import INBOX, JOURNAL, Broken
 from tests.simulation.oracle import Oracle
 from tests.simulation.rules import Parts, Rules
-from tests.simulation.wire import INBOX, JOURNAL, Broken
 from tests.simulation.worker import Worker
 
-LIMIT = 30_000  # happenings until all must be at rest
+MAX_EVENTS = 30_000
+"""After which nothing must be left to do."""
 
 
 class World:
@@ -35,17 +36,17 @@ class World:
             parts,
             prefetch=given.choice(theme.prefetches),
             window=given.choice(theme.windows),
-            image_after=given.choice(theme.images),
+            checkpoint_after=given.choice(theme.checkpoints),
             hold_back=given.choice((30, 300)),
             slowness=given.choice(theme.slownesses),
             always_whole=given.random() < 0.3,
-            has_two_ways=given.random() < 0.4,
+            separate_journal_connection=given.random() < 0.4,
             resumes=given.random() < 0.4,
             say=self.say,
             appending=self._appending,
         )
         self.oracle = Oracle(parts.rule(), self.rules.decode, self.say)
-        self._chance = Chance(self, given, lag, theme)
+        self._faults = Faults(self, given, lag, theme)
         server = self._server = parts.server(
             self.clock,
             given,
@@ -60,24 +61,24 @@ class World:
         self._workers = [
             Worker(f"w{n}", self.clock, server, lags, self.rules) for n in range(given.choice((1, 2, 2, 2, 3)))
         ]
-        self._chance.plan(server, self._clients, self._workers)
+        self._faults.plan(server, self._clients, self._workers)
 
     def say(self, text: str) -> None:
         if self._traced:
             self.trace.append(f"{self.clock.now:6} {text}")
 
     def _appending(self, record: Record) -> None:
-        self._chance.appending(record)
+        self._faults.appending(record)
 
     def _published(self, queue: str, body: bytes, offset: int) -> None:
         self.oracle.published(queue, body, offset)
         if queue == JOURNAL:
-            self._chance.stored(self.rules.decode(body))
+            self._faults.stored(self.rules.decode(body))
         elif queue.startswith("replies."):
-            self._chance.answered(queue)
+            self._faults.replied(queue)
 
     def run(self) -> None:
-        """Until all is at rest, and once more: after all workers have died, and all clients have sent one message more.
+        """Run until nothing happens any more; then kill all workers, let each client send one more message, and run again.
 
         Raises:
             Broken: a promise was broken.
@@ -91,9 +92,9 @@ class World:
 
     def _rest(self) -> None:
         try:
-            if not self.clock.run(LIMIT):
-                raise Broken(f"no rest after {LIMIT} happenings")
+            if not self.clock.run(MAX_EVENTS):
+                raise Broken(f"not at rest after {MAX_EVENTS} events")
         except JournalLost as exc:
-            raise Broken(f"a journal that keeps all from its low on is held for lost: {exc}") from exc
+            raise Broken(f"a journal is taken for lost that has all records from its low on: {exc}") from exc
         self.say(f"all is at rest; {self._server.queue(INBOX).size} bytes are in the inbox")
         self.oracle.judge(self._server, self._clients, self.rules.skipped)

@@ -7,6 +7,9 @@ from collections.abc import Iterable
 
 from actorhub.durable.protocol.records import OutboxEntry, SequenceSet
 
+KEPT_REPLY_BYTES = 16 * 1024 * 1024
+"""Default limit of a `ReplyCache`."""
+
 
 class AppliedSequences:
     """The sequence numbers of one sender, from 1 on, that have been applied.
@@ -25,11 +28,11 @@ class AppliedSequences:
         return seq < self.next and seq not in self._missing
 
     def is_late(self, seq: int) -> bool:
-        """Others went before it when it did not come."""
+        """Higher numbers were applied without waiting for this one, which has not come yet."""
         return seq in self._missing
 
     def add(self, first: int, last: int) -> None:
-        """All from `first` to `last`."""
+        """Add all numbers from `first` to `last`, both included."""
         if first >= self.next:
             self._missing.update(range(self.next, first))
             self.next = last + 1
@@ -38,7 +41,7 @@ class AppliedSequences:
         self.next = max(self.next, last + 1)
 
     def skip_to(self, seq: int) -> range:
-        """Do not wait for those below `seq` that have not come: they are handled whenever they come. Returns them."""
+        """Stop waiting for the numbers below `seq` that have not come: they may be applied whenever they come. Returns them."""
         gap = range(self.next, seq)
         self._missing.update(gap)
         self.next = max(self.next, seq)
@@ -50,34 +53,40 @@ class AppliedSequences:
 
 
 class ReplyCache:
-    """Kept until their callers say that they have them, `limit` bytes of them at most: the oldest go first."""
+    """Replies kept until their callers say that they have them.
 
-    def __init__(self, postings: Iterable[OutboxEntry] = (), *, limit: int = 16 * 1024 * 1024) -> None:
-        self._limit = limit
+    Args:
+        entries: replies from a checkpoint, oldest first.
+        max_bytes: if there are more, the oldest are dropped.
+    """
+
+    def __init__(self, entries: Iterable[OutboxEntry] = (), *, max_bytes: int = KEPT_REPLY_BYTES) -> None:
+        self._max_bytes = max_bytes
         self._by_call: dict[str, dict[int, OutboxEntry]] = {}
-        self._open: OrderedDict[int, tuple[OutboxEntry, int]] = (
-            OrderedDict()
-        )  # how many of its answers are still wanted
+        self._kept: OrderedDict[int, tuple[OutboxEntry, int]] = OrderedDict()
+        """By `id` of the entry: the entry, and how many of its replies may still be asked for. Oldest first."""
         self._size = 0
-        for posting in postings:
-            self.add(posting)
+        for entry in entries:
+            self.add(entry)
 
-    def add(self, posting: OutboxEntry) -> None:
-        if not posting.replies:
+    def add(self, entry: OutboxEntry) -> None:
+        """Keep the replies of an entry, if it has any."""
+        if not entry.replies:
             return
-        for sender, seq in posting.replies:
-            self._by_call.setdefault(sender, {})[seq] = posting
-        self._open[id(posting)] = posting, len(posting.replies)
-        self._size += posting.size
-        while self._size > self._limit:
+        for sender, seq in entry.replies:
+            self._by_call.setdefault(sender, {})[seq] = entry
+        self._kept[id(entry)] = entry, len(entry.replies)
+        self._size += entry.size
+        while self._size > self._max_bytes:
             self._drop_oldest()
 
     def find(self, sender: str, seq: int) -> tuple[OutboxEntry, int] | None:
-        """The posting, and the place of the answer in it."""
-        posting = self._by_call.get(sender, {}).get(seq)
-        return (posting, posting.replies.index((sender, seq))) if posting is not None else None
+        """The entry with the reply to a call, and the reply's index among its envelopes."""
+        entry = self._by_call.get(sender, {}).get(seq)
+        return (entry, entry.replies.index((sender, seq))) if entry is not None else None
 
     def forget_below(self, sender: str, seq: int) -> None:
+        """Drop the replies to a sender's calls with numbers below `seq`."""
         kept = self._by_call.get(sender)
         if kept is None:
             return
@@ -87,31 +96,31 @@ class ReplyCache:
             del self._by_call[sender]
 
     def forget_sender(self, sender: str) -> None:
-        for posting in self._by_call.pop(sender, {}).values():
-            self._forget(posting)
+        for entry in self._by_call.pop(sender, {}).values():
+            self._forget(entry)
 
     @property
-    def postings(self) -> tuple[OutboxEntry, ...]:
+    def entries(self) -> tuple[OutboxEntry, ...]:
         """Oldest first."""
-        return tuple(posting for posting, _ in self._open.values())
+        return tuple(entry for entry, _ in self._kept.values())
 
-    def _forget(self, posting: OutboxEntry) -> None:
-        held = self._open.get(id(posting))
-        if held is None:
+    def _forget(self, entry: OutboxEntry) -> None:
+        kept = self._kept.get(id(entry))
+        if kept is None:
             return
-        left = held[1] - 1
+        left = kept[1] - 1
         if left:
-            self._open[id(posting)] = posting, left
+            self._kept[id(entry)] = entry, left
         else:
-            del self._open[id(posting)]
-            self._size -= posting.size
+            del self._kept[id(entry)]
+            self._size -= entry.size
 
     def _drop_oldest(self) -> None:
-        _, (posting, _) = self._open.popitem(last=False)
-        self._size -= posting.size
-        for sender, seq in posting.replies:
+        _, (entry, _) = self._kept.popitem(last=False)
+        self._size -= entry.size
+        for sender, seq in entry.replies:
             kept = self._by_call.get(sender, {})
-            if kept.get(seq) is posting:
+            if kept.get(seq) is entry:
                 del kept[seq]
                 if not kept:
                     del self._by_call[sender]

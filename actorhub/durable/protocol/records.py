@@ -1,5 +1,8 @@
-"""Records of a journal, on the wire: four bytes (big endian) with the length of a JSON header, the header, then the bytes of
-the state and of the postings, one after the other."""
+"""Records of a journal, and their encoding.
+
+A record is four bytes (big endian) with the length of a JSON header, the header, then the bodies of its states and outbox
+entries, one after the other. Field names are the keys of the header.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,15 @@ from actorhub.broker import Queue
 from actorhub.errors import ActorHubError
 from actorhub.wire.envelope import Codec, TimerSpec
 
-RECORD_SHARE = (
-    6  # a state, the kept answers, a new one, the tells of one message: none has more than this part of a record
-)
+RECORD_SHARE = 6
+"""A state, the replies that are kept, a new reply, the tells of one message: none of these takes more than this part of a
+record."""
+
 _LENGTH = struct.Struct(">I")
 
 
 class InvalidRecord(ActorHubError):
-    """A message in a journal that is none of its records."""
+    """A message in a journal that is not a record, or cut off."""
 
 
 class _Model(BaseModel):
@@ -28,58 +32,74 @@ class _Model(BaseModel):
 
 
 class ReadMarker(_Model):
-    """Changes nothing. Whoever reads writes one, to know when it has come to the end."""
+    """Changes nothing. A reader appends one to know when it has read to the end."""
 
     kind: Literal["mark"] = "mark"
     id: str
 
 
 class Epoch(_Model):
-    """`owner` takes over. `low` is the offset of a record from which a recovery can read; 0 means from the beginning."""
+    """An owner takes over."""
 
     kind: Literal["epoch"] = "epoch"
     epoch: int
     owner: str
+
     low: int = 0
+    """Offset from which the journal can be read without losing anything; 0: from the beginning."""
 
 
 class OutboxEntry(_Model):
-    """One message that a commit releases, or a queue. `replies`: the sender and the number of each call that it answers, in the
-    order of its envelopes; none where it is a tell. `due`: the Unix time until which it waits at the broker. `keyed`:
-    the class of which an instance gets it, whose mailbox may have to be made. `declares`: the queue that shall be there before
-    anything else that the commit releases leaves; then there is no message."""
+    """One message that a commit releases, or one queue that it declares."""
 
     queue: str
     content_type: str = ""
     body: bytes = Field(b"", exclude=True)
     size: int = 0
     persistent: bool = True
+
     due: float | None = None
+    """Unix time in seconds until which the broker keeps the message back."""
+
     keyed: str = ""
+    """Class of the receiver if it is keyed: its mailbox may have to be created."""
+
     correlation_id: str | None = None
+
     replies: tuple[tuple[str, int], ...] = ()
+    """Sender and number of each call that the message replies to, in the order of its envelopes. Empty for tells."""
+
     declares: Queue | None = None
+    """The queue to declare before anything else of the commit leaves. Then there is no message."""
 
 
 class StateRecord(_Model):
-    """An actor's state: whole, or as a patch the fields that changed. `version` is that of its class, `key` that of the
-    instance of a keyed class, or of one part of a state that is kept in parts. `gone`: there is none of this key any more."""
+    """The state of an instance, or of one part of it."""
 
     key: str = ""
+    """Key of the instance of a keyed class, or of the part. Empty for a state that is neither."""
+
     gone: bool = False
+    """The key has no state any more."""
+
     codec: Literal["json", "pickle"] = "json"
+
     version: int = 1
+    """State version of the class that wrote it."""
+
     patch: bool = False
+    """Only the fields that have changed since the state before."""
+
     body: bytes = Field(b"", exclude=True)
     size: int = 0
 
 
 SequenceSet = tuple[int, tuple[int, ...]]
-"""All numbers below the first one have been applied, but those in the second."""
+"""Sequence numbers: all below the first element, except those in the second."""
 
 
 class StoredTimer(_Model):
-    """A timer, and the message that comes when it is due."""
+    """A timer, and the message to handle when it is due."""
 
     model_config = ConfigDict(
         defer_build=True, frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64"
@@ -93,41 +113,68 @@ class StoredTimer(_Model):
 
 
 class Checkpoint(_Model):
-    """All that earlier records said, so that nobody needs to read them any more. `sent`: the last number used for each
-    queue, by the sender `lineage`."""
+    """All that earlier records say, except states: with it, nobody has to read them."""
 
     windows: dict[str, SequenceSet]
+    """Applied sequence numbers, by sender."""
+
     sent: dict[str, int]
+    """The last sequence number used for each queue."""
+
     lineage: int
+    """Part of the sender name under which messages are numbered; see `JournalOwner.number`."""
+
     postings: tuple[OutboxEntry, ...]
+    """Replies that callers may ask for again."""
+
     timers: dict[str, StoredTimer] = Field(default_factory=dict)
 
 
 class Commit(_Model):
-    """Messages have been handled, and this is what follows from them. `applied`: runs of numbers by sender, both ends included.
-    `acked`: what senders will not ask for again. `flushed`: the highest commit of which all postings are confirmed, and so
-    are those of all before it. `timers`: those that were set, and those that are over. `image` stands for all before it."""
+    """Messages have been handled, with these effects."""
 
     kind: Literal["commit"] = "commit"
     epoch: int
     owner: str
+
     seq: int
+    """Number of the commit: one more than that of the commit before, whoever wrote it."""
+
     low: int = 0
+    """As in `Epoch`."""
+
     flushed: int = 0
+    """The highest commit up to which all outboxes are confirmed."""
+
     time: float = 0.0
+    """Unix time in seconds, by the owner's clock."""
+
     applied: tuple[tuple[str, int, int], ...] = ()
+    """Messages handled: runs of sequence numbers by sender, first and last included."""
+
     acked: dict[str, int] = Field(default_factory=dict)
+    """For each sender, the number below which it will not ask for a reply again."""
+
     methods: tuple[str, ...] = ()
+    """Method of each message handled; empty for messages that run none."""
+
     sent: dict[str, int] = Field(default_factory=dict)
+    """As in `Checkpoint`, for queues to which this commit sends."""
+
     lineage: int = 0
+
     timers: dict[str, StoredTimer | None] = Field(default_factory=dict)
+    """Timers that were set, by id; None: cancelled, or fired for the last time."""
+
     states: tuple[StateRecord, ...] = ()
     outbox: tuple[OutboxEntry, ...] = ()
+
     image: Checkpoint | None = None
+    """State of the journal before this commit."""
 
     @property
     def key(self) -> str:
-        """The same for every copy of it, and for nothing else."""
+        """The same for every copy of this commit, and different for all others."""
         return f"{self.epoch}.{self.owner}.{self.seq}"
 
 
@@ -160,13 +207,13 @@ def encode(record: Record) -> bytes:
         header = record.model_dump_json(exclude_defaults=True, exclude={"kind"}).encode()
         header = b'{"kind":"commit",' + header[1:]
         blobs = [state.body for state in record.states]
-        blobs += [posting.body for posting in _postings(record)]
+        blobs += [entry.body for entry in _outbox_entries(record)]
     return b"".join((_LENGTH.pack(len(header)), header, *blobs))
 
 
 def decode(data: bytes) -> Record:
     """Raises:
-    InvalidRecord: it is none, or cut off.
+    InvalidRecord: the data is not a record, or cut off.
     """
     try:
         (length,) = _LENGTH.unpack_from(data)
@@ -176,11 +223,11 @@ def decode(data: bytes) -> Record:
             record = _with_bodies(record, cursor)
         cursor.end()
     except (ValidationError, struct.error, ValueError) as exc:
-        raise InvalidRecord(f"a message of {len(data)} bytes is no record of a journal: {exc}") from exc
+        raise InvalidRecord(f"a message of {len(data)} bytes is not a record of a journal: {exc}") from exc
     return record
 
 
-def _postings(commit: Commit) -> tuple[OutboxEntry, ...]:
+def _outbox_entries(commit: Commit) -> tuple[OutboxEntry, ...]:
     return commit.outbox if commit.image is None else (*commit.outbox, *commit.image.postings)
 
 
@@ -189,12 +236,12 @@ def _with_bodies(commit: Commit, cursor: _Cursor) -> Commit:
     if commit.states:
         changes["states"] = tuple(state.model_copy(update={"body": cursor.take(state.size)}) for state in commit.states)
     if commit.outbox:
-        changes["outbox"] = tuple(_filled(posting, cursor) for posting in commit.outbox)
+        changes["outbox"] = tuple(_filled(entry, cursor) for entry in commit.outbox)
     if commit.image is not None:
-        filled = tuple(_filled(posting, cursor) for posting in commit.image.postings)
+        filled = tuple(_filled(entry, cursor) for entry in commit.image.postings)
         changes["image"] = commit.image.model_copy(update={"postings": filled})
     return commit.model_copy(update=changes) if changes else commit
 
 
-def _filled(posting: OutboxEntry, cursor: _Cursor) -> OutboxEntry:
-    return posting.model_copy(update={"body": cursor.take(posting.size)})
+def _filled(entry: OutboxEntry, cursor: _Cursor) -> OutboxEntry:
+    return entry.model_copy(update={"body": cursor.take(entry.size)})

@@ -1,4 +1,4 @@
-"""The embedded broker's state machine, and connections to it whose messages take their time."""
+"""The embedded broker's state machine, and connections to it with random delays."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ properties = lru_cache(maxsize=4096)(decode)
 
 
 UNHEARD = (Channel.OpenOk, Channel.CloseOk, Confirm.SelectOk, Basic.QosOk)
-"""Answers that nobody waits for."""
+"""Replies of the broker that no client waits for."""
 
 
 class Broken(AssertionError):
-    """What must not happen has happened."""
+    """A promise was broken."""
 
 
 @lru_cache(maxsize=64)
@@ -57,11 +57,13 @@ class End(Protocol):
 
 
 class Server:
-    """The broker. `published` hears of every message that it takes, before anybody else can see it; `acknowledged` of every one
-    that leaves the inbox.
+    """The broker.
 
-    `tail_chance`: how often what comes back goes to the end of the inbox, instead of to its old place. Offsets that nobody ever
-    reads are left out of the journal by `hole_chance`, as RabbitMQ takes some for itself.
+    Args:
+        published: called with each message that it stores, before any client can see it.
+        acknowledged: called with each message that leaves the inbox.
+        tail_chance: probability that a message goes back to the end of the inbox, not to its old place.
+        hole_chance: probability that an offset of the journal is skipped, as RabbitMQ takes some for itself.
     """
 
     def __init__(
@@ -79,7 +81,7 @@ class Server:
         self._published = published
         self._hole_chance = hole_chance
         self._offsets: list[int] = []
-        self._retired: set[tuple[int, int]] = set()  # channels that it has closed, and their clients do not know
+        self._retired: set[tuple[int, int]] = set()  # channels that it has closed without telling the client
         self.connections: dict[int, Connection] = {}
         self._count = 0
         self.broker = Broker(seed=0)
@@ -128,7 +130,7 @@ class Server:
         return connection
 
     def disconnect(self, connection: Connection | None, *, loses: bool = False) -> None:
-        """The broker ends it, or sees that it has ended. `loses`: what it had sent, and has not arrived, never does."""
+        """End a connection, or notice that it has ended. `loses`: what the broker had sent and has not arrived is lost."""
         if connection is not None and self.connections.pop(connection.number, None) is not None:
             self.broker.disconnect(connection.number, self.clock.now)
             self._flush()
@@ -137,7 +139,7 @@ class Server:
             connection.to_client(None)
 
     def retire(self, connection: Connection, channel: int) -> None:
-        """Close a channel, whose client hears of it only with the end of the connection."""
+        """Close a channel; its client hears of it only when the connection ends."""
         known = self.broker._connections.get(connection.number)
         if known is not None and channel in known.channels:
             self.broker.receive(connection.number, channel, Channel.Close(200, "", 0, 0), self.clock.now)
@@ -148,7 +150,7 @@ class Server:
         self._say(Queue.Purge(0, queue))
 
     def restart(self) -> None:
-        """All connections end, and what was not persistent is gone."""
+        """End all connections, and drop what was not persistent."""
         for connection in list(self.connections.values()):
             self.broker.disconnect(connection.number, self.clock.now)
             self._flush()
@@ -159,7 +161,7 @@ class Server:
             if name.startswith("replies."):
                 self.purge(name)
 
-    # ---- what clients say
+    # ---- from clients
 
     def receive(self, connection: Connection, channel: int, methods: Iterable[Frame]) -> None:
         if connection.number in self.connections and (connection.number, channel) not in self._retired:
@@ -200,14 +202,14 @@ class Server:
         return self._offsets[position]
 
     def _attach(self, method: Basic.Consume) -> None:
-        """Offsets of the journal are positions in the broker's stream, and more where it left some out."""
+        """Translate an offset of the journal, which may have holes, into one of the broker's stream, which has none."""
         wanted = (method.arguments or {})["x-stream-offset"]
         if isinstance(wanted, int):
             position = next((at for at, offset in enumerate(self._offsets) if offset >= wanted), len(self._offsets))
             method.arguments = {"x-stream-offset": position}
 
     def truncate(self, low: int) -> None:
-        """Retention: nothing below this offset is left."""
+        """Retention: drop all below an offset."""
         stream = self.queue(JOURNAL)
         assert isinstance(stream, Stream)
         while len(stream) and self._offsets[stream._first] < low:
@@ -216,7 +218,7 @@ class Server:
 
 
 class Connection:
-    """What goes either way arrives in order. `lag` is the most steps that something takes."""
+    """A connection, on which everything arrives in order, after `lag` steps at most."""
 
     def __init__(self, server: Server, number: int, process: Process, end: End, lag: int) -> None:
         self.server = server
@@ -235,20 +237,20 @@ class Connection:
     # ---- the client's side
 
     def say(self, channel: int, *methods: Frame) -> None:
-        """They arrive as one."""
+        """Send methods, which arrive together."""
         self._to_broker((channel, methods))
 
     def publish(self, channel: int, queue: str, body: bytes, *, content_type: str = "", persistent: bool) -> None:
         self._to_broker((channel, queue, _header(content_type, persistent, len(body)), body))
 
     def close(self) -> None:
-        """What was said before still arrives."""
+        """Close the connection; what was sent before still arrives."""
         if self.is_open:
             self.is_open = False
             self._to_broker(())
 
     def stall(self, steps: int) -> None:
-        """Nothing gets through to the broker for a while."""
+        """Let nothing through to the broker for a while."""
         self._stalled_until = self.server.clock.now + steps
 
     def stall_no_longer_than(self, steps: int) -> None:
@@ -259,11 +261,11 @@ class Connection:
                 self.server.clock.at(until, self._reach_broker)
 
     def deafen(self, steps: int) -> None:
-        """Nothing gets through to the client for a while."""
+        """Let nothing through to the client for a while."""
         self._deaf_until = self.server.clock.now + steps
 
     def break_off(self) -> None:
-        """What is still on its way to the broker is lost."""
+        """Break the connection; what is still on its way to the broker is lost."""
         self.server.disconnect(self)
         self.is_open = False
 
@@ -291,7 +293,7 @@ class Connection:
     # ---- the broker's side
 
     def to_client(self, effect: Send | None) -> None:
-        """None: it is over."""
+        """Send to the client; None says that the connection is over."""
         clock = self.server.clock
         self._in_at = max(self._in_at, clock.now + self.server.chance.randint(1, self._lag))
         self._in.append(effect)
@@ -326,7 +328,7 @@ class Connection:
 
 
 class Confirms:
-    """What was published over one channel, and not confirmed."""
+    """Publishes over one channel, and keeps what is not confirmed."""
 
     def __init__(self, connection: Connection, channel: int = 1) -> None:
         self._connection = connection

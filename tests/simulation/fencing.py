@@ -1,4 +1,4 @@
-"""Which commits of a journal count, as the design says it and without the code that is tested."""
+"""Which commits of a journal count, as the design says, written without the code under test."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from actorhub.durable.protocol.records import Commit, Epoch, Record
 
 
 class Rule:
-    """Given all records from the first one on."""
+    """Is given all records, in order."""
 
     def counts(self, record: Record) -> bool:
         raise NotImplementedError
