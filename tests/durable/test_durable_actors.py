@@ -1,4 +1,4 @@
-"""Durable actors: each message changes the state once, and its answer and its tells go out once, whatever crashes."""
+"""Durable actors: each message changes the state once, and its reply and tells are sent once, whatever crashes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Account:
 
 @actor(durable=True, reads=("count_so_far", "pid"))
 class Numbers:
-    """Counts, and says what it has counted to."""
+    """A counter."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -92,7 +92,7 @@ class Cart(BaseModel):
 
 
 @actor(durable=True)
-class Careless:
+class Unkeepable:
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
 
@@ -107,7 +107,7 @@ class Careless:
 
 
 @actor(durable=True)
-class Stillborn:
+class FailsToStart:
     def __init__(self) -> None:
         raise ValueError("not today")
 
@@ -117,7 +117,7 @@ class Stillborn:
 
 @actor
 class Witness:
-    """A plain actor that hears of everything, in memory."""
+    """A plain actor that remembers what it is told."""
 
     def __init__(self) -> None:
         self.heard: list[str] = []
@@ -144,7 +144,7 @@ class Speaker:
 
 @actor(durable=True)
 class Forgetful:
-    """Dies once, after it has had an effect on others."""
+    """Its worker dies once in each method, after the method has had an effect on others."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -156,11 +156,11 @@ class Forgetful:
             path.touch()
             os.kill(os.getpid(), signal.SIGKILL)
 
-    async def ask_and_die(self, numbers: Numbers) -> list[int]:
+    async def call_and_die(self, numbers: Numbers) -> list[int]:
         self.calls += 1
-        answers = [await numbers.next(), await numbers.next()]
-        self._die_once("asked")
-        return answers
+        replies = [await numbers.next(), await numbers.next()]
+        self._die_once("called")
+        return replies
 
     async def charge_and_die(self) -> int:
         self.calls += 1
@@ -192,19 +192,19 @@ class Sleeper:
 
 
 async def _kill(handle: Any) -> None:
-    """The worker of an actor, and wait until the actor lives elsewhere."""
+    """Kill the worker of an actor, and wait until the actor runs in another one."""
     pid = await ask(handle.pid)
     os.kill(pid, signal.SIGKILL)
     assert await ask(handle.pid) != pid
 
 
-async def test_a_durable_actor_is_an_actor(hub: Hub) -> None:
+async def test_a_durable_actor_is_called_like_any_other(hub: Hub) -> None:
     account = await hub.spawn(Account, "ann")
     assert [await account.deposit(5, "a"), await account.deposit(5, "b")] == [5, 10]
     assert await account.read() == (10, ["a", "b"])
 
 
-async def test_what_a_failing_method_did_is_undone_and_its_tells_do_not_leave(hub: Hub) -> None:
+async def test_a_failing_method_is_undone_and_its_tells_are_not_sent(hub: Hub) -> None:
     ann, bob = await hub.spawn(Account, "ann", 10), await hub.spawn(Account, "bob")
     with pytest.raises(ValueError, match="no amount"):
         await ann.transfer(bob, -5, "theft")
@@ -227,14 +227,14 @@ async def test_state_survives_a_killed_worker(hub: Hub) -> None:
     assert await account.deposit(1, "b") == 8
 
 
-async def test_each_call_counts_once_and_has_one_answer_while_workers_are_killed(hub: Hub) -> None:
-    """Invariant: the answers to n calls are 1 to n, in the order of calling."""
+async def test_each_call_is_applied_once_and_replied_to_once_while_workers_are_killed(hub: Hub) -> None:
+    """Invariant: the replies to n calls are 1 to n, in the order of the calls."""
     numbers = await hub.spawn(Numbers)
-    answers: list[int] = []
+    replies: list[int] = []
 
     async def count() -> None:
         for _ in range(40):
-            answers.extend(await asyncio.gather(*(numbers.next() for _ in range(50))))
+            replies.extend(await asyncio.gather(*(numbers.next() for _ in range(50))))
             await asyncio.sleep(0.02)
 
     counting = asyncio.create_task(count())
@@ -242,11 +242,11 @@ async def test_each_call_counts_once_and_has_one_answer_while_workers_are_killed
         await asyncio.sleep(0.3)
         os.kill(await numbers.pid(), signal.SIGKILL)
     await counting
-    assert answers == list(range(1, 2001))
+    assert replies == list(range(1, 2001))
 
 
-async def test_what_is_read_is_committed_and_never_older_than_what_was_answered(hub: Hub) -> None:
-    """Invariant: a read says at least what was answered before it was asked, and nothing that is not kept."""
+async def test_a_read_sees_only_committed_state_and_all_earlier_replies(hub: Hub) -> None:
+    """Invariant: a read returns at least what was replied before it was called, and nothing that could be lost."""
     numbers = await hub.spawn(Numbers)
     read: list[int] = []
     highest = 0
@@ -266,21 +266,21 @@ async def test_what_is_read_is_committed_and_never_older_than_what_was_answered(
     await looking
     assert read == sorted(read)
     entries = await hub.history(numbers, limit=10_000)
-    assert sum(entry.answers for entry in entries) == 1000, "of what only reads no answer is kept"
+    assert sum(entry.answers for entry in entries) == 1000, "replies of methods that only read are not in the journal"
     assert sum(entry.methods.count("count_so_far") for entry in entries) >= len(read)
 
 
-async def _stranger(hub: Hub, numbers: Numbers) -> tuple[Callable[[str], None], asyncio.Queue[int]]:
-    """What sends a stranger's message, always under the same id, and the answers that come."""
+async def _foreign_client(hub: Hub, numbers: Numbers) -> tuple[Callable[[str], None], asyncio.Queue[int]]:
+    """A function that sends a message of a foreign client, always under the same id, and the replies that come."""
     link = hub._open_session().link
     assert link is not None
-    answers: asyncio.Queue[int] = asyncio.Queue()
+    replies: asyncio.Queue[int] = asyncio.Queue()
     queue = address_of(numbers).queue
-    reply_to = f"{queue}.answers"
+    reply_to = f"{queue}.replies"
     await link.declare(Queue(reply_to, expires=60))
 
     def take(delivery: Delivery) -> None:
-        answers.put_nowait(json.loads(delivery.message.body)["payload"])
+        replies.put_nowait(json.loads(delivery.message.body)["payload"])
         delivery.ack()
 
     await link.consume(reply_to, take, lambda reason: None, prefetch=10)
@@ -290,40 +290,40 @@ async def _stranger(hub: Hub, numbers: Numbers) -> tuple[Callable[[str], None], 
         message = Message(body, "application/json", message_id="the same", reply_to=reply_to)
         link.publish(queue, message, lambda outcome: None)
 
-    return send, answers
+    return send, replies
 
 
-async def test_a_read_that_is_asked_again_is_answered_anew(hub: Hub) -> None:
+async def test_a_repeated_read_is_run_again(hub: Hub) -> None:
     numbers = await hub.spawn(Numbers)
-    send, answers = await _stranger(hub, numbers)
+    send, replies = await _foreign_client(hub, numbers)
     for count in (1, 2):
         assert await numbers.next() == count
         send("count_so_far")
-        assert await answers.get() == count
+        assert await replies.get() == count
 
 
-async def test_whoever_goes_on_after_a_worker_that_ended_answers_nobody_again(hub: Hub) -> None:
-    """Invariant: a stranger, who cannot tell an answer from its copy, gets one."""
+async def test_the_next_owner_after_a_clean_stop_sends_no_reply_again(hub: Hub) -> None:
+    """Invariant: a foreign client, which cannot tell a reply from its copy, gets one."""
     numbers = await hub.spawn(Numbers)
-    send, answers = await _stranger(hub, numbers)
+    send, replies = await _foreign_client(hub, numbers)
     pid = await numbers.pid()
     send("next")
-    assert await answers.get() == 1
+    assert await replies.get() == 1
     os.kill(pid, signal.SIGTERM)
-    await until(lambda: not Path(f"/proc/{pid}").exists())  # it shall have the last word
+    await until(lambda: not Path(f"/proc/{pid}").exists())  # so that it has ended before the next owner begins
     assert await numbers.next() == 2
-    assert answers.empty(), "what a former owner released is sent before anything else"
+    assert replies.empty(), "inherited effects would have been sent before the other reply"
 
 
-def test_reads_are_methods_of_a_durable_actor() -> None:
+def test_reads_must_be_methods_of_a_durable_actor() -> None:
     with pytest.raises(ValueError, match="durable=True"):
         actor(reads=("next",))(type("Plain", (Numbers,), {}))
     with pytest.raises(TypeError, match="'gone'"):
         actor(durable=True, reads=("gone",))(type("Other", (Numbers,), {}))
 
 
-async def test_money_is_neither_made_nor_lost_while_workers_are_killed(hub: Hub) -> None:
-    """Invariant: the sum of all balances stays, and each accepted transfer is in the history of both sides, once."""
+async def test_no_money_appears_or_disappears_while_workers_are_killed(hub: Hub) -> None:
+    """Invariant: the sum of all balances stays, and each accepted transfer is once in the history of both accounts."""
     chance = random.Random(7)
     accounts = [await hub.spawn(Account, f"a{n}", 1000) for n in range(6)]
     notes: list[str] = []
@@ -352,26 +352,26 @@ async def _all_arrived(accounts: list[Account], count: int) -> bool:
     return sum([len((await account.read())[1]) for account in accounts]) >= count
 
 
-async def test_a_question_that_is_asked_again_has_the_same_answer(hub: Hub, tmp_path: Path) -> None:
+async def test_a_call_that_is_repeated_after_a_crash_gets_the_same_reply(hub: Hub, tmp_path: Path) -> None:
     forgetful, numbers = await hub.spawn(Forgetful, str(tmp_path / "file")), await hub.spawn(Numbers)
-    assert await forgetful.ask_and_die(numbers) == [1, 2]
-    assert await forgetful.ask_and_die(numbers) == [3, 4]
+    assert await forgetful.call_and_die(numbers) == [1, 2]
+    assert await forgetful.call_and_die(numbers) == [3, 4]
     assert await numbers.next() == 5
 
 
-async def test_a_step_that_is_taken_again_has_the_same_key(hub: Hub, tmp_path: Path) -> None:
+async def test_a_step_that_is_repeated_after_a_crash_has_the_same_key(hub: Hub, tmp_path: Path) -> None:
     forgetful = await hub.spawn(Forgetful, str(tmp_path / "file"))
     assert [await forgetful.charge_and_die(), await forgetful.charge_and_die()] == [1, 2]
     keys = (tmp_path / "file").read_text().split()
     assert (len(keys), len(set(keys))) == (3, 2), "one charge was made twice, under one key"
 
 
-async def test_a_step_belongs_to_a_durable_actor() -> None:
+async def test_a_step_outside_of_a_durable_actor_is_an_error() -> None:
     with pytest.raises(ActorHubError, match="durable"):
         await step("charge", lambda key: key)
 
 
-async def test_a_durable_timer_comes_once_though_workers_are_killed(hub: Hub) -> None:
+async def test_a_durable_timer_fires_once_though_workers_are_killed(hub: Hub) -> None:
     numbers = await hub.spawn(Numbers)
     await hub.after(1.0, numbers.next)
     await _kill(numbers)
@@ -380,7 +380,7 @@ async def test_a_durable_timer_comes_once_though_workers_are_killed(hub: Hub) ->
     assert await numbers.count_so_far() == 1
 
 
-async def test_a_recurring_timer_goes_on_on_another_worker_and_ends_when_it_is_cancelled(hub: Hub) -> None:
+async def test_a_recurring_timer_continues_on_another_worker_until_it_is_cancelled(hub: Hub) -> None:
     numbers = await hub.spawn(Numbers)
     timer = await hub.every(0.2, numbers.next)
     await until(lambda: _count_is(numbers, 2))
@@ -406,7 +406,7 @@ async def _count_is(numbers: Numbers, least: int) -> bool:
     return await numbers.count_so_far() >= least
 
 
-async def test_a_models_fields_are_its_state(hub: Hub) -> None:
+async def test_the_state_of_a_model_is_its_fields(hub: Hub) -> None:
     cart = await hub.spawn(Cart)
     await cart.add("tea", 2)
     await cart.write("a gift")
@@ -419,22 +419,22 @@ async def test_a_models_fields_are_its_state(hub: Hub) -> None:
     assert await cart.show() == ({"tea": 3}, "a gift")
 
 
-async def test_what_cannot_be_kept_fails_its_message_and_the_actor_goes_on(hub: Hub) -> None:
-    careless = await hub.spawn(Careless)
-    with pytest.raises(NotSerialisable, match=r"Careless\['values'\]\['lock'\].* lock"):
-        await careless.keep_a_lock()
-    with pytest.raises(PayloadTooLarge, match="the state of Careless has 1048"):
-        await careless.keep_much()
-    assert await careless.names() == []
+async def test_a_state_that_cannot_be_kept_fails_the_call_and_the_actor_goes_on(hub: Hub) -> None:
+    unkeepable = await hub.spawn(Unkeepable)
+    with pytest.raises(NotSerialisable, match=r"Unkeepable\['values'\]\['lock'\].* lock"):
+        await unkeepable.keep_a_lock()
+    with pytest.raises(PayloadTooLarge, match="the state of Unkeepable has 1048"):
+        await unkeepable.keep_much()
+    assert await unkeepable.names() == []
 
 
-async def test_a_durable_actor_whose_constructor_raises_is_dead_and_says_why(hub: Hub) -> None:
-    stillborn = await hub.spawn(Stillborn)
+async def test_calls_of_a_durable_actor_whose_constructor_raised_fail_with_the_cause(hub: Hub) -> None:
+    broken = await hub.spawn(FailsToStart)
     with pytest.raises(ActorInitFailed, match="not today"):
-        await stillborn.ping()
+        await broken.ping()
 
 
-async def test_a_message_that_kills_its_worker_is_put_aside_once_and_the_actor_goes_on(hub: Hub) -> None:
+async def test_a_message_that_kills_its_worker_becomes_one_dead_letter_and_the_actor_goes_on(hub: Hub) -> None:
     numbers = await hub.spawn(Numbers)
     assert await numbers.next() == 1
     await tell(numbers.die)
@@ -443,7 +443,7 @@ async def test_a_message_that_kills_its_worker_is_put_aside_once_and_the_actor_g
     assert [letter.reason for letter in letters] == ["poison"]
 
 
-async def test_records_of_others_in_a_journal_are_skipped(hub: Hub) -> None:
+async def test_foreign_records_in_a_journal_are_skipped(hub: Hub) -> None:
     numbers = await hub.spawn(Numbers)
     assert await numbers.next() == 1
     link = hub._open_session().link
@@ -457,7 +457,7 @@ async def test_records_of_others_in_a_journal_are_skipped(hub: Hub) -> None:
     assert await numbers.next() == 2
 
 
-async def test_a_strangers_message_with_an_id_is_applied_once(hub: Hub) -> None:
+async def test_a_foreign_message_with_an_id_is_applied_once(hub: Hub) -> None:
     numbers = await hub.spawn(Numbers)
     link = hub._open_session().link
     assert link is not None
@@ -487,7 +487,7 @@ async def _is_gone(link: Any, queue: str) -> bool:
     return await link.state(queue) is None
 
 
-async def test_what_a_durable_actor_tells_one_that_is_gone_is_a_dead_letter(hub: Hub) -> None:
+async def test_a_tell_of_a_durable_actor_to_a_dead_one_becomes_a_dead_letter(hub: Hub) -> None:
     witness, speaker = await hub.spawn(Witness), await hub.spawn(Speaker)
     await hub.kill(witness)
     assert await speaker.say(witness, "into the void") == 1
@@ -495,7 +495,7 @@ async def test_what_a_durable_actor_tells_one_that_is_gone_is_a_dead_letter(hub:
     assert [(letter.method, letter.reason) for letter in await hub.dead()] == [("hear", "actor died")]
 
 
-async def test_what_a_durable_actor_tells_a_plain_one_arrives_in_order(hub: Hub) -> None:
+async def test_tells_of_a_durable_actor_to_a_plain_one_arrive_in_order(hub: Hub) -> None:
     witness, speaker = await hub.spawn(Witness), await hub.spawn(Speaker)
     await asyncio.gather(*(speaker.say(witness, str(n)) for n in range(300)))
     await until(lambda: _has_heard(witness, 300))
@@ -506,7 +506,7 @@ async def _has_heard(witness: Witness, count: int) -> bool:
     return len(await witness.all()) >= count
 
 
-def test_a_durable_actor_handles_one_message_after_the_other() -> None:
+def test_a_durable_actor_cannot_have_concurrency() -> None:
     with pytest.raises(ValueError, match="one message after the other"):
 
         @actor(durable=True, concurrency=2)
@@ -516,7 +516,7 @@ def test_a_durable_actor_handles_one_message_after_the_other() -> None:
 
 @actor(durable=True)
 class Slow:
-    """Whose method is still running when its worker is told to end."""
+    """Its method still runs when its worker is told to end."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -532,7 +532,7 @@ class Slow:
         return os.getpid()
 
 
-async def test_what_a_worker_that_ends_still_handles_is_in_the_state(hub: Hub, tmp_path: Path) -> None:
+async def test_a_call_that_runs_when_its_worker_is_told_to_end_is_in_the_state(hub: Hub, tmp_path: Path) -> None:
     slow = await hub.spawn(Slow, str(tmp_path / "begun"))
     pid = await slow.pid()
     working = slow.work()
@@ -547,19 +547,19 @@ async def _lives_elsewhere(slow: Slow, pid: int) -> bool:
     return await slow.pid() != pid
 
 
-async def test_what_waits_for_its_commit_when_a_worker_ends_is_in_the_state(hub: Hub) -> None:
-    """Invariant: the answers to n calls are 1 to n, though workers are told to end while commits are on their way."""
+async def test_calls_that_wait_for_their_commit_when_a_worker_ends_are_in_the_state(hub: Hub) -> None:
+    """Invariant: the replies to n calls are 1 to n, though workers are told to end while commits are in flight."""
     numbers = await hub.spawn(Numbers)
-    answers: list[int] = []
+    replies: list[int] = []
 
     async def count() -> None:
         for _ in range(60):
-            answers.append(await numbers.next())
-            await asyncio.sleep(random.uniform(0.0, 0.03))  # so that some come while others are committed
+            replies.append(await numbers.next())
+            await asyncio.sleep(random.uniform(0.0, 0.03))  # so that some arrive while others are committed
 
     counting = asyncio.gather(*(count() for _ in range(40)))
     for rounds in (1, 2, 3):
-        await until(lambda at=rounds * 500: len(answers) >= at)  # type: ignore[misc]
+        await until(lambda at=rounds * 500: len(replies) >= at)  # type: ignore[misc]
         os.kill(await numbers.pid(), signal.SIGTERM)
     await counting
-    assert sorted(answers) == list(range(1, 2401))
+    assert sorted(replies) == list(range(1, 2401))

@@ -1,4 +1,4 @@
-"""What becomes of a durable actor's state when a message fails that has not begun, or that killed its worker."""
+"""Calls of durable actors that fail before they start, kill their worker, or have effects too large for a record."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.waiting import until
 
 @actor(durable=True)
 class Pair:
-    """Whose two halves are equal after each message."""
+    """Two numbers that are equal after each message."""
 
     def __init__(self) -> None:
         self.first = 0
@@ -25,14 +25,14 @@ class Pair:
         await asyncio.sleep(seconds)
         self.second += 1
 
-    async def ask_itself(self) -> str:
+    async def call_itself(self) -> str:
         self.first += 1
         try:
             await ask(ref(self).show)
         except DeadlockDetected as exc:
-            said = type(exc).__name__
+            error = type(exc).__name__
         self.second += 1
-        return said
+        return error
 
     async def show(self) -> tuple[int, int]:
         return self.first, self.second
@@ -41,8 +41,8 @@ class Pair:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-async def test_a_call_that_is_given_up_before_it_began_undoes_nothing_of_the_one_that_runs(hub: Hub) -> None:
-    """Both changes of the call that runs are in the state, or none is."""
+async def test_a_call_that_is_cancelled_before_it_starts_undoes_nothing_of_the_running_one(hub: Hub) -> None:
+    """Invariant: both changes of the running call are in the state, or none is."""
     pair = await hub.spawn(Pair)
     running = ask(pair.both, 1.0)
     with pytest.raises(CallTimeout), deadline(0.3):
@@ -51,15 +51,14 @@ async def test_a_call_that_is_given_up_before_it_began_undoes_nothing_of_the_one
     assert await pair.show() == (1, 1)
 
 
-async def test_a_method_that_would_wait_for_its_own_actor_keeps_what_it_has_done(hub: Hub) -> None:
-    """The question fails, and the method that asked goes on with the state that it had."""
+async def test_a_method_that_would_deadlock_on_its_own_actor_keeps_its_changes(hub: Hub) -> None:
+    """The inner call fails, and the method continues with the state that it had."""
     pair = await hub.spawn(Pair)
-    assert await pair.ask_itself() == "DeadlockDetected"
+    assert await pair.call_itself() == "DeadlockDetected"
     assert await pair.show() == (1, 1)
 
 
-async def test_a_timer_that_kills_its_worker_is_put_aside_once_and_the_actor_goes_on(hub: Hub) -> None:
-    """One dead letter says what killed, and the actor answers again."""
+async def test_a_timer_that_kills_its_worker_becomes_one_dead_letter_and_the_actor_goes_on(hub: Hub) -> None:
     pair = await hub.spawn(Pair)
     await hub.after(0.0, pair.die)
     [letter] = await until(hub.dead)
@@ -70,7 +69,7 @@ async def test_a_timer_that_kills_its_worker_is_put_aside_once_and_the_actor_goe
 
 @actor(durable=True)
 class Strict:
-    """Refuses what is large, and tells others much."""
+    """Refuses large arguments, and sends many tells."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -88,16 +87,18 @@ class Strict:
         return self.count
 
 
-async def test_many_large_tells_that_fail_are_dead_letters_and_the_actor_goes_on(hub: Hub) -> None:
-    """Together they are more than one record: each is one letter."""
+async def test_many_large_tells_that_fail_become_dead_letters_and_the_actor_goes_on(hub: Hub) -> None:
+    """Together they do not fit into one record. Each becomes one dead letter."""
     strict = await hub.spawn(Strict)
     await asyncio.gather(*(tell(strict.take, "x" * 40_000) for _ in range(1000)))
     assert await strict.next() == 1
     assert [(letter.method, letter.reason) for letter in await hub.dead(2000)] == [("take", "exception")] * 1000
 
 
-async def test_a_large_tell_that_fails_is_a_dead_letter_without_it_and_the_actor_goes_on(hub: Hub) -> None:
-    """With it the letter would be more than one record."""
+async def test_a_very_large_tell_that_fails_becomes_a_dead_letter_without_arguments_and_the_actor_goes_on(
+    hub: Hub,
+) -> None:
+    """With its arguments the dead letter would not fit into a record."""
     strict = await hub.spawn(Strict)
     await tell(strict.take, "x" * 14_000_000)
     assert await strict.next() == 1
@@ -105,8 +106,8 @@ async def test_a_large_tell_that_fails_is_a_dead_letter_without_it_and_the_actor
     assert (letter.method, letter.reason) == ("take", "exception")
 
 
-async def test_so_many_tells_that_no_record_has_room_for_them_fail_their_method_and_the_actor_goes_on(hub: Hub) -> None:
-    """All of them leave, or none, and the method fails."""
+async def test_a_method_whose_tells_do_not_fit_into_a_record_fails_and_the_actor_goes_on(hub: Hub) -> None:
+    """Either all tells are sent, or none, and the method fails."""
     strict, other = await hub.spawn(Strict), await hub.spawn(Strict)
     times = 100_000
     try:

@@ -1,4 +1,4 @@
-"""The state of durable actors: what is kept comes back the same, and what cannot be kept is refused."""
+"""The state of durable actors: it comes back exactly as it was, and a state that cannot be kept is refused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from actorhub.wire.codec import Signer
 
 @actor(durable=True)
 class Odd:
-    """Whose attributes are such as JSON does not give back."""
+    """An actor with attributes that JSON does not give back."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -69,7 +69,7 @@ class Odd:
 
 @actor(durable=True)
 class Model(BaseModel):
-    """With a field that has another name outside, and others that JSON does not give back."""
+    """A model with an alias for a field, and with fields that JSON does not give back."""
 
     model_config = ConfigDict(strict=True, ser_json_bytes="base64", val_json_bytes="base64")
 
@@ -105,14 +105,14 @@ class Model(BaseModel):
 
 
 async def _kill(handle: Any) -> None:
-    """The worker of an actor, and wait until the actor lives elsewhere."""
+    """Kill the worker of an actor, and wait until the actor runs in another one."""
     pid = await ask(handle.pid)
     os.kill(pid, signal.SIGKILL)
     assert await ask(handle.pid) != pid
 
 
-async def test_what_is_one_object_in_a_state_is_one_again(hub: Hub) -> None:
-    """Two attributes that are the same list are that for whoever goes on, too."""
+async def test_an_object_that_a_state_holds_twice_is_one_object_again(hub: Hub) -> None:
+    """Two attributes that are the same list are the same list for the next owner, too."""
     odd = await hub.spawn(Odd)
     assert await odd.next() == (1, [1])
     await _kill(odd)
@@ -128,7 +128,7 @@ async def test_a_state_that_json_cannot_express_comes_back_the_same(hub: Hub, wh
     assert await odd.kept() == what
 
 
-async def test_a_getstate_that_raises_fails_its_message_and_the_actor_goes_on(hub: Hub) -> None:
+async def test_a_getstate_that_raises_fails_the_call_and_the_actor_goes_on(hub: Hub) -> None:
     odd = await hub.spawn(Odd)
     assert await odd.next() == (1, [1])
     async with asyncio.timeout(30):
@@ -137,7 +137,7 @@ async def test_a_getstate_that_raises_fails_its_message_and_the_actor_goes_on(hu
     assert await odd.next() == (2, [1, 2])
 
 
-async def test_a_model_comes_back_however_its_fields_are_called_and_written_outside(hub: Hub) -> None:
+async def test_a_model_comes_back_whatever_aliases_and_encodings_its_fields_have(hub: Hub) -> None:
     model = await hub.spawn(Model)
     assert await model.next() == 1
     await _kill(model)
@@ -145,8 +145,8 @@ async def test_a_model_comes_back_however_its_fields_are_called_and_written_outs
     assert await model.rest() == (b"\xff\xff", {date(2026, 1, 1), date(2026, 1, 2)})
 
 
-async def test_a_field_that_cannot_be_read_again_fails_its_message_and_the_actor_goes_on(hub: Hub) -> None:
-    """Whoever goes on has the state as it was before."""
+async def test_a_field_that_could_not_be_read_back_fails_the_call_and_the_actor_goes_on(hub: Hub) -> None:
+    """The next owner has the state from before the call."""
     model = await hub.spawn(Model)
     assert await model.next() == 1
     for method, field in ((model.mistype, "count"), (model.unbound, "limit"), (model.keep_secret, "secret")):
@@ -157,7 +157,7 @@ async def test_a_field_that_cannot_be_read_again_fails_its_message_and_the_actor
     assert await model.show() == (1, 1.0, "")
 
 
-def test_a_class_of_which_a_part_would_not_be_kept_is_refused() -> None:
+def test_a_class_that_would_lose_part_of_its_state_is_refused() -> None:
     with pytest.raises(TypeError, match=r"Slotted would lose \['count'\]"):
 
         @actor(durable=True)
@@ -194,8 +194,8 @@ class Grown:
     async def ping(self) -> None: ...
 
 
-def test_who_migrates_to_what_cannot_be_kept_does_not_go_on() -> None:
-    """Else the journal's next image would have no state, and the one before it would be lost."""
+def test_an_owner_whose_migrated_state_cannot_be_kept_does_not_take_over() -> None:
+    """Otherwise the commit with the next checkpoint would have no state, and the state before it would be lost."""
     snapshots = StateSnapshots(spec_of(Grown), Signer("s"), 1000)
     with pytest.raises(NotSerialisable, match=r"Grown\['lock'\]"):
         snapshots.create([StateRecord(body=b'{"count":7}', size=11)], Grown)
@@ -203,13 +203,13 @@ def test_who_migrates_to_what_cannot_be_kept_does_not_go_on() -> None:
 
 def _new(path: str) -> str:
     if Path(path).exists():
-        raise ValueError(f"{path} is there already")
+        raise ValueError(f"{path} exists already")
     return path
 
 
 @actor(durable=True)
 class Aged:
-    """What its constructor takes has been restricted since it was made."""
+    """An actor whose constructor accepts less now than when it was created."""
 
     def __init__(self, path: Annotated[str, AfterValidator(_new)]) -> None:
         self.path = path
@@ -223,8 +223,8 @@ class Aged:
         return os.getpid()
 
 
-async def test_who_goes_on_from_a_journal_does_not_ask_the_constructor(hub: Hub, tmp_path: Path) -> None:
-    """A class may change its constructor: what has a state is not made anew, and not dead either."""
+async def test_an_actor_is_restored_from_its_journal_without_its_constructor(hub: Hub, tmp_path: Path) -> None:
+    """A class may change its constructor: an actor with a state is neither constructed again nor dead."""
     aged = await hub.spawn(Aged, str(tmp_path / "made"))
     assert await aged.next() == 1
     (tmp_path / "made").touch()
@@ -239,7 +239,7 @@ def _absent(path: str) -> str:
 
 
 class _Needed:
-    """Can be unpickled only where there is no file at its path."""
+    """Cannot be unpickled while there is a file at its path."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -248,8 +248,8 @@ class _Needed:
         return _absent, (self.path,)
 
 
-async def test_an_actor_with_a_state_does_not_die_of_a_worker_that_lacks_its_class(hub: Hub, tmp_path: Path) -> None:
-    """It waits until a worker has what its class needs, and has its state then."""
+async def test_an_actor_with_a_state_survives_a_worker_that_cannot_load_its_class(hub: Hub, tmp_path: Path) -> None:
+    """It waits until a worker can load its class, and has its state then."""
 
     @actor(durable=True)
     class ByValue:

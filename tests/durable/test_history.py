@@ -1,4 +1,4 @@
-"""What a durable actor's journal says to those who look at it."""
+"""History: what hubs and the command line show of a durable actor's journal."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Account:
 
 @actor(durable=True)
 class Box:
-    """Has a state that JSON does not give back."""
+    """An actor with a state that JSON does not give back."""
 
     def __init__(self) -> None:
         self.things: set[str] = set()
@@ -83,7 +83,7 @@ def _commits(entries: list[HistoryEntry]) -> list[HistoryEntry]:
     return [entry for entry in entries if entry.kind == "commit" and entry.verdict == "counts"]
 
 
-async def test_history_lists_what_was_handled_and_what_it_let_go(hub: Hub) -> None:
+async def test_history_lists_handled_messages_and_their_effects(hub: Hub) -> None:
     ann, bob = await hub.spawn(Account), await hub.spawn(Account)
     await ann.deposit(5)
     await ann.transfer(bob, 2)
@@ -103,7 +103,7 @@ async def test_history_lists_what_was_handled_and_what_it_let_go(hub: Hub) -> No
     assert await hub.history(ann, limit=2) == entries[-2:]
 
 
-async def test_a_state_is_shown_as_it_was(hub: Hub) -> None:
+async def test_the_state_after_each_commit_can_be_shown(hub: Hub) -> None:
     account = await hub.options(name="ann").spawn(Account)
     for _ in range(3):
         await account.deposit(5)
@@ -115,7 +115,7 @@ async def test_a_state_is_shown_as_it_was(hub: Hub) -> None:
         await hub.state_at("ann", 4)
 
 
-async def test_a_takeover_is_in_the_history_and_reading_disturbs_nobody(hub: Hub) -> None:
+async def test_history_shows_takeovers_and_reading_it_disturbs_no_caller(hub: Hub) -> None:
     account = await hub.spawn(Account)
     assert await account.deposit(5) == 5
     pid = await account.pid()
@@ -130,7 +130,7 @@ async def test_a_takeover_is_in_the_history_and_reading_disturbs_nobody(hub: Hub
     assert {entry.verdict for entry in entries} == {"counts"}
 
 
-async def test_what_does_not_count_is_marked_as_such(hub: Hub) -> None:
+async def test_history_marks_records_that_do_not_count(hub: Hub) -> None:
     account = await hub.spawn(Account)
     await account.deposit(5)
     first = (await hub.history(account))[0]
@@ -151,17 +151,17 @@ async def test_what_does_not_count_is_marked_as_such(hub: Hub) -> None:
     assert (await hub.state_at(account)).value == {"balance": 6}
 
 
-async def test_a_pickled_state_is_shown_by_its_attributes_to_those_who_have_the_secret(hub: Hub) -> None:
+async def test_a_pickled_state_is_shown_by_its_attributes_only_with_the_secret(hub: Hub) -> None:
     box = await hub.spawn(Box)
     await box.put("tea")
     state = await hub.state_at(box, 1)
     assert (state.codec, state.value) == ("pickle", {"things": "{'tea'}"})
-    async with Hub(settings=hub.settings.model_copy(update={"secret": None})) as stranger:
+    async with Hub(settings=hub.settings.model_copy(update={"secret": None})) as other:
         with pytest.raises(UntrustedPayload, match="ACTORHUB_SECRET"):
-            await stranger.state_at(box)
+            await other.state_at(box)
 
 
-async def test_a_patched_state_is_shown_whole(hub: Hub) -> None:
+async def test_a_state_written_as_a_patch_is_shown_whole(hub: Hub) -> None:
     page = await hub.spawn(Page)
     await page.name("one")
     await page.name("two")
@@ -170,7 +170,7 @@ async def test_a_patched_state_is_shown_whole(hub: Hub) -> None:
     assert (state.value["title"], len(state.value["text"]), state.version) == ("two", 8000, 3)
 
 
-async def test_an_instance_of_a_keyed_class_has_a_state_of_its_own(hub: Hub) -> None:
+async def test_each_instance_of_a_keyed_class_has_a_state_of_its_own(hub: Hub) -> None:
     ann, bob = hub.at(Cart, "ann"), hub.at(Cart, "bob")
     for item in ("tea", "milk"):
         await ann.add(item)
@@ -187,7 +187,7 @@ async def test_an_instance_of_a_keyed_class_has_a_state_of_its_own(hub: Hub) -> 
     assert "has nothing in hand" in (await hub.explain(ann)).text
 
 
-async def test_who_has_no_journal_is_named(hub: Hub) -> None:
+async def test_the_error_for_an_actor_without_a_journal_names_it(hub: Hub) -> None:
     plain = await hub.options(name="plain").spawn(Plain)
     for who in (plain, "plain"):
         with pytest.raises(ActorHubError, match="plain is not durable"):
@@ -208,7 +208,7 @@ async def _is_gone(hub: Hub, account: Account) -> bool:
     return False
 
 
-async def test_the_command_shows_the_history_and_the_state(hub: Hub) -> None:
+async def test_the_command_line_shows_history_and_state(hub: Hub) -> None:
     account = await hub.options(name="ann").spawn(Account)
     await asyncio.gather(*(account.deposit(5) for _ in range(3)))
     shown = await asyncio.to_thread(_run, hub, "ann")
@@ -228,27 +228,27 @@ def _run(hub: Hub, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([ACTORHUB, "history", *arguments], env=env, check=False, capture_output=True, text=True)
 
 
-def _folded(journal: list[Record], first: int) -> list[Any]:
+def _verdicts(journal: list[Record], first: int) -> list[Any]:
     replay = _Replay()
     found = [each for at, record in enumerate(journal[first:], first) for each in replay.read(at, encode(record))]
     assert replay.waits_since is None or not found
     return [(each.offset, each.verdict) for each in found]
 
 
-def test_a_journal_whose_beginning_is_lost_is_read_from_the_first_commit_that_is_known_to_count() -> None:
-    image = Checkpoint(windows={}, sent={}, lineage=0, postings=())
+def test_a_journal_whose_beginning_is_dropped_is_read_from_the_first_commit_that_is_known_to_count() -> None:
+    checkpoint = Checkpoint(windows={}, sent={}, lineage=0, postings=())
     whole = StateRecord(body=b"{}", size=2)
     journal: list[Record] = [
         Epoch(epoch=1, owner="a"),
         Commit(epoch=1, owner="a", seq=1, states=(whole,)),
-        Commit(epoch=1, owner="zombie", seq=2, states=(whole,), image=image),  # nobody says that it counts
-        Commit(epoch=1, owner="a", seq=2, states=(whole,), image=image),
+        Commit(epoch=1, owner="zombie", seq=2, states=(whole,), image=checkpoint),  # no later record names it
+        Commit(epoch=1, owner="a", seq=2, states=(whole,), image=checkpoint),
         Commit(epoch=1, owner="a", seq=3, low=3),
         ReadMarker(id="m"),
         Epoch(epoch=2, owner="b", low=3),
         Commit(epoch=1, owner="a", seq=4, low=3),
     ]
-    everything = _folded(journal, 0)
+    everything = _verdicts(journal, 0)
     assert [verdict for _, verdict in everything] == [
         "counts",
         "counts",
@@ -259,5 +259,5 @@ def test_a_journal_whose_beginning_is_lost_is_read_from_the_first_commit_that_is
         "counts",
         "late",
     ]
-    assert _folded(journal, 1) == _folded(journal, 2) == _folded(journal, 3) == everything[3:]
-    assert _folded(journal, 4) == [], "the image is lost, too"
+    assert _verdicts(journal, 1) == _verdicts(journal, 2) == _verdicts(journal, 3) == everything[3:]
+    assert _verdicts(journal, 4) == [], "the commit with the checkpoint is dropped, too"

@@ -1,4 +1,4 @@
-"""Keyed classes: many durable instances behind a few mailboxes."""
+"""Keyed actors: many durable instances behind a few mailboxes."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Cart:
 
 @actor(durable=True, shards=2)
 class Plain:
-    """Whose constructor takes no key."""
+    """A class whose constructor takes no key."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -74,7 +74,7 @@ class Broken:
         return "pong"
 
 
-async def test_instances_are_there_when_they_are_called_and_apart(hub: Hub) -> None:
+async def test_instances_are_created_by_their_first_call_and_have_separate_states(hub: Hub) -> None:
     carts = [hub.at(Cart, f"customer-{n}") for n in range(20)]
     await asyncio.gather(*(cart.add(str(n)) for n, cart in enumerate(carts)))
     assert [await cart.show() for cart in carts] == [(f"customer-{n}", [str(n)]) for n in range(20)]
@@ -82,7 +82,7 @@ async def test_instances_are_there_when_they_are_called_and_apart(hub: Hub) -> N
     assert await hub.at(Plain, "a").next() == 1
 
 
-async def test_a_failing_call_undoes_what_it_did_to_its_instance_only(hub: Hub) -> None:
+async def test_a_failing_call_is_undone_in_its_own_instance_only(hub: Hub) -> None:
     good, bad = hub.at(Cart, "good"), hub.at(Cart, "bad")
     await bad.add("tea")
     results = await asyncio.gather(good.add("milk"), bad.add("poison"), return_exceptions=True)
@@ -91,13 +91,13 @@ async def test_a_failing_call_undoes_what_it_did_to_its_instance_only(hub: Hub) 
     assert [await good.show(), await bad.show()] == [("good", ["milk"]), ("bad", ["tea"])]
 
 
-async def test_an_instance_that_cannot_be_made_fails_its_calls_and_no_others(hub: Hub) -> None:
+async def test_an_instance_that_cannot_be_created_fails_its_calls_and_no_others(hub: Hub) -> None:
     with pytest.raises(ActorInitFailed, match="not this key"):
         await hub.at(Broken, "broken").ping()
     assert await hub.at(Broken, "whole").ping() == "pong"
 
 
-async def test_a_handle_of_an_instance_travels(hub: Hub) -> None:
+async def test_handles_of_instances_can_be_sent(hub: Hub) -> None:
     cart, other = hub.at(Cart, "from"), hub.at(Cart, "to")
     await cart.add("tea")
     await cart.give(other, "tea")
@@ -111,12 +111,12 @@ async def _has(cart: Cart, items: list[str]) -> bool:
     return (await cart.show())[1] == items
 
 
-async def test_things_are_neither_made_nor_lost_while_workers_are_killed(hub: Hub) -> None:
-    """Invariant: each thing is in one cart."""
+async def test_no_item_appears_or_disappears_while_workers_are_killed(hub: Hub) -> None:
+    """Invariant: each item is in exactly one cart."""
     chance = random.Random(3)
     carts = [hub.at(Cart, f"k{n}") for n in range(30)]
-    things = [str(n) for n in range(60)]
-    await asyncio.gather(*(carts[n % 30].add(thing) for n, thing in enumerate(things)))
+    all_items = [str(n) for n in range(60)]
+    await asyncio.gather(*(carts[n % 30].add(item) for n, item in enumerate(all_items)))
 
     async def trade() -> None:
         for _ in range(40):
@@ -130,18 +130,18 @@ async def test_things_are_neither_made_nor_lost_while_workers_are_killed(hub: Hu
         await asyncio.sleep(0.3)
         os.kill(await ask(chance.choice(carts).pid), signal.SIGKILL)
     await trading
-    await until(lambda: _hold_all(carts, sorted(things)))
+    await until(lambda: _hold_all(carts, sorted(all_items)))
 
 
-async def _hold_all(carts: list[Cart], things: list[str]) -> bool:
+async def _hold_all(carts: list[Cart], items: list[str]) -> bool:
     held = [item for cart in carts for item in (await cart.show())[1]]
-    assert len(set(held)) == len(held), "nothing is in two carts"
-    return sorted(held) == things
+    assert len(set(held)) == len(held), "no item is in two carts"
+    return sorted(held) == items
 
 
 @pytest.fixture
 async def small(broker: LocalServer) -> AsyncIterator[Hub]:
-    """Instances leave memory soon, and journals are as small as they may be."""
+    """A cluster that passivates instances soon, and whose journals are as small as possible."""
     settings = Settings(
         url=broker.url, secret="s", prefix=f"t{new_id(6)}", passivate_after=0.3, journal_retention=1024 * 1024, **QUICK
     )  # type: ignore[arg-type]
@@ -167,14 +167,14 @@ class Counted:
         return self.text, type(self).lives
 
 
-async def test_an_instance_that_nobody_calls_leaves_memory_and_comes_back_as_it_was(small: Hub) -> None:
+async def test_an_idle_instance_is_passivated_and_comes_back_as_it_was(small: Hub) -> None:
     counted = small.at(Counted, "a")
     assert await counted.write("word") == 1
     await asyncio.sleep(2.5)
     assert await counted.read() == ("word", 2)
 
 
-async def test_a_timer_comes_to_the_instance_that_it_was_set_for(hub: Hub) -> None:
+async def test_a_timer_reaches_the_instance_for_which_it_was_set(hub: Hub) -> None:
     cart, other = hub.at(Cart, "a"), hub.at(Cart, "b")
     await other.add("tea")
     await hub.after(0.2, cart.add, "later")
@@ -186,8 +186,8 @@ async def _has_item(cart: Cart, item: str) -> bool:
     return item in (await cart.show())[1]
 
 
-async def test_timers_that_are_more_than_a_record_are_refused_and_the_others_stay(hub: Hub) -> None:
-    """Each timer is set or a dead letter, and the instance answers."""
+async def test_timers_that_do_not_fit_into_a_record_are_refused_and_the_others_stay(hub: Hub) -> None:
+    """Each timer is set or becomes a dead letter, and the instance goes on."""
     cart = hub.at(Cart, "a")
     await asyncio.gather(*(hub.after(3600.0, cart.add, f"{n}{'x' * 100_000}") for n in range(200)))
     await cart.add("tea")
@@ -197,8 +197,8 @@ async def test_timers_that_are_more_than_a_record_are_refused_and_the_others_sta
     assert len(refused) < 200
 
 
-async def test_an_instance_does_not_leave_memory_while_it_runs_whatever_else_is_sent_to_it(small: Hub) -> None:
-    """The call that runs is answered, and what it did is in the state, though a timer was set meanwhile."""
+async def test_an_instance_is_not_passivated_while_a_call_runs(small: Hub) -> None:
+    """The running call is replied to, and its change is in the state, though a timer is set meanwhile."""
     slow = small.at(Slow, "a")
     assert await slow.work(0.0) == 1
     working = ask(slow.work, 4.0)
@@ -221,7 +221,7 @@ class Slow:
 
 @actor(durable=True, shards=1)
 class Form(BaseModel):
-    """With fields that change apart from each other, and so large that a single instance's commits have only what changed."""
+    """Fields that change separately, in a state so large that commits of an unkeyed actor would hold only the changed ones."""
 
     items: list[str] = []
     note: str = ""
@@ -245,8 +245,8 @@ async def test_a_model_comes_back_with_all_of_its_fields(small: Hub) -> None:
     assert await form.show() == (["tea"], "a gift")
 
 
-async def test_a_state_outlives_the_place_in_the_journal_where_it_was_written(small: Hub) -> None:
-    """Invariant: an instance knows what it was told long ago, though the journal has been filled several times since."""
+async def test_a_state_survives_when_the_broker_drops_the_record_that_held_it(small: Hub) -> None:
+    """Invariant: instances keep their old states, though the journal has been filled several times since."""
     await asyncio.gather(*(small.at(Counted, f"cold-{n}").write(f"word {n}") for n in range(50)))
     hot = small.at(Counted, "hot")
     for n in range(150):
@@ -271,16 +271,16 @@ class Verbose:
         return os.getpid()
 
 
-async def test_answers_that_are_more_than_the_journal_are_all_given(small: Hub) -> None:
-    """Invariant: calls that come at once are all answered, in order, and the state is what they made of it."""
+async def test_replies_larger_than_the_journal_all_reach_their_callers(small: Hub) -> None:
+    """Invariant: all of many simultaneous calls are replied to, in order, and all their changes are in the state."""
     verbose = await small.spawn(Verbose)
-    answers = await asyncio.gather(*(verbose.say(50_000) for _ in range(200)))
-    assert [count for count, _ in answers] == list(range(1, 201))
+    replies = await asyncio.gather(*(verbose.say(50_000) for _ in range(200)))
+    assert [count for count, _ in replies] == list(range(1, 201))
     os.kill(await verbose.pid(), signal.SIGKILL)
     assert await verbose.say(1) == (201, "x")
 
 
-async def test_what_is_no_key_is_refused(hub: Hub) -> None:
+async def test_invalid_keys_are_refused(hub: Hub) -> None:
     with pytest.raises(ValueError, match="not empty"):
         hub.at(Cart, "")
     with pytest.raises(TypeError, match="a key is text"):
@@ -289,7 +289,7 @@ async def test_what_is_no_key_is_refused(hub: Hub) -> None:
         await hub.kill(hub.at(Cart, "a"))
 
 
-def test_a_keyed_class_is_durable() -> None:
+def test_a_keyed_class_must_be_durable() -> None:
     with pytest.raises(ValueError, match="durable=True"):
 
         @actor(shards=2)
