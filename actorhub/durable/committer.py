@@ -119,7 +119,7 @@ class GroupCommitter:
             self._close_batch(whole=True)
 
     def _close_batch(self, *, whole: bool) -> None:
-        """What has been handled up to now is one commit."""
+        """Make one commit of all that has been handled up to now."""
         journaled, unjournaled = self._effects.take()
         self._owner.close_batch(self._host.take_changes(whole=whole), journaled)
         self._closed_unjournaled.append(unjournaled)

@@ -62,13 +62,14 @@ class EffectCollector:
         return journaled.entries(), unjournaled.entries()
 
     def is_read_only(self, request: Request) -> bool:
-        """The method only reads, so a repeated request can run again."""
+        """True if the method only reads, so that a repeated request can run again."""
         return request.envelope.method in self._spec.options.reads
 
     # ---- tells and replies
 
     def check_size(self, request: Request, reply: Reply) -> int:
-        """The bytes of the request's tells. Replies that the journal does not keep are checked where they are packed.
+        """Check that a request's effects can be committed; returns the bytes of its tells. Replies of methods that only read
+        are checked where they are packed.
 
         Raises:
             PayloadTooLarge: the reply, or all tells together, would not fit into a record beside the rest.
@@ -88,7 +89,7 @@ class EffectCollector:
         return size
 
     def add_tells(self, request: Request) -> None:
-        """What the request told others, and the queues that it declares."""
+        """Collect the tells of a request, and the queues that it declares."""
         if request.effects is None:
             return
         for queue in request.effects.queues:
@@ -99,7 +100,7 @@ class EffectCollector:
             self._journaled.tell(tell.queue, tell.keyed, (Envelope(seq=seq, **draft), tell.payload))
 
     def add_reply(self, request: Request, reply: Reply) -> int:
-        """The reply to the caller, and a dead letter of a tell that failed. Returns the bytes of both."""
+        """Collect the reply to the caller, and the dead letter of a tell that failed. Returns the bytes of both."""
         envelope, failure, size = request.envelope, reply.failure, len(reply.payload)
         if failure is not None and (reply.reason == "poison" or envelope.kind in (Kind.TELL, Kind.TIMER)):
             log.error("%s of %s failed: %s", envelope.method, self._inbox, failure.message, extra={"call": envelope.id})
@@ -167,7 +168,7 @@ class EffectCollector:
 
 
 def _timer_bytes(timer: StoredTimer) -> int:
-    """Its payload is written in base64."""
+    """Bytes of a timer in a record; its payload is written in base64."""
     return ENVELOPE_BYTES + len(timer.method) + len(timer.key or "") + 4 * len(timer.payload) // 3
 
 

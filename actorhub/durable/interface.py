@@ -49,7 +49,7 @@ LoadStates = Callable[[str], Awaitable[Sequence[StateRecord]]]
 
 @dataclass(frozen=True, slots=True)
 class HostContext:
-    """What the owner of a mailbox provides to the host of its state."""
+    """Means that the owner of a mailbox provides to the host of its state."""
 
     link: Link
     """The link to the broker that the owner uses."""
@@ -83,7 +83,7 @@ class StateHost(Protocol):
         """Cancel a call that runs or waits."""
 
     def resume(self) -> None:
-        """`may_start` is True again."""
+        """Start requests again: `may_start` is True again."""
 
     def capture(self, request: Request) -> int:
         """Keep the state as the request has left it; returns by how many bytes the next commit grows.

@@ -92,7 +92,7 @@ class Journal:
 
     @property
     def state(self) -> JournalState:
-        """What has been read."""
+        """State of the journal, as far as it has been read."""
         return self._takeover.journal_state
 
     async def open(self) -> JournalState:
@@ -148,13 +148,13 @@ class Journal:
         return record
 
     async def _read_one(self, offset: int | str) -> tuple[int, bytes]:
-        """The first message from an offset on, and where it is. A broker that does not answer is asked again."""
+        """The first message from an offset on, and where it is. Repeated if the broker does not respond."""
         for _ in range(READ_ATTEMPTS):
             with suppress(TimeoutError):
                 async with asyncio.timeout(READ_TIMEOUT_SECONDS):
                     return await self._try_to_read_one(offset)
             log.warning("%s was not read from %s in %.0f s; trying again", self._queue, offset, READ_TIMEOUT_SECONDS)
-        raise BrokerUnavailable(f"{self._queue} cannot be read from {offset}: the broker does not answer")
+        raise BrokerUnavailable(f"{self._queue} cannot be read from {offset}: the broker does not respond")
 
     async def _try_to_read_one(self, offset: int | str) -> tuple[int, bytes]:
         found: asyncio.Future[tuple[int, bytes] | BrokerUnavailable] = self._session.loop.create_future()

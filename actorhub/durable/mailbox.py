@@ -28,14 +28,15 @@ LIMITED_PREFETCH = 16
 """Messages taken ahead from an inbox with a limit."""
 
 CONTESTED_PAUSE_SECONDS = 0.2
-"""Most time before a mailbox asks for messages again after another owner has taken over."""
+"""Longest pause of a mailbox before it consumes again, after another owner has taken over."""
 
 FAILURE_PAUSE_SECONDS = 5.0
 """Before a mailbox whose ownership failed tries again."""
 
 
 class DurableMailbox(Recoverable):
-    """Consumes one inbox for as long as the session lives, across lost links; each time it owns the journal anew.
+    """Consumes one inbox for as long as the session lives, across lost links, and takes over the journal whenever messages
+    come.
 
     Args:
         make_state_host: makes what runs the messages, for each ownership.

@@ -33,18 +33,18 @@ class CommitOutbox:
         self._ungrouped: list[OutboxEntry] = []
 
     def reply(self, queue: str, parcel: EncodedEnvelope, call: tuple[str, int]) -> None:
-        """`call`: the sender and the number of the call."""
+        """Add a reply. `call`: sender and number of the call."""
         self._parcels.setdefault(queue, []).append(parcel)
         self._replies.setdefault(queue, []).append(call)
 
     def tell(self, queue: str, keyed: str, parcel: EncodedEnvelope) -> None:
-        """`keyed`: the receiver's class, if that is a keyed one."""
+        """Add a tell. `keyed`: class of the receiver, if it is a keyed one."""
         self._parcels.setdefault(queue, []).append(parcel)
         if keyed:
             self._keyed[queue] = keyed
 
     def add(self, entry: OutboxEntry) -> None:
-        """An entry that stays a message of its own."""
+        """Add an entry that stays a message of its own."""
         self._ungrouped.append(entry)
 
     def declare(self, queue: Queue) -> None:

@@ -147,7 +147,7 @@ class Ownership:
         return _Machinery(owner, committer, inbox, compactor)
 
     async def _replay(self, owner: JournalOwner[Request]) -> None:
-        """Publish again what former owners have committed and nobody has confirmed."""
+        """Publish again what former owners have committed and the broker has not confirmed."""
         self._phase = _Phase.REPLAYING
         for seq, entries in owner.inherited:
             await self._publisher.release(entries)

@@ -45,13 +45,13 @@ def _line(body: bytes) -> str:
         return repr(record)
     plain = record.model_dump(exclude={"states", "outbox", "image", "time"}, exclude_defaults=True)
     states = [f"{state.key} ...{state.body[-HISTORY:].decode(errors='replace')}" for state in record.states]
-    image = record.image.model_dump(exclude={"postings"}) if record.image is not None else None
-    return f"{plain} releases {[_posting(one) for one in record.outbox]} states {states} image {image}"
+    checkpoint = record.image.model_dump(exclude={"postings"}) if record.image is not None else None
+    return f"{plain} releases {[_entry(one) for one in record.outbox]} states {states} checkpoint {checkpoint}"
 
 
-def _posting(posting: OutboxEntry) -> str:
+def _entry(entry: OutboxEntry) -> str:
     try:
-        ids = [envelope.id or envelope.call for envelope, _ in decode(posting.body, posting.content_type)]
+        ids = [envelope.id or envelope.call for envelope, _ in decode(entry.body, entry.content_type)]
     except InvalidEnvelope as exc:
         ids = [repr(exc)]
-    return f"to {posting.queue}: {', '.join(ids)}"
+    return f"to {entry.queue}: {', '.join(ids)}"

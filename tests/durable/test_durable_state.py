@@ -42,7 +42,7 @@ class Odd:
         return self.count, self.same
 
     async def keep(self, what: str) -> None:
-        self.value = {"half a letter": "\ud800", "a large number": 10**5000}.get(what)
+        self.value = {"a lone surrogate": "\ud800", "a large number": 10**5000}.get(what)
         if what == "a circle":
             self.value = [1]
             self.value.append(self.value)
@@ -56,7 +56,7 @@ class Odd:
         depth = 0
         while isinstance(value, list):
             value, depth = value[0], depth + 1
-        return {"\ud800": "half a letter", 10**5000: "a large number"}.get(
+        return {"\ud800": "a lone surrogate", 10**5000: "a large number"}.get(
             value, "a deep list" if depth == 300 else "nothing"
         )
 
@@ -119,7 +119,7 @@ async def test_an_object_that_a_state_holds_twice_is_one_object_again(hub: Hub) 
     assert await odd.next() == (2, [1, 2])
 
 
-@pytest.mark.parametrize("what", ["half a letter", "a large number", "a circle", "a deep list"])
+@pytest.mark.parametrize("what", ["a lone surrogate", "a large number", "a circle", "a deep list"])
 async def test_a_state_that_json_cannot_express_comes_back_the_same(hub: Hub, what: str) -> None:
     odd = await hub.spawn(Odd)
     async with asyncio.timeout(30):

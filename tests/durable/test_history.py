@@ -192,8 +192,8 @@ async def test_the_error_for_an_actor_without_a_journal_names_it(hub: Hub) -> No
     for who in (plain, "plain"):
         with pytest.raises(ActorHubError, match="plain is not durable"):
             await hub.history(who)
-    with pytest.raises(ActorNotFound, match="'nobody'"):
-        await hub.history("nobody")
+    with pytest.raises(ActorNotFound, match="'unknown'"):
+        await hub.history("unknown")
     account = await hub.spawn(Account)
     await account.deposit(1)
     await hub.kill(account)

@@ -369,7 +369,7 @@ def test_each_senders_messages_run_in_order_and_once() -> None:
     assert owner.take("s", 1, 0, "one") == (Intake.RUN, None)
     assert list(owner.intake.take_held("s")) == ["two"]
     assert owner.take("s", 1, 0, "one again") == (Intake.IN_HAND, "one")
-    assert owner.take("", 0, 0, "from a stranger") == (Intake.RUN, None)
+    assert owner.take("", 0, 0, "of a foreign client") == (Intake.RUN, None)
 
 
 def test_a_skipped_message_is_handled_late_and_once() -> None:

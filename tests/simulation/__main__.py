@@ -1,4 +1,4 @@
-"""`python -m tests.simulation --seeds 10000 [--first S] [--mutant NAME] [--processes 2]`"""
+"""Command line of the simulation: `python -m tests.simulation --seeds 10000 [--first S] [--mutant NAME] [--processes 2]`."""
 
 from __future__ import annotations
 

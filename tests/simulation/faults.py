@@ -141,7 +141,7 @@ class Faults:
             client.send(self._given.randint(-6, 12), self._given.random() < 0.5)
 
     def break_client(self, client: Client) -> None:
-        """Its replies may be lost, and their senders hear late that they are stored."""
+        """Break the connection of a client: its replies may be lost, and their senders get confirms late."""
         self._say(f"{client.name} loses its connection")
         client.break_off()
         client.forgotten = self._given.random() < 0.7
@@ -195,13 +195,13 @@ class Faults:
                 connection.stall(steps)
 
     def lose_confirms(self, worker: Worker) -> None:
-        """It will publish again what it has published."""
+        """Lose the confirms for a worker: it will publish again."""
         self._say(f"confirms for {worker.name} are lost")
         for connection in worker.publishing[-1:]:
             self._server.disconnect(connection, loses=True)
 
     def hold_effects(self, worker: Worker) -> None:
-        """Its records arrive, and its messages do not, for a while or for ever."""
+        """Let the records of a worker arrive, and hold up its messages for a while or for ever."""
         steps = self._lag * self._given.choice((10, 30, 60))
         self._say(f"messages of {worker.name} are held up for {steps}")
         for connection in worker.publishing[:1]:
@@ -210,8 +210,7 @@ class Faults:
             self._clock.after(self._given.randint(steps // 2, steps), Faults.kill, self, worker)
 
     def outlive(self, worker: Worker) -> None:
-        """It is the owner no longer and does not know it: it hears nothing, or is paused, or only the inbox is taken from
-        it."""
+        """Depose a worker that does not know it: it hears nothing, or is paused, or only the inbox is taken from it."""
         given, consuming = self._given, worker.consuming
         if consuming is None or not consuming.is_open:
             return
@@ -240,7 +239,7 @@ CLIENT_FAULTS = (Faults.break_client, Faults.break_client, Faults.restart)
 
 @dataclass(frozen=True)
 class Theme:
-    """Which faults a world has, and how often."""
+    """Kinds of faults in a world, and their frequencies."""
 
     kinds: tuple[int, int, int, int, int] = (2, 2, 2, 1, 1)
     """Weights of faults of workers at any time, when they append, when a record is stored, and of clients at any time and when

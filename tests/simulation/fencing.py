@@ -1,4 +1,4 @@
-"""Which commits of a journal count, as the design says, written without the code under test."""
+"""The fencing rule once more, as the design says it, without the code under test."""
 
 from __future__ import annotations
 

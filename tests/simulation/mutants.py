@@ -109,10 +109,10 @@ class _BySeq(FencingRule):
 
 class _BySeqRule(Rule):
     def __init__(self) -> None:
-        self._validity = _BySeq()
+        self._fencing = _BySeq()
 
     def counts(self, record: Record) -> bool:
-        return self._validity.counts(record)
+        return self._fencing.counts(record)
 
 
 class _BySeqState(JournalState):
@@ -131,10 +131,10 @@ class _ByOwner(FencingRule):
 
 class _ByOwnerRule(Rule):
     def __init__(self) -> None:
-        self._validity = _ByOwner()
+        self._fencing = _ByOwner()
 
     def counts(self, record: Record) -> bool:
-        return self._validity.counts(record) and isinstance(record, Commit)
+        return self._fencing.counts(record) and isinstance(record, Commit)
 
 
 class _ByOwnerState(JournalState):

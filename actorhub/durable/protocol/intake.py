@@ -15,7 +15,7 @@ RequestT = TypeVar("RequestT")
 
 
 class Intake(Enum):
-    """What to do with a message that has come."""
+    """Decision on a message that has come."""
 
     RUN = "run"
     """It is its turn."""
@@ -114,7 +114,7 @@ class MessageIntake(Generic[RequestT]):
         return known
 
     def _forget_oldest(self) -> None:
-        """Of those with nothing in hand: the journal has all that came from them."""
+        """Forget the oldest sender with nothing in hand: the journal has all its messages."""
         for sender, known in self._senders.items():
             if not known.held and not known.in_hand:
                 del self._senders[sender]

@@ -22,7 +22,7 @@ MAX_SENDERS = 10_000
 
 
 class FencingRule:
-    """Which records count: a function of the journal alone, the same for every reader, without clocks.
+    """The rule that says which records count: a function of the journal alone, the same for every reader, without clocks.
 
     An epoch counts if it is above the current one. A commit counts if it is the current owner's, and the next in number. All
     else is skipped for ever: records of a worker that another one has replaced, and second copies of a record.
@@ -211,7 +211,7 @@ class JournalState:
     def _senders_like(self, sender: str) -> OrderedDict[str, AppliedSequences]:
         return self.single_message_senders if sender.startswith("~") else self.senders
 
-    # ---- questions to what was read
+    # ---- what was read
 
     @property
     def last_seq(self) -> int:

@@ -39,7 +39,7 @@ class OwnershipLost(ActorHubError):
 
 
 class NextStep(Enum):
-    """What to do with the messages handled since the last commit; see `JournalOwner.next_step`."""
+    """Next step with the messages handled since the last commit; see `JournalOwner.next_step`."""
 
     NOTHING = "nothing"
     WAIT_FOR_ROOM = "wait for room"
@@ -169,7 +169,7 @@ class JournalOwner(Generic[RequestT]):
     # ---- committing
 
     def next_step(self) -> NextStep:
-        """What to do with the messages handled since the last commit. The first row that holds decides:
+        """Next step with the messages handled since the last commit. The first row that holds decides:
 
         | holds                                                                         | step                   |
         |-------------------------------------------------------------------------------|------------------------|

@@ -113,7 +113,7 @@ class StoredTimer(_Model):
 
 
 class Checkpoint(_Model):
-    """All that earlier records say, except states: with it, nobody has to read them."""
+    """All that earlier records say, except states, so that they need not be read."""
 
     windows: dict[str, SequenceSet]
     """Applied sequence numbers, by sender."""
@@ -138,7 +138,7 @@ class Commit(_Model):
     owner: str
 
     seq: int
-    """Number of the commit: one more than that of the commit before, whoever wrote it."""
+    """Number of the commit: one more than that of the commit before, also if another owner wrote that one."""
 
     low: int = 0
     """As in `Epoch`."""
