@@ -341,7 +341,7 @@ class _AcknowledgesCopies(Ownership):
 
 class _CheckpointWithoutReplies(JournalState):
     def checkpoint(self) -> Checkpoint:
-        return super().checkpoint().model_copy(update={"entries": ()})
+        return super().checkpoint().model_copy(update={"postings": ()})
 
 
 _mutant("replies are not given again", ownership=_NoReplyAgain)
