@@ -91,6 +91,7 @@ class StateHost(Protocol):
         Raises:
             NotSerialisable, UntrustedPayload, PayloadTooLarge: the state cannot be kept as it is.
         """
+        ...
 
     def restore(self, request: Request) -> None:
         """Undo what a failed request has done to the state."""
@@ -101,6 +102,7 @@ class StateHost(Protocol):
     def take_changes(self, *, whole: bool) -> list[StateRecord]:
         """The states for the next commit: those that have changed since the last call. `whole`: of a single instance the
         whole state, even if nothing has changed."""
+        ...
 
 
 MakeStateHost = Callable[[HostContext], StateHost]
