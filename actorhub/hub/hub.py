@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from actorhub.actors.execution import current_execution
 from actorhub.actors.handle import Handle, address_of, remote_of, spec_behind
-from actorhub.actors.spec import ActorOptions, ActorSpec, spec_of
+from actorhub.actors.spec import ActorSpec, spec_of
 from actorhub.actors.timers import Timer, after, every
 from actorhub.cluster import BrokerChoice, LocalCluster, LocalNodes
 from actorhub.control_api.client import control_client, find, unwrap
@@ -23,7 +23,7 @@ from actorhub.control_api.info import NodeInfo
 from actorhub.control_api.requirements import Bundle
 from actorhub.control_api.sharding import shard_ticket
 from actorhub.control_api.specs import SpawnSpec
-from actorhub.core.addressing import check_name, new_id
+from actorhub.core.addressing import check_name
 from actorhub.errors import ActorHubError, ActorNotFound, HubClosed
 from actorhub.hub.inspection import InspectionApi
 from actorhub.hub.options import Options
@@ -34,7 +34,6 @@ from actorhub.messaging.session import Session, current_session
 from actorhub.settings import Settings
 from actorhub.tasks.client import SubmitOptions
 from actorhub.tasks.client_context import ClientContext, Clients
-from actorhub.wire.codec import by_value
 from actorhub.wire.signature import Untyped
 
 if TYPE_CHECKING:
@@ -288,27 +287,7 @@ class Hub(TaskApi, InspectionApi, PlacementApi):
         spec = spec_of(cls)
         session = self._open_session()
         options = self._options
-        arguments, codec = spec.init.pack(args, kwargs, session.signer)
-        changes = {"resources": options.resources, "max_restarts": options.max_restarts}
-        given = {k: v for k, v in changes.items() if v is not None}
-        chosen = ActorOptions.model_validate({**dict(spec.options), **given}) if given else spec.options
-        word = "".join(letter for letter in spec.cls.__name__.lower() if letter.isalnum())[:30] or "actor"
-        plan = SpawnSpec(
-            actor_id=f"{word}-{new_id(10)}",
-            namespace=options.namespace,
-            name=options.name,
-            class_name=spec.class_name,
-            options=chosen,
-            lifetime="detached" if chosen.durable else options.lifetime,
-            owner=self._owner or session.id,
-            arguments=arguments,
-            codec=codec,
-            code=session.signer.dumps(spec.cls, spec.class_name) if by_value(spec.cls) else None,
-            node=options.node,
-            labels=options.labels,
-            prefer=options.prefer,
-            bundle=options.placement,
-        )
+        plan = options.spawn_spec(spec, session, self._owner or session.id, args, kwargs)
         session.owns_actors = True
         asked = SpawnRequested(plan=plan, get_if_exists=options.get_if_exists)
         spawned = unwrap(await control_client(session).spawn(asked))

@@ -12,32 +12,24 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from importlib.metadata import version
 from typing import Unpack
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from actorhub.actors.handle import ask, tell
-from actorhub.actors.service import ServiceEndpoint, stub
-from actorhub.actors.spec import registry
+from actorhub.actors.service import ServiceEndpoint
 from actorhub.broker import Message
 from actorhub.control.standby import ControlStandby
-from actorhub.control_api.client import control_client
 from actorhub.control_api.commands import StartSlot
 from actorhub.control_api.directory import cluster_session
 from actorhub.control_api.events import (
-    ANY_CLASS,
-    NodeReport,
     Running,
     SlotEnded,
     WorkerLost,
-    WorkerReport,
     WorkerStopped,
 )
-from actorhub.control_api.services import NodeService, WorkerService
-from actorhub.control_api.specs import Activation
+from actorhub.control_api.services import NodeService
 from actorhub.control_api.task_status import TaskStatusReport
 from actorhub.core.addressing import new_id
 from actorhub.core.resources import Resources, checked
@@ -48,7 +40,8 @@ from actorhub.messaging.delayed_delivery import DelayedPublisher, DelayForwarder
 from actorhub.node import echo
 from actorhub.node.gpus import GpuAllocator
 from actorhub.node.hardware import detect_resources
-from actorhub.node.process_manager import ProcessManager, WorkerExit, WorkerProcess, retry_until_started
+from actorhub.node.process_manager import ProcessManager, WorkerExit, retry_until_started
+from actorhub.node.reporter import NodeReporter
 from actorhub.node.slot_manager import RESTART_PAUSE_SECONDS, START_FAILED_SECONDS, SlotManager
 from actorhub.node.worker_process import WorkerOptions
 from actorhub.objects.location import sweep
@@ -59,8 +52,6 @@ from actorhub.tasks.execution.draining import fail_message
 from actorhub.tasks.outbox import publish_task
 
 log = logging.getLogger(__name__)
-
-_VERSION = version("actorhub-mq")
 
 
 class NodeConfig(BaseModel):
@@ -85,21 +76,19 @@ class NodeAgent:
     ) -> None:
         self.config = config
         self.settings = settings
+        self._stop = asyncio.Event()
+        self._changed = asyncio.Event()
         self.session = cluster_session(settings, name=f"node {config.node_id}")
         modules = [echo.__name__, *config.modules]
         preload = [type(self.session.broker).__module__, *modules]
         self._processes = processes(config.node_id, modules, preload, settings, self._worker_ended)
-        self.slots = SlotManager(self.session, config.node_id, self._processes, self._start_worker, self._tell_end)
-        self._resources: dict[str, float] = {}
+        self.slots = SlotManager(self.session, config.node_id, self._processes, self._start_worker, self._report_end)
+        self.reporter = NodeReporter(
+            self.session, config.node_id, config.labels, self._processes, self.slots, self._changed.set
+        )
         self._devices = GpuAllocator(0.0, {})
         self._store: ObjectStore | None = None
         self._keeper: ObjectServer | None = None
-        self._known = False
-        self._leaving = False
-        self._stop = asyncio.Event()
-        self._changed = asyncio.Event()
-        self._telling = asyncio.Lock()  # control hears everything in the order in which it happened
-        self._untold: dict[str, WorkerProcess] = {}  # workers that have ended, which control has not heard yet
         names = self.session.names
         queue = names.node(config.node_id)
         self._endpoint = ServiceEndpoint(
@@ -108,7 +97,6 @@ class NodeAgent:
         self._standby = ControlStandby(self.session, name=f"node {config.node_id}")
         self._delays = DelayedPublisher(names)
         self._forwarder = DelayForwarder(self.session, self._delays, self._unroutable)
-        self._control = control_client(self.session)
 
     # ---- life
 
@@ -120,13 +108,18 @@ class NodeAgent:
             ActorHubError: a node of this id lives on this machine.
         """
         await self.session.open()
-        self._resources = checked({**await asyncio.to_thread(detect_resources), **self.config.resources})
-        self._devices = GpuAllocator(self._resources.get("gpu", 0.0), os.environ)
+        resources = self.reporter.resources = checked(
+            {**await asyncio.to_thread(detect_resources), **self.config.resources}
+        )
+        self._devices = GpuAllocator(resources.get("gpu", 0.0), os.environ)
         self._store = await asyncio.to_thread(self._make_store)
+        self.reporter.store_path = self._store.path
         self._keeper = ObjectServer(self.session, self._store, self.config.node_id)
         await asyncio.gather(self._start_workers(), self._open(), self._keeper.open())
-        self.session.spawn_task(self._keep_reporting(), "actorhub-heartbeat")
-        await self._until(lambda: self._known and all(worker.ready for worker in self._living_workers()))
+        self.session.spawn_task(self.reporter.keep_reporting(), "actorhub-heartbeat")
+        await self._until(
+            lambda: self.reporter.is_known and all(worker.ready for worker in self.reporter.actor_workers())
+        )
         slots = self.config.workers if self.config.slots is None else self.config.slots
         self.session.spawn_task(self.slots.open(slots), "actorhub-slots")
 
@@ -141,11 +134,11 @@ class NodeAgent:
 
     async def stop(self) -> None:
         """Drain: control moves the actors elsewhere, workers end running calls, the rest stays in its queues."""
-        self._leaving = True
+        self.reporter.is_leaving = True
         log.info("node %s drains", self.config.node_id)
         try:
             async with asyncio.timeout(2.0):
-                await self._report(full=False)
+                await self.reporter.report(full=False)
         except (TimeoutError, ActorHubError):
             log.warning("control does not hear that this node leaves; it will notice")
         await self._processes.stop(self.settings.drain_timeout + 5.0)
@@ -188,8 +181,10 @@ class NodeAgent:
     async def _start_worker(
         self, worker_id: str | None = None, *, gpu: float = 0.0, **more: Unpack[WorkerOptions]
     ) -> None:
-        await self._until(lambda: self._leaving or self._devices.has_room(gpu) or not self._is_anybody_letting_go())
-        if not self._leaving:
+        await self._until(
+            lambda: self.reporter.is_leaving or self._devices.has_room(gpu) or not self._is_anybody_letting_go()
+        )
+        if not self.reporter.is_leaving:
             store = self._store.path if self._store is not None else None
             worker_id = worker_id or new_id(8)
             environment = self._devices.take(worker_id, gpu)
@@ -213,10 +208,7 @@ class NodeAgent:
             log.warning("worker %s cannot be started: %s", worker_id, exc)
             await asyncio.sleep(RESTART_PAUSE_SECONDS)
         if self._processes.get(worker_id) is None:  # or the node leaves
-            await self._tell_end(WorkerStopped(node=self.config.node_id, worker=worker_id))
-
-    def _living_workers(self) -> list[WorkerProcess]:
-        return [worker for worker in self._processes.living if worker.config.kind == "actors"]
+            await self._report_end(WorkerStopped(node=self.config.node_id, worker=worker_id))
 
     def stop_worker(self, worker_id: str) -> None:
         ending = self._processes.end(worker_id, self.settings.drain_timeout + 5.0)
@@ -228,7 +220,7 @@ class NodeAgent:
             found.ready = True
             if found.config.kind == "task":
                 await self.slots.on_ready(found)
-            await self._report()
+            await self.reporter.report()
             self._changed.set()
 
     async def worker_leaves(self, worker_id: str) -> None:
@@ -242,7 +234,7 @@ class NodeAgent:
         if end.worker.config.kind == "task":
             self.slots.note_deaths(end)
         if end.worker.config.kind == "actors" and end.worker.ready:
-            self._untold[end.worker.config.worker] = end.worker
+            self.reporter.keep_until_told(end.worker)
         self.session.spawn_task(self._replace(end), "actorhub-replace")
 
     async def _replace(self, end: WorkerExit) -> None:
@@ -252,30 +244,25 @@ class NodeAgent:
                 await asyncio.to_thread(self._store.collect)
         config = end.worker.config
         if config.kind == "task":
-            if not self._leaving:
+            if not self.reporter.is_leaving:
                 await self.slots.on_ended(end)
             return
-        if self._leaving or end.worker.stopping:
-            await self._tell_end(WorkerStopped(node=config.node, worker=config.worker))
+        if self.reporter.is_leaving or end.worker.stopping:
+            await self._report_end(WorkerStopped(node=config.node, worker=config.worker))
             return
         log.error("%s", end.cause, extra={"in_hand": [call.method for call in end.in_hand]})
         running = [Running(actor=call.actor, call=call.call, method=call.method) for call in end.in_hand]
         lost = WorkerLost(node=config.node, worker=config.worker, cause=end.cause, running=running)
-        await self._tell_end(lost)
+        await self._report_end(lost)
         if config.actor_id is None:
             if end.worker.age < START_FAILED_SECONDS and not end.worker.ready:
                 await asyncio.sleep(RESTART_PAUSE_SECONDS)
             await retry_until_started(self._start_worker)
 
-    async def _tell_end(self, event: WorkerLost | WorkerStopped | SlotEnded) -> None:
-        """Until control has heard it, reports have the worker among the others: control would take it for gone, and not know
-        what it had in hand."""
-        async with self._telling:
-            await tell(self._control.notice, event)
-            if not isinstance(event, SlotEnded):
-                self._untold.pop(event.worker, None)
+    async def _report_end(self, event: WorkerLost | WorkerStopped | SlotEnded) -> None:
+        await self.reporter.report_end(event)
 
-    # ---- what cannot be brought anywhere
+    # ---- messages without a queue
 
     async def _unroutable(self, target: str | None, message: Message) -> None:
         """A task that is due, and whose queue somebody has deleted; or a message that nobody can bring anywhere."""
@@ -289,78 +276,6 @@ class NodeAgent:
             await fail_message(self.session, target, message, gone)
         else:
             await publish_task(self.session, self._delays, target, message)
-
-    # ---- reports
-
-    async def _keep_reporting(self) -> None:
-        while True:
-            try:
-                await self._report(full=not self._known)
-            except ActorHubError:
-                log.warning("control did not take this node's report", exc_info=True)
-            await asyncio.sleep(self.settings.heartbeat)
-
-    async def report_all(self) -> None:
-        await self._report()
-
-    def acknowledged(self) -> None:
-        self._known = True
-        self._changed.set()
-
-    async def _report(self, *, full: bool = True) -> None:
-        """A full report says what the workers host; a heartbeat says only that they live. Which workers there are it says as it
-        is in the moment of sending: a later report never says less than an earlier one."""
-        hosted = await self._inventories() if full else {}
-        async with self._telling:
-            await tell(self._control.report, self._told(hosted))
-
-    def _told(self, hosted: Mapping[str, list[Activation] | None]) -> NodeReport:
-        workers = [
-            WorkerReport(
-                id=worker.config.worker,
-                pid=worker.pid,
-                dedicated_to=worker.config.actor_id,
-                hosted=hosted.get(worker.config.worker),
-            )
-            for worker in [*self._ready(), *self._untold.values()]
-        ]
-        return NodeReport(
-            node=self.config.node_id,
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            version=_VERSION,
-            labels=self.config.labels,
-            resources=self._resources,
-            classes=[ANY_CLASS] if self._processes.knows_everything else list(registry),
-            workers=workers,
-            slots={slot.config.worker: slot.pid for slot in self.slots.living if slot.ready},
-            placed=self.slots.placed,
-            queues=self.slots.queues,
-            known=self._known,
-            leaving=self._leaving,
-            store=str(self._store.path) if self._store is not None else None,
-            run=self.session.id,
-        )
-
-    def _ready(self) -> list[WorkerProcess]:
-        return [worker for worker in self._living_workers() if worker.ready]
-
-    async def _inventories(self) -> dict[str, list[Activation] | None]:
-        """Control that does not know this node has started nothing here."""
-        ready = self._ready()
-        if not self._known:
-            return {worker.config.worker: [] for worker in ready}
-        found = await asyncio.gather(*(self._inventory(worker) for worker in ready))
-        return {worker.config.worker: hosted for worker, hosted in zip(ready, found, strict=True)}
-
-    async def _inventory(self, worker: WorkerProcess) -> list[Activation] | None:
-        """None where the worker does not say: it may be dying."""
-        service = stub(self.session, self.session.names.worker(worker.config.worker), WorkerService)
-        try:
-            async with asyncio.timeout(2.0):
-                return await ask(service.inventory)
-        except (TimeoutError, ActorHubError):
-            return None
 
 
 class _NodeServiceActor(NodeService):
@@ -401,13 +316,13 @@ class _NodeServiceActor(NodeService):
         return await self._node.slots.statuses_of(call_ids)
 
     async def report(self) -> None:
-        await self._node.report_all()
+        await self._node.reporter.report()
 
     async def drain(self) -> None:
         self._node.ask_to_stop()
 
     async def acknowledge(self) -> None:
-        self._node.acknowledged()
+        self._node.reporter.acknowledged()
 
 
 async def run(config: NodeConfig, settings: Settings, *, with_parent: bool = False) -> None:

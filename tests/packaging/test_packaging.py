@@ -114,3 +114,13 @@ def test_imports_point_down_the_layers() -> None:
     command = [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stdout
+
+
+LONGEST_FILE_LINES = 400
+
+
+def test_no_file_holds_two_ideas() -> None:
+    """A file of the package above 400 lines is to be split by idea."""
+    files = [path for folder in ("actorhub", "brokers") for path in (ROOT / folder).rglob("*.py")]
+    lines = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in files}
+    assert {name: count for name, count in lines.items() if count > LONGEST_FILE_LINES} == {}
