@@ -72,17 +72,21 @@ class InboxSequencer:
             parcels = decode(message.body, message.content_type)
         except InvalidEnvelope as exc:
             log.warning(
-                "a message in %s is no envelope and goes to %s: %s", self._config.inbox, self._config.dead_letters, exc
+                "a message in %s is not an envelope and goes to %s: %s",
+                self._config.inbox,
+                self._config.dead_letters,
+                exc,
             )
             letter = DeadLetter.malformed(self._config.inbox, message, exc)
             self._session.spawn_task(self._dead_letter(letter, DeliveryAck(delivery, 1)), "actorhub-dead")
             return
         receipt = DeliveryAck(delivery, len(parcels))
         for envelope, payload in parcels:
-            yield from self._take(self._request(envelope, payload, receipt, message))
+            yield from self._take(self._make_request(envelope, payload, receipt, message))
 
-    def _request(self, envelope: Envelope, payload: bytes, receipt: DeliveryAck, message: Message) -> Request:
-        """With the sender and the number by which the journal knows it. An id stands for a sender that sends one message."""
+    def _make_request(self, envelope: Envelope, payload: bytes, receipt: DeliveryAck, message: Message) -> Request:
+        """A request, with the sender and number by which the journal knows it. A message with an id in place of a number is the
+        only one of its sender."""
         finish = self._committer.finish
         if envelope.sender and envelope.seq:
             request = Request(envelope, payload, receipt, finish)
@@ -116,9 +120,8 @@ class InboxSequencer:
                 self._start_hold_timer()
             case Intake.IN_HAND:
                 assert first is not None
-                if (
-                    request.envelope.reply_to
-                ):  # the reply to the first one may be lost on its way: this one gets another
+                # the reply to the first one may be lost on its way: this one gets another
+                if request.envelope.reply_to:
                     self._repeated.append(request)
                 else:
                     first.join(request)

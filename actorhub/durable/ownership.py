@@ -25,7 +25,7 @@ from actorhub.durable.interface import HostContext, MailboxConfig, MakeStateHost
 from actorhub.durable.journal import Journal
 from actorhub.durable.outbox import OutboxPublisher
 from actorhub.durable.protocol.journal_state import JournalState
-from actorhub.durable.protocol.owner import BATCH_BYTES, JournalOwner, OwnershipLost
+from actorhub.durable.protocol.owner import BATCH_BYTES, JournalOwner, read_as_owner
 from actorhub.durable.protocol.records import Commit, Record, StateRecord
 from actorhub.durable.protocol.takeover import JournalLost
 from actorhub.durable.snapshot import check_version
@@ -271,10 +271,8 @@ class Ownership:
             if self._machinery.committer.on_record(offset, record, size):
                 self._compact_if_due()
             return
-        state = self._journal.state  # the instance is being created: this owner has appended nothing yet
-        state.read(offset, record, size)
-        if state.fencing.owner != self._me:
-            raise OwnershipLost(f"{state.fencing.owner} has taken over with epoch {state.fencing.epoch}")
+        # the instance is being created: this owner has appended nothing yet
+        read_as_owner(self._me, self._journal.state, offset, record, size)
 
     def _compact_if_due(self) -> None:
         """Also before the first commit: a former owner may have left no room for one."""

@@ -77,6 +77,24 @@ class _Appended(Generic[RequestT]):
     size: int = 0
 
 
+def read_as_owner(me: str, journal_state: JournalState, offset: int, record: Record | None, size: int = 0) -> bool:
+    """Read the journal's next record as its current owner; True if the record counts.
+
+    Raises:
+        OwnershipLost: another owner has taken over, or may have.
+    """
+    if offset > journal_state.next_offset:
+        # retention has overtaken this reader, and an epoch may be among what was dropped
+        raise OwnershipLost(
+            f"the journal goes on at {offset}, and {journal_state.next_offset} was never read: another may have taken over"
+        )
+    counts = journal_state.read(offset, record, size)
+    fencing = journal_state.fencing
+    if fencing.owner != me:
+        raise OwnershipLost(f"{fencing.owner} has taken over with epoch {fencing.epoch}")
+    return counts
+
+
 class JournalOwner(Generic[RequestT]):
     """One owner, from the moment at which its epoch counts. A `RequestT` stands for a message.
 
@@ -120,13 +138,21 @@ class JournalOwner(Generic[RequestT]):
         self._seq = journal_state.last_seq
         self._sent = dict(journal_state.sent)
         self._lineage = journal_state.lineage
-        self._batch: _Batch[RequestT] = _Batch()  # open: what is handled goes into it
-        self._closed: deque[_Batch[RequestT]] = deque()  # to be sealed
-        self._appended: OrderedDict[int, _Appended[RequestT]] = OrderedDict()  # to be read back
-        self._counted: dict[int, _Batch[RequestT]] = {}  # read back, and their outboxes are not confirmed
-        self._unconfirmed = set(
-            journal_state.unconfirmed_outboxes
-        )  # commits in any of these states, and inherited ones
+        self._batch: _Batch[RequestT] = _Batch()
+        """Open: what is handled goes into it."""
+
+        self._closed: deque[_Batch[RequestT]] = deque()
+        """To be sealed and appended."""
+
+        self._appended: OrderedDict[int, _Appended[RequestT]] = OrderedDict()
+        """To be read back."""
+
+        self._counted: dict[int, _Batch[RequestT]] = {}
+        """Read back; their outboxes are not confirmed."""
+
+        self._unconfirmed = set(journal_state.unconfirmed_outboxes)
+        """Numbers of inherited, appended and counted commits."""
+
         self._commits_since_checkpoint = journal_state.commits_since_checkpoint
         self._bytes_since_checkpoint = journal_state.bytes_since_checkpoint
 
@@ -295,15 +321,7 @@ class JournalOwner(Generic[RequestT]):
         Raises:
             OwnershipLost: another owner has taken over, or may have.
         """
-        state = self.journal_state
-        if offset > state.next_offset:
-            # retention has overtaken this reader, and an epoch may be among what was dropped
-            raise OwnershipLost(
-                f"the journal goes on at {offset}, and {state.next_offset} was never read: another may have taken over"
-            )
-        counts = state.read(offset, record, size)
-        if (state.fencing.epoch, state.fencing.owner) != (self.epoch, self.me):
-            raise OwnershipLost(f"{state.fencing.owner} has taken over with epoch {state.fencing.epoch}")
+        counts = read_as_owner(self.me, self.journal_state, offset, record, size)
         if not counts or not isinstance(record, Commit):
             return None
         appended = self._appended.pop(record.seq)
