@@ -13,11 +13,12 @@ from typing import Annotated, Any, ClassVar
 import pytest
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
-from actorhub import CallTimeout, Hub, NotSerialisable, actor, ask, deadline
+from actorhub import CallTimeout, Hub, NotSerialisable, actor, deadline
 from actorhub.actors.spec import spec_of
 from actorhub.durable.protocol.records import StateRecord
 from actorhub.durable.snapshot import StateSnapshots
 from actorhub.wire.codec import Signer
+from tests.durable.actors import kill_worker
 
 
 @actor(durable=True)
@@ -104,18 +105,11 @@ class Model(BaseModel):
         return os.getpid()
 
 
-async def _kill(handle: Any) -> None:
-    """Kill the worker of an actor, and wait until the actor runs in another one."""
-    pid = await ask(handle.pid)
-    os.kill(pid, signal.SIGKILL)
-    assert await ask(handle.pid) != pid
-
-
 async def test_an_object_that_a_state_holds_twice_is_one_object_again(hub: Hub) -> None:
     """Two attributes that are the same list are the same list for the next owner, too."""
     odd = await hub.spawn(Odd)
     assert await odd.next() == (1, [1])
-    await _kill(odd)
+    await kill_worker(odd)
     assert await odd.next() == (2, [1, 2])
 
 
@@ -124,7 +118,7 @@ async def test_a_state_that_json_cannot_express_comes_back_the_same(hub: Hub, wh
     odd = await hub.spawn(Odd)
     async with asyncio.timeout(30):
         await odd.keep(what)
-    await _kill(odd)
+    await kill_worker(odd)
     assert await odd.kept() == what
 
 
@@ -140,7 +134,7 @@ async def test_a_getstate_that_raises_fails_the_call_and_the_actor_goes_on(hub: 
 async def test_a_model_comes_back_whatever_aliases_and_encodings_its_fields_have(hub: Hub) -> None:
     model = await hub.spawn(Model)
     assert await model.next() == 1
-    await _kill(model)
+    await kill_worker(model)
     assert await model.next() == 2
     assert await model.rest() == (b"\xff\xff", {date(2026, 1, 1), date(2026, 1, 2)})
 
@@ -153,7 +147,7 @@ async def test_a_field_that_could_not_be_read_back_fails_the_call_and_the_actor_
         async with asyncio.timeout(30):
             with pytest.raises(NotSerialisable, match=f"Model.{field} cannot be kept"):
                 await method()
-    await _kill(model)
+    await kill_worker(model)
     assert await model.show() == (1, 1.0, "")
 
 
@@ -228,7 +222,7 @@ async def test_an_actor_is_restored_from_its_journal_without_its_constructor(hub
     aged = await hub.spawn(Aged, str(tmp_path / "made"))
     assert await aged.next() == 1
     (tmp_path / "made").touch()
-    await _kill(aged)
+    await kill_worker(aged)
     assert await aged.next() == 2
 
 

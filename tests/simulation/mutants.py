@@ -15,14 +15,26 @@ from typing import Any
 
 from actorhub.durable.protocol.deduplication import AppliedSequences
 from actorhub.durable.protocol.intake import Intake, MessageIntake
-from actorhub.durable.protocol.journal_state import FencingRule, JournalState
+from actorhub.durable.protocol.journal_state import JournalState
 from actorhub.durable.protocol.owner import JournalOwner
 from actorhub.durable.protocol.records import Checkpoint, Commit, OutboxEntry, Record, SequenceSet
 from actorhub.durable.protocol.takeover import Append, JournalLost, ReadFrom, Takeover, _Phase
 from actorhub.wire.envelope import decode, encode
-from tests.simulation.fencing import Rule
+from tests.simulation.broken_fencing import (
+    AllCountRule,
+    AllCountState,
+    ByOwnerRule,
+    ByOwnerState,
+    BySeqRule,
+    BySeqState,
+    NeverLosesOwnership,
+    ReadsCopies,
+    Snapshots,
+    WithoutEpoch,
+)
+from tests.simulation.messages import Receipt, Request, read_record
 from tests.simulation.network import JOURNAL, NOWHERE, Connection, Server
-from tests.simulation.ownership import Ownership, Receipt, Request, read_record
+from tests.simulation.ownership import Ownership
 from tests.simulation.rules import Parts
 
 MUTANTS: dict[str, Parts] = {}
@@ -36,123 +48,21 @@ def _mutant(name: str, **parts: Any) -> None:
     MUTANTS[name] = replace(Parts(), name=name, **parts)
 
 
-# ---- without fencing: every record counts
-
-
-class _AllCount(FencingRule):
-    def counts(self, record: Record) -> bool:
-        if not isinstance(record, Commit):
-            return super().counts(record)
-        self.next_seq = record.seq + 1
-        return True
-
-
-class _AllCountRule(Rule):
-    def counts(self, record: Record) -> bool:
-        return isinstance(record, Commit)
-
-
-class _AllCountState(JournalState):
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.fencing = _AllCount()
-
-
-class _NeverLosesOwnership(JournalOwner[Any]):
-    def read(self, offset: int, record: Record | None, size: int = 0) -> Commit | None:
-        self.journal_state.read(offset, record, size)
-        if not isinstance(record, Commit) or record.owner != self.me or record.seq not in self._appended:
-            return None
-        appended = self._appended.pop(record.seq)
-        self._counted[record.seq] = appended.batch
-        return appended.commit
-
-
-class _Snapshots(Ownership):
-    def is_whole(self, owner: JournalOwner[Request]) -> bool:
-        return True
-
-
-class _WithoutEpoch(Takeover):
-    """At the end of the journal it becomes the owner, without writing an epoch."""
-
-    def read(self, offset: int, record: Record | None, size: int = 0) -> list[ReadFrom | Append]:
-        actions = super().read(offset, record, size)
-        if not self.has_caught_up or self.is_done:
-            return actions
-        self._phase = _Phase.DONE
-        self.journal_state.fencing.owner = self._me
-        return []
+# ---- fencing
 
 
 _mutant(
     "the last snapshot wins",
-    journal_state=_AllCountState, owner=_NeverLosesOwnership, rule=_AllCountRule, ownership=_Snapshots,
+    journal_state=AllCountState, owner=NeverLosesOwnership, rule=AllCountRule, ownership=Snapshots,
 )  # fmt: skip
 _mutant(
     "the single active consumer is the only fence",
-    journal_state=_AllCountState, owner=_NeverLosesOwnership, rule=_AllCountRule, takeover=_WithoutEpoch,
+    journal_state=AllCountState, owner=NeverLosesOwnership, rule=AllCountRule, takeover=WithoutEpoch,
 )  # fmt: skip
 
 
-# ---- half of fencing
-
-
-class _BySeq(FencingRule):
-    def counts(self, record: Record) -> bool:
-        if not isinstance(record, Commit) or record.seq != self.next_seq:
-            return False
-        self.next_seq += 1
-        self.owner = record.owner
-        return True
-
-
-class _BySeqRule(Rule):
-    def __init__(self) -> None:
-        self._fencing = _BySeq()
-
-    def counts(self, record: Record) -> bool:
-        return self._fencing.counts(record)
-
-
-class _BySeqState(JournalState):
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.fencing = _BySeq()
-
-
-class _ByOwner(FencingRule):
-    def counts(self, record: Record) -> bool:
-        if not isinstance(record, Commit):
-            return super().counts(record)
-        self.next_seq = record.seq + 1
-        return (record.epoch, record.owner) == (self.epoch, self.owner)
-
-
-class _ByOwnerRule(Rule):
-    def __init__(self) -> None:
-        self._fencing = _ByOwner()
-
-    def counts(self, record: Record) -> bool:
-        return self._fencing.counts(record) and isinstance(record, Commit)
-
-
-class _ByOwnerState(JournalState):
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.fencing = _ByOwner()
-
-
-class _ReadsCopies(JournalOwner[Any]):
-    def read(self, offset: int, record: Record | None, size: int = 0) -> Commit | None:
-        if isinstance(record, Commit) and record.owner == self.me and record.seq not in self._appended:
-            self.journal_state.read(offset, record, size)
-            return None
-        return super().read(offset, record, size)
-
-
-_mutant("sequence numbers without epochs", journal_state=_BySeqState, takeover=_WithoutEpoch, rule=_BySeqRule)
-_mutant("epochs without sequence numbers", journal_state=_ByOwnerState, owner=_ReadsCopies, rule=_ByOwnerRule)
+_mutant("sequence numbers without epochs", journal_state=BySeqState, takeover=WithoutEpoch, rule=BySeqRule)
+_mutant("epochs without sequence numbers", journal_state=ByOwnerState, owner=ReadsCopies, rule=ByOwnerRule)
 
 
 # ---- too early
@@ -425,5 +335,5 @@ class _Deduplicates(Server):
 
 _mutant(
     "stream deduplication is the only fence",
-    journal_state=_BySeqState, takeover=_WithoutEpoch, rule=_BySeqRule, server=_Deduplicates, ownership=_EffectsOnConfirm,
+    journal_state=BySeqState, takeover=WithoutEpoch, rule=BySeqRule, server=_Deduplicates, ownership=_EffectsOnConfirm,
 )  # fmt: skip

@@ -1,11 +1,9 @@
-"""The shell around the protocol for one owner, from consuming the inbox to its end: it carries out what `JournalOwner`
-decides."""
+"""The shell around the protocol for one owner, from consuming the inbox to its end: carries out what `JournalOwner` decides."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
 from pamqp.base import Frame
 from pamqp.commands import Basic, Channel
@@ -13,10 +11,11 @@ from pamqp.commands import Basic, Channel
 from actorhub.durable.protocol import records
 from actorhub.durable.protocol.intake import Intake
 from actorhub.durable.protocol.owner import JournalOwner, NextStep, OwnershipLost
-from actorhub.durable.protocol.records import Commit, InvalidRecord, OutboxEntry, Record
+from actorhub.durable.protocol.records import Commit, OutboxEntry, Record
 from actorhub.durable.protocol.takeover import Append, OwnershipContested, ReadFrom, Takeover
 from actorhub.wire.envelope import Envelope, Kind, decode, encode
 from tests.simulation import bank
+from tests.simulation.messages import Receipt, Request, describe, outbox_entry
 from tests.simulation.network import INBOX, JOURNAL, Arrival, Connection
 from tests.simulation.worker import Publish, Worker
 
@@ -28,35 +27,6 @@ READBACK_STEPS = 3000
 """In which a record that was appended must come back."""
 
 BACK_OFF_STEPS = 40
-
-
-class Receipt:
-    """Acknowledges a delivery when all its envelopes are done."""
-
-    def __init__(self, acknowledge: Callable[[], None], left: int) -> None:
-        self._acknowledge = acknowledge
-        self._left = left
-
-    def done(self) -> None:
-        self._left -= 1
-        if not self._left:
-            self._acknowledge()
-
-
-class Request:
-    """A message. `receipts`: its copies; `late`: copies that came after its reply was published, which get the reply once
-    more."""
-
-    def __init__(self, envelope: Envelope, payload: bytes, receipt: Receipt) -> None:
-        self.envelope = envelope
-        self.payload = payload
-        self.receipts = [receipt]
-        self.late: list[Receipt] = []
-        self.is_released = False
-
-    @property
-    def key(self) -> tuple[str, int]:
-        return self.envelope.sender, self.envelope.seq
 
 
 class Ownership:
@@ -171,7 +141,7 @@ class Ownership:
         self.connection.say(self._reading, Channel.Open(), qos, consume)
 
     def append(self, record: Record) -> None:
-        self.say(f"appends {_short(record)}")
+        self.say(f"appends {describe(record)}")
         body = records.encode(record)
         if self.owner is not None and isinstance(record, Commit):
             self.owner.record_size(record, len(body))
@@ -377,10 +347,10 @@ class Ownership:
     def _outbox(self) -> list[OutboxEntry]:
         tells, self._tells = self._tells, {}
         replies_to, self._replies = self._replies, {}
-        entries = [_entry(queue, parcels) for queue, parcels in tells.items()]
+        entries = [outbox_entry(queue, parcels) for queue, parcels in tells.items()]
         for queue, rows in replies_to.items():
             replies = tuple(key for key, _, _ in rows)
-            entries.append(_entry(queue, [(envelope, body) for _, envelope, body in rows], replies))
+            entries.append(outbox_entry(queue, [(envelope, body) for _, envelope, body in rows], replies))
         return entries
 
     # ---- after the commit
@@ -423,30 +393,3 @@ class Ownership:
         for receipt in request.receipts:
             receipt.done()
         request.receipts = []
-
-
-def _entry(queue: str, parcels: list[tuple[Envelope, bytes]], replies: tuple[tuple[str, int], ...] = ()) -> OutboxEntry:
-    body, content_type = encode(parcels)
-    return OutboxEntry(
-        queue=queue,
-        content_type=content_type,
-        body=body,
-        size=len(body),
-        persistent=not replies,
-        replies=replies,
-    )
-
-
-def _short(record: Any) -> str:
-    if isinstance(record, Commit):
-        checkpoint = " with a checkpoint" if record.image is not None else ""
-        methods = " ".join(record.methods)
-        return f"commit {record.epoch}/{record.seq}{checkpoint} low {record.low} flushed {record.flushed}: {methods}"
-    return f"{record.kind} {getattr(record, 'epoch', '')}"
-
-
-def read_record(body: bytes) -> Record | None:
-    try:
-        return records.decode(body)
-    except InvalidRecord:
-        return None

@@ -11,8 +11,9 @@ from actorhub.durable.protocol.owner import JournalOwner
 from actorhub.durable.protocol.records import Record
 from actorhub.durable.protocol.takeover import Takeover
 from tests.simulation.fencing import Rule, TrueRule
+from tests.simulation.messages import read_record
 from tests.simulation.network import Server
-from tests.simulation.ownership import Ownership, read_record
+from tests.simulation.ownership import Ownership
 
 
 @dataclass(frozen=True)
