@@ -138,7 +138,7 @@ class NodeRegistry:
         """Reserve units of resources on a node, and a place in a worker; a `sign` of -1 releases both.
 
         Args:
-            units: what to reserve; nothing for a tenant of a bundle, since the bundle's units are reserved with its group.
+            units: what to reserve; nothing for an actor or slot in a bundle, whose units are reserved with its group.
             node_id: the node, which may be gone.
             worker_id: the worker that hosts an actor, which may be gone; None for a slot or a bundle.
             sign: 1 or -1.

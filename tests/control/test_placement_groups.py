@@ -12,6 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from actorhub import ActorDied, ActorHubError, Hub, NameTaken, PlacementGroup, PlacementInfeasible, Settings, actor
+from actorhub.actors.handle import address_of
 from actorhub.cluster import LocalCluster
 from actorhub.core.addressing import new_id
 from tests.conftest import QUICK
@@ -55,7 +56,7 @@ async def _places(hub: Hub, group: PlacementGroup) -> list[str | None]:
 
 
 async def _home(hub: Hub, handle: Any) -> str | None:
-    [info] = [info for info in await hub.actors() if info.id == handle.__actorhub_ticket__().actor_id]
+    [info] = [info for info in await hub.actors() if info.id == address_of(handle).actor_id]
     return info.node if info.state == "running" else None
 
 
