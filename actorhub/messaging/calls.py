@@ -1,4 +1,4 @@
-"""What a caller holds: a `Call` for one answer, a `Stream` for many items."""
+"""Handles of a caller: a `Call` for one reply, a `Stream` for many items."""
 
 from __future__ import annotations
 
@@ -12,16 +12,20 @@ from actorhub.errors import CallCancelled, RemoteError
 
 R = TypeVar("R")
 STREAM_CREDIT = 64
-"""How many items a stream's actor may be ahead of its reader."""
+"""Items that a stream's actor may be ahead of its reader."""
 
 
 class Call(asyncio.Future[R], Generic[R]):
-    """A call that has been sent. Await it for the answer; `cancel` cancels it, here at once and at the actor as soon as
-    it hears of it. It is an `asyncio.Future`, so `gather`, `wait`, `timeout` and callbacks work as usual."""
+    """A call that has been sent: await it for the reply.
+
+    `cancel` cancels it here at once, and at the actor as soon as the actor hears of it. It is an `asyncio.Future`, so
+    `gather`, `wait`, `timeout` and callbacks work as usual.
+    """
 
     on_cancel: Callable[[], None] | None = None
     on_awaited: Callable[[], None] | None = None
-    awaited = False  # somebody waits for it: then the actor that made it may be part of a deadlock
+    awaited = False
+    """True once code waits for it: then the actor that made the call may be part of a deadlock."""
 
     def add_done_callback(self, fn: Callable[[Any], object], /, *, context: Context | None = None) -> None:
         self.awaited = True
@@ -55,7 +59,8 @@ class StreamReceiver(Generic[R]):
 
     def __init__(self) -> None:
         self._items: deque[R] = deque()
-        self._next_index = 0  # of the item that is expected from the wire
+        # index of the item that is expected from the wire
+        self._next_index = 0
         self._read = 0
         self._granted = STREAM_CREDIT
         self._ended = False
@@ -86,11 +91,11 @@ class StreamReceiver(Generic[R]):
                 self.on_cancel()
 
     def expects(self, index: int) -> bool:
-        """Whether an item of that index is the next one. An actor that was restarted in the middle begins again from
-        index 0: what was seen is passed over, and the credit granted anew.
+        """True if the item of this index is the next one. An actor that was restarted in the middle of a stream starts
+        again from index 0: items received before are skipped, and the credit is granted again.
 
         Raises:
-            RemoteError: items before it never came.
+            RemoteError: earlier items never came.
         """
         if index == self._next_index:
             self._next_index += 1
@@ -106,7 +111,7 @@ class StreamReceiver(Generic[R]):
         self._news.set()
 
     def end(self, count: int) -> None:
-        """The actor has sent `count` items in all."""
+        """End the stream, in which the actor has sent `count` items in all."""
         if count == self._next_index:
             self._ended = True
             self._news.set()

@@ -21,18 +21,27 @@ from actorhub.errors import BrokerUnavailable
 
 log = logging.getLogger(__name__)
 
-SLOWEST = 2.0  # seconds between two tries, at most
+# seconds between two tries, at most
+SLOWEST = 2.0
 
 OnRetry = Callable[[int, BaseException], None]
-"""Called before each further try to reach the broker, with its number and what the last one failed with."""
+"""Called before each further try to reach the broker, with its number and the error of the last one."""
 
 
 class ReconnectingConnection:
-    """Holds one link at a time.
+    """Connection to the broker that replaces its link whenever that is lost. It holds one link at a time.
 
-    `on_link` makes a new link usable: it declares, consumes and sends again what was not confirmed; where it fails, the link
-    is given up and the next one tried. `on_lost` is called when a link is lost. Tries go on for ever with exponential
-    backoff and jitter, unless the broker says that the credentials or the virtual host are wrong.
+    Tries go on for ever with exponential backoff and jitter, unless the broker says that the credentials or the virtual
+    host are wrong.
+
+    Args:
+        broker: connects to it.
+        name: shown in the broker's list of connections.
+        on_link: makes a new link usable: declares, consumes, and sends again the messages that were not confirmed. If
+            it fails, the link is given up and the next one tried.
+        on_lost: called when a link is lost.
+        on_given_up: called with the error when no further try is made.
+        on_retry: called before each further try.
     """
 
     def __init__(
@@ -57,8 +66,10 @@ class ReconnectingConnection:
         self.blocked: str | None = None
 
     async def open(self, timeout: float) -> None:
-        """Raises:
-        BrokerUnavailable: no link within `timeout` seconds, or it is of no use to try.
+        """Connect for the first time.
+
+        Raises:
+            BrokerUnavailable: no link within `timeout` seconds, or further tries are useless.
         """
         await self._connect(stop_after_delay(timeout))
 
@@ -72,7 +83,7 @@ class ReconnectingConnection:
             await link.close()
 
     async def renew(self, link: Link, reason: str) -> None:
-        """Give up a link that lives but no longer serves, such as one whose reply queue is gone."""
+        """Replace a link that lives but no longer serves, such as one whose reply queue is gone."""
         if link is self.link:
             log.warning("connection to the broker renewed: %s", reason)
             await link.close()

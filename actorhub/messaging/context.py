@@ -1,4 +1,5 @@
-"""What surrounds a call: its deadline, the chain of calls it is part of, and how its sends treat a full mailbox.
+"""Context of a call: its deadline, the chain of calls that it is part of, and whether its sends wait for a full
+mailbox.
 
 All of it lives in context variables, so it follows tasks and the threads of `def` methods.
 """
@@ -19,7 +20,7 @@ from actorhub.wire.envelope import EnvelopeDraft, Hop
 
 
 class PendingQuestion(Protocol):
-    """A call that was made while another was handled."""
+    """Call that was made while another was handled."""
 
     awaited: bool
     on_awaited: Callable[[], None] | None
@@ -27,12 +28,13 @@ class PendingQuestion(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DeferredTell:
-    """A tell that leaves with a commit: its envelope's fields, but for the sender, and its payload. `keyed`: the class, where
-    it is for an instance of a keyed one."""
+    """A tell that leaves with a commit."""
 
     queue: str
     keyed: str
+    """Class of the instance it is for; empty if that is not an instance of a keyed class."""
     draft: EnvelopeDraft
+    """Fields of its envelope, without the sender."""
     payload: bytes
 
     @classmethod
@@ -42,26 +44,35 @@ class DeferredTell:
 
 
 class Effects:
-    """What a message to a durable actor does beside changing the state. `origin` is the same each time that the message is
-    handled, should its worker die before the commit; `told` leaves with the commit, once `queues` are there."""
+    """Effects of a message to a durable actor, beside the change of its state.
+
+    Args:
+        origin: id of the message's handling; the same each time it is handled, should its worker die before the commit.
+    """
 
     __slots__ = ("_asks", "origin", "queues", "told")
 
     def __init__(self, origin: str) -> None:
         self.origin = origin
+        # leave with the commit, once `queues` exist
         self.told: list[DeferredTell] = []
         self.queues: list[Queue] = []
         self._asks = 0
 
     def next_ask(self) -> str:
-        """The id of the next question to another actor: a durable one answers a repeated question as it did before."""
+        """Id of the next call to another actor. A durable actor gives a repeated call the same reply as before."""
         self._asks += 1
         return f"{self.origin}-{self._asks}"
 
 
 class HandledCall:
-    """A call that an actor handles now, with the calls it has made meanwhile that have no answer yet. `effects`: in a durable
-    actor; None in another, and once it has been handled."""
+    """A call that an actor handles now, with the calls it has made meanwhile that have no reply yet.
+
+    Args:
+        actor_id: the actor that handles it.
+        call_id: id of the call.
+        effects: those of a durable actor; None in another one, and once the call has been handled.
+    """
 
     __slots__ = ("actor_id", "asked", "call_id", "effects")
 
@@ -74,9 +85,10 @@ class HandledCall:
 
 @dataclass(frozen=True, slots=True)
 class CallContext:
-    """What a call hands on to the calls that it makes. `deadline` is Unix time in seconds."""
+    """Context that a call hands on to the calls that it makes."""
 
     deadline: float | None = None
+    """Unix time in seconds."""
     chain: tuple[Hop, ...] = ()
     waits_when_full: bool = False
     handling: HandledCall | None = None
@@ -87,14 +99,14 @@ call_context: ContextVar[CallContext] = ContextVar("actorhub_call_context", defa
 
 
 def effects() -> Effects | None:
-    """Of the message that a durable actor handles now; None outside."""
+    """Effects of the message that a durable actor handles now; None outside of one."""
     handling = call_context.get().handling
     return handling.effects if handling is not None else None
 
 
 @contextmanager
 def deadline(seconds: float) -> Generator[None]:
-    """Bounds every call made inside, and the calls that those make, by one moment `seconds` from now.
+    """Bound every call made inside, and the calls that those make, by one moment `seconds` from now.
 
     A deadline that is already in force and earlier stays in force. Calls that miss it raise CallTimeout.
 
@@ -116,7 +128,7 @@ def deadline(seconds: float) -> Generator[None]:
 
 @contextmanager
 def backpressure() -> Generator[None]:
-    """Inside, a send to a full mailbox waits for room instead of failing with MailboxFull."""
+    """Make a send to a full mailbox wait for room, inside the block, instead of failing with MailboxFull."""
     outer = call_context.get()
     token = call_context.set(replace(outer, waits_when_full=True))
     try:
