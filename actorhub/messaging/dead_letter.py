@@ -1,4 +1,4 @@
-"""Dead letters as they stand in their stream: messages that could not be processed, with the reason, and marks."""
+"""Dead letters as their stream keeps them: messages that could not be processed, with the reason, and marks of replays."""
 
 from __future__ import annotations
 
@@ -15,44 +15,45 @@ from actorhub.errors import InvalidEnvelope
 from actorhub.wire.envelope import Codec, EncodedEnvelope, Envelope, Kind, decode, encode
 from actorhub.wire.failure import Failure
 
-LINE = 500  # characters of an error's line
-REPLAYED = "replayed"  # the type of a mark's message
-_FOUND_OUT = {"id", "replayed", "arguments"}  # fields that are not part of what is kept
+# characters of an error's line
+LINE = 500
+# type of a mark's message
+REPLAYED = "replayed"
+# fields that are not stored
+_FOUND_OUT = {"id", "replayed", "arguments"}
 
 Reason = Literal["malformed", "invalid", "exception", "poison", "expired", "actor died"]
 _OF_THE_BROKER: dict[str, Reason] = {"expired": "expired", "delivery_limit": "poison"}
 
 
 class DeadLetter(BaseModel):
-    """One message that nobody could process.
-
-    - `reason`: "malformed" (no envelope), "invalid" (method, arguments or result do not fit), "exception" (it raised, and is
-      not tried again), "poison" (it kills its worker), "expired" (its deadline passed before it ran), "actor died".
-    - `error` is one line; `exception` its type as `module:QualName`.
-    - `attempts`: how often it was run, as far as is known; 0 where it was not, or nobody counted.
-    - `body` and `content_type` are a whole message of one envelope and its payload; of a malformed one, what came.
-    - `id` is its place in the stream, and `replayed` when it was last sent again: both are known of a letter that was read.
-
-    Times are Unix time in seconds; 0 where it is not known.
-    """
+    """One message that could not be processed. Times are Unix time in seconds; 0 if unknown."""
 
     model_config = ConfigDict(
         defer_build=True, frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64"
     )
 
     id: int | None = None
+    """Offset in the stream; None until the dead letter was read from there."""
     reason: Reason
+    """"malformed" (no envelope), "invalid" (method, arguments or result do not fit), "exception" (it raised, and is not
+    retried), "poison" (it kills its worker), "expired" (its deadline passed before it ran), "actor died"."""
     queue: str
     actor: str = ""
     method: str = ""
     call: str = ""
     error: str = ""
+    """Error in one line."""
     exception: str = ""
+    """Type of the exception, as `module:QualName`."""
     traceback: str = ""
     attempts: int = 0
+    """Number of runs, as far as known; 0 if it was not run, or the runs were not counted."""
     time: float = Field(default_factory=time.time)
     replayed: float | None = None
+    """Time of the last replay; None if it was not replayed, or the dead letter was not read from the stream."""
     body: bytes = b""
+    """Whole message of one envelope and its payload, of `content_type`; of a malformed message, the bytes received."""
     content_type: str | None = None
 
     @classmethod
@@ -66,7 +67,7 @@ class DeadLetter(BaseModel):
         *,
         attempts: int | None = None,
     ) -> DeadLetter:
-        """The letter of one envelope that was taken from `queue`. `attempts` is by default what the envelope says."""
+        """Dead letter of one envelope that was taken from `queue`. `attempts` defaults to the count of the envelope."""
         if attempts is None:
             attempts = envelope.attempt + (reason in ("exception", "invalid"))
         body, content_type = encode([(envelope.model_copy(update={"size": None}), payload)])
@@ -86,7 +87,7 @@ class DeadLetter(BaseModel):
 
     @classmethod
     def malformed(cls, queue: str, message: Message, error: InvalidEnvelope) -> DeadLetter:
-        """The letter of a message from `queue` that is no envelope."""
+        """Dead letter of a message from `queue` that is no envelope."""
         kind = type(error)
         return cls(
             reason="malformed",
@@ -100,7 +101,7 @@ class DeadLetter(BaseModel):
 
     @classmethod
     def found(cls, offset: int, message: Message) -> DeadLetter:
-        """What stands in the stream, whoever put it there."""
+        """Dead letter read from the stream at `offset`, also of a message that ActorHub did not put there."""
         try:
             letter = cls.model_validate_json(message.body)
         except ValidationError:
@@ -109,7 +110,8 @@ class DeadLetter(BaseModel):
 
     @classmethod
     def _foreign(cls, message: Message) -> DeadLetter:
-        """Nobody of ours kept it: the broker dead-lettered it, or somebody published it here."""
+        """Dead letter of a message that ActorHub did not store: the broker dead-lettered it, or a client published it
+        here."""
         cause, queue, when = _death(message.headers or {})
         parcels = _parcels(message.body, message.content_type)
         only = parcels[0][0] if len(parcels) == 1 else None
@@ -128,22 +130,22 @@ class DeadLetter(BaseModel):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def arguments(self) -> Any:
-        """For people: the payload where it is JSON; None where there is no envelope. Pickles are not loaded."""
+        """Payload to show to people: the value if it is JSON; None without an envelope. Pickles are not loaded."""
         shown = [_shown(*parcel) for parcel in _parcels(self.body, self.content_type)]
         return shown[0] if len(shown) == 1 else shown or None
 
     def message(self) -> Message:
-        """As it is kept in the stream."""
+        """Message that stores the dead letter in the stream."""
         return Message(self.model_dump_json(exclude=_FOUND_OUT).encode(), "application/json", type=self.reason)
 
     def without_body(self) -> DeadLetter:
-        """Where the broker takes no message as large as this."""
+        """Copy without the message's body, for a broker that takes no message of its size."""
         error = f"{self.error} (its message of {len(self.body)} bytes is too large to be kept)"
         return self.model_copy(update={"error": error, "body": b"", "content_type": None})
 
     def again(self) -> Message:
-        """The message to send so that it is handled once more: unnumbered, without a deadline, and nobody waits for an answer.
-        What is no envelope stays as it is."""
+        """Message to send for a replay: unnumbered, without a deadline or a receiver of its reply. A body that is no
+        envelope is sent unchanged."""
         parcels = _parcels(self.body, self.content_type)
         if not parcels:
             return Message(self.body, self.content_type)
@@ -165,23 +167,25 @@ class DeadLetter(BaseModel):
         if self.reason == "poison":
             changes["id"] = new_id()  # the actor's mailbox would withhold the old one
         if envelope.kind is Kind.STREAM:
-            changes["kind"] = Kind.TELL  # nobody reads it
+            # a replayed stream has no reader
+            changes["kind"] = Kind.TELL
         return envelope.model_copy(update=changes)
 
 
 class ReplayMark(BaseModel):
-    """The mark of a letter that was sent again. After a purge, offsets begin anew: `kept`, the letter's own time, tells apart
-    those that had the same."""
+    """Mark of a dead letter that was replayed."""
 
     model_config = ConfigDict(defer_build=True, frozen=True, extra="forbid")
 
     letter: int
     kept: float
+    """Time of the dead letter itself. Offsets restart after a purge: the time tells apart dead letters of the same
+    offset."""
     time: float = Field(default_factory=time.time)
 
     @classmethod
     def found(cls, message: Message) -> ReplayMark | None:
-        """None where the message is no mark, but a letter."""
+        """Mark in a message of the stream; None if the message is a dead letter."""
         if message.type != REPLAYED:
             return None
         try:
@@ -199,7 +203,7 @@ def _line(kind: str, message: str) -> str:
 
 
 def _parcels(body: bytes, content_type: str | None) -> list[EncodedEnvelope]:
-    """None where it is no envelope."""
+    """Envelopes of a message; empty if it holds none."""
     try:
         return decode(body, content_type)
     except InvalidEnvelope:
@@ -216,8 +220,8 @@ def _shown(envelope: Envelope, payload: bytes) -> Any:
 
 
 def _death(headers: dict[str, Any]) -> tuple[str, str, float]:
-    """The broker's reason, the queue in which it died, and when. In a stream RabbitMQ keeps no lists: there only the first
-    death is told, without its time."""
+    """Return the broker's reason for a dead letter, its queue, and the time. RabbitMQ keeps no lists in a stream: there
+    only the first death is known, without its time."""
     deaths = headers.get("x-death")
     last = deaths[0] if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict) else {}
     reason = last.get("reason") or headers.get("x-last-death-reason") or headers.get("x-first-death-reason")

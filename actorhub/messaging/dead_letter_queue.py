@@ -1,7 +1,7 @@
-"""What could not be processed, kept with the reason in a stream that is read without destroying it.
+"""Dead letters of a namespace: kept with their reason in a stream, and read without being removed.
 
-A letter holds the whole message, so that it can be sent again. That leaves the letter where it is: a mark, which follows it in
-the stream, says when it was done.
+A dead letter holds the whole message, so that it can be replayed. A replay leaves it where it is: a mark, which follows
+it in the stream, tells the time of the replay.
 """
 
 from __future__ import annotations
@@ -18,16 +18,18 @@ from actorhub.messaging.topology import dead_letter_stream
 
 log = logging.getLogger(__name__)
 
-PAGE = 1000  # messages of the stream that are read at once
-PAUSE = 0.1  # seconds before what the broker did not take is tried again
+# messages of the stream that are read at once
+PAGE = 1000
+# seconds before a message that the broker refused is published again
+PAUSE = 0.1
 
 
 async def store_dead_letter(link: Link, stream: str, message: Message) -> None:
-    """Publish until the stream of dead letters takes the message.
+    """Publish a message until the stream of dead letters takes it.
 
-    A stream that is missing is being purged by another process, which declares it again; if it does not, it is declared here.
-    To be called for one message at a time: RabbitMQ 3.10 closes the connection of a client that publishes to a stream that is
-    being declared.
+    A missing stream is being purged by another process, which declares it again; if that does not happen, it is
+    declared here. Call this for one message at a time: RabbitMQ 3.10 closes the connection of a client that publishes
+    to a stream that is being declared.
 
     Raises:
         BrokerUnavailable: the link was lost.
@@ -53,17 +55,18 @@ async def _declare(link: Link, stream: str) -> None:
 
 
 class DeadLetterQueue:
-    """One namespace's dead letters. `keep` returns when the broker has the letter; it waits as long as that takes."""
+    """Dead letters of one namespace."""
 
     def __init__(self, session: Session, namespace: str) -> None:
         self._session = session
         self._namespace = namespace
         self._looking = asyncio.Lock()
-        self._is_there = True  # the stream, as far as anybody knows
+        # False once the broker has reported the stream as missing
+        self._is_there = True
         self.queue = session.names.dead(namespace)
 
     async def declare(self) -> None:
-        """Make the stream.
+        """Declare the stream.
 
         Raises:
             BrokerUnavailable: the connection was lost.
@@ -74,7 +77,8 @@ class DeadLetterQueue:
     # ---- writing
 
     async def keep(self, letter: DeadLetter) -> None:
-        """A letter that the broker would refuse for its size is kept without its body."""
+        """Store a dead letter; return when the broker has it, however long that takes. A dead letter that the broker
+        would refuse for its size is kept without its body."""
         message = letter.message()
         if len(message.body) > (await self._session.live_link()).max_message:
             letter = letter.without_body()
@@ -83,7 +87,8 @@ class DeadLetterQueue:
         await self._store(message)
 
     async def _store(self, message: Message) -> None:
-        """While the stream seems to be missing, one letter at a time is stored; see `store_dead_letter`."""
+        """Publish to the stream. While the stream seems to be missing, store one dead letter at a time; see
+        `store_dead_letter`."""
         while True:
             try:
                 if self._is_there:
@@ -108,8 +113,9 @@ class DeadLetterQueue:
     # ---- reading
 
     async def read(self, limit: int = 100, after: int | None = None) -> list[DeadLetter]:
-        """The oldest letters, or the oldest of those behind the one with the id `after`. They stay where they are. What is kept
-        while one reads is not among them. One that was kept twice, by a durable actor that went on elsewhere, is there once."""
+        """Read the oldest dead letters, or the oldest of those after the id `after`; they stay in the stream. Dead
+        letters stored during the read are left out. One that was stored twice, by a durable actor that was taken
+        over, is returned once."""
         letters: dict[int, DeadLetter] = {}
         seen: set[bytes] = set()
         async for offset, message in self._messages(0 if after is None else max(0, after + 1)):
@@ -123,8 +129,10 @@ class DeadLetterQueue:
         return list(letters.values())
 
     async def get(self, id: int) -> DeadLetter:
-        """Raises:
-        LetterNotFound: there is none of that id.
+        """Read one dead letter.
+
+        Raises:
+            LetterNotFound: no dead letter has this id.
         """
         letters = await self.read(1, after=id - 1)
         if not letters or letters[0].id != id:
@@ -132,7 +140,7 @@ class DeadLetterQueue:
         return letters[0]
 
     async def _at(self, id: int) -> DeadLetter:
-        """As `get`, without looking for marks: so nothing else is read."""
+        """Read one dead letter without looking for its marks, and so without reading further."""
         for offset, message in await self._session.broker.peek(self.queue, limit=1, offset=max(0, id)):
             if offset == id and ReplayMark.found(message) is None:
                 return DeadLetter.found(offset, message)
@@ -144,7 +152,8 @@ class DeadLetterQueue:
         )
 
     async def _messages(self, offset: int) -> AsyncIterator[tuple[int, Message]]:
-        """From this offset to the end that the stream has now, marks among them: however fast letters come, reading ends."""
+        """Messages from this offset to the present end of the stream, marks among them. Reading ends however fast new
+        ones come."""
         end = await self._session.broker.end_offset(self.queue)
         while offset < end:
             page = await self._session.broker.peek(self.queue, limit=min(PAGE, end - offset), offset=offset)
@@ -155,15 +164,15 @@ class DeadLetterQueue:
                 return
             offset = page[-1][0] + 1
 
-    # ---- sending again, dropping
+    # ---- replaying, purging
 
     async def replay(self, letter: DeadLetter | int) -> DeadLetter:
-        """Send the message of a letter, or of the one with this id, to its queue again, as a new one; it is handled after what
-        waits there. The letter stays, marked as replayed. Returns it so.
+        """Replay a dead letter, given itself or by id: send its message to its queue again, as a new one, handled after
+        the messages that wait there. The dead letter stays, marked as replayed; returns it so.
 
         Raises:
-            LetterNotFound: there is none of that id.
-            ActorNotFound: its queue is gone.
+            LetterNotFound: no dead letter has this id.
+            ActorNotFound: its queue does not exist any more.
             MailboxFull: its actor's mailbox is at its limit.
             BrokerUnavailable: the connection was lost before the broker confirmed: it may or may not be sent.
         """
@@ -194,11 +203,11 @@ class DeadLetterQueue:
         return letter.model_copy(update={"replayed": mark.time})
 
     async def purge(self) -> int:
-        """Drop all letters; returns how many there were when it began. None that is being kept meanwhile is lost: it is either
-        dropped with the others, and not counted, or in the new stream.
+        """Drop all dead letters; return their number at the start. A dead letter stored meanwhile is not lost
+        unnoticed: it is either dropped with the others, and not counted, or kept in the new stream.
 
         Raises:
-            BrokerUnavailable: the connection was lost; look what is left.
+            BrokerUnavailable: the connection was lost; read the stream to see which are left.
         """
         link = await self._session.live_link()
         if await link.state(self.queue) is None:

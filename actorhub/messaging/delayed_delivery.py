@@ -1,14 +1,16 @@
-"""Delayed delivery by a ladder of queues. No worker holds a message that waits, and no plugin is needed.
+"""Delayed delivery by a ladder of queues. No worker holds a waiting message, and no plugin is needed.
 
-Rung k is a quorum queue whose messages live for 2**k seconds, from 1/16 s up to 388 days; then the broker moves them, at least
-once, to one queue for all that may be due. There the forwarder brings each to its target if its time has come, and else to the
-longest rung that is not longer than what remains. So any delay ends after one hop for each rung at most, and one more for every
-388 days; it is looked at again on each hop, so what a hop took too long is made up for by the next.
+Rung k is a quorum queue whose messages live for 2**k seconds, from 1/16 s up to 388 days; then the broker moves them,
+at least once, to one queue of all messages that may be due. There the forwarder sends each to its target if its time
+has come, else to the longest rung that is not longer than the remaining time. So any delay ends after at most one hop
+for each rung, and one more for every 388 days. The remaining time is computed on each hop, so the next hop makes up for
+one that took too long.
 
-All messages of a rung live equally long, so its first is always the first to die: RabbitMQ looks at no other. A priority would
-upset that, and an expiration end a message before its time. Both therefore travel as headers, as target and time do.
+All messages of a rung live equally long, so its first message is always the first to expire: RabbitMQ looks at no
+other. A priority would break that order, and an expiration would end a message before its time. Both therefore travel
+as headers, like target and time.
 
-The clocks are those of the sender and of the active forwarder: by as much as they differ, a message comes early or late.
+The clocks are those of the sender and of the active forwarder: a message comes early or late by their difference.
 """
 
 from __future__ import annotations
@@ -29,23 +31,29 @@ from actorhub.messaging.topology import delay_rung, due_queue
 
 log = logging.getLogger(__name__)
 
-LOWEST, HIGHEST = -4, 25  # rungs
-TOLERANCE = 2.0**LOWEST / 2  # seconds that a message may be early, and that the ladder itself makes it late
-AGAIN = 0  # the rung of what could not be brought to its target for now
+# lowest and highest rung
+LOWEST, HIGHEST = -4, 25
+# seconds that a message may be early, and that the ladder itself makes it late
+TOLERANCE = 2.0**LOWEST / 2
+# rung of messages that cannot be sent to their target for now
+AGAIN = 0
 PREFETCH = 256
-CLOSING = 2.0  # seconds
-PAUSE, SLOWEST = 0.1, 5.0  # seconds until what the broker is not ready for is tried again, at first and at most
+# seconds
+CLOSING = 2.0
+# seconds before the broker is tried again, at first and at most
+PAUSE, SLOWEST = 0.1, 5.0
 
 _TARGET, _DUE, _PRIORITY, _EXPIRATION = "x-target", "x-due", "x-priority", "x-expiration"
-_DEATH = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count")  # headers that brokers add on the way
+# headers that brokers add on the way
+_DEATH = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count")
 
 OnUnroutable = Callable[[str | None, Message], Awaitable[None]]
-"""Called with the target that does not exist (any more) and the message that was for it; None where the message does not say.
-When it returns, the message is gone from the ladder; when it raises, the message comes again."""
+"""Called with a target that does not exist (any more) and the message for it; with None if the message names no target.
+When it returns, the message is removed from the ladder; if it raises, the message comes again."""
 
 
 def next_rung(remaining: float) -> int | None:
-    """Where a message goes that is due in `remaining` seconds. None: to its target, now."""
+    """Return the rung for a message that is due in `remaining` seconds; None if it goes to its target now."""
     if remaining <= TOLERANCE:
         return None
     return min(max(math.frexp(remaining)[1] - 1, LOWEST), HIGHEST)
@@ -53,7 +61,7 @@ def next_rung(remaining: float) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class DelayedMessage:
-    """A message as its target shall get it, and when: Unix time in seconds."""
+    """A message as its target receives it, with its target and the Unix time in seconds at which it is due."""
 
     message: Message
     target: str
@@ -61,10 +69,10 @@ class DelayedMessage:
 
     @classmethod
     def of(cls, message: Message) -> DelayedMessage:
-        """From a message on the ladder.
+        """Read a message of the ladder.
 
         Raises:
-            ValueError: it does not say where it goes and when.
+            ValueError: it does not name its target and time.
         """
         headers = _living(message)
         target, due = headers.pop(_TARGET, None), headers.pop(_DUE, None)
@@ -91,12 +99,12 @@ class DelayedMessage:
 
 
 def _living(message: Message) -> dict[str, Any]:
-    """Its headers, without what brokers wrote there about its deaths: they would take the next for a circle."""
+    """Headers of a message without those that brokers wrote about its deaths: the next death would look like a cycle."""
     return {name: value for name, value in (message.headers or {}).items() if not name.startswith(_DEATH)}
 
 
 def _number(value: Any) -> float | None:
-    """A finite number that stands in a header, as text or as itself."""
+    """Finite number in a header, as text or as a number; None if it holds none."""
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -105,15 +113,16 @@ def _number(value: Any) -> float | None:
 
 
 class DelayedPublisher:
-    """The ladder of one cluster. Its queues are made when somebody first needs them: the broker says which are missing."""
+    """Publisher to the ladder of one cluster. It declares a queue on first use, when the broker reports it as missing."""
 
     def __init__(self, names: QueueNames) -> None:
         self.names = names
         self._making: dict[tuple[Link, int], asyncio.Future[bool]] = {}
 
     async def put(self, link: Link, target: str, message: Message, due: float) -> Outcome:
-        """Bring the message to the queue `target` at the Unix time `due`; at once if that is over. Returns what the broker
-        says: STORED means that it will come, once at least. The message's `expiration` counts from when it comes there.
+        """Send a message to the queue `target` at the Unix time `due`; at once if that has passed. Returns the broker's
+        outcome: STORED means that it will come, at least once. The message's `expiration` counts from its arrival
+        there.
 
         Raises:
             ValueError: `due` is not a finite number.
@@ -123,14 +132,14 @@ class DelayedPublisher:
         return await self.send(link, DelayedMessage(message, target, due))
 
     async def send(self, link: Link, delayed: DelayedMessage) -> Outcome:
-        """To the next rung, or to the target, which alone can be UNROUTABLE or REFUSED."""
+        """Send a message to its next rung, or to its target, which alone can be UNROUTABLE or REFUSED."""
         rung = next_rung(delayed.due - time.time())
         if rung is None:
             return await publish_confirmed(link, delayed.target, delayed.message)
         return await self.put_on_rung(link, rung, delayed.on_the_ladder())
 
     async def put_on_rung(self, link: Link, rung: int, message: Message) -> Outcome:
-        """To this rung, which is made where it is missing. STORED or LOST."""
+        """Publish to a rung, which is declared if missing. Returns STORED or LOST."""
         pause = PAUSE
         while (outcome := await publish_confirmed(link, self.names.delay(rung), message)) not in (
             Outcome.STORED,
@@ -138,14 +147,14 @@ class DelayedPublisher:
         ):
             if outcome is Outcome.UNROUTABLE and await self._make(link, rung):
                 continue
-            # it has no limit: it was made a moment ago and has no leader yet, or the broker is unwell
+            # a rung has no limit: it was declared a moment ago and has no leader yet, or the broker is in trouble
             log.debug("rung %d takes nothing for now (%s); trying again in %.1f s", rung, outcome.value, pause)
             await asyncio.sleep(pause)
             pause = min(2 * pause, SLOWEST)
         return outcome
 
     async def declare_due(self, link: Link) -> None:
-        """The queue of all that may be due.
+        """Declare the queue of all messages that may be due.
 
         Raises:
             BrokerUnavailable: the link was lost.
@@ -153,7 +162,7 @@ class DelayedPublisher:
         await _declare(link, due_queue(self.names))
 
     async def _make(self, link: Link, rung: int) -> bool:
-        """Whether it could be made. Those who miss it at the same moment share one declaration."""
+        """Declare a rung; return True if that succeeded. Callers that miss it at the same moment share one declaration."""
         making = self._making.get((link, rung))
         if making is None:
             making = self._making[link, rung] = asyncio.ensure_future(self._declare_rung(link, rung))
@@ -162,7 +171,8 @@ class DelayedPublisher:
 
     async def _declare_rung(self, link: Link, rung: int) -> bool:
         try:
-            await self.declare_due(link)  # first: what dies before it is there waits for minutes
+            # first: a message that expires before this queue exists waits for minutes
+            await self.declare_due(link)
             await _declare(link, delay_rung(self.names, rung))
         except BrokerUnavailable as exc:
             log.debug("rung %d was not declared: %s", rung, exc)
@@ -173,12 +183,13 @@ class DelayedPublisher:
 async def _declare(link: Link, queue: Queue) -> None:
     try:
         await link.declare(queue)
-    except ValueError as exc:  # it is there, which is enough: an earlier version of the broker was told other arguments
+    # it exists, which is enough: it was declared with other arguments for an earlier version of the broker
+    except ValueError as exc:
         log.debug("%s is used as it is: %s", queue.name, exc)
 
 
 class Owner(Protocol):
-    """What a forwarder needs of a session."""
+    """Session that a forwarder uses."""
 
     @property
     def link(self) -> Link | None: ...
@@ -188,8 +199,9 @@ class Owner(Protocol):
 
 
 class DelayForwarder(Recoverable):
-    """Brings what is due to its target, for as long as its session lives, across lost links. There may be any number in a
-    cluster: the broker lets one be active. A message is acknowledged when the broker has it somewhere else."""
+    """Forwarder of due messages to their targets, for the lifetime of its session, across lost links. A cluster may
+    have any number: the broker lets one be active. A message is acknowledged when the broker has stored it
+    elsewhere."""
 
     def __init__(self, session: Owner, delays: DelayedPublisher, on_unroutable: OnUnroutable) -> None:
         self._session = session
@@ -205,7 +217,8 @@ class DelayForwarder(Recoverable):
         await self._session.attachments.add(self)
 
     async def close(self) -> None:
-        """What is on its way ends, for CLOSING seconds; what is not acknowledged then goes back, for the next forwarder."""
+        """Stop. Messages in flight have CLOSING seconds to finish; those not acknowledged then return to the queue, for
+        the next forwarder."""
         self._closed = True
         self._session.attachments.remove(self)
         if self._forwarding:
@@ -221,7 +234,7 @@ class DelayForwarder(Recoverable):
             await consumer.close()
 
     async def _consume(self, link: Link) -> Consumer | None:
-        """None where the queue was found and is gone: somebody is deleting it."""
+        """Consume the queue of due messages; None if it was deleted after it had been declared."""
         await self._delays.declare_due(link)
         try:
             return await link.consume(
@@ -277,7 +290,7 @@ class DelayForwarder(Recoverable):
         delivery.ack()
 
     async def _try_later(self, link: Link, delivery: Delivery) -> None:
-        """It waits on the ladder, so that others go on."""
+        """Put a message back on the ladder, so that others go on."""
         message = replace(delivery.message, headers=_living(delivery.message))
         if await self._delays.put_on_rung(link, AGAIN, message) is Outcome.STORED:
             delivery.ack()

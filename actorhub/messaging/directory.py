@@ -13,11 +13,11 @@ from actorhub.errors import ActorHubError, ActorNotFound, MailboxFull
 log = logging.getLogger(__name__)
 
 DIRECTORY_TIMEOUT_SECONDS = 5.0
-"""In which the directory says why an actor is gone."""
+"""Time in which the directory tells why an actor is gone."""
 
 
 class Directory(Protocol):
-    """What a session asks about actors; each member of a cluster has it from control."""
+    """Directory of actors, as a session uses it; each member of a cluster has it from control."""
 
     async def ensure_mailbox(self, address: ActorAddress) -> None:
         """Create the mailbox of a keyed actor's shard, unless it exists.
