@@ -1,4 +1,5 @@
-"""Dead letters as their stream keeps them: messages that could not be processed, with the reason, and marks of replays."""
+"""Dead letters as their stream keeps them: messages that could not be processed, with the reason, and marks of
+replays."""
 
 from __future__ import annotations
 

@@ -99,7 +99,8 @@ class DelayedMessage:
 
 
 def _living(message: Message) -> dict[str, Any]:
-    """Headers of a message without those that brokers wrote about its deaths: the next death would look like a cycle."""
+    """Headers of a message without those that brokers wrote about its deaths: the next death would look like a
+    cycle."""
     return {name: value for name, value in (message.headers or {}).items() if not name.startswith(_DEATH)}
 
 
@@ -113,7 +114,8 @@ def _number(value: Any) -> float | None:
 
 
 class DelayedPublisher:
-    """Publisher to the ladder of one cluster. It declares a queue on first use, when the broker reports it as missing."""
+    """Publisher to the ladder of one cluster. It declares a queue on first use, when the broker reports it as
+    missing."""
 
     def __init__(self, names: QueueNames) -> None:
         self.names = names
@@ -162,7 +164,8 @@ class DelayedPublisher:
         await _declare(link, due_queue(self.names))
 
     async def _make(self, link: Link, rung: int) -> bool:
-        """Declare a rung; return True if that succeeded. Callers that miss it at the same moment share one declaration."""
+        """Declare a rung; return True if that succeeded. Callers that miss it at the same moment share one
+        declaration."""
         making = self._making.get((link, rung))
         if making is None:
             making = self._making[link, rung] = asyncio.ensure_future(self._declare_rung(link, rung))

@@ -1,12 +1,12 @@
-"""What one session sends to one destination: numbered, coalesced, confirmed, and sent again until it is.
+"""Outbox of a session for one destination: envelopes are numbered, coalesced, confirmed, and sent again until they are.
 
-The first envelope leaves at the end of the current turn of the event loop. While its publish waits for the confirm, what
-follows gathers, and leaves as one batch: a single caller pays no delay, a busy one pays one AMQP message for hundreds
-of envelopes. More than one publish is under way only when whole batches wait, or when the answer came before the confirm,
-as the answer to a message that the broker is still writing to its disk does.
+The first envelope leaves at the end of the current turn of the event loop. While its publish waits for the confirm,
+later envelopes gather, and leave as one batch: a single caller pays no delay, a busy one pays one AMQP message for
+hundreds of envelopes. More than one publish is under way only when whole batches wait, or when the reply came before
+the confirm, as the reply to a message that the broker is still writing to its disk does.
 
-Numbers are given at the moment of publishing, and a number that was refused is given to the next: so a destination
-never waits for a number that nobody sends.
+Numbers are given at the moment of publishing, and a refused number is given to the next envelope: so a destination
+never waits for a number that is never sent.
 """
 
 from __future__ import annotations
@@ -22,15 +22,20 @@ from actorhub.wire.envelope import Codec, EncodedEnvelope, Envelope, EnvelopeDra
 BATCH_ENVELOPES = 256
 BATCH_BYTES = 256 * 1024
 MAX_IN_FLIGHT = 8
-REFUSED_PAUSE = 0.02  # seconds before a refused envelope that may wait is tried again
+# seconds before a refused envelope that may wait is tried again
+REFUSED_PAUSE = 0.02
 
 
 class OutgoingMessage:
-    """One envelope on its way. `settled` is called once: with STORED, UNROUTABLE, or REFUSED where it may not wait; and once
-    more, with UNROUTABLE, if the queue vanished with a call that it had stored.
+    """One envelope on its way.
 
-    `fields` are the envelope's, without `seq` and `acked_below`. `alone`: never part of a batch, for receivers that only
-    read plain JSON; then `correlation_id` goes into the message's properties.
+    Args:
+        draft: fields of the envelope, without `seq` and `acked_below`.
+        payload: its payload.
+        settled: called once: with STORED, UNROUTABLE, or REFUSED if it may not wait; and once more, with UNROUTABLE, if
+            the queue was deleted with a call that it had stored.
+        alone: never part of a batch, for receivers that read plain JSON only; then `correlation_id` goes into the
+            message's properties.
     """
 
     __slots__ = (
@@ -66,14 +71,17 @@ class OutgoingMessage:
         self.correlation_id = correlation_id
         self.envelope: Envelope | None = None
         self.answered = False
-        self.sent = 0.0  # by the loop's clock
+        # by the loop's clock
+        self.sent = 0.0
 
 
 class ActorOutbox:
-    """The way to one queue.
+    """Outbox for one queue.
 
-    `numbered`: give sequence numbers (answers need none: they are matched by id). `limited`: the queue refuses envelopes
-    past a limit, so they leave one by one, each after the confirm of the one before.
+    Args:
+        numbered: give sequence numbers (replies need none: they are matched by id).
+        limited: the queue refuses envelopes past a limit, so they leave one by one, each after the confirm of the one
+            before.
     """
 
     def __init__(self, queue: str, loop: asyncio.AbstractEventLoop, *, numbered: bool, limited: bool) -> None:
@@ -82,9 +90,8 @@ class ActorOutbox:
         self._numbered = numbered
         self._limited = limited
         self._next_seq = 1
-        self._unused: int | None = (
-            None  # the lowest number of those that nobody has got, if nobody has got a higher one
-        )
+        # the lowest of the unused numbers, if no higher number was used
+        self._unused: int | None = None
         self._waiting: deque[OutgoingMessage] = deque()
         self._in_flight: deque[list[OutgoingMessage]] = deque()
         self._unanswered: dict[int, OutgoingMessage] = {}
@@ -93,7 +100,7 @@ class ActorOutbox:
 
     @property
     def idle(self) -> bool:
-        """Nothing waits for a confirm or for an answer."""
+        """True if nothing waits for a confirm or for a reply."""
         return not (self._waiting or self._in_flight or self._unanswered)
 
     @property
@@ -107,7 +114,7 @@ class ActorOutbox:
             self._loop.call_soon(self._flush)
 
     def withdraw(self, outgoing: OutgoingMessage) -> bool:
-        """Take back what has not been published yet. False where it has."""
+        """Take back an envelope that has not been published yet. Returns False if it has been."""
         if outgoing.envelope is not None:
             return False
         try:
@@ -117,24 +124,25 @@ class ActorOutbox:
         return True
 
     def cancel(self, call_id: str, sender: str) -> None:
-        """Tell the actor that nobody waits for the call any more."""
+        """Tell the actor that the caller does not wait for the call any more."""
         draft: EnvelopeDraft = {"kind": Kind.CANCEL, "call": call_id, "sender": sender}
         self.put(OutgoingMessage(draft, b"", lambda outcome: None))
 
     def answered(self, outgoing: OutgoingMessage) -> None:
-        """The call has its answer, or nobody waits for it any more."""
+        """Forget a call that has its reply, or whose caller does not wait any more."""
         outgoing.answered = True
         if outgoing.envelope is not None:
             self._unanswered.pop(outgoing.envelope.seq, None)
 
     @property
     def waiting_since(self) -> float:
-        """When the oldest call without an answer was sent, by the loop's clock; infinity where there is none."""
+        """Time at which the oldest call without a reply was sent, by the loop's clock; infinity if there is no such
+        call."""
         oldest = next(iter(self._unanswered.values()), None)
         return oldest.sent if oldest is not None else math.inf
 
     def vanished(self) -> None:
-        """The queue is not there any more: nobody will answer what it had."""
+        """Note that the queue was deleted: the calls that it had get no reply."""
         gone = [outgoing for outgoing in self._unanswered.values() if not self._is_in_flight(outgoing)]
         for outgoing in gone:
             self.answered(outgoing)
@@ -144,15 +152,16 @@ class ActorOutbox:
         return any(outgoing in batch for batch in self._in_flight) or outgoing in self._waiting
 
     def give_up(self) -> None:
-        """There is no such queue, and will be none: so it is with all that waits for it."""
+        """Fail all that waits for the queue, which does not exist and will not."""
         while self._waiting:
             outgoing = self._waiting.popleft()
             self.answered(outgoing)
             outgoing.settled(Outcome.UNROUTABLE)
 
     def attach(self, link: Link) -> None:
-        """Go on over a new link: first again, in order and under the same numbers, all that was not confirmed and all
-        calls without an answer (a broker that restarted may have lost the answer; receivers know what they have seen)."""
+        """Go on over a new link. First send again, in order and under the same numbers, all unconfirmed envelopes and
+        all calls without a reply (a broker that restarted may have lost the reply; receivers know the numbers that
+        they have seen)."""
         self._link = link
         unconfirmed = [outgoing for batch in self._in_flight for outgoing in batch]
         self._in_flight.clear()
@@ -166,7 +175,7 @@ class ActorOutbox:
         self._flush()
 
     def detach(self) -> None:
-        """The link is lost."""
+        """Note that the link is lost."""
         self._link = None
 
     def _may_publish(self) -> bool:
@@ -219,7 +228,8 @@ class ActorOutbox:
 
     def _settle(self, batch: list[OutgoingMessage], link: Link, outcome: Outcome) -> None:
         if outcome is Outcome.LOST or link is not self._link:
-            return  # `attach` sends it again
+            # `attach` sends it again
+            return
         self._in_flight.remove(batch)
         if outcome is Outcome.REFUSED:
             self._refused(batch)
@@ -232,7 +242,7 @@ class ActorOutbox:
         self._flush()
 
     def _note_unused(self, batch: list[OutgoingMessage], outcome: Outcome) -> None:
-        """Numbers that went nowhere are given again, or a receiver that comes to be would wait for them."""
+        """Give unused numbers to the next envelopes; else a new receiver would wait for them."""
         if outcome is not Outcome.UNROUTABLE:
             self._unused = None
         elif self._numbered:
@@ -242,7 +252,7 @@ class ActorOutbox:
             self._next_seq, self._unused = self._unused, None
 
     def _refused(self, batch: list[OutgoingMessage]) -> None:
-        """A limited queue is full, or the broker could not write: then the same envelopes are tried again."""
+        """Try the same envelopes again after a limited queue was full, or the broker could not write."""
         if self._limited and not batch[0].waits_when_full:
             outgoing = batch[0]
             self.answered(outgoing)
@@ -250,7 +260,8 @@ class ActorOutbox:
             outgoing.settled(Outcome.REFUSED)
             return
         link = self._link
-        self._in_flight.appendleft(batch)  # keeps its place: nothing overtakes it
+        # keeps its place: nothing overtakes it
+        self._in_flight.appendleft(batch)
         self._loop.call_later(REFUSED_PAUSE, self._retry, batch, link)
 
     def _retry(self, batch: list[OutgoingMessage], link: Link | None) -> None:
@@ -261,14 +272,14 @@ class ActorOutbox:
 
 
 class RepeatableCallOutbox(ActorOutbox):
-    """For questions that are asked again, under the same id, by whoever handles the message that made somebody ask. So nobody
-    cancels them: the other would then remember that as its answer."""
+    """Outbox of calls that are repeated under the same id when the message that caused them is handled again. They are
+    never cancelled: the called actor would remember that as its reply."""
 
     def __init__(self, queue: str, loop: asyncio.AbstractEventLoop, *, limited: bool) -> None:
         super().__init__(queue, loop, numbered=False, limited=limited)
 
     def cancel(self, call_id: str, sender: str) -> None:
-        """It is answered, and nobody reads the answer."""
+        """Do nothing: the call gets its reply, which is not read."""
 
 
 def _seq(outgoing: OutgoingMessage) -> int:

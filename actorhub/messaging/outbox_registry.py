@@ -1,4 +1,4 @@
-"""The ways out of one session: to each actor, for what durable actors of this process ask, and for answers."""
+"""Outboxes of one session: to each actor, for the calls of durable actors of this process, and for replies."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from actorhub.messaging.outbox import ActorOutbox, RepeatableCallOutbox
 
 log = logging.getLogger(__name__)
 
-MANY = 1000  # ways of one kind past which idle ones are forgotten
-SILENCE = 5.0  # seconds after which the broker is asked whether a call's queue is still there
+# outboxes of one kind past which idle ones are forgotten
+MANY = 1000
+# seconds after which the broker is asked whether a call's queue still exists
+SILENCE = 5.0
 
 
 class OutboxRegistry:
@@ -40,7 +42,8 @@ class OutboxRegistry:
         self._actors: dict[str, ActorOutbox] = {}
         self._answers: dict[str, ActorOutbox] = {}
         self._questions: dict[str, ActorOutbox] = {}
-        self._held: set[ActorOutbox] = set()  # their mailboxes are being made
+        # their mailboxes are being created
+        self._held: set[ActorOutbox] = set()
 
     def attach(self, link: Link) -> None:
         """Go on over this link."""
@@ -50,17 +53,17 @@ class OutboxRegistry:
                 box.attach(link)
 
     def detach(self) -> None:
-        """The link is lost."""
+        """Note that the link is lost."""
         self._link = None
         for box in self._all():
             box.detach()
 
     @property
     def unconfirmed(self) -> bool:
-        """The broker has not confirmed all that was sent."""
+        """True if the broker has not confirmed all that was sent."""
         return any(box.unconfirmed for box in self._all())
 
-    # ---- ways
+    # ---- outboxes
 
     def to_actor(self, ticket: ActorAddress) -> ActorOutbox:
         box = self._actors.get(ticket.queue)
@@ -72,8 +75,8 @@ class OutboxRegistry:
         return box
 
     def for_repeatable_calls(self, ticket: ActorAddress) -> ActorOutbox:
-        """The way of what durable actors of this process ask another: not numbered, and nobody waits for it over the next link,
-        for with this one their own lives end."""
+        """Outbox for calls of this process's durable actors to another one: not numbered, and not sent again over the
+        next link, since these actors end with this one."""
         box = self._questions.get(ticket.queue)
         if box is None:
             _forget_idle(self._questions)
@@ -94,7 +97,7 @@ class OutboxRegistry:
         return iter([*self._actors.values(), *self._answers.values(), *self._questions.values()])
 
     def _open(self, box: ActorOutbox, ticket: ActorAddress) -> None:
-        """What is sent to an instance of a keyed class waits until its mailbox is there."""
+        """Create the mailbox of a keyed actor's shard; envelopes to it wait until it exists."""
         if ticket.key is not None:
             self._held.add(box)
             self._spawn_task(self._open_when_made(box, ticket), "actorhub-mailbox")
@@ -115,18 +118,19 @@ class OutboxRegistry:
         finally:
             self._held.discard(box)
 
-    # ---- queues that are gone
+    # ---- deleted queues
 
     async def watch_for_deleted_queues(self) -> None:
-        """A queue that is deleted in the moment of a publish takes the message along, and the broker confirms it all the same.
-        So the broker is asked whether the queues are there of which answers have been long in coming."""
+        """Ask the broker whether the queues of calls without a reply for long still exist. A queue that is deleted in
+        the moment of a publish takes the message along, and the broker confirms it all the same."""
         while True:
             await asyncio.sleep(SILENCE)
             link = self._link
             late = [box for box in self._actors.values() if box.waiting_since < self._loop.time() - SILENCE]
             for box in late:
                 if link is None or link is not self._link:
-                    break  # over the next link they are sent again
+                    # they are sent again over the next link
+                    break
                 with contextlib.suppress(BrokerUnavailable):
                     if await link.state(box.queue) is None:
                         box.vanished()

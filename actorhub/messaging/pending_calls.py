@@ -22,8 +22,10 @@ from actorhub.wire.signature import Signature
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 5.0  # seconds
-AGAIN = 60.0  # seconds for which the log says it once
+# seconds
+PATIENCE = 5.0
+# seconds for which the log says it once
+AGAIN = 60.0
 
 
 class NoReplyWarning:
@@ -49,7 +51,7 @@ class NoReplyWarning:
 
 
 class Outbox(Protocol):
-    """By which a call was sent: an actor's outbox, or a task queue's."""
+    """Outbox that sent a call: an actor's, or a task queue's."""
 
     def withdraw(self, outgoing: OutgoingMessage) -> bool: ...
     def cancel(self, call_id: str, sender: str) -> None: ...
@@ -57,7 +59,7 @@ class Outbox(Protocol):
 
 
 class PendingCall:
-    """A call that waits for its answer: what is needed to read it, and to cancel or repeat the call."""
+    """A call that waits for its reply, with all that is needed to read the reply, and to cancel or repeat the call."""
 
     __slots__ = (
         "answer",
@@ -83,7 +85,8 @@ class PendingCall:
     ) -> None:
         self.id = id
         self.signature = signature
-        self.on_took = on_took  # hears how long a task ran
+        # called with the seconds that a task ran
+        self.on_took = on_took
         self.outbox = outbox
         self.answer = answer
         self.outgoing: OutgoingMessage | None = None
@@ -91,11 +94,17 @@ class PendingCall:
         self.chain: tuple[Hop, ...] = ()
         self.handling: HandledCall | None = None
         self.keep_alive: KeepAlive | None = None
-        self.credit_to = ""  # the queue of the process that sends this stream
+        # queue of the process that sends this stream
+        self.credit_to = ""
 
 
 class PendingCalls:
-    """`sender` is the session's id. `timed_out` makes the error of a call that was not answered in time."""
+    """Registry of a session's pending calls.
+
+    Args:
+        sender: the session's id.
+        timed_out: makes the error of a call that got no reply in time.
+    """
 
     def __init__(self, sender: str, signer: Signer, limit: int, timed_out: Callable[[str], CallTimeout]) -> None:
         self._sender = sender
@@ -108,8 +117,10 @@ class PendingCalls:
         self._timer: asyncio.TimerHandle | None = None
 
     def check_room(self) -> None:
-        """Raises:
-        TooManyPending: as many calls wait as may.
+        """Check that another call may wait.
+
+        Raises:
+            TooManyPending: as many calls wait as may.
         """
         if len(self._pending) >= self._limit:
             raise TooManyPending(
@@ -117,7 +128,7 @@ class PendingCalls:
             )
 
     def expect(self, pending: PendingCall) -> None:
-        """Register a call. It takes the deadline and the chain of the code around."""
+        """Register a call. It takes the deadline and the chain of the surrounding code."""
         self._pending[pending.id] = pending
         pending.answer.on_cancel = lambda: self.cancel(pending)
         around = call_context.get()
@@ -132,15 +143,15 @@ class PendingCalls:
                 self._set_timer()
 
     def find(self, answer: object) -> PendingCall | None:
-        """The call that waits for this answer."""
+        """Pending call that waits for this reply; None if there is no such call."""
         return next((pending for pending in self._pending.values() if pending.answer is answer), None)
 
     def sent_by(self, way: Outbox) -> list[PendingCall]:
         return [pending for pending in self._pending.values() if pending.outbox is way]
 
     def receive(self, envelope: Envelope, payload: bytes) -> None:
-        """An item, a result or a failure. One that nobody waits for (any more) is dropped. What is wrong with it is its
-        caller's to hear, and nobody else's: others share its message."""
+        """Deliver an item, a result or a failure. One whose caller does not wait (any more) is dropped. Its errors go
+        to its caller alone: other calls share its message."""
         pending = self._pending.get(envelope.call)
         if pending is None:
             return
@@ -173,20 +184,18 @@ class PendingCalls:
             self.cancel(pending)
 
     def forget(self, pending: PendingCall) -> None:
-        """It has its answer, or needs none: it is not sent again."""
+        """Forget a call that has its reply, or needs none: it is not sent again."""
         self._pending.pop(pending.id, None)
         pending.answer.on_cancel = None
-        outgoing, pending.outgoing = (
-            pending.outgoing,
-            None,
-        )  # no cycles: a finished call leaves no work to the collector
+        # no cycles: a finished call leaves no work to the collector
+        outgoing, pending.outgoing = pending.outgoing, None
         if outgoing is not None:
             pending.outbox.answered(outgoing)
         if pending.handling is not None:
             pending.handling.asked.pop(pending.id, None)
 
     def cancel(self, pending: PendingCall) -> None:
-        """The caller waits no longer: take the call back, or tell the actor."""
+        """Take a call back, or tell the actor, since the caller does not wait any more."""
         if pending.id not in self._pending:
             return
         outgoing = pending.outgoing
@@ -195,12 +204,13 @@ class PendingCalls:
             pending.outbox.cancel(pending.id, self._sender)
 
     def fail_all(self, error: ActorHubError) -> None:
-        """Nobody will answer any more."""
+        """Fail all pending calls with this error."""
         pending, self._pending = self._pending, {}
         for call in pending.values():
             call.answer.fail(error)
             if isinstance(call.answer, Call):
-                call.answer.exception()  # whoever has dropped it needs no word of it
+                # marks the error as retrieved, for a call that was dropped
+                call.answer.exception()
         if self._timer is not None:
             self._timer.cancel()
 

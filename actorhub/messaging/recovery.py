@@ -1,4 +1,4 @@
-"""What a session sets up on each link that it has: mailboxes, services, the ways to task queues."""
+"""Registry of what a session sets up on each of its links: mailboxes, services, and outboxes of task queues."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from actorhub.errors import ActorHubError, BrokerUnavailable
 
 log = logging.getLogger(__name__)
 
-AGAIN = 1.0  # seconds before what could not be set up on a link is tried there again
+# seconds before a failed setup is tried again on the same link
+AGAIN = 1.0
 
 
 class Recoverable(ABC):
@@ -33,12 +34,18 @@ class Recoverable(ABC):
 
     @property
     def unconfirmed(self) -> int:
-        """Messages that it has published, or still has to publish, and that the broker has not confirmed."""
+        """Number of messages that it has published, or still has to publish, and that the broker has not confirmed."""
         return 0
 
 
 class RecoveryRegistry:
-    """`link`: the one that there is now. `renew` gives it up, for another one. `is_closed`: whether the session has ended."""
+    """Consumers and declarations to set up again on every new broker link.
+
+    Args:
+        link: returns the present link; None without one.
+        renew: gives the link up, for a new one.
+        is_closed: True once the session has ended.
+    """
 
     def __init__(
         self,
@@ -52,26 +59,28 @@ class RecoveryRegistry:
         self._renew = renew
         self._is_closed = is_closed
         self._all: list[Recoverable] = []
-        self._ready: Link | None = None  # the last link on which all of them were set up
+        # the last link on which all of them were set up
+        self._ready: Link | None = None
 
     async def attach(self, link: Link) -> None:
-        """All of them, on a new link."""
+        """Set up all of them on a new link."""
         for attachment in list(self._all):
             await attachment.attach(link)
         self._ready = link
 
     @property
     def unconfirmed(self) -> int:
-        """Messages of all of them that the broker has not confirmed."""
+        """Number of messages of all of them that the broker has not confirmed."""
         return sum(attachment.unconfirmed for attachment in self._all)
 
     def detach(self) -> None:
-        """The link is lost."""
+        """Note that the link is lost."""
         for attachment in self._all:
             attachment.detach()
 
     async def add(self, attachment: Recoverable) -> None:
-        """Set it up now, and again on every new link. Where this one fails, the next one has it when this returns."""
+        """Set it up now, and again on every new link. If this link fails, it is set up on the next one when this
+        returns."""
         self._all.append(attachment)
         link = self._link()
         if link is None:
@@ -92,14 +101,14 @@ class RecoveryRegistry:
             self._all.remove(attachment)
 
     def again(self, attachment: Recoverable, link: Link, pause: float = 0.0) -> None:
-        """The broker has ended it on this link: set it up there again, as often as it takes."""
+        """Set it up again on this link, where the broker has ended it; retried until it succeeds."""
         self._spawn_task(self._try_again(attachment, link, pause), "actorhub-attach")
 
     def retry_later(self, attachment: Recoverable, link: Link, queue: str, error: BrokerUnavailable) -> None:
-        """`queue` cannot be consumed on this link, with which all others go on: it is tried there again, as often as it takes.
+        """Retry on this link the consumer of `queue`, which failed while all others go on; retried until it succeeds.
 
         Raises:
-            BrokerUnavailable: the error, where the link is lost.
+            BrokerUnavailable: the error, if the link is lost.
         """
         if link.lost is not None:
             raise error

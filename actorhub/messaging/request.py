@@ -1,4 +1,4 @@
-"""One envelope in a mailbox's hands, from its delivery to its acknowledgement."""
+"""Request: one envelope in a mailbox's hands, from its delivery to its acknowledgement."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class Reply:
 
 
 def complete_foreign(envelope: Envelope, message: Message) -> tuple[Envelope, str]:
-    """An envelope of a client that is not a session, completed from its message's properties; and the correlation id that its
-    answer shall have."""
+    """Complete an envelope of a client that is not a session from its message's properties. Returns it with the
+    correlation id of its reply."""
     reply_to = envelope.reply_to or message.reply_to or ""
     correlation = message.correlation_id or envelope.id or message.message_id or new_id()
     known = envelope.model_copy(
@@ -60,13 +60,14 @@ def complete_foreign(envelope: Envelope, message: Message) -> tuple[Envelope, st
 
 
 def foreign_key(envelope: Envelope, message: Message) -> str:
-    """Two strangers may have chosen the same id, or none. A message that comes again has the same key."""
+    """Key of a message of a foreign client, the same each time it comes. Ids do not serve: foreign clients may choose
+    the same one, or none."""
     said = (envelope.id, envelope.reply_to, message.message_id, message.correlation_id, message.reply_to)
     return blake2b(message.body + repr(said).encode(), digest_size=12).hexdigest()
 
 
 class DeliveryAck:
-    """One delivery, acknowledged when the last of its envelopes is done."""
+    """Acknowledgement of one delivery, sent when the last of its envelopes is done."""
 
     __slots__ = ("_delivery", "_left", "_on_acked")
 
@@ -83,12 +84,14 @@ class DeliveryAck:
 
 
 class Request:
-    """An envelope, its payload, and the deliveries that brought it: more than one where the broker delivered it again
+    """An envelope, its payload, and the deliveries that brought it: more than one if the broker delivered it again
     while it was in hand.
 
-    `foreign` is the correlation id of a caller that is not a session: it gets its answer as plain JSON, with that id.
-    `key` tells it from every other: its id, unless a stranger chose that. For a durable mailbox: `origin` is the sender and the
-    number by which the journal knows it, `effects` what it does beside changing the state.
+    Args:
+        foreign: correlation id of a caller that is not a session: it gets its reply as plain JSON, with that id.
+        key: tells the request from every other: its id, unless a foreign client chose that.
+        origin: in a durable mailbox, the sender and the number by which the journal knows the message.
+        effects: in a durable mailbox, its effects beside the change of the state.
     """
 
     __slots__ = ("_on_finished", "_receipts", "effects", "envelope", "foreign", "key", "origin", "payload", "queue")
@@ -114,15 +117,15 @@ class Request:
         self._on_finished = on_finished
 
     def also(self, receipt: DeliveryAck) -> None:
-        """The broker delivered it again: acknowledge that delivery too."""
+        """Acknowledge a further delivery of the same message, too."""
         self._receipts.append(receipt)
 
     def join(self, other: Request) -> None:
-        """The other is the same message: acknowledge what brought it, too."""
+        """Acknowledge the deliveries of `other`, which is the same message, too."""
         self._receipts += other._receipts
 
     def finish(self, answer: Reply) -> None:
-        """The method has ended: send the answer where one is wanted, then acknowledge."""
+        """End the request: send the reply if one is wanted, then acknowledge."""
         self._on_finished(self, answer)
 
     def done(self) -> None:

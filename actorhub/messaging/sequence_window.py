@@ -1,10 +1,11 @@
-"""What a mailbox has seen of each sender: sequence windows. Pure.
+"""Sequence windows: numbers that a mailbox has seen of each sender. Pure.
 
-A sender numbers what it sends to one destination from 1. A mailbox handles the numbers in order and each once, however
+A sender numbers its messages to one destination from 1. A mailbox handles the numbers in order and each once, however
 often and in whatever order the broker delivers them. A window never uses a plain high-water mark: a late number that
 was not seen is handled late, not dropped.
 
-A new instance of a plain actor does not know what its predecessor handled; its window begins at the first number it sees.
+A new instance of a plain actor does not know the numbers that its predecessor handled; its window begins at the first
+number it sees.
 """
 
 from __future__ import annotations
@@ -19,29 +20,36 @@ Answer = TypeVar("Answer")
 
 
 class Admission(Enum):
-    NEXT = "next"  # handle it now
-    HELD = "held"  # an earlier one is missing; it comes out of `released` later
-    SEEN = "seen"  # a repetition
+    # handle it now
+    NEXT = "next"
+    # an earlier one is missing; it comes out of `released` later
+    HELD = "held"
+    # a repetition
+    SEEN = "seen"
 
 
 class SequenceWindow(Generic[Item, Answer]):
-    """One sender's numbers.
+    """Window of one sender's numbers.
 
-    `answers` keeps what was answered, for a sender that asks again after a lost connection, until the sender says with
-    `acked_below` that it will not.
+    `answers` keeps the replies for a sender that calls again after a lost connection, until the sender drops them by
+    `acked_below`.
     """
 
     __slots__ = ("_answers", "_base", "_early", "_held", "_kept_from", "_missing", "_next", "kept")
 
     def __init__(self) -> None:
-        self._base = 0  # the first number seen; 0 until then
+        # the first number seen; 0 until then
+        self._base = 0
         self._next = 0
         self._held: dict[int, Item] = {}
-        self._early: set[int] = set()  # seen, and below the base
-        self._missing: set[int] = set()  # between base and next, and not seen
+        # seen, and below the base
+        self._early: set[int] = set()
+        # between base and next, and not seen
+        self._missing: set[int] = set()
         self._answers: dict[int, tuple[Answer, int]] = {}
         self._kept_from = 0
-        self.kept = 0  # bytes of answers
+        # bytes of kept replies
+        self.kept = 0
 
     def admit(self, seq: int, item: Item) -> Admission:
         """Decide on one delivery. HELD keeps `item`; a held number that comes again keeps the newer item."""
@@ -66,15 +74,15 @@ class SequenceWindow(Generic[Item, Answer]):
 
     @property
     def waiting(self) -> bool:
-        """Whether anything is held back."""
+        """True if anything is held back."""
         return bool(self._held)
 
     def held(self, seq: int) -> Item | None:
-        """The item held back under that number."""
+        """Item held back under this number."""
         return self._held.get(seq)
 
     def released(self) -> Iterator[Item]:
-        """What was held back and has its turn now, in order."""
+        """Items held back whose turn has come, in order."""
         while self._held and self._next in self._held:
             item = self._held.pop(self._next)
             self._next += 1
@@ -82,7 +90,7 @@ class SequenceWindow(Generic[Item, Answer]):
 
     def skip_gap(self) -> range:
         """Give up waiting for the numbers before the first one held: they are handled whenever they come. Returns them;
-        what was held comes out of `released`."""
+        the items held come out of `released`."""
         if not self._held:
             return range(0)
         gap = range(self._next, min(self._held))
@@ -100,7 +108,7 @@ class SequenceWindow(Generic[Item, Answer]):
         return found[0] if found is not None else None
 
     def forget_below(self, acked_below: int) -> None:
-        """Drop the answers that the sender will not ask for again."""
+        """Drop the replies that the sender will not call for again."""
         if acked_below <= self._kept_from:
             return
         numbers = range(self._kept_from, acked_below)
@@ -111,7 +119,7 @@ class SequenceWindow(Generic[Item, Answer]):
 
 
 class SequenceWindows(Generic[Item, Answer]):
-    """The windows of a mailbox's senders, with their answers up to `kept_limit` bytes in all.
+    """Windows of a mailbox's senders, with their replies up to `kept_limit` bytes in all.
 
     At most `limit` windows are kept; the one longest unused goes first.
     """
@@ -133,7 +141,7 @@ class SequenceWindows(Generic[Item, Answer]):
         return window
 
     def remember(self, sender: str, seq: int, answer: Answer, size: int) -> None:
-        """Keep an answer for a sender that may ask again, where there is room."""
+        """Keep a reply for a sender that may call again, if there is room."""
         if self._kept + size <= self._kept_limit:
             window = self.of(sender)
             before = window.kept
