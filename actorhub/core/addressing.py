@@ -4,22 +4,22 @@ A queue's name is its address on the broker:
 
     {prefix}.{namespace}.actor.{id}      a plain actor
     {prefix}.{namespace}.durable.{id}    a durable actor
-    {prefix}.{namespace}.journal.{id}    what a durable actor has done
+    {prefix}.{namespace}.journal.{id}    effects that a durable actor has committed
     {prefix}.{namespace}.task.{queue}    a task queue
-    {prefix}.{namespace}.task.{queue}.{digest}  the same, of tasks that all ask for the same place
-    {prefix}.{namespace}.gathering.{id}  results that wait for the others of their kind
-    {prefix}.{namespace}.dead            what could not be processed
-    {prefix}.reply.{session}             answers to one hub or worker
+    {prefix}.{namespace}.task.{queue}.{digest}  the same, of tasks that require the same slots
+    {prefix}.{namespace}.gathering.{id}  results that wait for the others of their fan-in
+    {prefix}.{namespace}.dead            dead letters
+    {prefix}.reply.{session}             replies to one hub or worker
     {prefix}.worker.{id}                 commands for one worker
     {prefix}.node.{id}                   commands for one node's agent
-    {prefix}.objects.{owner}             questions for the objects of one node, or of one client
+    {prefix}.objects.{owner}             requests for the objects of one node, or of one client
     {prefix}.control                     the control actor
-    {prefix}.control.journal             what its successor must know
+    {prefix}.control.journal             state that control's successor restores
     {prefix}.delay.{k}                   messages that wait for 2**k seconds
-    {prefix}.delay.due                   those that have waited
-    {prefix}.dead                        what services could not process
+    {prefix}.delay.due                   messages whose wait is over
+    {prefix}.dead                        dead letters of services
 
-An exchange, `{prefix}.tasks`, brings to every agent and slot what all of them must know of single tasks.
+An exchange, `{prefix}.tasks`, tells every agent and slot about single tasks.
 
 Queue arguments cannot be changed later: a change of arguments takes a new name.
 """
@@ -35,7 +35,7 @@ from pydantic import BaseModel, ConfigDict
 _WORD = re.compile(r"[A-Za-z0-9_\-]{1,100}")
 _MAILBOX = re.compile(r"\.(?:actor|durable)\.([^.]+)$")
 SYSTEM = "$system"
-"""The namespace of control, nodes, workers and object stores; no user's namespace can have this name."""
+"""Namespace of control, nodes, workers and object stores; no user's namespace can have this name."""
 _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
@@ -45,7 +45,7 @@ def new_id(length: int = 12) -> str:
 
 
 def check_name(what: str, value: str) -> str:
-    """Returns `value` where it can be part of a queue's name.
+    """Return `value` if it can be part of a queue's name.
 
     Raises:
         ValueError: it is empty, longer than 100 characters or has other characters than letters, digits, `_`, `-`.
@@ -56,14 +56,14 @@ def check_name(what: str, value: str) -> str:
 
 
 def actor_id_of(queue: str) -> str:
-    """The id of the actor whose mailbox this queue is; empty where it is none."""
+    """Id of the actor whose mailbox this queue is; empty if it is no mailbox."""
     found = _MAILBOX.search(queue)
     return found[1] if found is not None else ""
 
 
 @dataclass(frozen=True, slots=True)
 class QueueNames:
-    """The names that one cluster uses on its broker; `prefix` keeps clusters apart that share a virtual host."""
+    """Names of one cluster's queues on its broker. `prefix` keeps clusters apart that share a virtual host."""
 
     prefix: str = "ah"
 
@@ -80,26 +80,27 @@ class QueueNames:
         return f"{self.prefix}.{namespace}.task.{queue}"
 
     def task_queue_label(self, queue: str) -> str:
-        """What a task queue is called by its users."""
+        """Name of a task queue as its users know it."""
         return queue.removeprefix(self.task(self.namespace_of(queue), "")).partition(".")[0]
 
     def has_dedicated_slots(self, queue: str) -> bool:
-        """Whether it is a task queue that has slots of its own, which control makes and nobody else."""
+        """True if it is a task queue with slots of its own, which control alone declares."""
         return self.is_task(queue) and "." in queue.removeprefix(self.task(self.namespace_of(queue), ""))
 
     def is_task(self, queue: str) -> bool:
-        """Whether it is the name of a task queue."""
+        """True if it is the name of a task queue."""
         return queue.startswith(f"{self.prefix}.{self.namespace_of(queue)}.task.")
 
     def gathering(self, namespace: str, call_id: str) -> str:
         return f"{self.prefix}.{namespace}.gathering.{call_id}"
 
     def namespace_of(self, queue: str) -> str:
-        """Of an actor's or a task queue."""
+        """Namespace of an actor's or a task queue."""
         return queue.removeprefix(f"{self.prefix}.").partition(".")[0]
 
     def dead(self, namespace: str) -> str:
-        """Dead letters of a namespace. `$` cannot stand in a queue's name, so services have a name without a namespace."""
+        """Stream of a namespace's dead letters. `$` cannot stand in a queue's name, so services have a name without a
+        namespace."""
         return f"{self.prefix}.dead" if namespace == SYSTEM else f"{self.prefix}.{namespace}.dead"
 
     def reply(self, session_id: str) -> str:
@@ -135,8 +136,7 @@ class QueueNames:
 
 
 class ActorAddress(BaseModel):
-    """All that a handle needs to reach an actor. `limited`: its mailbox refuses envelopes past a limit. `durable`: it keeps
-    what it does in a journal. `key`: which of the instances behind its queue it is."""
+    """Address of an actor: all that a handle needs to reach it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -145,12 +145,15 @@ class ActorAddress(BaseModel):
     namespace: str
     class_name: str
     name: str | None = None
+    """True if its mailbox refuses envelopes past a limit."""
     limited: bool = False
+    """True if it keeps its effects in a journal."""
     durable: bool = False
+    """Key of the instance among those that share the queue; None if the class is not keyed."""
     key: str | None = None
 
     def of(self, key: str) -> ActorAddress:
-        """The ticket of one instance of a keyed class; of any other, itself."""
+        """Address of one instance of a keyed class; with an empty key, this address itself."""
         return self.model_copy(update={"key": key}) if key else self
 
     @property

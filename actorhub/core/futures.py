@@ -1,4 +1,4 @@
-"""Small helps for waits."""
+"""Helpers to wait for futures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def resolver_of(future: asyncio.Future[T]) -> Callable[[T], None]:
-    """A callback that gives the future its result, unless it has ended already: cancelled, failed, or told before."""
+    """Callback that gives the future its result, unless it has ended already: cancelled, failed, or resolved before."""
 
     def resolve(result: T) -> None:
         if not future.done():
@@ -20,8 +20,8 @@ def resolver_of(future: asyncio.Future[T]) -> Callable[[T], None]:
 
 
 async def wait_until_done(futures: Sequence[asyncio.Future[Any]], count: int, *, or_failed: bool = False) -> None:
-    """Returns when `count` of them have ended; with `or_failed` also as soon as one has failed or was cancelled. It leaves
-    nothing at those that go on, so one may wait for them again and again."""
+    """Return when `count` of the futures have ended; with `or_failed` also as soon as one has failed or was cancelled.
+    No callback stays on those that go on, so they may be waited for again and again."""
     waiting = [future for future in futures if not future.done()]
     left = count - (len(futures) - len(waiting))
     if left <= 0 or (or_failed and any(future.done() and has_failed(future) for future in futures)):
@@ -45,5 +45,5 @@ async def wait_until_done(futures: Sequence[asyncio.Future[Any]], count: int, *,
 
 
 def has_failed(future: asyncio.Future[Any]) -> bool:
-    """Of one that is done: whether it has no result."""
+    """True if a completed future was cancelled or failed."""
     return future.cancelled() or future.exception() is not None

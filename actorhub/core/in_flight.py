@@ -1,8 +1,9 @@
-"""What a worker was doing when it died: a small shared file that it writes and its agent reads.
+"""Record of the calls that a worker has in hand, in a small shared file: the worker writes it, its agent reads it.
 
-One slot holds one call in hand, ended by a zero byte. A write is a copy into mapped memory: it costs about a microsecond, and
-survives a SIGKILL of the writer. Behind the slots stands the last beat of the writer's event loop: the agent ends a worker that
-beats no more, and so cannot end a task that is late. Times are monotonic: on one machine they are the same in all processes.
+It tells the agent the calls during which a worker died. One slot holds one call, ended by a zero byte. A write is a
+copy into mapped memory: it costs about a microsecond, and survives a SIGKILL of the writer. Behind the slots stands the
+time of the last beat of the writer's event loop: the agent ends a worker that beats no more, and so cannot end a late
+task itself. Times are monotonic: on one machine they are the same in all processes.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-SLOT = 256  # bytes
-SLOTS = 1024  # calls in hand; more at once are not recorded
+# bytes
+SLOT = 256
+# calls in hand; more at once are not recorded
+SLOTS = 1024
 _SIZE = SLOT * SLOTS + 8
 _BEAT = struct.Struct("d")
 
@@ -33,7 +36,7 @@ class InFlightCall:
 
 
 class InFlightRecorder:
-    """The writing side. Thread-safe."""
+    """Writing side of the record. Thread-safe."""
 
     def __init__(self, path: Path) -> None:
         with path.open("r+b") as file:
@@ -48,11 +51,11 @@ class InFlightRecorder:
             file.truncate(_SIZE)
 
     def beat(self) -> None:
-        """The event loop runs."""
+        """Note that the event loop runs."""
         _BEAT.pack_into(self._map, SLOT * SLOTS, time.monotonic())
 
     def enter(self, actor: str, call: str, method: str, *, attempt: int = 0, late_at: float | None = None) -> int:
-        """Returns the slot to give to `leave`; -1 where none was free."""
+        """Record the begin of a call. Returns the slot to give to `leave`; -1 if none was free."""
         text = f"{actor}\t{call}\t{attempt}\t{'' if late_at is None else late_at}\t{method}".encode()[: SLOT - 1]
         with self._writing:
             if not self._free:
@@ -60,7 +63,8 @@ class InFlightRecorder:
             slot = self._free.pop()
             start = slot * SLOT
             self._map[start + 1 : start + len(text) + 1] = text[1:] + b"\0"
-            self._map[start] = text[0]  # last: who reads meanwhile finds nothing, or all of it
+            # last: a concurrent reader finds nothing, or all of it
+            self._map[start] = text[0]
             self._held[slot] = method
             return slot
 
@@ -72,13 +76,13 @@ class InFlightRecorder:
                 self._free.append(slot)
 
     def methods(self) -> list[str]:
-        """The methods in hand now."""
+        """Methods in hand now."""
         with self._writing:
             return list(self._held.values())
 
 
 def read_in_flight(path: Path) -> list[InFlightCall]:
-    """What the writer had in hand. Empty where there is no such file."""
+    """Read the calls that the writer had in hand; empty if there is no such file."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -87,14 +91,16 @@ def read_in_flight(path: Path) -> list[InFlightCall]:
     for start in range(0, len(data) - SLOT + 1, SLOT):
         if data[start]:
             text = data[start : start + SLOT].split(b"\0", 1)[0].decode(errors="replace")
-            with suppress(ValueError):  # it is just being written
+            # it is just being written
+            with suppress(ValueError):
                 actor, call, attempt, late_at, method = text.split("\t")
                 found.append(InFlightCall(actor, call, method, int(attempt), float(late_at) if late_at else None))
     return found
 
 
 def last_heartbeat(path: Path) -> float | None:
-    """Monotonic time at which the writer's event loop ran last; None where it has not begun, or there is no such file."""
+    """Read the monotonic time at which the writer's event loop ran last; None if it has not begun, or there is no such
+    file."""
     try:
         with path.open("rb") as file:
             file.seek(SLOT * SLOTS)

@@ -1,4 +1,4 @@
-"""Log lines of the command line's processes, as text or as one JSON object a line."""
+"""Log format of the command line's processes: text, or one JSON object a line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 class JsonFormatter(logging.Formatter):
-    """`time` (UTC), `level`, `logger`, `message`, what the process is bound to, and every `extra` of the record."""
+    """JSON log line: `time` (UTC), `level`, `logger`, `message`, the fields bound to the process, and every `extra` of
+    the record."""
 
     def __init__(self, **bound: str) -> None:
         super().__init__()

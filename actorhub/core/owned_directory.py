@@ -1,6 +1,7 @@
-"""A directory that one living process owns; whoever finds its lock free knows that the owner is gone, SIGKILL included.
+"""Directory owned by one living process. A process that finds its lock free knows that the owner is gone, SIGKILL
+included.
 
-The lock is `flock` on a file in the directory: the kernel lets go of it when its process ends, for whatever reason.
+The lock is `flock` on a file in the directory: the kernel releases it when its process ends, for whatever reason.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ from actorhub.errors import ActorHubError, UntrustedPayload
 
 _PREFIX = "actorhub-"
 _OWNER = "actorhub-owner.lock"
-_STALE = 60.0  # seconds; making or removing a directory takes milliseconds
+# seconds; making or removing a directory takes milliseconds
+_STALE = 60.0
 
 
 @contextmanager
 def exclusive_lock(path: Path) -> Generator[int, None, None]:
-    """Holds the lock of a file against every other process and thread, and gives the open file."""
+    """Hold the lock of a file against every other process and thread; yields the open file."""
     file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -38,7 +40,7 @@ def exclusive_lock(path: Path) -> Generator[int, None, None]:
 
 
 def try_lock(file: int) -> bool:
-    """Takes the lock of an open file if nobody has it."""
+    """Take the lock of an open file; False if another process or thread has it."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -48,7 +50,8 @@ def try_lock(file: int) -> bool:
 
 @contextmanager
 def try_exclusive(path: Path) -> Generator[bool, None, None]:
-    """True for whoever is first, until the block ends, and the file with it, or the process dies; False for all others."""
+    """Yield True to the first process or thread, until the block ends, and the file with it, or the process dies; False
+    to all others."""
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         mine = try_lock(file) and _is_at(file, path)
@@ -63,12 +66,13 @@ def try_exclusive(path: Path) -> Generator[bool, None, None]:
 
 
 def path_of(base: Path, name: str) -> Path:
-    """Of the directory that `OwnedDirectory.make` makes."""
+    """Path of the directory that `OwnedDirectory.make` creates."""
     return base / f"{_PREFIX}{name}"
 
 
 class OwnedDirectory:
-    """A directory of mode 0700 that is this process's until `remove`, or until the process ends, with all that it forked."""
+    """Directory of mode 0700 owned by this process until `remove`, or until the process and all that it forked have
+    ended."""
 
     def __init__(self, path: Path, owner: int) -> None:
         self.path = path
@@ -77,7 +81,7 @@ class OwnedDirectory:
 
     @classmethod
     def make(cls, base: Path, name: str) -> OwnedDirectory:
-        """Makes `base/actorhub-{name}`; it appears with its lock held.
+        """Create `base/actorhub-{name}`; it appears with its lock held.
 
         Raises:
             ActorHubError: a living process has it.
@@ -98,7 +102,7 @@ class OwnedDirectory:
         return cls(path, owner)
 
     def remove(self) -> None:
-        """Removes the directory. A child that was forked from the owner removes nothing."""
+        """Remove the directory. A child that was forked from the owner removes nothing."""
         if self._pid == os.getpid():
             self._pid = 0
             _remove(self.path)
@@ -106,7 +110,7 @@ class OwnedDirectory:
 
 
 def remove_if_abandoned(path: Path) -> bool:
-    """Removes a directory whose owner is gone; False where it lives, or there is no such directory of this user."""
+    """Remove a directory whose owner is gone. Returns False if the owner lives, or this user has no such directory."""
     try:
         check_private(path)
         owner = os.open(path / _OWNER, os.O_RDWR | os.O_CLOEXEC)
@@ -122,7 +126,8 @@ def remove_if_abandoned(path: Path) -> bool:
 
 
 def remove_all_abandoned(base: Path) -> list[Path]:
-    """Removes whatever in `base` has lost its owner, and what is left of those killed while they made or removed theirs."""
+    """Remove all directories in `base` that have lost their owner, and remains of processes killed while they created
+    or removed theirs. Returns their paths."""
     removed = [path for path in base.glob(f"{_PREFIX}*") if remove_if_abandoned(path)]
     for path in base.glob(f".{_PREFIX}*"):
         try:
@@ -136,7 +141,7 @@ def remove_all_abandoned(base: Path) -> list[Path]:
 
 
 def check_private(path: Path) -> None:
-    """What lies in the directory will be unpickled, so nobody else may have written it.
+    """Check that other users cannot have written to a directory, since its files will be unpickled.
 
     Raises:
         FileNotFoundError: there is no such directory.
@@ -151,7 +156,7 @@ def check_private(path: Path) -> None:
 
 
 def _is_at(file: int, path: Path) -> bool:
-    """Whether an open file is still the one at that path, and not one that was removed meanwhile."""
+    """True if an open file is still the one at that path, and was not removed meanwhile."""
     try:
         return os.path.samestat(os.fstat(file), path.stat())
     except FileNotFoundError:
@@ -159,7 +164,7 @@ def _is_at(file: int, path: Path) -> bool:
 
 
 def _remove(path: Path) -> None:
-    """First out of sight in one step, so that nobody meets half a directory."""
+    """Remove a directory; it is first moved out of sight in one step, so that no process meets half of it."""
     hidden = path.with_name(f".{path.name}.{new_id(8)}")
     try:
         path.rename(hidden)

@@ -1,8 +1,8 @@
 """Amounts of resources, such as `{"cpu": 2, "gpu": 0.5}`. Pure.
 
-People write amounts as numbers; all sums are in whole units, so that what was reserved and given back a million times leaves
-exactly what there was. `Resources` checks an amount where it comes in; the functions take what it let pass, and what is not
-named is nothing.
+People write amounts as numbers; all sums are in whole units, so that an amount reserved and given back a million times
+leaves exactly the amount there was before. `Resources` checks an amount where it comes in; the functions take amounts
+that it has passed, and a resource that is not named counts as 0.
 """
 
 from __future__ import annotations
@@ -14,18 +14,20 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-UNIT = 10_000  # units in 1
-LARGEST = 1e15  # of an amount: memory is in bytes, and machines have terabytes
+# units in 1
+UNIT = 10_000
+# largest amount: memory is in bytes, and machines have terabytes
+LARGEST = 1e15
 
 _NAME = re.compile(r"[A-Za-z0-9_.\-]{1,100}")
 _DECIMALS = 4
 
 
 def checked(resources: Mapping[str, float]) -> dict[str, float]:
-    """The same without amounts of 0.
+    """Check amounts; return them without those of 0.
 
     Raises:
-        ValueError: a name or an amount cannot be.
+        ValueError: a name or an amount is not valid.
     """
     for name, amount in resources.items():
         if not _NAME.fullmatch(name):
@@ -43,17 +45,17 @@ Resources = Annotated[dict[str, float], AfterValidator(checked)]
 
 
 def units(resources: Mapping[str, float]) -> dict[str, int]:
-    """In whole units; exact."""
+    """Convert amounts to whole units; exact."""
     return {name: _units(amount) for name, amount in resources.items()}
 
 
 def amounts(units: Mapping[str, int]) -> dict[str, float]:
-    """For people. Of `units(resources)` they are `resources` again."""
+    """Convert units to amounts, for people. `amounts(units(resources))` equals `resources`."""
     return {name: amount / UNIT for name, amount in units.items()}
 
 
 def plus(*several: Mapping[str, int]) -> dict[str, int]:
-    """Their sum, without what comes to 0."""
+    """Sum of units, without those that come to 0."""
     total: dict[str, int] = {}
     for each in several:
         for name, amount in each.items():
@@ -62,12 +64,13 @@ def plus(*several: Mapping[str, int]) -> dict[str, int]:
 
 
 def minus(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
-    """Without what comes to 0. It may come to less: a node can come back smaller than what is reserved on it."""
+    """Difference of units, without those that come to 0. It may be negative: a node can come back smaller than the
+    amount reserved on it."""
     return plus(one, {name: -amount for name, amount in other.items()})
 
 
 def fits(wanted: Mapping[str, int], free: Mapping[str, int]) -> bool:
-    """Whether all that is wanted is free."""
+    """True if all wanted units are free."""
     for name, amount in wanted.items():  # noqa: SIM110 - `all` of a generator takes twice as long
         if free.get(name, 0) < amount:
             return False
@@ -75,7 +78,7 @@ def fits(wanted: Mapping[str, int], free: Mapping[str, int]) -> bool:
 
 
 def share(wanted: Mapping[str, int], whole: Mapping[str, int]) -> float:
-    """The largest part that it takes of any one resource (its dominant share); infinite where the whole has none of it.
+    """Dominant share: the largest part that it takes of any one resource; infinite if the whole has none of it.
 
     After Ghodsi and others, Dominant Resource Fairness, NSDI 2011.
     """
@@ -88,5 +91,6 @@ def share(wanted: Mapping[str, int], whole: Mapping[str, int]) -> float:
 
 
 def _units(amount: float) -> int:
-    whole = int(amount)  # apart from its decimals, since a product of large floats loses the last of them
+    # apart from its decimals, since a product of large floats loses the last of them
+    whole = int(amount)
     return whole * UNIT + round((amount - whole) * UNIT)

@@ -37,7 +37,7 @@ from actorhub.wire.signature import Signature
 log = logging.getLogger(__name__)
 
 HEADER_ROOM_BYTES = 64 * 1024
-"""Of a message, left for its header."""
+"""Bytes of a message that are left for its header."""
 
 
 class MessageSender:
@@ -74,7 +74,7 @@ class MessageSender:
         self._loop: asyncio.AbstractEventLoop
         self._outboxes: OutboxRegistry
         self.closed: ActorHubError | None = None
-        """Raised by whatever would send from now on; None while the session is open."""
+        """Error of every later send; None while the session is open."""
 
     # ---- life
 
@@ -84,12 +84,12 @@ class MessageSender:
         self._outboxes = OutboxRegistry(loop, self._spawn_task, directory)
 
     def close(self, error: ActorHubError) -> None:
-        """Fail all pending calls with this error, and take nothing more. What is in the outboxes is still published."""
+        """Fail all pending calls with this error, and take no more. Envelopes in the outboxes are still published."""
         self.closed = error
         self.pending_calls.fail_all(error)
 
     def attach(self, link: Link) -> None:
-        """Publish over this link, first what the former link's broker had not confirmed."""
+        """Publish over this link; first the messages that the former link's broker had not confirmed."""
         self._outboxes.attach(link)
 
     def detach(self) -> None:
@@ -110,8 +110,8 @@ class MessageSender:
     def call(
         self, address: ActorAddress, signature: Signature, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Call[Any]:
-        """Send a call now. A durable actor calls another one under an id that is the same if the message that it handles has
-        to be handled again.
+        """Send a call now. A durable actor calls another one under an id that stays the same if the message that it
+        handles has to be handled again.
 
         Raises:
             InvalidArguments, NotSerialisable, PayloadTooLarge, TooManyPending, HubClosed: nothing was sent.
@@ -191,7 +191,7 @@ class MessageSender:
         return pending
 
     def draft_call(self, pending: PendingCall) -> EnvelopeDraft:
-        """The envelope of a registered call, but for its method, codec and key."""
+        """Draft the envelope of a registered call, without its method, codec and key."""
         draft: EnvelopeDraft = {
             "id": pending.id,
             "kind": Kind.CALL,
@@ -287,7 +287,7 @@ class MessageSender:
         kwargs: dict[str, Any],
         timer: TimerSpec,
     ) -> asyncio.Future[Outcome]:
-        """Send a message that the actor handles when the timer is due. `check_stored` tells what the outcome means.
+        """Send a message that the actor handles when the timer is due. `check_stored` raises the error of an outcome.
 
         Raises:
             InvalidArguments, NotSerialisable, PayloadTooLarge, HubClosed: nothing was sent.
@@ -305,7 +305,7 @@ class MessageSender:
         return self._send(address, draft, payload)
 
     def cancel_timer(self, address: ActorAddress, timer_id: str) -> asyncio.Future[Outcome]:
-        """Tell the actor to drop a timer. `check_stored` tells what the outcome means."""
+        """Tell the actor to drop a timer. `check_stored` raises the error of an outcome."""
         return self._send(address, {"kind": Kind.CANCEL, "call": timer_id}, b"")
 
     def _send(self, address: ActorAddress, draft: EnvelopeDraft, payload: bytes) -> asyncio.Future[Outcome]:
@@ -337,7 +337,7 @@ class MessageSender:
             reply_to: the queue of the process that receives it.
             draft: its envelope, whole: it gets no sequence number.
             payload: its payload.
-            settled: called once with what the broker made of it.
+            settled: called once with the broker's outcome.
             persistent: keep it through a restart of the broker.
             foreign: the correlation id of a caller that reads plain JSON only.
         """
@@ -348,7 +348,7 @@ class MessageSender:
         )
 
     def broadcast(self, method: str, arguments: dict[str, Any]) -> None:
-        """Tell every agent and every slot. One that a lost link loses is not repeated."""
+        """Tell every agent and every slot. A message lost with a link is not repeated."""
         link = self._connection.link
         if link is not None:
             envelope = Envelope(id=self.next_id(), kind=Kind.TELL, method=method)

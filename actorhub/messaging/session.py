@@ -1,7 +1,7 @@
-"""Session: the identity of a hub, a node or a worker on the wire, its connection, and what it receives.
+"""Session: the identity of a hub, a node or a worker on the wire, its connection, and the messages it receives.
 
-After a lost connection the session sends again, in order and under the same numbers, whatever the broker had not
-confirmed and whatever call has no answer yet. Receivers handle the second copy of nothing; they answer it again.
+After a lost connection the session sends again, in order and under the same numbers, all messages that the broker had
+not confirmed and all calls that have no reply yet. Receivers do not handle a second copy; they reply to it again.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ class Session:
         self.signer = Signer(settings.secret.get_secret_value() if settings.secret else None)
         self.reply_queue = self.names.reply(self.id)
         self.credit_handlers: dict[str, Callable[[int], None]] = {}
-        """Take the credit of readers, for each stream that this process sends, by the id of its call."""
+        """Receivers of the credit of readers, for each stream that this process sends, by the id of its call."""
         self.owns_actors = False
-        """True once it has spawned something that ends with it."""
+        """True once it has spawned an actor that ends with it."""
         self.directory: Directory = NoDirectory()
         """Set before `open`, by the owner."""
         self._connection = ReconnectingConnection(
@@ -82,8 +82,10 @@ class Session:
     # ---- life
 
     async def open(self) -> None:
-        """Raises:
-        BrokerUnavailable: within `connect_timeout` there was no broker, or it refused.
+        """Connect to the broker.
+
+        Raises:
+            BrokerUnavailable: within `connect_timeout` no broker was reached, or it refused.
         """
         self.loop = asyncio.get_running_loop()
         self.thread_id = threading.get_ident()
@@ -127,7 +129,7 @@ class Session:
 
     @property
     def blocked(self) -> str | None:
-        """Why the broker takes no messages for now; None while it does."""
+        """Reason for which the broker takes no messages for now; None while it does."""
         return self._connection.blocked
 
     async def live_link(self) -> Link:
@@ -143,7 +145,7 @@ class Session:
         return self._connection.link
 
     def spawn_task(self, coroutine: Any, name: str) -> asyncio.Task[Any]:
-        """Run a coroutine as a task that the end of the session cancels. An exception of it is logged."""
+        """Run a coroutine as a task that the end of the session cancels. Its exceptions are logged."""
         task = self.loop.create_task(coroutine, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._task_ended)
@@ -171,7 +173,7 @@ class Session:
             self.renew(link, f"the reply queue ended: {reason}")
 
     def renew(self, link: Link, reason: str) -> None:
-        """Give the link up, if it is still ours, and go on with a new one."""
+        """Give the link up, if it is still the session's, and go on with a new one."""
         if not self.is_closed:
             self.spawn_task(self._connection.renew(link, reason), "actorhub-renew")
 
@@ -204,4 +206,4 @@ class Session:
 
 
 current_session: ContextVar[Session | None] = ContextVar("actorhub_session", default=None)
-"""The session that handles belong to which are read from messages, pickles and results: set by hubs and around user code."""
+"""Session of the handles that are read from messages, pickles and results: set by hubs and around user code."""

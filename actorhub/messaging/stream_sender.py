@@ -1,4 +1,4 @@
-"""The sending end of a stream: a generator's items, never further ahead of the reader than its credit."""
+"""Sending end of a stream: a generator's items, never further ahead of the reader than its credit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _END = object()
 
 
 class StreamSender:
-    """Items leave as persistent messages, so that a restart of the broker loses none."""
+    """Sender of a stream's items. They are persistent messages, so that a restart of the broker loses none."""
 
     def __init__(self, session: Session, call: Envelope, method: Signature) -> None:
         self._session = session
@@ -25,8 +25,8 @@ class StreamSender:
         self._more = asyncio.Event()
 
     async def send_all(self, generator: AsyncIterator[Any] | Iterator[Any]) -> int:
-        """Until the generator ends, raises, or the running task is cancelled; the generator is closed in each case.
-        Returns how many items there were."""
+        """Send items until the generator ends or raises, or the running task is cancelled; the generator is closed in
+        each case. Returns the number of items."""
         self._session.credit_handlers[self._call.id] = self._grant
         items = generator if isinstance(generator, AsyncIterator) else _threaded(generator)
         try:
@@ -62,7 +62,8 @@ class StreamSender:
 
 
 async def _threaded(generator: Iterator[Any]) -> AsyncIterator[Any]:
-    """A plain generator, each step in a thread. Left in the middle of a step, it is closed when that ends."""
+    """Run each step of a plain generator in a thread. If it is left in the middle of a step, it is closed when the step
+    ends."""
     close = getattr(generator, "close", lambda: None)
     step: asyncio.Task[Any] | None = None
     try:

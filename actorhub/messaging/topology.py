@@ -11,7 +11,7 @@ from actorhub.broker import Queue, QueueKind
 from actorhub.core.addressing import QueueNames
 
 DEAD_LETTER_BYTES = 1024**3
-"""How much a dead-letter stream keeps; the oldest go first."""
+"""Size of a dead-letter stream; the oldest dead letters go first."""
 
 
 def reply_queue(name: str, expires: float) -> Queue:
@@ -54,8 +54,8 @@ def durable_inbox(name: str, limit: int | None = None) -> Queue:
 def journal_stream(name: str, retention: int) -> Queue:
     """Journal of one durable inbox.
 
-    A stream, since every new owner reads it from the beginning, and removes nothing. Past `retention` bytes the broker drops
-    whole segments from the front; owners write again, before that, what must last.
+    A stream, since every new owner reads it from the beginning, and removes nothing. Past `retention` bytes the broker
+    drops whole segments from the front; before that, owners write again all that must last.
     """
     return Queue(name, QueueKind.STREAM, retention=retention)
 

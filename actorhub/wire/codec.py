@@ -1,7 +1,9 @@
-"""What JSON cannot express: cloudpickle with out-of-band buffers; a payload of it is signed with the cluster's secret.
+"""Signed pickles for values that JSON cannot express: cloudpickle with out-of-band buffers, signed with the cluster's
+secret.
 
-Layout: the number of parts, their lengths (eight bytes each, big endian), the pickle, then the buffers. In a payload a version
-byte and 32 bytes of keyed BLAKE2b over all this come first: nothing is unpickled before the signature has been verified.
+Layout: the number of parts, their lengths (eight bytes each, big endian), the pickle, then the buffers. In a payload a
+version byte and 32 bytes of keyed BLAKE2b over all this come first: nothing is unpickled before the signature has been
+verified.
 """
 
 from __future__ import annotations
@@ -23,16 +25,20 @@ from actorhub.errors import NotSerialisable, UntrustedPayload
 _VERSION = b"\x01"
 _DIGEST = 32
 _DEPTH = 6
-_DEEPEST = 100  # levels of JSON that are sure to be read again
-_LONGEST = 1024  # bits of a number, the same
+# levels of JSON that are sure to be read again
+_DEEPEST = 100
+# bits of a number that is sure to be read again
+_LONGEST = 1024
 _ZEROS = memoryview(bytes(4096))
 _HOW = "set the same ACTORHUB_SECRET for every process of the cluster"
 
 
 class PickledParts:
-    """A value as pieces of memory: most of the pickle is new, while buffers and large `bytes` are the value's own memory.
+    """A value as pieces of memory: most of the pickle is new, while buffers and large `bytes` are the value's own
+    memory.
 
-    `what` names the value in errors.
+    Args:
+        what: names the value in errors.
 
     Raises:
         NotSerialisable: names the part that cannot be pickled.
@@ -51,11 +57,11 @@ class PickledParts:
 
     @property
     def size(self) -> int:
-        """Bytes of all parts, about what `pieces` makes of them."""
+        """Bytes of all parts, about the size of `pieces`."""
         return sum(piece.nbytes for part in self._parts for piece in part)
 
     def pieces(self, align: int = 1) -> list[memoryview]:
-        """To be written one after the other. Each part begins at a multiple of `align` bytes, of 4096 at most."""
+        """Pieces to write one after the other. Each part begins at a multiple of `align` bytes, 4096 at most."""
         sizes = [sum(piece.nbytes for piece in part) for part in self._parts]
         table = struct.pack(f">I{len(sizes)}Q", len(sizes), *sizes)
         pieces, end = [memoryview(table)], len(table)
@@ -67,8 +73,8 @@ class PickledParts:
 
 
 def unpickled(data: memoryview, what: str, align: int = 1) -> Any:
-    """The value of what `PickledParts` wrote. Buffers are views of `data`: arrays are read without copying, and are
-    read-only where that is.
+    """Value of the bytes that `PickledParts` wrote. Buffers are views of `data`: arrays are read without copying, and
+    are read-only if `data` is.
 
     Raises:
         NotSerialisable: its classes cannot be imported here, or fail; `what` names it.
@@ -81,18 +87,18 @@ def unpickled(data: memoryview, what: str, align: int = 1) -> Any:
 
 
 class Signer:
-    """Pickles and unpickles what is signed with one secret. Without a secret it refuses both."""
+    """Signs pickles with one secret, and verifies them before it unpickles. Without a secret it refuses both."""
 
     def __init__(self, secret: str | None) -> None:
         self._key = blake2b(secret.encode(), person=b"actorhub-pickle").digest() if secret else None
 
     @property
     def trusts(self) -> bool:
-        """Whether there is a secret, so that pickles can travel."""
+        """True if there is a secret, so that pickles can travel."""
         return self._key is not None
 
     def dumps(self, value: object, what: str) -> bytes:
-        """`what` names the value in errors.
+        """Pickle and sign a value, which `what` names in errors.
 
         Raises:
             UntrustedPayload: there is no secret.
@@ -101,7 +107,7 @@ class Signer:
         return self.seal(self.pickled(value, what))
 
     def pickled(self, value: object, what: str) -> PickledParts:
-        """What `seal` takes: to see its size first.
+        """Pickle a value for `seal`, to see its size first.
 
         Raises:
             UntrustedPayload: there is no secret.
@@ -115,12 +121,13 @@ class Signer:
         return self.sign(b"".join(pickled.pieces()))
 
     def sign(self, pieces: bytes) -> bytes:
-        """What `loads` takes, of the pieces of a `PickledParts` in one."""
+        """Sign the joined pieces of a `PickledParts`, for `loads`."""
         assert self._key is not None, "`pickled` has seen the secret"
         return _VERSION + self._digest(pieces, self._key) + pieces
 
     def loads(self, data: bytes | bytearray) -> Any:
-        """Buffers are views of `data`: arrays are read without copying, and are read-only where that is.
+        """Verify and unpickle. Buffers are views of `data`: arrays are read without copying, and are read-only if
+        `data` is.
 
         Raises:
             UntrustedPayload: unsigned, wrongly signed, cut off, or there is no secret here.
@@ -141,7 +148,7 @@ class Signer:
 
 
 class _Sink:
-    """A file for the pickler that keeps what it gets: large `bytes` come as they are, not copied."""
+    """File for the pickler that keeps the pieces written to it: large `bytes` are not copied."""
 
     def __init__(self) -> None:
         self.pieces: list[memoryview] = []
@@ -168,7 +175,8 @@ def _parts(data: memoryview, align: int) -> Iterator[memoryview]:
 
 
 def by_value(thing: type | Callable[..., Any]) -> bool:
-    """Whether a class or function exists only here, in a script, a notebook or a function, so that others cannot import it."""
+    """True if a class or function exists only here, in a script, a notebook or a function, so that others cannot import
+    it."""
     module = sys.modules.get(thing.__module__)
     if thing.__module__ == "__main__" or module is None:
         return True
@@ -176,7 +184,7 @@ def by_value(thing: type | Callable[..., Any]) -> bool:
 
 
 def is_json_native(value: object) -> bool:
-    """Whether JSON gives back exactly this value: no tuples, no subclasses, no infinities."""
+    """True if JSON gives back exactly this value: no tuples, no subclasses, no infinities."""
     kind = type(value)
     if value is None or kind in (bool, int, str):
         return True
@@ -190,7 +198,8 @@ def is_json_native(value: object) -> bool:
 
 
 def is_json_tree(value: object) -> bool:
-    """The same, and no list and no dict is in two places: what is one object would be two when it is read."""
+    """True if JSON gives back exactly this value, and no list or dict is in two places: one object would be two when it
+    is read."""
     return _is_tree(value, set(), _DEEPEST)
 
 
@@ -210,7 +219,7 @@ def _is_tree(value: object, seen: set[int], depth: int) -> bool:
 
 
 def _culprit(value: object, path: str, depth: int = _DEPTH, seen: frozenset[int] = frozenset()) -> tuple[str, object]:
-    """The innermost part of a value that cannot be pickled by itself."""
+    """Find the innermost part of a value that cannot be pickled by itself."""
     if depth:
         for step, part in _inside(value):
             if id(part) not in seen and not _picklable(part):
@@ -240,7 +249,7 @@ def _picklable(value: object) -> bool:
     return True
 
 
-# ---- what a pickle or a JSON text refers to
+# ---- references in a pickle or a JSON text
 
 PLAIN_TYPES = frozenset((bool, bytes, float, int, str, type(None)))
 """Types of most arguments; their values refer to nothing else."""
@@ -248,8 +257,8 @@ _packing: ContextVar[KeepAlive | None] = ContextVar("actorhub_packing", default=
 
 
 class KeepAlive(list[object]):
-    """References to objects that were packed inside its `with` block, wherever they stand: also within objects of users' own
-    classes. A call holds it until its reply, so that the objects live as long."""
+    """References to objects that were packed inside its `with` block, also within objects of users' own classes. A call
+    holds it until its reply, so that the objects live as long."""
 
     def __enter__(self) -> KeepAlive:
         self._token = _packing.set(self)

@@ -30,22 +30,31 @@ _LENGTH = struct.Struct(">I")
 
 
 class Kind(StrEnum):
-    CALL = "call"  # wants an answer
-    STREAM = "stream"  # wants a stream of items, then an answer
-    TELL = "tell"  # wants none
+    # wants a reply
+    CALL = "call"
+    # wants a stream of items, then a reply
+    STREAM = "stream"
+    # wants no reply
+    TELL = "tell"
     REPLY = "reply"
     FAILURE = "failure"
-    ITEM = "item"  # one item of a stream
-    CREDIT = "credit"  # the reader takes items up to an index
+    # one item of a stream
+    ITEM = "item"
+    # the reader takes items up to an index
+    CREDIT = "credit"
     CANCEL = "cancel"
-    TIMER = "timer"  # a tell that comes later, or again and again
-    DUE = "due"  # a timer's time has come
+    # a tell that comes later, or repeatedly
+    TIMER = "timer"
+    # the time of a timer has come
+    DUE = "due"
 
 
 class Codec(StrEnum):
     JSON = "json"
-    PICKLE = "pickle"  # signed; see codec.py
-    STORED = "stored"  # the same, and stand-ins in it for values that are kept in a store; see object_ref.py
+    # signed; see codec.py
+    PICKLE = "pickle"
+    # like PICKLE, with placeholders for values that are kept in a store; see object_ref.py
+    STORED = "stored"
 
 
 class Hop(BaseModel):
@@ -58,7 +67,7 @@ class Hop(BaseModel):
 
 
 class ChainStep(BaseModel):
-    """A task that goes on with the result of the one before it. `code`: its function by value, signed."""
+    """A task that goes on with the result of the one before it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
 
@@ -66,11 +75,12 @@ class ChainStep(BaseModel):
     queue: str
     priority: int = 0
     code: bytes | None = None
+    """Its function by value, signed."""
 
 
 class FanInTarget(BaseModel):
-    """Where the result of one of `count` tasks goes: to a queue that gathers them for the task `step`, whose answer goes on as
-    that of the call `call`."""
+    """Target of the result of one of `count` tasks: a queue that gathers them for the task `step`, whose reply goes on
+    as the reply to the call `call`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -84,31 +94,23 @@ class FanInTarget(BaseModel):
 
 
 class TimerSpec(BaseModel):
-    """When a message comes: at `due`, in Unix time, and then again `every` so many seconds, or as the `cron` expression says
-    (in UTC). `catch_up`: what becomes of times that have passed by: each comes late (all), one for all of them (once), none
-    (skip)."""
+    """Time of a message, once or repeatedly."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str
     due: float = Field(allow_inf_nan=False)
+    """Unix time in seconds at which the message comes first."""
     every: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """Seconds between two times."""
     cron: str | None = None
+    """Cron expression of the further times, in UTC."""
     catch_up: Literal["skip", "once", "all"] = "once"
+    """Treatment of missed times: each comes late (all), one for all of them (once), or none (skip)."""
 
 
 class Envelope(BaseModel):
-    """One message, without its payload.
-
-    `seq` numbers what one sender sends to one destination, from 1; 0 means unnumbered. `acked_below`: the sender will
-    not ask again about anything numbered lower. `deadline` is Unix time in seconds. `index` counts a stream's items.
-
-    For tasks: `attempt` counts from 1, `since` is the Unix time at which the first attempt began, `code` the function by value,
-    signed; `then` goes on with the result, or it is gathered `into` a list. `alone`: the payload is the one argument itself.
-    `took`: the seconds that the task ran whose answer this is.
-
-    `timer` says when; of a DUE envelope, which time has come.
-    """
+    """One message, without its payload."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
 
@@ -117,33 +119,47 @@ class Envelope(BaseModel):
     kind: Kind = Kind.CALL
     method: str = ""
     codec: Codec = Codec.JSON
-    call: str = ""  # the call that a reply, item, credit or cancel belongs to
+    call: str = ""
+    """Call that a reply, item, credit or cancel belongs to."""
     sender: str = ""
     seq: int = Field(default=0, ge=0)
+    """Number among one sender's envelopes to one destination, from 1; 0 if unnumbered."""
     acked_below: int = Field(default=0, ge=0)
+    """The sender will not repeat a call with a lower number."""
     reply_to: str = ""
     deadline: float | None = None
+    """Unix time in seconds."""
     attempt: int = Field(default=0, ge=0)
+    """Attempt of a task, from 1."""
     priority: int = 0
     index: int = 0
+    """Number of an item in its stream."""
     chain: tuple[Hop, ...] = ()
     trace: dict[str, str] | None = None
     key: str | None = None
-    size: int | None = Field(default=None, ge=0)  # of the payload, inside a batch
+    size: int | None = Field(default=None, ge=0)
+    """Bytes of the payload, inside a batch."""
     since: float | None = None
+    """Unix time in seconds at which the first attempt of a task began."""
     code: bytes | None = None
+    """Function of a task by value, signed."""
     then: tuple[ChainStep, ...] = ()
+    """Steps that go on with the result of a task."""
     into: FanInTarget | None = None
+    """Place in the list that gathers the result of a task with others."""
     alone: bool = False
+    """True if the payload is the one argument itself."""
     took: float | None = None
+    """Seconds that the task ran whose reply this is."""
     timer: TimerSpec | None = None
+    """Times of a timer; of a DUE envelope, the time that has come."""
 
 
 class EnvelopeDraft(TypedDict, total=False):
-    """An envelope that its sender writes: the fields of `Envelope`, but for those of its place in a message.
+    """An envelope that its sender writes: the fields of `Envelope` without those of its place in a message.
 
-    A typed dictionary, so that a type checker sees each field, and the model is built and validated once, when the sequence
-    number is known.
+    A typed dictionary, so that a type checker sees each field, and the model is built and validated once, when the
+    sequence number is known.
     """
 
     id: str

@@ -1,8 +1,9 @@
 """Exceptions on the wire.
 
-The caller gets the exception's own type where its process has imported it already: a name on the wire never imports
-anything. It is rebuilt from its signed pickle, else from its arguments; what cannot be rebuilt becomes a RemoteError, and so do
-StopIteration and StopAsyncIteration, which would end the loop of whoever awaits. The remote traceback is always in its notes.
+The caller gets the exception's own type if its process has imported it already: a name on the wire never imports
+anything. The exception is rebuilt from its signed pickle, else from its arguments. One that cannot be rebuilt becomes a
+RemoteError, and so do StopIteration and StopAsyncIteration, which would end the loop of the awaiting code. The remote
+traceback is always in its notes.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ from actorhub.wire.codec import Signer, is_json_native
 
 log = logging.getLogger(__name__)
 
-LONGEST = 64 * 1024  # characters of a message or a traceback
-LARGEST = 4 * LONGEST  # bytes of its arguments, or of its pickle
+# characters of a message or a traceback
+LONGEST = 64 * 1024
+# bytes of an exception's arguments, or of its pickle
+LARGEST = 4 * LONGEST
 
 
 class Failure(BaseModel):
-    """One exception. `args` are its arguments where JSON can carry them."""
+    """One exception. `args` are its arguments if JSON can carry them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
 
@@ -37,7 +40,7 @@ class Failure(BaseModel):
 
     @classmethod
     def of(cls, error: BaseException, signer: Signer) -> Failure:
-        """Never raises, whatever the exception is like."""
+        """Describe an exception. Never raises, whatever the exception is like."""
         kind = type(error)
         args = _args(error)
         return cls(
@@ -53,8 +56,10 @@ class Failure(BaseModel):
 
     @classmethod
     def decode(cls, data: bytes) -> Failure:
-        """Raises:
-        InvalidEnvelope: it is no failure.
+        """Read a failure from the wire.
+
+        Raises:
+            InvalidEnvelope: the data is not a failure.
         """
         try:
             return cls.model_validate_json(data)
@@ -77,7 +82,8 @@ class Failure(BaseModel):
         return self._noted(RemoteError(f"{self.type}: {self.message}", self.type))
 
     def _noted(self, error: Exception) -> Exception:
-        """Raises whatever the type does that takes no notes, such as a frozen dataclass."""
+        """Add the remote traceback to the error's notes. Raises any error of a type that takes no notes, such as a
+        frozen dataclass."""
         if self.traceback:
             error.add_note(f"remote traceback:\n{self.traceback}")
         return error
@@ -109,24 +115,25 @@ def _traceback(error: BaseException) -> str:
 
 
 def _sendable(text: str) -> str:
-    """Names of files that are no UTF-8 have surrogates, which JSON cannot carry."""
+    """Text that JSON can carry: names of files that are not UTF-8 have surrogates, which it cannot."""
     return text.encode(errors="backslashreplace").decode()
 
 
 def _args(error: BaseException) -> list[Any] | None:
-    """Its arguments where JSON carries them, and they are not too large."""
+    """Arguments of an exception if JSON carries them, and they are not too large."""
     try:
         args = list(error.args)
         if not is_json_native(args):
             return None
         data = pydantic_core.to_json(args)
         return args if len(data) <= LARGEST and pydantic_core.from_json(data) == args else None
-    except Exception:  # surrogates, cycles, numbers of thousands of digits
+    # surrogates, cycles, numbers of thousands of digits
+    except Exception:
         return None
 
 
 def _pickle(error: BaseException, args: list[Any] | None, signer: Signer) -> bytes | None:
-    """Only for the types whose arguments do not say everything."""
+    """Pickle of an exception whose arguments do not say everything; None for other types."""
     if not signer.trusts or isinstance(error, ActorHubError):
         return None
     try:

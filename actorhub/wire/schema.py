@@ -1,7 +1,7 @@
-"""What annotations say of values: how they are validated and written as JSON, and whether JSON gives them back.
+"""Schemas of annotations: validation of values, their JSON, and whether JSON gives them back.
 
-Models and dataclasses keep to their own configuration; all else goes by ours, under which every value comes back: bytes as
-base64, infinities by name.
+Models and dataclasses keep their own configuration. All other types use one configuration, under which every value
+comes back: bytes as base64, infinities by name.
 """
 
 from __future__ import annotations
@@ -37,18 +37,20 @@ _ITERABLES = (
     collections.abc.Generator,
     collections.abc.Iterable,
 )
-_typed_dict: Any = TypedDict  # made at run time, which type checkers do not follow
+# made at run time, which type checkers do not follow
+_typed_dict: Any = TypedDict
 
 
 class ValueSchema:
-    """An annotation's validator and serialiser.
+    """Validator and serialiser of an annotation.
 
-    It is opaque where the annotation is missing, `Any`, or a class that pydantic does not know, or has such a part: then it
-    depends on the value whether JSON gives back exactly the same.
+    It is opaque if the annotation is missing, `Any`, or a class that pydantic does not know, or has such a part: then
+    it depends on the value whether JSON gives back exactly the same.
     """
 
     def __init__(self, adapter: TypeAdapter[Any]) -> None:
-        adapter.rebuild(raise_errors=True)  # a model may have deferred it
+        # a model may have deferred it
+        adapter.rebuild(raise_errors=True)
         self.adapter = adapter
         self.schema = adapter.core_schema
         self.validator = SchemaValidator(self.schema, _CORE_CONFIG)
@@ -61,14 +63,15 @@ class ValueSchema:
         except PydanticUserError as exc:
             if exc.code != "type-adapter-config-unused":
                 raise
-            return cls(TypeAdapter(hint))  # models, dataclasses and typed dictionaries bring their own
+            # models, dataclasses and typed dictionaries bring their own
+            return cls(TypeAdapter(hint))
 
     @cached_property
     def is_opaque(self) -> bool:
         return self._knows_nothing or _has_opaque_part(self.schema, set())
 
     def round_trips_as_json(self, value: Any) -> bool:
-        """Whether JSON gives this value back: it is native, or comes back equal."""
+        """True if JSON gives this value back: it is native, or comes back equal."""
         if not self.is_opaque or is_json_native(value):
             return True
         if self._knows_nothing:
@@ -80,7 +83,7 @@ class ValueSchema:
 
     @cached_property
     def _knows_nothing(self) -> bool:
-        """Then a value may come back equal and be another: a `str` for one of its subclasses."""
+        """True if a value may come back equal and yet differ: a `str` for an instance of one of its subclasses."""
         schema: Any = self.schema
         return schema.get("type") in ("any", "is-instance")
 
@@ -88,7 +91,7 @@ class ValueSchema:
 def shape_of_arguments(
     parameters: Iterable[inspect.Parameter], hints: dict[str, Any]
 ) -> tuple[ValueSchema, dict[str, ValueSchema]]:
-    """Of the JSON object of names and values; and of those arguments that are opaque."""
+    """Schema of the JSON object of names and values, and the schemas of the opaque arguments."""
     fields: dict[str, Any] = {}
     for parameter in parameters:
         hint = hints.get(parameter.name, Any)
@@ -122,7 +125,7 @@ def _has_opaque_part(schema: Any, seen: set[int]) -> bool:
 
 
 def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
-    """By names of parameters. What nobody can resolve is `Any`."""
+    """Annotations of a function by names of parameters. One that cannot be resolved is `Any`."""
     try:
         return typing.get_type_hints(function, include_extras=True)
     except NameError:
@@ -142,5 +145,5 @@ def _evaluate(hint: Any, names: dict[str, Any]) -> Any:
 
 
 def item_of(hint: Any) -> Any:
-    """What a generator of this annotation yields."""
+    """Annotation of the items that a generator of this annotation yields."""
     return (typing.get_args(hint) or (Any,))[0] if typing.get_origin(hint) in _ITERABLES else Any

@@ -28,7 +28,7 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 
 
 class Signature:
-    """Made once for each method; its validators are compiled at first use."""
+    """Signature of a method, made once; its validators are compiled at first use."""
 
     def __init__(
         self, function: Callable[..., Any], owner: str, parameters: list[inspect.Parameter], kind: MethodKind
@@ -47,7 +47,7 @@ class Signature:
 
     @classmethod
     def of(cls, function: Callable[..., Any], *, owner: str, bound: bool) -> Signature:
-        """`bound`: the first parameter is the instance."""
+        """Signature of a function. `bound` tells that its first parameter is the instance."""
         try:
             parameters = list(inspect.signature(function).parameters.values())
         except (ValueError, TypeError):
@@ -57,22 +57,24 @@ class Signature:
         return cls(function, owner, parameters[1:] if bound else parameters, _kind(function))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Of a class that travels by value: without what was compiled, and with what the names in its annotations stand for
-        here, which the other side could not find out."""
+        """State for a class that travels by value: without the compiled validators, and with the values of the names in
+        its annotations, which the other side could not find out."""
         compiled = {name for name, value in vars(type(self)).items() if isinstance(value, cached_property)}
         return {name: value for name, value in vars(self).items() if name not in compiled} | {"_hints": self._hints}
 
     @property
     def has_positional(self) -> bool:
-        """Whether it has a positional parameter."""
+        """True if it has a positional parameter."""
         return bool(self._positional)
 
     # ---- arguments
 
     def pack(self, args: tuple[Any, ...], kwargs: dict[str, Any], signer: Signer) -> tuple[bytes, Codec]:
-        """Raises:
-        InvalidArguments: they do not fit the parameters.
-        NotSerialisable, UntrustedPayload: they fit, and cannot be sent.
+        """Pack arguments for the wire.
+
+        Raises:
+            InvalidArguments: they do not fit the parameters.
+            NotSerialisable, UntrustedPayload: they fit, and cannot be sent.
         """
         whole, opaque = self._arguments
         try:
@@ -96,7 +98,7 @@ class Signature:
     def pack_with_placeholders(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], signer: Signer
     ) -> tuple[bytes, Codec]:
-        """For arguments with stand-ins among them, whose values are validated only where they are known.
+        """Pack arguments with placeholders among them, whose values are validated only when they are known.
 
         Raises:
             InvalidArguments: there are too many, or some are missing.
@@ -111,10 +113,11 @@ class Signature:
     def unpack(
         self, payload: bytes, codec: Codec, signer: Signer, *, alone: bool = False
     ) -> tuple[list[Any], dict[str, Any]]:
-        """Positional and keyword arguments for the call. `alone`: the payload is the value of the first parameter.
+        """Unpack the positional and keyword arguments of a call. With `alone` the payload is the value of the first
+        parameter.
 
         Raises:
-            InvalidArguments: what came does not fit the parameters.
+            InvalidArguments: the payload does not fit the parameters.
             UntrustedPayload: a pickle without the cluster's signature.
         """
         if codec is Codec.STORED:
@@ -129,7 +132,7 @@ class Signature:
             raise self._invalid(exc) from exc
 
     def accept(self, given: Any, *, alone: bool = False) -> tuple[list[Any], dict[str, Any]]:
-        """The same for what was unpickled, and whose stand-ins have given way to values.
+        """Validate unpickled arguments, whose placeholders have been replaced by values; return them like `unpack`.
 
         Raises:
             InvalidArguments: they do not fit the parameters.
@@ -141,7 +144,7 @@ class Signature:
             raise self._invalid(exc) from exc
 
     def _arranged(self, known: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-        """As the call takes them."""
+        """Arrange arguments as the call takes them."""
         args: list[Any] = []
         if self._positional_only or (self._rest is not None and self._rest in known):
             names = self._positional if self._rest is not None and self._rest in known else self._positional_only
@@ -155,7 +158,7 @@ class Signature:
         return args, known
 
     def _named(self, payload: bytes) -> bytes:
-        """The JSON object of arguments whose first one is this."""
+        """Name the value of the first parameter: the JSON object of arguments that holds it."""
         if self._positional:
             return b"{%b:%b}" % (pydantic_core.to_json(self._positional[0]), payload)
         if self._rest is not None:
@@ -163,7 +166,7 @@ class Signature:
         raise InvalidArguments(f"{self.label} takes no argument, and the result of another task was given to it")
 
     def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """As Python binds them, defaults left out."""
+        """Bind arguments as Python does, without defaults."""
         positional = self._positional
         given = dict(zip(positional, args, strict=False))
         if len(args) > len(positional):
@@ -198,7 +201,7 @@ class Signature:
     # ---- results
 
     def pack_result(self, value: Any, signer: Signer) -> tuple[bytes, Codec]:
-        """The result, or one item of a generator.
+        """Pack the result, or one item of a generator.
 
         Raises:
             InvalidResult: it does not fit the return annotation.
@@ -209,8 +212,8 @@ class Signature:
         return packed
 
     def pack_result_up_to(self, value: Any, signer: Signer, limit: int | None) -> tuple[bytes, Codec] | PickledParts:
-        """The same, for a result of up to `limit` bytes. A larger one is only pickled, for a store, where the cluster has a
-        secret: its bytes have not been put together yet.
+        """Pack a result of up to `limit` bytes. A larger one is only pickled, for a store, if the cluster has a secret:
+        its bytes have not been joined yet.
 
         Raises:
             InvalidResult, NotSerialisable, UntrustedPayload.
@@ -238,10 +241,10 @@ class Signature:
         return pickled if limit is not None and pickled.size > limit else (signer.seal(pickled), Codec.PICKLE)
 
     def unpack_result(self, payload: bytes, codec: Codec, signer: Signer) -> Any:
-        """The result; for one that is kept in a store, the stand-in of it.
+        """Unpack the result, or the placeholder of one that is kept in a store.
 
         Raises:
-            InvalidResult: what came does not fit the return annotation.
+            InvalidResult: the payload does not fit the return annotation.
             UntrustedPayload: a pickle without the cluster's signature.
         """
         if codec is not Codec.JSON:
@@ -253,7 +256,7 @@ class Signature:
             raise InvalidResult(_report(f"the result of {self.label}", exc)) from exc
 
     def accept_result(self, value: Any) -> Any:
-        """A value as the return annotation has it.
+        """Validate a value by the return annotation.
 
         Raises:
             InvalidResult: it does not fit.
@@ -264,7 +267,7 @@ class Signature:
             raise InvalidResult(_report(f"the result of {self.label}", exc)) from exc
 
     def schema(self) -> dict[str, Any]:
-        """The JSON schemas of `arguments` and `result`, for other languages."""
+        """JSON schemas of `arguments` and `result`, for other languages."""
         return {"arguments": self._arguments[0].adapter.json_schema(), "result": self._result.adapter.json_schema()}
 
     # ---- compiled at first use
@@ -284,7 +287,7 @@ class Signature:
 
 
 class Untyped(Signature):
-    """Of a method that this process knows only by name: any keyword arguments, any result, as JSON."""
+    """Signature of a method that this process knows only by name: any keyword arguments, any result, as JSON."""
 
     def __init__(self, label: str) -> None:
         def unknown(**arguments: Any) -> Any: ...
