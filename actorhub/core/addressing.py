@@ -145,12 +145,12 @@ class ActorAddress(BaseModel):
     namespace: str
     class_name: str
     name: str | None = None
-    """True if its mailbox refuses envelopes past a limit."""
     limited: bool = False
-    """True if it keeps its effects in a journal."""
+    """True if its mailbox refuses envelopes past a limit."""
     durable: bool = False
-    """Key of the instance among those that share the queue; None if the class is not keyed."""
+    """True if it keeps its effects in a journal."""
     key: str | None = None
+    """Key of the instance among those that share the queue; None if the class is not keyed."""
 
     def of(self, key: str) -> ActorAddress:
         """Address of one instance of a keyed class; with an empty key, this address itself."""

@@ -26,13 +26,15 @@ _BEAT = struct.Struct("d")
 
 @dataclass(frozen=True)
 class InFlightCall:
-    """A call that a worker has begun and not ended. `attempt` and `late_at`, if it can be late, are those of a task."""
+    """A call that a worker has begun and not ended."""
 
     actor: str
     call: str
     method: str
     attempt: int = 0
+    """Attempt of a task, from 1; 0 if the call is not a task."""
     late_at: float | None = None
+    """Monotonic time from which on a task is late; None if it cannot be late."""
 
 
 class InFlightRecorder:

@@ -131,8 +131,8 @@ class StreamReceiver(Generic[R]):
 class Stream(AsyncIterator[R], Generic[R]):
     """The items of a generator method, in order, each once. Iterate it once.
 
-    The actor is never more than 64 items ahead of its reader. When the reader leaves the loop and drops the stream, or calls
-    `aclose`, the generator at the actor is closed.
+    The actor is never more than 64 items ahead of its reader. When the reader leaves the loop and drops the stream, or
+    calls `aclose`, the generator at the actor is closed.
     """
 
     def __init__(self, inflow: StreamReceiver[R], loop: asyncio.AbstractEventLoop) -> None:

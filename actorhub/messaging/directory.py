@@ -1,4 +1,5 @@
-"""Port to the directory of actors, which control keeps: mailboxes that are created on first use, and why an actor is gone."""
+"""Port to the directory of actors, which control keeps: mailboxes that are created on first use, and why an actor is
+gone."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ class Directory(Protocol):
         """The error for a caller whose message found no queue. `label` names the method that was called.
 
         Raises:
-            ActorHubError, TimeoutError: the directory does not answer.
+            ActorHubError, TimeoutError: the directory does not reply.
         """
         ...
 
@@ -54,7 +55,7 @@ async def not_stored_error(
     """The error for the sender of a message that the broker has not stored.
 
     Args:
-        directory: asked why an actor is gone.
+        directory: tells why an actor is gone.
         names: of the cluster's queues.
         address: where the message was sent.
         label: names the method that was called.

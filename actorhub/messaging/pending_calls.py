@@ -29,7 +29,11 @@ AGAIN = 60.0
 
 
 class NoReplyWarning:
-    """`is_heard`: whether what is asked reaches the broker."""
+    """Logs a warning when control does not reply.
+
+    Args:
+        is_heard: returns True while calls reach the broker.
+    """
 
     def __init__(self, is_heard: Callable[[], bool]) -> None:
         self._is_heard = is_heard

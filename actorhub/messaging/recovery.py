@@ -1,4 +1,4 @@
-"""Registry of what a session sets up on each of its links: mailboxes, services, and outboxes of task queues."""
+"""Registry of a session's setup on each of its links: mailboxes, services, and outboxes of task queues."""
 
 from __future__ import annotations
 

@@ -18,12 +18,13 @@ from actorhub.wire.failure import Failure
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A reply or a failure: the envelope's fields and its payload. `reason`: why a message that failed so is kept as dead."""
+    """A reply or a failure: the envelope's fields and its payload."""
 
     draft: EnvelopeDraft
     payload: bytes
     failure: Failure | None = None
     reason: Reason = "exception"
+    """Reason for which the message of a failure is kept as a dead letter."""
 
     @classmethod
     def failed(cls, call_id: str, error: BaseException, signer: Signer, reason: Reason = "exception") -> Reply:
@@ -88,10 +89,13 @@ class Request:
     while it was in hand.
 
     Args:
+        envelope: the message without its payload.
+        payload: its payload.
+        receipt: the delivery that brought it; None if it needs no acknowledgement.
+        on_finished: called with the request and its reply at the end.
         foreign: correlation id of a caller that is not a session: it gets its reply as plain JSON, with that id.
-        key: tells the request from every other: its id, unless a foreign client chose that.
-        origin: in a durable mailbox, the sender and the number by which the journal knows the message.
-        effects: in a durable mailbox, its effects beside the change of the state.
+        queue: the queue that it came from.
+        key: tells the request from every other; by default its id, which does not serve if a foreign client chose it.
     """
 
     __slots__ = ("_on_finished", "_receipts", "effects", "envelope", "foreign", "key", "origin", "payload", "queue")
@@ -111,7 +115,9 @@ class Request:
         self.payload = payload
         self.foreign = foreign
         self.queue = queue
+        # for a durable mailbox: the sender, and the number by which the journal knows the message
         self.origin: tuple[str, int] = ("", 0)
+        # for a durable mailbox: the effects beside the change of the state
         self.effects: Effects | None = None
         self._receipts = [receipt] if receipt is not None else []
         self._on_finished = on_finished

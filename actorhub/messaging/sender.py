@@ -174,7 +174,7 @@ class MessageSender:
             outbox: sends the call, and cancels it.
             call_id: unique among the pending calls.
             on_took: called with the seconds that a task ran.
-            limited: count the call towards `max_pending`. A call to control is not limited, since others may wait for it.
+            limited: count the call towards `max_pending`; False for a call to control, since others may wait for it.
 
         Raises:
             TooManyPending, HubClosed.
@@ -236,8 +236,8 @@ class MessageSender:
     async def tell(
         self, address: ActorAddress, signature: Signature, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        """Send a message that gets no reply; return when the broker has stored it. In a method of a durable actor: send it with
-        the commit of the method's effects, unless the method fails.
+        """Send a message that gets no reply; return when the broker has stored it. In a method of a durable actor: send
+        it with the commit of the method's effects, unless the method fails.
 
         Raises:
             InvalidArguments, NotSerialisable, PayloadTooLarge, HubClosed: nothing was sent.

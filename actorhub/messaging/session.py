@@ -94,7 +94,8 @@ class Session:
         self.spawn_task(self.sender.watch_for_deleted_queues(), "actorhub-vanished")
 
     async def close(self) -> None:
-        """Fail pending calls with HubClosed, wait up to a second for the confirms of published messages, and disconnect."""
+        """Fail pending calls with HubClosed, wait up to a second for the confirms of published messages, and
+        disconnect."""
         if self.is_closed:
             return
         self.sender.close(HubClosed("the hub was closed"))

@@ -1,7 +1,8 @@
 """A callable's annotations, as validators of its arguments and its result.
 
 Arguments travel as a JSON object of parameter names and values, by pydantic's rules; they are validated where they are
-sent and again where they arrive. Where JSON does not give a value back (`schema.py`), all arguments go as one signed pickle.
+sent and again where they arrive. Where JSON does not give a value back (`schema.py`), all arguments go as one signed
+pickle.
 
 As in pydantic, a subclass given for a model or dataclass travels as the annotated class, with its fields alone.
 """
