@@ -1,4 +1,4 @@
-"""A process's way to objects: put them, get them from wherever they are, and keep those that it refers to."""
+"""Client of object stores: puts objects, gets them from any node, and renews the leases of those it refers to."""
 
 from __future__ import annotations
 
@@ -40,26 +40,33 @@ from actorhub.wire.signature import Signature
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-SMALL = 1024 * 1024  # bytes that are written without asking a thread
-POLL = 0.02  # seconds
-SILENCE = 1.0  # seconds without a chunk, after which the broker is asked whether the owner is there
-ATTEMPTS = 3  # to begin a transfer that brings nothing
-AT_ONCE = 10_000  # leases in one message
-CHUNK = 4 * 1024 * 1024  # bytes; of what is read from a URL
+SMALL = 1024 * 1024
+"""Bytes up to which an object is written on the event loop, without a thread."""
+POLL = 0.02
+"""Seconds between looks at the transfer of another process."""
+SILENCE = 1.0
+"""Seconds without a chunk after which the broker is asked whether the owner still consumes."""
+ATTEMPTS = 3
+"""Attempts in a row of a transfer that bring nothing, before the object is lost."""
+AT_ONCE = 10_000
+"""Leases in one message."""
+CHUNK = 4 * 1024 * 1024
+"""Bytes of one read from remote storage."""
 
 
 @dataclass(frozen=True)
 class LocalStore:
-    """The store that a process writes into, and its keeper's queue."""
+    """The store that a process writes into, and the queue of its server."""
 
     store: ObjectStore
     queue: str
 
 
 class ObjectClient:
-    """Client of the object stores. One for a session; its owner opens it. Workers are told where their node's store is.
+    """Client of the object stores. One for a session; the session's owner opens it.
 
-    A client uses the store of a node on its machine. Where there is none it makes a store of its own and keeps it.
+    A worker is given its node's store. A client process uses the store of a node on its machine; without one it makes and
+    serves a store of its own.
     """
 
     def __init__(self, session: Session) -> None:
@@ -73,7 +80,11 @@ class ObjectClient:
         self._fetching: dict[str, asyncio.Task[BaseException | None]] = {}
 
     def open(self, path: Path | None = None, node: str = "") -> None:
-        """From now on this process keeps what it refers to. `path`: the store of its `node`, where it is a worker.
+        """Open the client, and begin to renew the leases of objects that this process refers to.
+
+        Args:
+            path: the store of the worker's node; None in a process that is no worker.
+            node: id of that node.
 
         Raises:
             ObjectLost: that store is gone.
@@ -84,7 +95,7 @@ class ObjectClient:
         self._session.spawn_task(self._keep_renewing(), "actorhub-renewing")
 
     async def close(self) -> None:
-        """A store of its own is removed."""
+        """Close the client, and remove its own store if it made one."""
         if self._keeper is not None:
             await self._keeper.close()
         if self._own is not None:
@@ -93,9 +104,11 @@ class ObjectClient:
     # ---- putting
 
     async def put(self, value: object) -> ObjectRef[Any]:
-        """Raises:
-        NotSerialisable, StoreFull.
-        ObjectLost: this process's node has ended.
+        """Store a value, and return a reference to it.
+
+        Raises:
+            NotSerialisable, StoreFull: as `ObjectStore.put`.
+            ObjectLost: this process's node has ended.
         """
         pickled = PickledParts(value, "the object")
         home = await self._find_home()
@@ -104,18 +117,19 @@ class ObjectClient:
         except ObjectLost:
             if not self._is_guest:
                 raise
-            home = new = await self._find_home()  # another one
+            home = new = await self._find_home()  # the store of another node, or its own
             ref = await self._quick(pickled.size, lambda: self._put(new, pickled))
         if self._remote is not None:
             await asyncio.to_thread(self._remote.write, ref.id, [home.store.view(ref.id)])
         return ref
 
     def keep_result(self, pickled: PickledParts) -> tuple[bytes, Codec]:
-        """A large result stays in the node's store, and its stand-in is what travels. Where the store has no room, or is gone,
-        the result itself travels if the broker takes it. Safe for threads.
+        """Keep a large result in the node's store, and return the payload of its placeholder, and the codec.
+
+        If the store is full or gone, the payload is the result itself, as long as the broker takes it. Safe for threads.
 
         Raises:
-            StoreFull, ObjectLost: it is too large for that.
+            StoreFull, ObjectLost: the result is too large for a message.
         """
         signer, link = self._session.signer, self._session.link
         try:
@@ -141,14 +155,16 @@ class ObjectClient:
     # ---- getting
 
     async def get(self, ref: ObjectRef[T]) -> T:
-        """The value; its arrays are read-only views of memory that all processes of the machine share.
+        """Return the value of an object, from wherever it is.
+
+        Its arrays are read-only views of memory that all processes of the machine share.
 
         Raises:
-            ObjectLost: nobody has it any more; names the object and its node.
-            StoreFull: it is elsewhere, and there is no room for a copy here.
-            CallTimeout: the deadline around passed meanwhile.
+            ObjectLost: no store has the object any more; names the object and its node.
+            StoreFull: the object is elsewhere, and this store has no room for a copy.
+            CallTimeout: the deadline of the surrounding call passed meanwhile.
         """
-        token = current_session.set(self._session)  # handles inside belong to it
+        token = current_session.set(self._session)  # handles in the value belong to this session
         try:
             for store in self._stores_here(ref):
                 with suppress(ObjectLost):
@@ -156,27 +172,27 @@ class ObjectClient:
             home = await self._find_home()
             while True:
                 await self._fetch(ref)
-                with suppress(ObjectLost):  # freed in this moment, or dropped as unused: the owner knows
+                with suppress(ObjectLost):  # freed at this moment, or its lease ended: fetch again, the owner knows
                     return cast(T, home.store.get(ref.id))
         finally:
             current_session.reset(token)
 
     async def get_result(self, ref: ObjectRef[Any], signature: Signature) -> Any:
-        """The same for a task's result."""
+        """Return the value of a task's stored result, validated by the task's signature."""
         return signature.accept_result(await self.get(ref))
 
     async def fill(self, given: Any) -> Any:
-        """Arguments, with values in the place of stand-ins.
+        """Replace the placeholders among arguments by their values.
 
         Raises:
-            ObjectLost, StoreFull.
+            ObjectLost, StoreFull: as `get`.
         """
         refs = {part.ref.id: part.ref for part in parts_of(given, (ValuePlaceholder,))}
         values = dict(zip(refs, await asyncio.gather(*map(self.get, refs.values())), strict=True))
         return replaced(given, lambda part: values[part.ref.id] if isinstance(part, ValuePlaceholder) else part)
 
     def fill_in_thread(self, given: Any) -> Any:
-        """The same, in another thread than the event loop's, which it asks only where something is not here."""
+        """Replace placeholders as `fill` does, outside the event loop's thread; the loop is used only for values not on this node."""
         refs = [part.ref for part in parts_of(given, (ValuePlaceholder,))]
         if self._home is not None and all(self._home.store.contains(ref.id) for ref in refs):
             store = self._home.store
@@ -187,8 +203,11 @@ class ObjectClient:
         return asyncio.run_coroutine_threadsafe(self.fill(given), self._session.loop).result()
 
     def _stores_here(self, ref: ObjectRef[Any]) -> Iterator[ObjectStore]:
-        """Where it may be without a transfer. A node's processes read their own store only, so that a node that is used much by
-        others makes copies; a client reads every store of its machine."""
+        """Stores on this machine that may hold an object.
+
+        A node's processes read their own store only, so that they make copies of objects they often use; a client reads
+        every store of its machine.
+        """
         if self._home is not None:
             yield self._home.store
         if self._is_guest and (self._home is None or self._home.queue != ref.queue):
@@ -200,7 +219,7 @@ class ObjectClient:
     # ---- freeing
 
     async def free(self, ref: ObjectRef[Any]) -> None:
-        """Returns when the owner will do so, whatever happens, or is gone."""
+        """Free an object everywhere. Returns when the owner is certain to do so, or is gone."""
         for store in self._stores_here(ref):
             await asyncio.to_thread(store.free, ref.id)
         with suppress(ActorNotFound):
@@ -216,13 +235,15 @@ class ObjectClient:
             await asyncio.gather(*(self._renew(queue, ids, pause) for queue, ids in self._needed().items()))
 
     def _needed(self) -> dict[str, list[str]]:
-        """What this process refers to, by the keepers that have it. Not within a coroutine, which would refer to the last one
-        itself while it waits."""
+        """Ids of the objects that this process refers to, by the queue of the server that keeps them.
+
+        Not part of a coroutine, whose local variable would itself refer to the last object while it waits.
+        """
         ids: defaultdict[str, list[str]] = defaultdict(list)
         for ref in held(self._session.names.objects("")):
             ids[ref.queue].append(ref.id)
             if self._home is not None and self._home.queue != ref.queue:
-                ids[self._home.queue].append(ref.id)  # there may be a copy
+                ids[self._home.queue].append(ref.id)  # this store may have a copy
         return ids
 
     async def _renew(self, queue: str, ids: list[str], patience: float) -> None:
@@ -234,7 +255,7 @@ class ObjectClient:
         except (TimeoutError, ActorHubError):
             log.debug("nobody renews the leases of %d objects at %s", len(ids), queue, exc_info=True)
 
-    # ---- where this process's objects are
+    # ---- the store of this process
 
     async def _find_home(self) -> LocalStore:
         async with self._finding:
@@ -247,7 +268,7 @@ class ObjectClient:
         control = control_client(session)
         try:
             async with asyncio.timeout(session.settings.node_timeout):
-                while not (nodes := await control.nodes()):  # it has just begun, and nobody has reported yet
+                while not (nodes := await control.nodes()):  # control has just started: no node has reported
                     await asyncio.sleep(5 * POLL)
         except (TimeoutError, ActorHubError):
             return None
@@ -277,7 +298,7 @@ class ObjectClient:
     # ---- transfer
 
     async def _fetch(self, ref: ObjectRef[Any]) -> None:
-        """Brings an object into this process's store, once for all that wait for it."""
+        """Bring an object into this process's store; all callers that wait for it share one transfer."""
         fetching = self._fetching.get(ref.id)
         if fetching is None:
             fetching = self._fetching[ref.id] = self._session.spawn_task(self._bring(ref), f"actorhub-fetch-{ref.id}")
@@ -316,7 +337,7 @@ class ObjectClient:
             writer.commit()
 
     async def _pull(self, ref: ObjectRef[Any], writer: ObjectWriter) -> None:
-        """From its owner. What has come is kept when the transfer begins anew, after it brought nothing for a while."""
+        """Receive an object from its owner. After a silence the transfer resumes where it stopped."""
         home = await self._find_home()
         if home.queue == ref.queue:
             raise _lost(ref, "it was freed, or nobody referred to it for too long")
@@ -340,11 +361,11 @@ class ObjectClient:
                 await stream.aclose()
 
     async def _watched(self, ref: ObjectRef[Any], stream: AsyncIterator[Any]) -> AsyncIterator[memoryview]:
-        """The chunks. While none comes, the broker is asked whether their sender is there.
+        """Pass on the chunks of a stream. While none comes, ask the broker whether the server still consumes its queue.
 
         Raises:
-            ActorNotFound: it is not.
-            TimeoutError: it is, and sends nothing.
+            ActorNotFound: the server is gone.
+            TimeoutError: the server consumes but sends nothing.
         """
         patience = self._session.settings.node_timeout
         silent = absent = 0.0
@@ -373,7 +394,7 @@ class ObjectClient:
 
 
 def _read(remote: RemoteStorage, ref: ObjectRef[Any], writer: ObjectWriter) -> None:
-    """An object whose node is gone, from where it was written, too."""
+    """Copy an object whose node is gone from remote storage into the writer."""
     try:
         if remote.size(ref.id) != ref.size:
             raise _lost(ref, f"what {remote.url} has of it is not whole")

@@ -1,4 +1,4 @@
-"""Where a store is: its directory in memory and its directory on disk, both owned by the node's agent."""
+"""Location of an object store: one directory in memory and one on disk, both owned by the node's agent or by a client."""
 
 from __future__ import annotations
 
@@ -20,20 +20,26 @@ from actorhub.core.owned_directory import (
 from actorhub.objects.tier import StorageTier
 from actorhub.objects.tiered_storage import TieredStorage
 
-_SHARE = 0.3  # of the machine's memory, and of what is free on disk
+_SHARE = 0.3
+"""Default capacity, as a fraction of the machine's memory and of the free space on disk."""
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 class StoreLocation(BaseModel):
-    """What the owner writes into its directory, for those who open it. Capacities are in bytes."""
+    """Directories and capacities of a store. The owner writes them to the file `site`; other processes read them to open it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     node: str
+    """Id of the node, or of the client, that owns the store."""
     memory: Path
+    """Directory in memory."""
     capacity: int
+    """Bytes in memory."""
     disk: Path
+    """Directory on disk."""
     spill_capacity: int
+    """Bytes on disk."""
 
     def room(self) -> TieredStorage:
         return TieredStorage(
@@ -44,7 +50,7 @@ class StoreLocation(BaseModel):
 def make(
     name: str, node: str, base: Path | None, capacity: int | None, spill: Path | None, spill_capacity: int | None
 ) -> tuple[StoreLocation, list[OwnedDirectory]]:
-    """See `ObjectStore.create`."""
+    """Make the directories of a new store, and claim them for this process. Arguments and errors as `ObjectStore.create`."""
     base, spill = base or memory_base(), spill or disk_base()
     claims: list[OwnedDirectory] = []
     try:
@@ -68,11 +74,11 @@ def make(
 
 
 def find(path: Path) -> StoreLocation:
-    """The site that another process has made.
+    """Read the location of a store that another process made.
 
     Raises:
-        FileNotFoundError: it is gone.
-        UntrustedPayload: somebody else than this user could have written into it.
+        FileNotFoundError: the store is gone.
+        UntrustedPayload: another user could have written into the store.
     """
     check_private(path)
     site = StoreLocation.model_validate_json((path / "site").read_text())
@@ -81,12 +87,20 @@ def find(path: Path) -> StoreLocation:
 
 
 def sweep(base: Path | None = None, spill: Path | None = None) -> list[Path]:
-    """Removes the stores whose owner is gone, of any cluster of this user, so that their memory is free; returns which."""
+    """Remove the stores whose owner is gone, of any cluster of this user, to free their memory.
+
+    Returns:
+        The directories that were removed.
+    """
     return [*remove_all_abandoned(base or memory_base()), *remove_all_abandoned(spill or disk_base())]
 
 
 def remove_if_owner_is_gone(path: Path) -> bool:
-    """For the workers of an agent that may have died. False where it lives, or somebody else has removed its store."""
+    """Remove a store whose agent has died; its workers call this.
+
+    Returns:
+        False if the agent lives, or another worker has removed the store.
+    """
     try:
         remove_if_abandoned(find(path).disk)
     except FileNotFoundError:
@@ -95,23 +109,24 @@ def remove_if_owner_is_gone(path: Path) -> bool:
 
 
 def default_path(name: str) -> Path:
-    """Where `make` puts a store in memory, unless told otherwise."""
+    """Directory in memory of the store that `make` creates with the default `base`."""
     return path_of(memory_base(), name)
 
 
 def memory_base() -> Path:
+    """Default parent of stores in memory: /dev/shm, or the directory for temporary files where that is not writable."""
     shared = Path("/dev/shm")
     return shared if os.access(shared, os.W_OK) else Path(tempfile.gettempdir())
 
 
 def disk_base() -> Path:
-    """Not /tmp, which is in memory itself on many machines."""
+    """Default parent of stores on disk: /var/tmp. Not /tmp, which is itself in memory on many machines."""
     disk = Path("/var/tmp")
     return disk if os.access(disk, os.W_OK) else Path(tempfile.gettempdir())
 
 
 def _default_capacity(base: Path) -> int:
-    """In a container, of its own limit; and at most nine tenths of the file system, which others use, too."""
+    """Default bytes in memory: 30 % of the machine's or container's memory, at most 90 % of the file system, which is shared."""
     memory = psutil.virtual_memory().total
     for limit in _LIMITS:
         try:

@@ -1,7 +1,7 @@
-"""References to objects: what a program holds of a value that is kept in a store.
+"""References to objects in stores, and placeholders for their values among the arguments of tasks.
 
-A process has one reference to each object at most, however often it comes; `held` are those that live, whose leases the
-process renews. A `ValuePlaceholder` among a task's arguments stands for the value.
+A process has at most one live reference to each object, however often it receives one. It renews the leases of all
+objects that it has references to (`held`).
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class ObjectRefData(BaseModel):
 
 
 class ObjectRef(Generic[T]):
-    """Refers to a value that `hub.put` or a task has put into the store of a node. `await hub.get(ref)` gives the value.
+    """Reference to a value that `hub.put` or a task stored on a node. `await hub.get(ref)` returns the value.
 
-    It is small, equal to every other reference to the same object, picklable, and JSON through pydantic: it may be an argument,
-    a result, an attribute. The object lives while any process holds a reference to it, or until `hub.free`.
+    A reference is small, equal to every other reference to the same object, picklable, and JSON through pydantic: it can be
+    an argument, a result, an attribute. The object lives while any process holds a reference to it, or until `hub.free`.
     """
 
     __slots__ = ("__weakref__", "_card")
@@ -59,22 +59,24 @@ class ObjectRef(Generic[T]):
 
     @property
     def size(self) -> int:
-        """Bytes of the object as it is stored."""
+        """Bytes of the stored object."""
         return self._card.size
 
     @property
     def node(self) -> str:
-        """The node, or the client, that made the object and owns it."""
+        """Id of the node, or of the client, that owns the object."""
         return self._card.node
 
     @property
     def queue(self) -> str:
-        """Where its owner is asked for it."""
+        """Command queue of the server that keeps the object."""
         return self._card.queue
 
     def as_argument(self) -> T:
-        """Stands for the value among a task's arguments, also inside lists, tuples and dictionaries: the task gets the value,
-        read on its own node. The reference itself as an argument stays a reference."""
+        """Placeholder for the value among a task's arguments, also inside lists, tuples and dictionaries.
+
+        The task receives the value, read on its own node. A reference passed as it is stays a reference.
+        """
         return cast(T, ValuePlaceholder(self))
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
@@ -94,7 +96,10 @@ class ObjectRef(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class ValuePlaceholder:
-    """Stands for the value of an object among arguments, or as a result. It travels only to where it gives way to the value."""
+    """Placeholder for the value of an object, among arguments or as a result.
+
+    It can be pickled only where the receiver replaces it by the value: within `placeholders_allowed`.
+    """
 
     ref: ObjectRef[Any]
 
@@ -111,7 +116,7 @@ _travel: ContextVar[bool] = ContextVar("actorhub_stand_ins_travel", default=Fals
 
 @contextmanager
 def placeholders_allowed() -> Generator[None]:
-    """Whoever reads what is pickled inside knows of stand-ins."""
+    """Allow placeholders to be pickled inside the block, for a receiver that replaces them by their values."""
     token = _travel.set(True)
     try:
         yield
@@ -121,11 +126,12 @@ def placeholders_allowed() -> Generator[None]:
 
 _cards = TypeAdapter(ObjectRefData)
 _held: WeakValueDictionary[str, ObjectRef[Any]] = WeakValueDictionary()
-_lock = threading.RLock()  # a collection inside may run code that makes references
+# reentrant, since a garbage collection inside may run code that makes references
+_lock = threading.RLock()
 
 
 def held(queue_prefix: str) -> list[ObjectRef[Any]]:
-    """The references that live in this process, to objects whose owners' queues begin so."""
+    """Live references of this process to the objects of servers whose queue names begin with `queue_prefix`."""
     with _lock:
         return [ref for ref in _held.values() if ref.queue.startswith(queue_prefix)]
 
@@ -148,7 +154,7 @@ def _to_card(ref: ObjectRef[Any]) -> ObjectRefData:
 
 
 def parts_of(value: object, kinds: tuple[type, ...]) -> list[Any]:
-    """The values of these types among arguments, also inside lists, tuples and dictionaries.
+    """Find the values of the given types among arguments, also inside lists, tuples and dictionaries.
 
     Raises:
         ValueError: a container contains itself.
@@ -171,7 +177,7 @@ def _parts_of(value: object, kinds: tuple[type, ...], around: tuple[int, ...]) -
 
 
 def replaced(value: Any, replace: Callable[[Any], Any]) -> Any:
-    """A copy of arguments in which `replace` was applied to each part that is no list, tuple or dictionary."""
+    """Copy arguments, with `replace` applied to each part that is not a list, tuple or dictionary."""
     if type(value) is list:
         return [replaced(part, replace) for part in value]
     if type(value) is tuple:

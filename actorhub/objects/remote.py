@@ -1,6 +1,6 @@
-"""Objects at a URL that fsspec knows: `s3://bucket/folder`, `gs://...`, `file:///mnt/shared`, and what else is installed.
+"""Remote storage of objects at any URL that fsspec supports: `s3://bucket/folder`, `gs://...`, `file:///mnt/shared`.
 
-Whoever can write there can run code in those that read: let nobody else than the cluster's user have access.
+An account that can write there can run code in the processes that read: give access to the cluster's user only.
 """
 
 from __future__ import annotations
@@ -14,11 +14,15 @@ from actorhub.errors import ActorHubError, ObjectLost
 
 
 class RemoteStorage:
-    """A folder of objects' bytes, as `ObjectStore.view` gives them. `options` go to fsspec's file system: keys, endpoints.
+    """Remote folder with one file for each object, whose bytes are those of `ObjectStore.view`.
+
+    Args:
+        url: the folder.
+        options: passed to fsspec's file system, such as keys and endpoints.
 
     Raises:
-        ActorHubError: fsspec, or what it needs for this URL, is not installed.
-        ValueError: fsspec knows no such URL.
+        ActorHubError: fsspec, or the package that it needs for this URL, is not installed.
+        ValueError: fsspec does not support the URL.
     """
 
     def __init__(self, url: str, **options: Any) -> None:
@@ -26,7 +30,11 @@ class RemoteStorage:
         self._files, self._root = _open(url, self.url, options)
 
     def write(self, object_id: str, pieces: Iterable[bytes | memoryview]) -> int:
-        """Writes an object's pieces one after the other, and returns their bytes. It is there as a whole or not at all."""
+        """Write an object from its pieces, in order. It becomes visible as a whole or not at all.
+
+        Returns:
+            The bytes written.
+        """
         path = self._path(object_id)
         draft = f"{path}.{new_id()}"
         size = 0
@@ -43,10 +51,10 @@ class RemoteStorage:
         return size
 
     def read(self, object_id: str, offset: int = 0, size: int | None = None) -> bytes:
-        """The object's bytes, or a part of them.
+        """Read an object, or a part of it; `offset` and `size` are in bytes.
 
         Raises:
-            ObjectLost: it is not there.
+            ObjectLost: the object does not exist.
         """
         end = None if size is None else offset + size
         try:
@@ -55,10 +63,10 @@ class RemoteStorage:
             raise self._lost(object_id) from exc
 
     def size(self, object_id: str) -> int:
-        """In bytes.
+        """Bytes of an object.
 
         Raises:
-            ObjectLost: it is not there.
+            ObjectLost: the object does not exist.
         """
         try:
             return int(self._files.size(self._path(object_id)))
@@ -66,7 +74,7 @@ class RemoteStorage:
             raise self._lost(object_id) from exc
 
     def delete(self, object_id: str) -> None:
-        """Does nothing where there is none."""
+        """Delete an object; do nothing if it does not exist."""
         try:
             self._files.rm_file(self._path(object_id))
         except FileNotFoundError:
@@ -80,7 +88,7 @@ class RemoteStorage:
 
 
 def _open(url: str, shown: str, options: dict[str, Any]) -> tuple[Any, str]:
-    """fsspec's file system for a URL, and the path in it. The one place that imports fsspec, which is optional."""
+    """Open fsspec's file system for a URL; returns it and the path in it. Only this function imports fsspec, which is optional."""
     try:
         from fsspec.core import url_to_fs
 

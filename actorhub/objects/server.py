@@ -1,6 +1,6 @@
-"""Who keeps a store: sends its objects to other nodes, and frees those that nobody refers to any more.
+"""Server of one object store: sends objects to other nodes, and frees those whose leases have ended.
 
-An agent keeps its node's store. A client on a machine without a node keeps one of its own.
+An agent serves its node's store. A client on a machine without a node serves a store of its own.
 """
 
 from __future__ import annotations
@@ -20,32 +20,42 @@ from actorhub.objects.store import ObjectStore
 
 log = logging.getLogger(__name__)
 
-CHUNK = 256 * 1024  # bytes
+CHUNK = 256 * 1024
+"""Bytes of an object in one message."""
 
 
 @service(concurrency=10_000)
 class ObjectService(ABC):
-    """What the keeper of a store is asked."""
+    """Interface of an object server: transfer, leases and removal."""
 
     @abstractmethod
     async def chunks(self, object_id: str, offset: int, copy_at: str) -> AsyncGenerator[Any, None]:
-        """The object's bytes from `offset` on, piece by piece; `copy_at` is the queue of the keeper that will have a copy."""
+        """Stream an object.
+
+        Args:
+            object_id: the object.
+            offset: the byte to begin at.
+            copy_at: queue of the server whose store receives the copy.
+        """
         yield b""
 
     @abstractmethod
     async def renew(self, object_ids: list[str]) -> None:
-        """Somebody refers to them."""
+        """Renew the leases of objects that a process refers to."""
 
     @abstractmethod
     async def free(self, object_ids: list[str]) -> None:
-        """Remove them here, and wherever there are copies."""
+        """Remove objects here and wherever copies exist."""
 
 
 class LeaseTable:
-    """How long each object is kept. Pure: it counts rounds, not seconds, so that a keeper that was stopped for a while frees
-    nothing for that."""
+    """Leases of objects, counted in rounds. Pure.
 
-    ROUNDS = 4  # three whole ones at least
+    Rounds instead of seconds, so that a server that was suspended for a while frees nothing because of that.
+    """
+
+    ROUNDS = 4
+    """Rounds of a new or renewed lease; it lasts at least three whole ones."""
 
     def __init__(self) -> None:
         self._left: dict[str, int] = {}
@@ -54,21 +64,32 @@ class LeaseTable:
         self._left.update(dict.fromkeys(object_ids, self.ROUNDS))
 
     def overdue(self, object_ids: Iterable[str]) -> list[str]:
-        """A round ends. Of all objects that there are, those whose lease is over. One that is new gets a lease."""
+        """End a round, and return the objects whose lease is over. An object without a lease gets a new one.
+
+        Args:
+            object_ids: all objects of the store.
+        """
         self._left = {id_: self._left.get(id_, self.ROUNDS + 1) - 1 for id_ in object_ids}
         return [id_ for id_, left in self._left.items() if left <= 0]
 
 
 class ObjectServer:
-    """Keeps a store for as long as it is open. `owner` is the id of the node, or of the client."""
+    """Server of one store, from `open` to `close`.
+
+    Args:
+        session: receives the requests.
+        store: the store that it serves.
+        owner: id of the node, or of the client, that owns the store.
+    """
 
     def __init__(self, session: Session, store: ObjectStore, owner: str) -> None:
         self.queue = session.names.objects(owner)
         self._session = session
         self._store = store
         self._leases = LeaseTable()
-        self._copies: dict[str, set[str]] = {}  # queues of keepers, by object
-        # a keeper that is killed is soon known to be gone, since its queue goes with it
+        # queues of the servers that have copies, by object
+        self._copies: dict[str, set[str]] = {}
+        # the queue expires soon after its server is killed, which shows others that the server is gone
         expires = session.settings.node_timeout
         self._endpoint = ServiceEndpoint(
             session, self.queue, ObjectService, lambda: _StoreServiceActor(self), expires=expires
@@ -80,7 +101,7 @@ class ObjectServer:
         self._watching = self._session.spawn_task(self._watch(), "actorhub-leases")
 
     async def close(self) -> None:
-        """Whoever asks for an object from now on is told that it is lost."""
+        """Stop serving. A client that requests an object from now on finds it lost."""
         if self._watching is None:
             return
         self._watching.cancel()
@@ -91,7 +112,7 @@ class ObjectServer:
             except (ActorHubError, OSError):
                 log.debug("%s stays until it expires", self.queue, exc_info=True)
 
-    # ---- what it is asked
+    # ---- requests
 
     async def chunks(self, object_id: str, offset: int, copy_at: str) -> AsyncGenerator[Any, None]:
         self._copies.setdefault(object_id, set()).add(copy_at)
@@ -125,7 +146,7 @@ class ObjectServer:
             except ObjectLost:
                 return
             if self._session.link is None:
-                self._leases.renew(present)  # nobody could do so
+                self._leases.renew(present)  # without a broker no client can renew
                 continue
             await self.free(self._leases.overdue(present))
             for gone in self._copies.keys() - set(present):

@@ -1,8 +1,8 @@
-"""The objects of one node: files that any process of the machine writes once and maps into its memory to read.
+"""Object store of one node: files that any process of the machine writes once and reads by mapping them into its memory.
 
-The node's agent makes the store and owns it; workers and clients open it by its path. There is no server: every process works
-on the files itself, under locks that the kernel lets go of when a process dies. Only the node's user can read or write the
-files, so nothing in them is signed.
+The node's agent makes the store and owns it; workers and clients open it by its path. Every process works on the files itself,
+without a server, under locks that the kernel releases when a process dies. Only the node's user can read or write the files,
+so they are not signed.
 """
 
 from __future__ import annotations
@@ -25,28 +25,31 @@ from actorhub.objects.location import StoreLocation
 from actorhub.objects.tier import StagedFile, touch
 from actorhub.wire.codec import PickledParts, unpickled
 
-ALIGN = 64  # bytes; a cache line, and what vector instructions want
-_SMALL = 64 * 1024  # bytes; up to here reading is cheaper than mapping
+ALIGN = 64
+"""Bytes to which buffers are aligned: a cache line, and the width of vector instructions."""
+_SMALL = 64 * 1024
+"""Bytes below which reading a file is cheaper than mapping it."""
 
 
 class Stored(NamedTuple):
-    """What `put` wrote; `size` is in bytes, of the value as it is stored."""
+    """Result of `put`."""
 
     id: str
     size: int
+    """Bytes of the stored object."""
 
 
 class Usage(NamedTuple):
-    """Bytes that a store's objects take, those that are being written included."""
+    """Bytes that a store's objects occupy, including those that are being written."""
 
     memory: int
     disk: int
 
 
 class ObjectStore:
-    """The object store of one node: `create` makes it, `open` takes part in one that another process made.
+    """Object store of one node: `create` makes it, `open` opens a store that another process made.
 
-    Safe for threads. Nothing here awaits: `put`, `begin` and `write` take as long as the bytes do, all else is quick.
+    Safe for threads. All methods are synchronous: `put`, `begin` and `write` take time by the bytes, all others are quick.
     """
 
     def __init__(self, where: StoreLocation, claims: Sequence[OwnedDirectory] = ()) -> None:
@@ -67,54 +70,59 @@ class ObjectStore:
         spill: Path | None = None,
         spill_capacity: int | None = None,
     ) -> ObjectStore:
-        """Makes the store of a node, owned by this process: it is there until `close`, or until this process has ended and
-        another one sweeps.
+        """Make the store of a node, owned by this process.
 
-        `base` is where its directory in memory goes: by default /dev/shm, where there is one. `spill` is the same on disk.
-        `capacity` is in bytes, by default 30 % of the memory that this machine or container has; `spill_capacity` is by
-        default 30 % of what is free on the disk.
+        It exists until `close`, or until this process has ended and another one sweeps.
+
+        Args:
+            prefix: the cluster's prefix of names.
+            node: id of the node, or of the client.
+            base: parent of its directory in memory; by default /dev/shm where that exists.
+            capacity: bytes in memory; by default 30 % of the memory of this machine or container.
+            spill: parent of its directory on disk; by default /var/tmp.
+            spill_capacity: bytes on disk; by default 30 % of the free space.
 
         Raises:
-            ActorHubError: a living process has the store of that node.
+            ActorHubError: a living process owns the store of that node.
         """
         return cls(*location.make(_name(prefix, node), node, base, capacity, spill, spill_capacity))
 
     @classmethod
     def open(cls, path: Path) -> ObjectStore:
-        """The store of an agent on this machine, by its `path`.
+        """Open the store of an agent on this machine, by its `path`.
 
         Raises:
-            ObjectLost: it is gone.
-            UntrustedPayload: somebody else than this user could have written into it.
+            ObjectLost: the store is gone.
+            UntrustedPayload: another user could have written into the store.
         """
         with _there(path):
             return cls(location.find(path))
 
     @classmethod
     def find(cls, prefix: str, node: str) -> ObjectStore:
-        """The store that `create` made on this machine with the default `base`.
+        """Open the store that `create` made on this machine with the default `base`.
 
         Raises:
-            ValueError: there cannot be one of that name.
+            ValueError: the prefix or the node is not a valid name.
             ObjectLost, UntrustedPayload: as `open`.
         """
         return cls.open(location.default_path(_name(prefix, node)))
 
     def put(self, value: object, what: str = "the object") -> Stored:
-        """Writes a value under a new id. `what` names the value in errors.
+        """Write a value under a new id. `what` names the value in errors.
 
-        Arrays, and all else that offers its buffers to pickle protocol 5, are copied once, from where they are into the store;
-        so are large `bytes`.
+        Arrays, other values that offer their buffers to pickle protocol 5, and large `bytes` are copied once, directly into
+        the store.
 
         Raises:
             NotSerialisable: names the part that cannot be pickled.
-            StoreFull: there is no room in memory nor on disk; nothing is left behind.
+            StoreFull: neither memory nor disk has room; nothing is left behind.
             ObjectLost: the store is gone.
         """
         return self.put_pickled(PickledParts(value, what))
 
     def put_pickled(self, pickled: PickledParts) -> Stored:
-        """The same, where the value is pickled already.
+        """Write a value that is pickled already, as `put` does.
 
         Raises:
             StoreFull, ObjectLost.
@@ -127,11 +135,11 @@ class ObjectStore:
         return stored
 
     def begin(self, object_id: str, size: int) -> ObjectWriter:
-        """Takes the room for an object that comes from elsewhere, in pieces and under its own id.
+        """Reserve `size` bytes for an object that comes from elsewhere, in pieces and under its own id.
 
         Raises:
-            ValueError: it cannot be an id, or the size is not positive.
-            StoreFull: there is no room in memory nor on disk.
+            ValueError: the id is not valid, or the size is not positive.
+            StoreFull: neither memory nor disk has room.
             ObjectLost: the store is gone.
         """
         check_name("the object id", object_id)
@@ -144,42 +152,42 @@ class ObjectStore:
         return ObjectWriter(self, object_id, draft)
 
     def get(self, object_id: str) -> Any:
-        """The value. Its arrays are read-only views of the store, whose memory stays while any view of it lives.
+        """Read a value. Its arrays are read-only views of the store, whose memory stays while any view of it lives.
 
         `bytes` and `str` are copied, since each has its own memory in Python.
 
         Raises:
-            ObjectLost: it is not here.
+            ObjectLost: the object is not in this store.
             NotSerialisable: its classes cannot be imported here, or fail.
         """
         return unpickled(self.view(object_id), f"object {object_id}", ALIGN)
 
     def view(self, object_id: str) -> memoryview:
-        """The object's bytes, not copied where they are many. They stay while any view of them lives, whatever becomes of it.
+        """View the bytes of an object; large objects are not copied. The bytes stay while any view lives, even after `free`.
 
-        Before Python 3.13 each object that is in use takes a file descriptor.
+        Before Python 3.13 each object in use occupies a file descriptor.
 
         Raises:
-            ObjectLost: it is not here.
+            ObjectLost: the object is not in this store.
         """
         with self._opened(object_id) as file:
             size = os.fstat(file).st_size
             return memoryview(os.pread(file, size, 0) if size < _SMALL else _map(file, size))
 
     def read(self, object_id: str, offset: int, size: int) -> bytes:
-        """A copy of a part, to be sent elsewhere; shorter than `size` at the end of the object.
+        """Copy up to `size` bytes from byte `offset` on, to send them elsewhere; fewer at the end of the object.
 
         Raises:
-            ObjectLost: it is not here.
+            ObjectLost: the object is not in this store.
         """
         with self._opened(object_id) as file:
             return os.pread(file, size, offset)
 
     def size(self, object_id: str) -> int:
-        """Bytes of the object as it is stored.
+        """Bytes of a stored object.
 
         Raises:
-            ObjectLost: it is not here.
+            ObjectLost: the object is not in this store.
         """
         for path in self._paths(object_id):
             try:
@@ -192,7 +200,7 @@ class ObjectStore:
         return any(map(os.path.exists, self._paths(object_id)))
 
     def ids(self) -> list[str]:
-        """All objects, in no particular order.
+        """Ids of all objects, in no particular order.
 
         Raises:
             ObjectLost: the store is gone.
@@ -201,7 +209,7 @@ class ObjectStore:
             return list({*self._room.memory.ids(), *self._room.disk.ids()})
 
     def free(self, object_id: str) -> bool:
-        """Removes an object; False where there is none. Whoever reads it goes on, and its memory is free after that."""
+        """Remove an object; False if it does not exist. Readers keep their views, and its memory is free after the last one."""
         check_name("the object id", object_id)
         try:
             return self._room.remove(object_id)
@@ -209,7 +217,7 @@ class ObjectStore:
             return False  # the whole store is gone
 
     def usage(self) -> Usage:
-        """Objects that were freed or spilled but are still in use somewhere do not count.
+        """Bytes in use. Objects that were freed or spilled but are still being read do not count.
 
         Raises:
             ObjectLost: the store is gone.
@@ -219,7 +227,7 @@ class ObjectStore:
         return Usage(taken[self._room.memory], taken[self._room.disk])
 
     def collect(self) -> None:
-        """Removes what killed writers left half-written. The agent does so when a worker has ended.
+        """Remove the unfinished files of writers that were killed. The agent calls this when a worker has ended.
 
         Raises:
             ObjectLost: the store is gone.
@@ -229,7 +237,7 @@ class ObjectStore:
 
     @contextmanager
     def pulling(self, object_id: str) -> Generator[bool, None, None]:
-        """True for one process at a time, which may bring the object from elsewhere; False for all others. Does not wait.
+        """Lock the transfer of an object: yields True to the one process that may bring it, False to others. Does not wait.
 
         Raises:
             ObjectLost: the store is gone.
@@ -240,7 +248,7 @@ class ObjectStore:
             yield mine
 
     def close(self) -> None:
-        """Removes the store if this process has made it. What is in use stays readable."""
+        """Remove the store if this process made it. Objects in use stay readable."""
         for claim in self._claims:
             claim.remove()
 
@@ -278,9 +286,9 @@ class ObjectStore:
 
 
 class ObjectWriter:
-    """An object that is being written. Nobody sees it before `commit`, and it counts for nothing if its process is killed.
+    """Writer of one object. The object is invisible before `commit`, and vanishes if the writing process is killed.
 
-    As a context manager it aborts what was not committed.
+    As a context manager it aborts an object that was not committed.
     """
 
     def __init__(self, store: ObjectStore, object_id: str, draft: StagedFile) -> None:
@@ -289,10 +297,10 @@ class ObjectWriter:
         self._draft: StagedFile | None = draft
 
     def write(self, offset: int, *pieces: memoryview) -> None:
-        """One after the other from `offset`, in bytes. The calls may come in any order.
+        """Write pieces one after the other from byte `offset` on. Calls may come in any order.
 
         Raises:
-            ValueError: they would reach beyond the object's size.
+            ValueError: the pieces would reach beyond the object's size.
         """
         draft = self._unfinished()
         end = offset + sum(piece.nbytes for piece in pieces)
@@ -304,7 +312,7 @@ class ObjectWriter:
         draft.write(offset, pieces)
 
     def commit(self) -> None:
-        """Publishes the object in one step. If it is there already, that one stays and this one is dropped.
+        """Publish the object in one step. If the object exists already, it stays and this one is dropped.
 
         Raises:
             ObjectLost: the store is gone.
@@ -315,7 +323,7 @@ class ObjectWriter:
         self._draft = None
 
     def abort(self) -> None:
-        """Leaves nothing behind. Does nothing after `commit`."""
+        """Discard the object, leaving nothing behind. Does nothing after `commit`."""
         if self._draft is not None:
             self._store._room.drop(self._draft)
             self._draft = None

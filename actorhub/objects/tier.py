@@ -18,11 +18,12 @@ from actorhub.core.owned_directory import exclusive_lock, try_lock
 _UNFINISHED, _GOOD = b"\x00", b"\x01"
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EFBIG}
-_PIECES = os.sysconf("SC_IOV_MAX")  # in one system call
+_PIECES = os.sysconf("SC_IOV_MAX")
+"""Buffers in one system call, at most."""
 
 
 class UsageLedger:
-    """Any number of processes and threads may use it; it keeps no file open."""
+    """Bytes in use on each tier, in a file shared by processes and threads under a lock. No file is kept open."""
 
     def __init__(self, path: Path, shelves: Sequence[StorageTier]) -> None:
         self._path = path
@@ -35,9 +36,12 @@ class UsageLedger:
 
     @contextmanager
     def open(self, *, recount: bool = False) -> Generator[dict[StorageTier, int], None, None]:
-        """Nobody else may add, remove or move files meanwhile. What the caller changes in the counts is kept.
+        """Lock the ledger and yield the bytes in use on each tier; changes to them are saved at the end.
 
-        `recount` counts the files, which also removes the drafts of writers that were killed.
+        Only the holder of the lock may add, remove or move files.
+
+        Args:
+            recount: count the files anew, which also removes the staged files of writers that were killed.
         """
         with exclusive_lock(self._path) as file:
             record = os.pread(file, 1 + self._counts.size, 0)
@@ -47,28 +51,33 @@ class UsageLedger:
             else:
                 taken = dict(zip(self._shelves, self._counts.unpack(record[1:]), strict=True))
             yield taken
-            # not reached after an error: then the next one counts
+            # not reached after an error: then the next caller counts the files
             os.pwrite(file, _GOOD + self._counts.pack(*(taken[shelf] for shelf in self._shelves)), 0)
 
 
 def is_full(error: OSError) -> bool:
-    """Whether a file system has no more room, for this file or at all."""
+    """True if an error means that a file system has no more space, for this file or at all."""
     return error.errno in _FULL
 
 
 def occupied(size: int) -> int:
-    """Bytes that a file of that size takes: whole pages."""
+    """Bytes that a file of `size` bytes occupies: whole pages."""
     return size + -size % mmap.PAGESIZE
 
 
 def touch(file: int) -> None:
-    """Notes that an open file is used now. The kernel's own clock for files is too coarse to tell what came first."""
+    """Mark an open file as used now. The kernel's own clock for files is too coarse to tell which of two uses came first."""
     now = time.time_ns()
     os.utime(file, ns=(now, now))
 
 
 class StorageTier:
-    """`capacity` is in bytes. `TieredStorage` watches over it. Paths are plain strings, since every call makes some."""
+    """Directories of one tier: its objects, and the staged files that become objects. Paths are strings, for speed.
+
+    Args:
+        path: the directory of the tier.
+        capacity: bytes that it may hold; `TieredStorage` enforces it.
+    """
 
     def __init__(self, path: Path, capacity: int) -> None:
         self.capacity = capacity
@@ -86,13 +95,13 @@ class StorageTier:
         return os.listdir(self._objects)
 
     def newest_first(self) -> list[str]:
-        """By their last use. Only under the ledger's lock, so that none vanishes meanwhile."""
+        """Objects by last use, the newest first. Call it under the ledger's lock, so that none vanishes meanwhile."""
         with os.scandir(self._objects) as entries:
             found = [(entry.stat().st_mtime_ns, entry.name) for entry in entries]
         return [name for _, name in sorted(found, reverse=True)]
 
     def count(self) -> int:
-        """Bytes that are taken. Drafts whose writer is gone are removed. Only under the ledger's lock."""
+        """Count the bytes in use, and remove the staged files whose writer is gone. Call it under the ledger's lock."""
         total = 0
         with os.scandir(self._objects) as entries:
             total += sum(occupied(entry.stat().st_size) for entry in entries)
@@ -109,12 +118,12 @@ class StorageTier:
         return total
 
     def draft(self, size: int) -> StagedFile:
-        """Only under the ledger's lock, so that nobody meets the draft before its writer has locked it."""
+        """Create a staged file of `size` bytes. Call it under the ledger's lock: no other process may see the file unlocked."""
         return StagedFile(self, f"{self._drafts}/{secrets.token_hex(8)}", size)
 
 
 class StagedFile:
-    """A file that is being written. Its lock says that the writer lives."""
+    """A file that is being written. The writer holds a lock on it; a file without a lock is abandoned."""
 
     def __init__(self, shelf: StorageTier, path: str, size: int) -> None:
         self.shelf = shelf
@@ -130,11 +139,11 @@ class StagedFile:
             raise
 
     def allocate(self) -> None:
-        """Takes the space from the file system: a full one is an OSError here, and never a SIGBUS later."""
+        """Reserve the space in the file system, so that a full one is an OSError here and never a SIGBUS later."""
         os.posix_fallocate(self.file, 0, self.size)
 
     def write(self, offset: int, pieces: Sequence[memoryview]) -> None:
-        """From the pieces' own memory into the file, by one copy; other threads run meanwhile."""
+        """Write pieces one after the other from byte `offset` on, with one copy; other threads run meanwhile."""
         waiting = [piece for piece in reversed(pieces) if piece.nbytes]
         while waiting:
             written = os.pwritev(self.file, waiting[: -_PIECES - 1 : -1], offset)
@@ -145,7 +154,7 @@ class StagedFile:
                 waiting[-1] = waiting[-1][written:]
 
     def copy(self, source: int) -> None:
-        """All of another file of this size, inside the kernel."""
+        """Copy another open file of the same size, inside the kernel."""
         done = 0
         while done < self.size:
             done += os.sendfile(self.file, source, done, self.size - done)

@@ -1,4 +1,4 @@
-"""The room of a store: a shelf in memory and one on disk, to which the least recently used objects move when memory is full."""
+"""Storage in two tiers, memory and disk: when memory is full, the least recently used objects are spilled to disk."""
 
 from __future__ import annotations
 
@@ -9,11 +9,18 @@ from pathlib import Path
 from actorhub.core.owned_directory import exclusive_lock, try_exclusive
 from actorhub.objects.tier import StagedFile, StorageTier, UsageLedger, is_full, occupied
 
-_SLACK = 0.05  # of memory's capacity is made free beyond need, since to find the oldest takes a look at all
+_SLACK = 0.05
+"""Fraction of memory's capacity that a spill frees beyond need, since finding the oldest objects examines all of them."""
 
 
 class TieredStorage:
-    """Its methods raise FileNotFoundError when the store is gone. `directory` is where its locks are."""
+    """Storage of a store's objects in memory and on disk. All methods raise FileNotFoundError when the store is gone.
+
+    Args:
+        directory: holds the ledger and the locks.
+        memory: the tier that is filled first.
+        disk: the tier that objects are spilled to.
+    """
 
     def __init__(self, directory: Path, memory: StorageTier, disk: StorageTier) -> None:
         self.memory = memory
@@ -30,24 +37,24 @@ class TieredStorage:
         self._errands.mkdir(0o700)
 
     def paths(self, object_id: str) -> tuple[str, str]:
-        """Where an object can be. Memory first: objects move from there to disk and never back, so none slips through."""
+        """Possible paths of an object. Memory first: objects move only from memory to disk, so a search in this order finds them."""
         return self.memory.path_of(object_id), self.disk.path_of(object_id)
 
     def errand(self, object_id: str) -> AbstractContextManager[bool]:
-        """True for one at a time, who brings the object from elsewhere."""
+        """Lock of the transfer of an object: True for the one process that may bring it from elsewhere."""
         return try_exclusive(self._errands / object_id)
 
     def taken(self, *, recount: bool = False) -> dict[StorageTier, int]:
-        """Bytes on each shelf."""
+        """Bytes in use on each tier."""
         with self._ledger.open(recount=recount) as taken:
             return dict(taken)
 
     def draft(self, size: int) -> StagedFile | None:
-        """An empty file whose space is taken: in memory, or else on disk; None where neither has any."""
+        """Create a staged file with its space reserved, in memory or else on disk; None if neither has room."""
         return self._draft(self.memory, size) or self._make_room(size) or self._draft(self.disk, size)
 
     def publish(self, draft: StagedFile, object_id: str) -> None:
-        """Makes an object of a draft. One that is there already stays, and the draft is dropped."""
+        """Publish a staged file as an object. If the object exists already, it stays and the staged file is dropped."""
         with self._ledger.open() as taken:
             if any(map(os.path.exists, self.paths(object_id))):
                 draft.unlink()
@@ -57,7 +64,7 @@ class TieredStorage:
         draft.close()
 
     def drop(self, draft: StagedFile) -> None:
-        """Gives back what a draft has taken. Says nothing if the store is gone, and the draft with it."""
+        """Delete a staged file and release its space. No error if the store is gone."""
         try:
             with self._ledger.open() as taken:
                 draft.unlink()
@@ -68,7 +75,7 @@ class TieredStorage:
             draft.close()
 
     def remove(self, object_id: str) -> bool:
-        """Whether there was such an object."""
+        """Remove an object; False if it did not exist."""
         with ExitStack() as closing, self._ledger.open() as taken:
             removed = [self._unlink(shelf, object_id, taken, closing) for shelf in (self.memory, self.disk)]
         return any(removed)
@@ -92,9 +99,9 @@ class TieredStorage:
         return draft
 
     def _make_room(self, size: int) -> StagedFile | None:
-        """Spills objects until a draft of that size fits into memory, and some more; None if it cannot.
+        """Spill objects until a staged file of `size` bytes fits into memory, and some more; None if it cannot.
 
-        One process at a time does so; those whose objects fit do not wait for it.
+        One process at a time spills; processes whose objects fit do not wait for it.
         """
         with exclusive_lock(self._spilling):
             with self._ledger.open(recount=True) as taken:
@@ -111,12 +118,12 @@ class TieredStorage:
             return draft
 
     def _spill(self, object_id: str) -> int | None:
-        """Moves an object to disk, and returns its bytes; None where the disk has no room. It can be read at every moment."""
+        """Move an object to disk and return its bytes; None if the disk has no room. It stays readable at every moment."""
         with ExitStack() as closing:
             try:
                 source = os.open(self.memory.path_of(object_id), os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:
-                return 0  # freed meanwhile; what it took is found when the draft is made
+                return 0  # freed meanwhile; the staging that follows finds its space
             closing.callback(os.close, source)
             draft = self._draft(self.disk, os.fstat(source).st_size)
             if draft is None:
@@ -138,7 +145,7 @@ class TieredStorage:
 
     @staticmethod
     def _unlink(shelf: StorageTier, object_id: str, taken: dict[StorageTier, int], closing: ExitStack) -> bool:
-        """The kernel frees the memory when `closing` closes the file: that takes time, and needs no lock."""
+        """Unlink an object. The kernel frees its memory when `closing` closes the file, after the lock, since that takes time."""
         path = shelf.path_of(object_id)
         try:
             file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
