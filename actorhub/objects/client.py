@@ -192,7 +192,7 @@ class ObjectClient:
         return replaced(given, lambda part: values[part.ref.id] if isinstance(part, ValuePlaceholder) else part)
 
     def fill_in_thread(self, given: Any) -> Any:
-        """Replace placeholders as `fill` does, outside the event loop's thread; the loop is used only for values not on this node."""
+        """Replace placeholders as `fill` does, in a thread. The event loop is used only for values not on this node."""
         refs = [part.ref for part in parts_of(given, (ValuePlaceholder,))]
         if self._home is not None and all(self._home.store.contains(ref.id) for ref in refs):
             store = self._home.store

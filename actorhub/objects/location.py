@@ -26,7 +26,10 @@ _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_b
 
 
 class StoreLocation(BaseModel):
-    """Directories and capacities of a store. The owner writes them to the file `site`; other processes read them to open it."""
+    """Directories and capacities of a store.
+
+    The owner writes them to the file `site`; other processes read them to open it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -50,7 +53,10 @@ class StoreLocation(BaseModel):
 def make(
     name: str, node: str, base: Path | None, capacity: int | None, spill: Path | None, spill_capacity: int | None
 ) -> tuple[StoreLocation, list[OwnedDirectory]]:
-    """Make the directories of a new store, and claim them for this process. Arguments and errors as `ObjectStore.create`."""
+    """Make the directories of a new store, and claim them for this process.
+
+    Arguments and errors as `ObjectStore.create`.
+    """
     base, spill = base or memory_base(), spill or disk_base()
     claims: list[OwnedDirectory] = []
     try:
@@ -126,7 +132,7 @@ def disk_base() -> Path:
 
 
 def _default_capacity(base: Path) -> int:
-    """Default bytes in memory: 30 % of the machine's or container's memory, at most 90 % of the file system, which is shared."""
+    """Default bytes in memory: 30 % of the machine's or container's memory, at most 90 % of the file system."""
     memory = psutil.virtual_memory().total
     for limit in _LIMITS:
         try:

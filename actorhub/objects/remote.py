@@ -88,7 +88,10 @@ class RemoteStorage:
 
 
 def _open(url: str, shown: str, options: dict[str, Any]) -> tuple[Any, str]:
-    """Open fsspec's file system for a URL; returns it and the path in it. Only this function imports fsspec, which is optional."""
+    """Open fsspec's file system for a URL; returns it and the path in it.
+
+    Only this function imports fsspec, which is optional.
+    """
     try:
         from fsspec.core import url_to_fs
 

@@ -209,7 +209,10 @@ class ObjectStore:
             return list({*self._room.memory.ids(), *self._room.disk.ids()})
 
     def free(self, object_id: str) -> bool:
-        """Remove an object; False if it does not exist. Readers keep their views, and its memory is free after the last one."""
+        """Remove an object; False if it does not exist.
+
+        Readers keep their views, and its memory is free after the last one.
+        """
         check_name("the object id", object_id)
         try:
             return self._room.remove(object_id)

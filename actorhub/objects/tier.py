@@ -66,7 +66,10 @@ def occupied(size: int) -> int:
 
 
 def touch(file: int) -> None:
-    """Mark an open file as used now. The kernel's own clock for files is too coarse to tell which of two uses came first."""
+    """Mark an open file as used now.
+
+    The kernel's own clock for files is too coarse to tell which of two uses came first.
+    """
     now = time.time_ns()
     os.utime(file, ns=(now, now))
 
@@ -118,7 +121,10 @@ class StorageTier:
         return total
 
     def draft(self, size: int) -> StagedFile:
-        """Create a staged file of `size` bytes. Call it under the ledger's lock: no other process may see the file unlocked."""
+        """Create a staged file of `size` bytes.
+
+        Call it under the ledger's lock: no other process may see the file unlocked.
+        """
         return StagedFile(self, f"{self._drafts}/{secrets.token_hex(8)}", size)
 
 

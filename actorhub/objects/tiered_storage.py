@@ -10,7 +10,8 @@ from actorhub.core.owned_directory import exclusive_lock, try_exclusive
 from actorhub.objects.tier import StagedFile, StorageTier, UsageLedger, is_full, occupied
 
 _SLACK = 0.05
-"""Fraction of memory's capacity that a spill frees beyond need, since finding the oldest objects examines all of them."""
+"""Fraction of memory's capacity that a spill frees beyond need, since finding the oldest objects examines all of them.
+"""
 
 
 class TieredStorage:
@@ -37,7 +38,10 @@ class TieredStorage:
         self._errands.mkdir(0o700)
 
     def paths(self, object_id: str) -> tuple[str, str]:
-        """Possible paths of an object. Memory first: objects move only from memory to disk, so a search in this order finds them."""
+        """Possible paths of an object.
+
+        Memory first: objects move only from memory to disk, so a search in this order finds them.
+        """
         return self.memory.path_of(object_id), self.disk.path_of(object_id)
 
     def errand(self, object_id: str) -> AbstractContextManager[bool]:
@@ -118,7 +122,10 @@ class TieredStorage:
             return draft
 
     def _spill(self, object_id: str) -> int | None:
-        """Move an object to disk and return its bytes; None if the disk has no room. It stays readable at every moment."""
+        """Move an object to disk and return its bytes; None if the disk has no room.
+
+        It stays readable at every moment.
+        """
         with ExitStack() as closing:
             try:
                 source = os.open(self.memory.path_of(object_id), os.O_RDONLY | os.O_CLOEXEC)
@@ -145,7 +152,10 @@ class TieredStorage:
 
     @staticmethod
     def _unlink(shelf: StorageTier, object_id: str, taken: dict[StorageTier, int], closing: ExitStack) -> bool:
-        """Unlink an object. The kernel frees its memory when `closing` closes the file, after the lock, since that takes time."""
+        """Unlink an object.
+
+        The kernel frees its memory when `closing` closes the file, after the lock, since that takes time.
+        """
         path = shelf.path_of(object_id)
         try:
             file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
