@@ -1,8 +1,8 @@
-"""How much work travels in one message, and how many messages a slot takes ahead. Pure.
+"""Chunking and prefetch: tasks in one message, and messages that a slot takes ahead. Pure.
 
-How long a task takes is not known beforehand, so both sides measure: a slot by itself, a sender by the `took` of each reply.
-Tasks that are known to be short share a message, which one slot takes; tasks of unknown duration travel alone. If the estimate
-was wrong, the slot splits the message (`SPLIT_AFTER_SECONDS`), so that no task waits behind a long one.
+The duration of a task is not known beforehand, so both sides measure it: a slot by itself, a sender by the `took` of each
+reply. Tasks known to be short share a message, which one slot takes; tasks of unknown duration travel alone. If the
+estimate was wrong, the slot splits the message (`SPLIT_AFTER_SECONDS`), so that no task waits behind a long one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MAX_PREFETCH = 100
 CONCURRENT_TASKS = 100
 """`async def` tasks that one slot runs at once; more if these seem to wait for others."""
 MAX_IN_HAND = 10_000
-"""Messages in one slot's hand from which on it makes no room for more."""
+"""Messages in the hand of one slot, at which it stops raising its prefetch."""
 _WEIGHT = 0.2
 """Of a new measurement in a moving average."""
 _MAX_NAMES = 10_000
@@ -34,7 +34,7 @@ _MAX_NAMES = 10_000
 
 
 class MeanDurations:
-    """How long things take, by name: moving averages of seconds."""
+    """Mean durations by name: moving averages, in seconds."""
 
     def __init__(self) -> None:
         self._means: OrderedDict[str, float] = OrderedDict()
@@ -46,12 +46,12 @@ class MeanDurations:
             self._means.popitem(last=False)
 
     def of(self, name: str) -> float | None:
-        """None if nothing was recorded under this name."""
+        """Mean duration in seconds; None if nothing was recorded under this name."""
         return self._means.get(name)
 
 
 class ChunkLoad:
-    """Tasks, bytes and work of the message that is being filled."""
+    """Tasks, bytes and work of a message that is being filled."""
 
     __slots__ = ("_bytes", "_count", "_known", "_work")
 
@@ -81,7 +81,7 @@ class ChunkLoad:
 
 
 def prefetch_for(mean: float | None) -> int:
-    """How many messages of that mean duration a slot takes ahead, the one that it runs included."""
+    """Prefetch of a slot for messages of a mean duration in seconds; it includes the message that runs."""
     if mean is None:
         return MIN_PREFETCH
     return max(MIN_PREFETCH, min(MAX_PREFETCH, math.ceil(PREFETCH_WORK_SECONDS / max(mean, 1e-6)) + 1))

@@ -1,4 +1,4 @@
-"""How a session sends tasks: at once, later, or when the futures among their arguments are done."""
+"""Client of the task queues: sends tasks at once, after a delay, or when the futures among their arguments are done."""
 
 from __future__ import annotations
 
@@ -37,21 +37,26 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SubmitOptions:
-    """Where and how a task goes. `resources`: instead of the task's own; `place`: what else it asks for. `delay` is seconds;
-    `then` are the tasks that go on with its result."""
+    """Options of one submission of a task."""
 
     namespace: str
     resources: dict[str, float] | None = None
+    """Resources instead of the task's own; None keeps those."""
     place: Requirements = NO_REQUIREMENTS
+    """Requirements beside resources."""
     priority: int | None = None
+    """Priority instead of the task's own; None keeps that."""
     delay: float = 0.0
+    """Seconds before the task may run."""
     then: tuple[TaskSpec, ...] = ()
+    """Tasks that follow in a chain, each with the result of the one before."""
 
 
 class TaskClient(Recoverable):
     """Client of the task queues: sends tasks, and returns futures of their results. One for a session.
 
     Args:
+        session: sends the tasks and receives the replies.
         objects: fetches results that stay in a store.
     """
 
@@ -77,7 +82,7 @@ class TaskClient(Recoverable):
     # ---- sending
 
     def submit(self, spec: TaskSpec, args: Sequence[Any], kwargs: dict[str, Any], sending: SubmitOptions) -> Any:
-        """Send a task, or wait with it for the futures among its arguments. Returns a Future, or the Stream of a generator.
+        """Send a task, as soon as the futures among its arguments are done. Returns a Future, or the Stream of a generator.
 
         Raises:
             InvalidArguments, NotSerialisable, PayloadTooLarge, TooManyPending, HubClosed: nothing was sent.
@@ -137,10 +142,10 @@ class TaskClient(Recoverable):
 
     @staticmethod
     def _waited(waiting: asyncio.Future[None], call: Call[Any]) -> None:
-        """Where the hub was closed meanwhile nobody sends the task any more."""
+        """Fail the call of a task that was never sent, because the hub was closed while it waited."""
         if waiting.cancelled() and not call.done():
             call.fail(HubClosed("the hub was closed"))
-            call.exception()  # whoever has dropped it needs no word of it
+            call.exception()  # marks it as read: no warning if the caller has dropped the future
 
     def _send(
         self,
@@ -170,7 +175,7 @@ class TaskClient(Recoverable):
         )
         pending.keep_alive = keep_alive
         if self._ways.all_open or not (sending.then or sending.delay):
-            self._put(box, pending, sending.delay)  # the box waits for control where it has to
+            self._put(box, pending, sending.delay)  # the outbox itself waits for control
         else:
             self._ways.when_open(
                 [box.queue, *(step.queue for step in draft.get("then", ()))],
@@ -180,7 +185,7 @@ class TaskClient(Recoverable):
         return pending
 
     def _put(self, box: TaskOutbox, pending: PendingCall, delay: float) -> None:
-        if pending.outgoing is not None:  # else it was cancelled meanwhile
+        if pending.outgoing is not None:  # None if it was cancelled meanwhile
             self._dispatch(box, pending.outgoing, delay)
 
     def _dispatch(self, box: TaskOutbox, outgoing: OutgoingMessage, delay: float) -> None:
@@ -215,7 +220,7 @@ class TaskClient(Recoverable):
         return draft
 
     def _step(self, spec: TaskSpec, sending: SubmitOptions) -> ChainStep:
-        queue = self._box(spec, sending).queue  # it is there before anything can come to it
+        queue = self._box(spec, sending).queue  # declared before anything is published to it
         return ChainStep(method=spec.name, queue=queue, priority=_priority(spec, sending), code=self._code_of(spec))
 
     def _box(self, spec: TaskSpec, sending: SubmitOptions) -> TaskOutbox:
@@ -241,7 +246,20 @@ class TaskClient(Recoverable):
     def gather_into(
         self, collect: TaskSpec, spec: TaskSpec, rows: Iterable[tuple[Any, ...]], sending: SubmitOptions
     ) -> Future[Any]:
-        """One task for each row of arguments, and one that takes the list of their results."""
+        """Send one task for each row of arguments, and a collecting task that takes the list of their results.
+
+        Args:
+            collect: the collecting task.
+            spec: the task that runs for each row.
+            rows: the positional arguments of each task.
+            sending: options of the tasks.
+
+        Returns:
+            The future of the collecting task.
+
+        Raises:
+            ValueError: there are no rows.
+        """
         session = self._session
         with KeepAlive() as keep_alive:
             packed = [self._pack(spec, row, {}, placeholders_in(row)) for row in rows]
@@ -272,7 +290,7 @@ class TaskClient(Recoverable):
         return self._future(collect, call, submission.accepted, SubmitOptions(sending.namespace))
 
     def _code_of(self, spec: TaskSpec) -> bytes | None:
-        """A function that nodes cannot know by name travels by value.
+        """Code of a function that nodes cannot import by name, pickled by value; None if they can.
 
         Raises:
             UntrustedPayload: the cluster has no secret.
@@ -287,14 +305,14 @@ class TaskClient(Recoverable):
         return code
 
     def _gone(self, box: TaskOutbox, reason: str) -> None:
-        """Nobody will run what waits for an answer by this way, nor what has not left."""
+        """Fail all tasks sent through an outbox whose queue no node can serve, and those it has not sent."""
         for outgoing in box.give_up():
             outgoing.settled(Outcome.UNROUTABLE)
         for pending in self._session.sender.pending_calls.sent_by(box):
             self._session.sender.fail(pending, PlacementInfeasible(reason))
 
     def _cancelled(self, call_id: str) -> None:
-        """Told to every slot."""
+        """Tell every slot that a task is cancelled."""
         self._session.sender.broadcast(TaskBroadcasts.cancel_task.__name__, {"call_id": call_id})
 
 

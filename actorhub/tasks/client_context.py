@@ -1,4 +1,4 @@
-"""What a process reaches its cluster with: a session, and the clients of objects and tasks that use it."""
+"""Clients of a process: its session with the cluster, and the object and task clients that use it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Clients:
 
     @classmethod
     def of(cls, session: Session) -> Clients:
-        """New clients of a session: one set for a session, made by its owner."""
+        """Make the clients of a session: one set for each session, made by its owner."""
         objects = ObjectClient(session)
         return cls(session, objects, TaskClient(session, objects))
 

@@ -1,9 +1,9 @@
 """Fan-in: many tasks whose results one task collects, gathered in a queue at the broker.
 
-Each task puts its result into that queue, and counts the results in it; the task that finds all of them reads them, and
-gives them to the collecting task. A task whose slot dies in between is delivered again, puts its result a second time, and
-counts again: so the results are found complete at least once, and a result that is there twice counts once. Several tasks
-may count at the same moment: the queue lets one of them read.
+Each task puts its result into that queue and counts the results in it; the task that finds all of them reads them and
+gives them to the collecting task. A task whose slot dies in between is delivered again, puts its result a second time and
+counts again: so the results are found complete at least once, and a duplicate result counts once. If several tasks count
+at the same moment, the queue lets one of them read.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from actorhub.wire.envelope import (
 log = logging.getLogger(__name__)
 
 RETRY_INTERVAL_SECONDS = 0.1
-"""Before an operation that the broker could not do is tried again."""
+"""Pause before an operation that failed at the broker is tried again."""
 
 
 class FanInSubmission:
@@ -125,13 +125,13 @@ class FanInSubmission:
             self.accepted.set_result(None)
 
     async def _delete_queue(self) -> None:
-        """Results that still come find no queue, and end."""
+        """Delete the fan-in queue; results that come later are dropped."""
         await _until_done(self._session, lambda link: link.delete(self._queue))
 
     # ---- as the outbox of its call
 
     def withdraw(self, outgoing: OutgoingMessage) -> bool:
-        """Never: the parts leave by themselves."""
+        """False: the parts cannot be withdrawn."""
         return False
 
     def answered(self, outgoing: OutgoingMessage) -> None:
@@ -155,14 +155,22 @@ async def _until_done(session: Session, operate: Callable[[Link], Awaitable[obje
 
 
 class FanInQueue:
-    """One task's view of it."""
+    """Fan-in queue, as one of its parts uses it: adds its result, and may read all of them.
+
+    Args:
+        session: reaches the broker.
+        into: the queue, and the index of the part's result.
+    """
 
     def __init__(self, session: Session, into: FanInTarget) -> None:
         self._session = session
         self._into = into
 
     async def add(self, answer: Reply) -> list[EncodedEnvelope] | None:
-        """All results in order, to the one task that finds them complete; None to the others, and when it is over."""
+        """Add a result.
+
+        Returns all results in order if this task finds them complete; None if not, or if the fan-in is over.
+        """
         draft: EnvelopeDraft = {**answer.draft, "index": self._into.index}
         envelope = Envelope(**draft)
         body, content_type = encode([(envelope, answer.payload)])
@@ -185,12 +193,14 @@ class FanInQueue:
             await asyncio.sleep(RETRY_INTERVAL_SECONDS)
 
     async def end(self) -> None:
-        """The next task has them."""
+        """Delete the queue, once the collecting task has the results."""
         await _until_done(self._session, lambda link: link.delete(self._into.queue))
 
     async def _read(self, link: Link, there: int) -> list[EncodedEnvelope] | None:
-        """Raises:
-        BrokerUnavailable: the link was lost.
+        """Read all results in order; None if some are missing.
+
+        Raises:
+            BrokerUnavailable: the link was lost.
         """
         deliveries: list[Delivery] = []
         complete: asyncio.Future[str | None] = self._session.loop.create_future()
@@ -224,7 +234,7 @@ class FanInQueue:
 
 
 def merge_results(results: list[EncodedEnvelope], signer: Signer) -> tuple[bytes, Codec]:
-    """One payload for all: a list."""
+    """Merge results into one payload, a list, and its codec."""
     if all(envelope.codec is Codec.JSON for envelope, _ in results):
         return b"[%b]" % b",".join(payload for _, payload in results), Codec.JSON
     values = [

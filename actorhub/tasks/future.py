@@ -1,4 +1,4 @@
-"""What a caller holds of a task that it has submitted."""
+"""Futures of tasks, and their use as arguments of other tasks."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ R = TypeVar("R")
 
 
 class Future(Awaitable[R], Generic[R]):
-    """The result of a task, as soon as there is one. Await it for the value, or for the task's own exception.
+    """Future of a task. Awaiting it returns the task's result, or raises the task's own exception.
 
-    It may be awaited many times, and by `asyncio.gather`, `asyncio.wait_for` and `hub.get`. Who is cancelled while awaiting it,
-    as by a timeout of asyncio's, cancels the task; `hub.get(future, timeout=...)` and `hub.wait` do not. Not thread-safe.
+    It can be awaited many times, and by `asyncio.gather`, `asyncio.wait_for` and `hub.get`. Cancelling a coroutine that awaits
+    it, as a timeout of asyncio does, cancels the task; `hub.get(future, timeout=...)` and `hub.wait` do not. Not thread-safe.
     """
 
     def __init__(
@@ -26,7 +26,14 @@ class Future(Awaitable[R], Generic[R]):
         accepted: asyncio.Future[None],
         fetch: Callable[[ObjectRef[Any]], Awaitable[Any]],
     ) -> None:
-        """`fetch` gets the value of a result that is kept in a store, as soon as somebody wants it."""
+        """Make the future of a submitted task.
+
+        Args:
+            label: name of the task, for messages.
+            call: receives the reply.
+            accepted: done when the broker has stored the task.
+            fetch: gets the value of a result that is kept in a store; called when the future is awaited.
+        """
         self.label = label
         self._call = call
         self._accepted = accepted
@@ -52,23 +59,25 @@ class Future(Awaitable[R], Generic[R]):
         return f"<future of {self.label}: {state}>"
 
     def as_argument(self) -> R:
-        """Stands for the result among another task's arguments, also inside lists, tuples and dictionaries: that task is sent
-        when this one is done. A large result goes from node to node, and never passes through here. If this task fails, that
-        one fails with the same exception, and does not run."""
+        """Placeholder for the result among another task's arguments, also inside lists, tuples and dictionaries.
+
+        The other task is sent when this one is done. A large result goes from node to node, and never through this process.
+        If this task fails, the other one fails with the same exception and does not run.
+        """
         return cast(R, self)
 
     async def accepted(self) -> None:
-        """Returns when the broker has the task: from then on it runs, whatever becomes of this process.
+        """Wait until the broker has stored the task: from then on it runs even if this process ends.
 
         Raises:
-            the task's exception: it was not sent, for a task that it depends on failed, or the hub was closed.
+            the task's exception: it was not sent, because a task that it depends on failed or the hub was closed.
         """
         await asyncio.wait([self._accepted, self._call], return_when=asyncio.FIRST_COMPLETED)
         if not self._accepted.done() and not self._call.cancelled() and (error := self._call.exception()) is not None:
             raise error
 
     def cancel(self) -> bool:
-        """Nobody wants the result any more: a task that waits is not run, one that runs is ended. False where it is done."""
+        """Cancel the task: one that waits is not run, one that runs is ended. Returns False if it is done already."""
         return self._call.cancel()
 
     def done(self) -> bool:
@@ -78,21 +87,21 @@ class Future(Awaitable[R], Generic[R]):
         return self._call.cancelled()
 
     def exception(self) -> BaseException | None:
-        """Of a task that is done; None where it has a result."""
+        """Exception of a completed task; None if it has a result."""
         return self._call.exception()
 
     def add_done_callback(self, callback: Callable[[Future[R]], object]) -> None:
-        """Called on the event loop, with this future, when it is done."""
+        """Call `callback` with this future, on the event loop, when it is done."""
         self._call.add_done_callback(lambda _: callback(self))
 
     @property
     def settled(self) -> asyncio.Future[Any]:
-        """Done when this is."""
+        """An asyncio future that is done when this one is."""
         return self._call
 
 
 def placeholders_in(value: object) -> list[Any]:
-    """The futures, stand-ins and references among arguments, also inside lists, tuples and dictionaries.
+    """Find the futures, placeholders and references among arguments, also inside lists, tuples and dictionaries.
 
     Raises:
         ValueError: a container contains itself.
@@ -101,7 +110,7 @@ def placeholders_in(value: object) -> list[Any]:
 
 
 def with_results(value: Any) -> Any:
-    """A copy of arguments with the results of the futures, or their stand-ins, in place of them.
+    """Copy arguments, with each future replaced by its result, or by the placeholder of a stored result.
 
     All futures must be done and have results.
     """

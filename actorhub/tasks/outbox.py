@@ -1,7 +1,7 @@
-"""What one session sends to one task queue: in chunks, confirmed, and sent again until it is.
+"""Outbox of one session for one task queue: sends tasks in chunks, and repeats a publish until the broker confirms it.
 
-Any worker may take a message, so nothing is numbered and many publishes are under way at once. How many tasks share a message
-is `chunking.py`'s to say.
+Any worker may take a message, so messages are not numbered, and many publishes are under way at once. `chunking.py`
+decides how many tasks share a message.
 """
 
 from __future__ import annotations
@@ -23,12 +23,14 @@ from actorhub.wire.envelope import EncodedEnvelope, Envelope, encode
 
 log = logging.getLogger(__name__)
 
-IN_FLIGHT = 64  # publishes without a confirm
-PAUSE = 0.1  # seconds before what the broker could not take is tried again
+IN_FLIGHT = 64
+"""Unconfirmed publishes, at most."""
+PAUSE = 0.1
+"""Seconds before a publish that the broker did not take is repeated."""
 
 
 def task_message(parcels: list[EncodedEnvelope], *, correlation_id: str | None = None) -> Message:
-    """For a task queue; they have one priority."""
+    """Encode tasks of one priority into a message for a task queue."""
     body, content_type = encode(parcels)
     return Message(body, content_type, priority=parcels[0][0].priority or None, correlation_id=correlation_id)
 
@@ -36,10 +38,17 @@ def task_message(parcels: list[EncodedEnvelope], *, correlation_id: str | None =
 async def publish_task(
     session: Session, delays: DelayedPublisher, queue: str, message: Message, delay: float = 0.0
 ) -> None:
-    """To a task queue, `delay` seconds from now; returns when the broker has it.
+    """Publish a message to a task queue. Returns when the broker has stored it.
+
+    Args:
+        session: reaches the broker.
+        delays: holds the message at the broker until its time.
+        queue: the task queue; declared if it is missing and needs no dedicated slots.
+        message: the tasks, as `task_message` encodes them.
+        delay: seconds from now until they may run.
 
     Raises:
-        PlacementInfeasible: the queue's tasks ask for a place, and nobody can serve them any more.
+        PlacementInfeasible: the queue has dedicated slots and was deleted, since no node can serve it any more.
     """
     due = time.time() + delay
     while True:
@@ -60,8 +69,16 @@ async def publish_task(
 
 
 class TaskOutbox:
-    """`cancelled` is called with the id of a task that has left and that nobody waits for any more. `on_unroutable`: the queue
-    is somebody else's to make, who hears that it is not there; what could not be sent waits until the box is attached again."""
+    """Outbox of one task queue.
+
+    Args:
+        queue: name of the task queue.
+        loop: the session's event loop.
+        means: mean durations of tasks, for chunking.
+        cancelled: called with the id of a task that was sent and is cancelled.
+        on_unroutable: called when the queue is missing, if control declares it; unsent tasks wait until the outbox is
+            attached again. None: the outbox declares the queue itself.
+    """
 
     def __init__(
         self,
@@ -92,7 +109,7 @@ class TaskOutbox:
         self._ask_flush()
 
     def withdraw(self, outgoing: OutgoingMessage) -> bool:
-        """Take back what has not been published yet. False where it has."""
+        """Take back a task that is not published yet; False if it is."""
         if outgoing.envelope is not None or outgoing not in self._waiting:
             return False
         self._waiting.remove(outgoing)
@@ -102,10 +119,10 @@ class TaskOutbox:
         self._cancelled(call_id)
 
     def answered(self, outgoing: OutgoingMessage) -> None:
-        """Nothing is kept for answers: they are persistent."""
+        """Do nothing: no message is kept until its reply, since published tasks are persistent."""
 
     def attach(self, link: Link) -> None:
-        """Go on over a new link; what was not confirmed is sent again, and may then run twice."""
+        """Go on over a new link. Unconfirmed tasks are sent again, and may then run twice."""
         self._link = link
         self._waiting.extendleft(
             outgoing for chunk in reversed(list(self._in_flight.values())) for outgoing in reversed(chunk)
@@ -120,7 +137,7 @@ class TaskOutbox:
         self._link = None
 
     def give_up(self) -> list[OutgoingMessage]:
-        """Nothing more leaves. Returns what the broker does not have."""
+        """Stop sending. Returns the tasks that the broker has not confirmed."""
         in_flight = [outgoing for chunk in self._in_flight.values() for outgoing in chunk]
         left = [*in_flight, *self._waiting]
         self._link = None
@@ -129,7 +146,7 @@ class TaskOutbox:
         return left
 
     def _declare(self, link: Link) -> None:
-        """The queue is there before anything is published."""
+        """Declare the queue before anything is published."""
         if self._declaring is not None:
             self._declaring.cancel()
         self._declaring = self._loop.create_task(self._declare_and_flush(link), name=f"actorhub-declare-{self.queue}")
@@ -138,7 +155,7 @@ class TaskOutbox:
         try:
             await link.declare(task_queue(self.queue))
         except BrokerUnavailable:
-            return  # a new link begins anew
+            return  # `attach` declares it again on the next link
         self._declaring = None
         self._ask_flush()
 
@@ -153,7 +170,7 @@ class TaskOutbox:
             self._publish(self._take(), self._link)
 
     def _take(self) -> list[OutgoingMessage]:
-        """The next chunk: tasks of one priority, no more work than one worker should take at once."""
+        """Take the next chunk: tasks of one priority, and no more work than one worker should take at once."""
         load, priority = ChunkLoad(), _priority(self._waiting[0])
         chunk: list[OutgoingMessage] = []
         while self._waiting and _priority(self._waiting[0]) == priority:
@@ -186,7 +203,7 @@ class TaskOutbox:
             self._ask_flush()
             return
         self._waiting.extendleft(reversed(chunk))
-        if outcome is Outcome.UNROUTABLE:  # somebody deleted the queue
+        if outcome is Outcome.UNROUTABLE:  # the queue was deleted
             if self._on_unroutable is None:
                 self._declare(link)
             else:

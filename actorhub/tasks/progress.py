@@ -1,4 +1,4 @@
-"""A progress bar."""
+"""Progress bar of a task map, on standard error."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class ProgressBar:
-    """On standard error: what was read, against what is known to come."""
+    """Progress bar on standard error: results read, of those known to come."""
 
     def __init__(self) -> None:
         columns = (TextColumn("tasks"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

@@ -1,4 +1,7 @@
-"""The ways of one session to task queues. Control hears of each; where its tasks ask for a place, it is asked before."""
+"""Router of one session's tasks: one outbox for each task queue.
+
+Control is told of each queue. If the tasks of a queue have requirements, control must make the queue before they are sent.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +20,23 @@ from actorhub.tasks.outbox import TaskOutbox
 
 log = logging.getLogger(__name__)
 
-AGAIN = 1.0  # seconds before control is told again
-USED = 5.0  # seconds after which control is told again that such a queue is used
-SILENCE = 5.0  # seconds between looks whether queues are still there
+AGAIN = 1.0
+"""Seconds before a failed request to control is repeated."""
+USED = 5.0
+"""Seconds after which control is told again that a queue with requirements is used."""
+SILENCE = 5.0
+"""Seconds between checks that the queues with requirements exist."""
 
 
 class _Route:
-    """`granted`: control has made the queue, or says why it cannot be."""
+    """Route to a queue whose tasks have requirements.
+
+    Args:
+        box: outbox of the queue.
+        needs: requirements of its tasks.
+        priority: highest priority that control was told of.
+        granted: control's reply: None when it has made the queue, or the reason why it cannot.
+    """
 
     def __init__(self, box: TaskOutbox, needs: Requirements, priority: int, granted: asyncio.Task[str | None]) -> None:
         self.box = box
@@ -38,8 +51,14 @@ class _Route:
 
 
 class TaskRouter:
-    """`cancelled` is called with the id of a task that has left and that nobody waits for any more; `gone` with the way to a
-    queue that nobody can serve (any more), and why. Nothing more leaves by it."""
+    """Outboxes of a session, by task queue.
+
+    Args:
+        session: reaches the broker and control.
+        means: mean durations of tasks, for chunking.
+        cancelled: called with the id of a task that was sent and is cancelled.
+        gone: called with the outbox of a queue that no node can serve (any more), and the reason; it sends nothing more.
+    """
 
     def __init__(
         self,
@@ -53,8 +72,8 @@ class TaskRouter:
         self._cancelled = cancelled
         self._gone = gone
         self._boxes: dict[str, TaskOutbox] = {}
-        self._ways: dict[str, _Route] = {}  # to queues whose tasks ask for a place
-        self._closed: set[str] = set()  # those that wait for control
+        self._ways: dict[str, _Route] = {}  # to queues whose tasks have requirements
+        self._closed: set[str] = set()  # queues that wait for control
         self._looking: asyncio.Task[None] | None = None
 
     def attach(self, link: Link) -> None:
@@ -70,10 +89,16 @@ class TaskRouter:
     def unconfirmed(self) -> int:
         return sum(box.unconfirmed for box in self._boxes.values())
 
-    # ---- ways
+    # ---- routes
 
     def to(self, queue: str, needs: Requirements | None, priority: int) -> TaskOutbox:
-        """What is put there leaves when control has heard of the queue, where its tasks ask for a place; else at once."""
+        """Outbox of a queue. It sends at once, or if there are requirements, when control has made the queue.
+
+        Args:
+            queue: name of the task queue.
+            needs: requirements of its tasks; None without any.
+            priority: priority of the task that is to be sent.
+        """
         box = self._boxes.get(queue)
         if box is None:
             session = self._session
@@ -95,13 +120,19 @@ class TaskRouter:
 
     @property
     def all_open(self) -> bool:
-        """Whether no way waits for control."""
+        """True if no queue waits for control."""
         return not self._closed
 
     def when_open(
         self, queues: Iterable[str], then: Callable[[], None], failed: Callable[[ActorHubError], None]
     ) -> None:
-        """Call `then` when all of these are there, at once where they are; or `failed`, where one cannot be served."""
+        """Wait for control to make queues.
+
+        Args:
+            queues: names of the task queues.
+            then: called when all of them exist; at once if they do.
+            failed: called instead if one of them cannot be served.
+        """
         ways = [self._ways[queue] for queue in queues if queue in self._ways]
         if all(way.is_open for way in ways):
             then()
@@ -122,10 +153,10 @@ class TaskRouter:
         if self._session.link is not None:
             box.attach(self._session.link)
 
-    # ---- what control is told
+    # ---- requests to control
 
     async def _announce(self, queue: str) -> None:
-        """Control tells the nodes that there is such a queue. Until it has heard of it, it is told again."""
+        """Tell control of a queue, until it confirms; control tells the nodes."""
         await self._tell(queue, None, 0)
 
     async def _tell(self, queue: str, needs: Requirements | None, priority: int) -> str | None:
@@ -154,26 +185,28 @@ class TaskRouter:
             way.told = self._session.loop.time()
             self._attach(way.box)
             return
-        del self._ways[queue], self._boxes[queue]  # who asks later is answered as it is then
+        del self._ways[queue], self._boxes[queue]  # a later task asks control again
         self._gone(way.box, reason)
 
     def _ask_again(self, queue: str) -> None:
-        """It is not there any more: has it been removed, or only lost?"""
+        """Ask control again for a queue that is missing: it was removed for good, or only lost."""
         way = self._ways.get(queue)
         if way is not None and way.is_open:
             way.box.detach()
             way.granted = self._ask(queue, way.needs, way.priority)
 
     def _say_that_it_is_used(self, queue: str, priority: int) -> None:
-        """Now and then, so that control looks at what waits there; and when its tasks have a higher priority than before."""
+        """Tell control that a queue is used, every `USED` seconds at most, or when the priority of its tasks has risen."""
         way, now = self._ways[queue], self._session.loop.time()
         if way.is_open and (now - way.told > USED or priority > way.priority):
             way.told, way.priority = now, max(priority, way.priority)
             self._session.spawn_task(self._tell(queue, way.needs, way.priority), f"actorhub-used-{queue}")
 
     async def _look_for_vanished(self) -> None:
-        """A queue that is deleted in the moment of a publish takes the message along, and the broker confirms it all the
-        same: control says whether it has ended."""
+        """Check at intervals that the queues exist, and ask control again for a missing one.
+
+        The broker confirms a message to a queue that is deleted at the same moment, though the message is lost with it.
+        """
         while True:
             await asyncio.sleep(SILENCE)
             link = self._session.link

@@ -1,7 +1,7 @@
-"""What a task is: `@task` gives a function a `TaskSpec`, and `Retry` says how often it may be tried. No I/O.
+"""Specification of a task: the `@task` decorator, `TaskSpec`, and the retry policy `Retry`. No I/O.
 
-The function itself stays a plain function. Its retry policy is made of tenacity's strategies (https://tenacity.readthedocs.io):
-`wait_*`, `stop_*` and `retry_if_*`; the waiting is done by the broker, not by a worker.
+The decorated function stays a plain function. A retry policy consists of tenacity's strategies
+(https://tenacity.readthedocs.io): `wait_*`, `stop_*` and `retry_if_*`. The broker waits between attempts, not a worker.
 """
 
 from __future__ import annotations
@@ -32,28 +32,35 @@ HIGHEST_PRIORITY = 31
 
 @dataclass(frozen=True)
 class Retry:
-    """How often a task that raised is tried again, and when.
+    """Retry policy of a task that raised.
 
-    `attempts` counts the first one, too. `wait`, `stop` and `retry` are tenacity's strategies; a task is tried again while it
-    has attempts left, `stop` does not say stop, and `retry` says that this exception is worth it.
+    A task is tried again while it has attempts left, `stop` does not end it, and `retry` accepts its exception.
     """
 
     attempts: int = 3
+    """Attempts at most, including the first."""
     wait: wait_base = wait_none()  # noqa: RUF009 - it has no state
+    """Tenacity's strategy for the pause before the next attempt."""
     stop: stop_base = stop_never
+    """Tenacity's strategy that ends the attempts."""
     retry: retry_base = retry_if_exception_type(Exception)  # noqa: RUF009 - it has no state
+    """Tenacity's strategy that chooses the exceptions to retry."""
 
     def __post_init__(self) -> None:
         if self.attempts < 1:
             raise ValueError(f"attempts={self.attempts} makes no sense; the first one counts, so give 1 or more")
 
     def pause(self, attempt: int, error: BaseException, age: float) -> float | None:
-        """Seconds until the next attempt; None where there is none. `attempt` is the one that failed, from 1; `age` the
-        seconds since the first one began.
+        """Seconds until the next attempt; None if the task is not tried again.
+
+        Args:
+            attempt: number of the attempt that failed, from 1.
+            error: the exception that it raised.
+            age: seconds since the first attempt began.
 
         Raises:
-            whatever the strategies raise.
-            ValueError: they wait for no number of seconds.
+            Exception: any that the strategies raise.
+            ValueError: the pause is not a finite number of seconds.
         """
         if attempt >= self.attempts:
             return None
@@ -72,7 +79,7 @@ class Retry:
 
 
 class TaskOptions(BaseModel):
-    """What `@task(...)` takes; see its docstring."""
+    """Options of `@task`, which describes them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
@@ -110,7 +117,7 @@ class TaskSpec:
 
 
 tasks: dict[str, TaskSpec] = {}
-"""Every task function that this process has imported, by `module:qualname`: what a node may run by name."""
+"""Tasks that a node may run by name: every task function that this process has imported, by `module:qualname`."""
 
 
 @overload
@@ -126,21 +133,23 @@ def task(
     resources: dict[str, float] | None = None,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
-    """Makes the function a task, and returns the function itself, which can still be called.
+    """Make a function a task, and return the function itself, which can still be called.
 
     Workers compete for the tasks of a queue. A `def` task has its worker's slot for itself and can be killed; `async def`
-    tasks share one; generators stream their items.
+    tasks share a slot; generators stream their items.
 
-    - `queue`: the task queue; queues do not hold each other up.
-    - `retry`: how often a task that raised is tried again, and when. By default not at all.
-    - `timeout`: seconds that one attempt may take; then it is ended, and it counts as one that raised CallTimeout.
-    - `priority`: 0 to 31. RabbitMQ 4 serves those above 4 before the others; older versions know none.
-    - `max_redeliveries`: how often a task may kill its worker before it goes to the dead letters instead.
-    - `resources`: what is reserved while it runs, such as `{"cpu": 2, "gpu": 1}`. Slots for such tasks are started where there
-      is room, while any wait, and end when none come; without, a task runs in one of the slots that every node has.
+    Args:
+        function: the function.
+        queue: the task queue; queues do not hold each other up.
+        retry: retry policy for a task that raised; by default it is not tried again.
+        timeout: seconds that one attempt may take; then it is ended, and counts as one that raised CallTimeout.
+        priority: 0 to 31. RabbitMQ 4 serves those above 4 before the others; older versions have no priorities.
+        max_redeliveries: times that a task may kill its worker before it becomes a dead letter.
+        resources: resources reserved while it runs, such as `{"cpu": 2, "gpu": 1}`. Slots for such tasks are started on
+            nodes with room while any wait, and end when none come. Without it, a task runs in one of every node's slots.
 
     Raises:
-        TypeError: it is not a function.
+        TypeError: `function` is not a function.
         pydantic.ValidationError: an option is unknown or out of range.
     """
 
@@ -157,10 +166,10 @@ def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
 
 
 def task_of(function: Callable[..., Any]) -> TaskSpec:
-    """The spec of a task; a function that was not decorated is one with the default options.
+    """Specification of a task; a function without `@task` has the default options.
 
     Raises:
-        TypeError: it is not a function.
+        TypeError: `function` is not a function.
     """
     spec = getattr(function, SPEC, None)
     if isinstance(spec, TaskSpec):
@@ -171,5 +180,5 @@ def task_of(function: Callable[..., Any]) -> TaskSpec:
 
 
 def is_registered(spec: TaskSpec) -> bool:
-    """Whether nodes that import its module know it by name."""
+    """True if nodes that import the function's module find the task by name."""
     return tasks.get(spec.name) is spec

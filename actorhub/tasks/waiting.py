@@ -1,4 +1,4 @@
-"""Waiting for many tasks."""
+"""Waiting for many tasks: results of several futures, and a map over rows of arguments."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from actorhub.tasks.progress import ProgressBar
 
 R = TypeVar("R")
-AT_ONCE = 8  # values that are brought from other nodes at the same time
+AT_ONCE = 8
+"""Values that are brought from other nodes at the same time."""
 
 
 async def get_all(
@@ -25,7 +26,18 @@ async def get_all(
     fetch: Callable[[ObjectRef[Any]], Awaitable[Any]],
     timeout: float | None,
 ) -> list[Any]:
-    """The results and values in order, or the first failure."""
+    """Results of futures and values of references, in order.
+
+    Args:
+        wanted: the futures and references.
+        fetch: gets the value of a reference.
+        timeout: seconds to wait; None without a limit.
+
+    Raises:
+        CallCancelled: a task was cancelled.
+        TimeoutError: the timeout passed.
+        Exception: the first failure of a task or of `fetch`.
+    """
     futures = [one for one in wanted if isinstance(one, Future)]
     async with asyncio.timeout(timeout):
         await wait_until_done([future.settled for future in futures], len(futures), or_failed=True)
@@ -40,7 +52,10 @@ async def get_all(
 async def _values(
     wanted: Sequence[Future[Any] | ObjectRef[Any]], fetch: Callable[[ObjectRef[Any]], Awaitable[Any]]
 ) -> list[Any]:
-    """In order, or the first failure. All futures are done; their results may have to be brought, as those of references."""
+    """Values in order, or the first failure.
+
+    All futures are done; stored results are brought like values of references.
+    """
     values: list[Any] = [None] * len(wanted)
     left = iter(enumerate(wanted))
 
@@ -63,7 +78,16 @@ async def _values(
 async def wait_for(
     futures: list[Future[R]], count: int | None, timeout: float | None
 ) -> tuple[list[Future[R]], list[Future[R]]]:
-    """Those that are done, and those that are not."""
+    """Wait for futures, and return those that are done and those that are not.
+
+    Args:
+        futures: the futures.
+        count: return when this many are done; None waits for all.
+        timeout: seconds to wait at most; None without a limit.
+
+    Raises:
+        ValueError: `count` is negative, or more than there are futures.
+    """
     wanted = len(futures) if count is None else count
     if not 0 <= wanted <= len(futures):
         raise ValueError(f"count={wanted} of {len(futures)} futures will never be done; give 0 to {len(futures)}")
@@ -74,10 +98,21 @@ async def wait_for(
 
 
 class TaskMap(AsyncIterator[R], Generic[R]):
-    """`submit` makes a row of arguments into a future; at most `window` of them are not read yet. Dropping it is leaving it."""
+    """Iterator over the results of one task for each row of arguments. Dropping it cancels the tasks not read, as `aclose` does.
+
+    Args:
+        submit: sends the task of a row.
+        rows: rows of arguments.
+        ordered: yield results in the order of the rows; else as they come.
+        window: tasks that are submitted and not read yet, at most.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: `window` is below 1.
+    """
 
     _progress: ProgressBar | None = None
-    _loop: asyncio.AbstractEventLoop | None = None  # once something was submitted
+    _loop: asyncio.AbstractEventLoop | None = None  # set with the first submission
 
     def __init__(
         self,
@@ -91,7 +126,7 @@ class TaskMap(AsyncIterator[R], Generic[R]):
             raise ValueError(f"a window of {window} tasks never begins; give 1 or more")
         self._submit = submit
         self._rows = rows
-        self._row: tuple[Any, ...] | None = None  # one that is not submitted yet
+        self._row: tuple[Any, ...] | None = None  # read from `rows`, not submitted yet
         self._ordered = ordered
         self._window = window
         self._unread: dict[Future[R], None] = {}  # in the order of sending
@@ -118,7 +153,7 @@ class TaskMap(AsyncIterator[R], Generic[R]):
         return result
 
     async def aclose(self) -> None:
-        """Leave: what was submitted and not read is cancelled."""
+        """Stop, and cancel the tasks that were submitted and not read."""
         self._close()
 
     def __del__(self) -> None:
@@ -128,8 +163,10 @@ class TaskMap(AsyncIterator[R], Generic[R]):
             self._loop.call_soon_threadsafe(_cancel, self._unread)
 
     async def _next(self) -> Future[R]:
-        """Raises:
-        StopAsyncIteration: all have been read.
+        """Take the next future to read.
+
+        Raises:
+            StopAsyncIteration: all have been read.
         """
         if not self._unread:
             raise StopAsyncIteration
@@ -142,7 +179,7 @@ class TaskMap(AsyncIterator[R], Generic[R]):
 
     def _fill(self) -> None:
         self._loop = asyncio.get_running_loop()
-        done, news = self._done, self._news  # what is called back does not keep the rest
+        done, news = self._done, self._news  # so that the callback does not keep this map alive
 
         def one_done(future: Future[R]) -> None:
             done.append(future)
@@ -158,7 +195,7 @@ class TaskMap(AsyncIterator[R], Generic[R]):
             except TooManyPending:
                 if not self._unread:
                     raise
-                break  # there is room when one of them is done
+                break  # until one of the pending tasks is done
             self._row = None
             self._unread[future] = None
             if not self._ordered:
