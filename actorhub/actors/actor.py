@@ -31,32 +31,36 @@ def actor(
     on_error: Literal["keep", "restart"] = "keep",
 ) -> Callable[[type[T]], type[T]]: ...
 def actor(cls: type | None = None, /, **options: Any) -> Any:
-    """Makes the class an actor class, and returns the class itself.
+    """Make a class an actor class, and return the class itself.
 
     Public methods are messages; names with a leading underscore cannot be called from outside. `async def` methods run on
     the worker's event loop, `def` methods in a thread, generators stream their items.
 
-    - `durable`: each message changes the state once, and its answer and its tells go out once, whatever crashes. The state is
-      the instance's attributes, or the fields of a pydantic model; a method that raises leaves it as it was. It lives until it
-      is killed. `state_version` and `migrate(cls, state, from_version)` of the class read the state of former versions.
-    - `shards`: makes it a keyed class: `hub.at(cls, key)` is one of millions of instances, spread over so many mailboxes. The
-      constructor takes the key, or nothing. Another number of shards is another set of instances.
-    - `standby`: another worker, on another node where there is one, waits to go on in the moment in which the broker loses
-      the first. It takes `resources` of its own.
-    - `reads`: names of methods that change nothing and tell nobody anything. Their answers are not kept in the journal; they
-      say what is committed, and a method whose answer was lost on its way runs once more.
-    - `concurrency`: how many calls one instance handles at once; 1 means one after the other, in order.
-    - `reentrant`: a call that comes back to the actor in the chain of one that waits runs instead of failing.
-    - `isolation`: "process" gives the instance a worker process of its own.
-    - `max_restarts`: how often a lost instance is made anew elsewhere before it is dead: in its life, or in any
-      `restart_window` seconds. A durable one is always made anew.
-    - `max_redeliveries`: how often a message may kill its worker before it goes to the dead letters instead.
-    - `resources`: what it reserves on its node, such as `{"gpu": 1}`.
-    - `mailbox_limit`: how many envelopes may wait; past it a send fails with MailboxFull.
-    - `on_error`: "restart" makes the instance anew after a method raised.
+    Args:
+        cls: the class.
+        durable: each message changes the state once, and its reply and its tells are sent once, whatever crashes. The state
+            is the instance's attributes, or the fields of a pydantic model; a method that raises leaves it unchanged. The
+            actor lives until it is killed. The class reads the state of earlier versions by `state_version` and
+            `migrate(cls, state, from_version)`.
+        shards: makes it a keyed class: `hub.at(cls, key)` is one of millions of instances, spread over this number of
+            mailboxes. The constructor takes the key, or nothing. Another number of shards is another set of instances.
+        standby: another worker, on another node if possible, waits to take over at the moment the broker loses the first.
+            It reserves `resources` of its own.
+        reads: names of methods that change no state and send no tells. Their replies are not kept in the journal: they
+            report committed state, and a method whose reply was lost runs once more.
+        concurrency: calls that one instance handles at once; 1 means one after the other, in order.
+        reentrant: a call that returns to the actor in the chain of a waiting call runs instead of failing.
+        isolation: "process" gives the instance a worker process of its own.
+        max_restarts: times that a lost instance is restarted elsewhere before the actor is dead: in its whole life, or
+            within any `restart_window` seconds. A durable actor is always restarted.
+        restart_window: seconds; see `max_restarts`.
+        max_redeliveries: times that a message may kill its worker before it becomes a dead letter.
+        resources: resources that it reserves on its node, such as `{"gpu": 1}`.
+        mailbox_limit: envelopes that may wait; beyond it a send fails with MailboxFull.
+        on_error: "restart" creates a new instance after a method raised.
 
     Raises:
-        TypeError: it is not a class, or has no public method.
+        TypeError: `cls` is not a class, or has no public method.
         pydantic.ValidationError: an option is unknown or out of range.
     """
 

@@ -1,4 +1,4 @@
-"""One live actor: it takes an envelope, decodes it, calls the method, and hands over the answer."""
+"""Cell of one live actor: takes a request, decodes it, calls the method, and hands over the reply."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ from actorhub.wire.signature import Signature
 
 log = logging.getLogger(__name__)
 
-TURN = 0.01  # seconds that calls which never wait may hold the event loop
+TURN = 0.01
+"""Seconds that calls which never wait may hold the event loop."""
 
 
 @dataclass(eq=False)
@@ -47,14 +48,21 @@ class _Running:
     method: str
     began: float
     cancelled: bool = False
-    inside: bool = False  # the method itself runs: what it raises is its own, whatever the type
+    inside: bool = False  # the method itself runs: any exception is its own, whatever the type
 
 
 class ActorCell:
-    """One instance of an actor class.
+    """Cell of one instance of an actor class, which runs its calls.
 
-    `create` makes the instance; it runs in a thread. Envelopes are offered in order and begin in order; at most
-    `concurrency` are handled at once. Every offered work is finished once, unless the cell is stopped first.
+    Requests begin in the order in which they are offered; at most `concurrency` run at once. Every offered request is
+    finished exactly once, unless the cell is stopped first.
+
+    Args:
+        execution: the execution context of the methods.
+        spec: the actor class.
+        create: makes the instance; runs in a thread.
+        blackbox: records the calls in flight, for the case that the worker dies.
+        on_failed: called with the exception after which the instance must be restarted (`on_error="restart"`).
     """
 
     def __init__(
@@ -78,7 +86,7 @@ class ActorCell:
         self._running: dict[str, _Running] = {}
         self._runners: set[asyncio.Task[None]] = set()
         self.may_begin: Callable[[], bool] = lambda: True
-        """Asked before each call; after a False, `go_on` has to follow."""
+        """Checked before each call. When it has returned False, `go_on` must be called later."""
         self._extra = 0  # reentrant calls, beside the `concurrency` ordinary runners
         self._ready = False
         self._stopped = False
@@ -89,7 +97,7 @@ class ActorCell:
         """Make the instance and call its `started`.
 
         Raises:
-            ActorInitFailed: either raised; the cause is kept.
+            ActorInitFailed: the constructor or `started` raised; the cause is kept.
         """
         current_execution.set(self._residence)
         current_session.set(self._session)
@@ -103,7 +111,7 @@ class ActorCell:
         self._run_more()
 
     async def stop(self, timeout: float) -> None:
-        """Begin nothing more, wait for running calls for `timeout` seconds, then cancel them; call `stopping`."""
+        """Begin no more calls, wait `timeout` seconds for those that run, cancel the rest, and call `stopping`."""
         self._stopped = True
         self._waiting.clear()
         if self._runners:
@@ -126,24 +134,24 @@ class ActorCell:
 
     @property
     def handling(self) -> bool:
-        """Whether a call has begun and not ended."""
+        """True while a call runs."""
         return bool(self._running)
 
     @property
     def running(self) -> list[tuple[str, float]]:
-        """The methods that run, each with the seconds since it began."""
+        """Names of the methods that run, each with the seconds since it began."""
         now = time.monotonic()
         return [(running.method, now - running.began) for running in self._running.values()]
 
     @property
     def waiting(self) -> int:
-        """Calls that have not begun."""
+        """Number of calls that have not begun."""
         return len(self._waiting)
 
     # ---- taking
 
     def offer(self, work: Request) -> None:
-        """Take a call, in order. One that came back to this actor in its own chain runs at once, or fails."""
+        """Take a request, in order. A call that returns to this actor in its own chain runs at once, or fails."""
         if self._stopped:
             return
         if work.envelope.chain and self._running and self._comes_back(work.envelope):
@@ -158,13 +166,13 @@ class ActorCell:
         self._run_more()
 
     def fail_all(self, error: BaseException) -> None:
-        """There is no instance, and will be none: what waits for it fails so."""
+        """Fail all waiting requests with `error`, since the instance could not be created."""
         while self._waiting:
             work = self._waiting.popleft()
             work.finish(self._failure(work.envelope, error))
 
     def cancel(self, call_id: str) -> None:
-        """Cancel a call that runs or waits. `def` methods run on to their end; their answer is not sent."""
+        """Cancel a call that runs or waits. A `def` method runs on to its end; its result is not sent."""
         running = self._running.get(call_id)
         if running is not None:
             running.cancelled = True
@@ -177,7 +185,7 @@ class ActorCell:
                 return
 
     def go_on(self) -> None:
-        """It may begin again."""
+        """Begin waiting calls, now that `may_begin` returns True again."""
         for _ in range(min(len(self._waiting), self.spec.options.concurrency)):
             self._run_more()
 
@@ -189,7 +197,10 @@ class ActorCell:
         self._runners.add(self._session.loop.create_task(self._settled(coroutine), name=f"actorhub-{self.actor_id}"))
 
     async def _settled(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """A runner in its surroundings. It leaves `_runners` in the same step in which it saw that nothing waits."""
+        """Run a runner in its context.
+
+        It leaves `_runners` in the same step in which it finds that no request waits.
+        """
         current_execution.set(self._residence)
         current_session.set(self._session)
         task = asyncio.current_task()
@@ -215,7 +226,7 @@ class ActorCell:
     # ---- handling
 
     async def _handle(self, work: Request) -> None:
-        """The life of one envelope: decode, call, answer. `work.finish` sends the answer and acknowledges."""
+        """Handle one request: decode, call, reply. `work.finish` sends the reply and acknowledges."""
         envelope = work.envelope
         task = asyncio.current_task()
         assert task is not None
@@ -233,7 +244,7 @@ class ActorCell:
             task.uncancel()
             answer = self._failure(envelope, CallCancelled(f"{self._label(envelope)} was cancelled"))
         except (Exception, SystemExit, KeyboardInterrupt) as exc:
-            if self._session.is_closed:  # nobody's answer: the message goes back, and is handled elsewhere
+            if self._session.is_closed:  # no reply: the message is requeued and handled elsewhere
                 raise asyncio.CancelledError from exc
             failed = exc
             answer = self._failure(envelope, exc, _reason(exc, running))
@@ -273,7 +284,9 @@ class ActorCell:
         return Reply({"kind": Kind.REPLY, "call": envelope.id, "codec": codec}, payload)
 
     async def _call_in_thread(self, running: _Running, function: Callable[[], Any]) -> Any:
-        """A thread cannot be cancelled: the call keeps its turn until the thread ends, or the cell is stopped."""
+        """Call in a thread, which cannot be cancelled: the call keeps its turn until the thread ends or the cell is
+        stopped.
+        """
         future = asyncio.ensure_future(_in_thread(function))
         while not future.done():
             try:
@@ -301,15 +314,15 @@ class ActorCell:
     def _label(self, envelope: Envelope) -> str:
         return f"{self.spec.cls.__qualname__}.{envelope.method}"
 
-    # ---- calls that come back
+    # ---- calls that return in their own chain
 
     def _comes_back(self, envelope: Envelope) -> bool:
         return any(hop.actor == self.actor_id and hop.call in self._running for hop in envelope.chain)
 
     def _is_deadlocked(self, envelope: Envelope) -> bool:
-        """Every turn of this actor is taken by a call that waits, in the envelope's chain, for this envelope's answer.
+        """True if every turn of this actor is held by a call that waits, through the envelope's chain, for its reply.
 
-        Where one has made its call and does not wait for it yet, the question is asked again as soon as it does.
+        If one of them has sent its call and does not wait for it yet, this is checked again as soon as it does.
         """
         if len(self._running) < self.spec.options.concurrency:
             return False
@@ -343,7 +356,7 @@ class ActorCell:
 
 
 def _reason(error: BaseException, running: _Running) -> Reason:
-    """Why a tell that failed so is kept as dead."""
+    """Reason for which a tell that failed with `error` is kept as a dead letter."""
     if running.inside:
         return "exception"
     if isinstance(error, MethodNotFound | InvalidArguments | InvalidResult | NotSerialisable | UntrustedPayload):
@@ -352,12 +365,12 @@ def _reason(error: BaseException, running: _Running) -> Reason:
 
 
 def _calls_after(envelope: Envelope) -> list[str]:
-    """For each hop of the chain, the id of the call that it made."""
+    """Ids of the calls that the hops of the chain made, one for each."""
     return [*(hop.call for hop in envelope.chain[1:]), envelope.id]
 
 
 async def _in_thread(function: Callable[[], Any]) -> Any:
-    """No future takes StopIteration: it comes as RuntimeError, as from a coroutine."""
+    """Call in a thread. StopIteration, which futures do not accept, becomes RuntimeError, as in a coroutine."""
     context = contextvars.copy_context()
 
     def run() -> Any:

@@ -1,5 +1,6 @@
-"""The execution context of running code, `ref` (an actor's own handle), and `step` (idempotent calls to the
-outside world from durable actors)."""
+"""Execution context of running code; `ref`, an actor's own handle; and `step`, idempotent external calls of durable
+actors.
+"""
 
 from __future__ import annotations
 
@@ -19,31 +20,31 @@ from actorhub.messaging.session import Session
 A = TypeVar("A")
 
 YieldTurn = Callable[[Future[Any]], AbstractContextManager[None]]
-"""Context manager that a thread enters while it blocks on this future: another thread has its turn meanwhile."""
+"""Context manager that a thread enters while it blocks on the future; another thread runs meanwhile."""
 
 R = TypeVar("R")
 
 
 @dataclass(frozen=True)
 class ExecutionContext:
-    """Where the running code lives: in which actor or task, with which session."""
+    """Execution context of running code: its actor, session and namespace."""
 
     handle: Handle | None
-    """Of the actor whose method runs; None in a task."""
+    """Handle of the actor whose method runs; None in a task."""
     session: Session
     namespace: str
     yield_turn: YieldTurn | None = None
-    """Of a `def` task: entered while it blocks, so that another task runs meanwhile."""
+    """Entered by a `def` task while it blocks, so that another task runs meanwhile; None elsewhere."""
 
 
 current_execution: ContextVar[ExecutionContext | None] = ContextVar("actorhub_execution", default=None)
 
 
 def ref(self: A) -> A:
-    """An actor's own handle, inside its methods: `await other.subscribe(ref(self))`.
+    """Handle of the actor itself, inside its methods: `await other.subscribe(ref(self))`.
 
     Raises:
-        ActorHubError: called outside an actor, or with another object than its `self`.
+        ActorHubError: called outside an actor, or with an object other than its `self`.
     """
     here = current_execution.get()
     if here is None or here.handle is None or not isinstance(self, spec_behind(here.handle).cls):
@@ -62,8 +63,8 @@ async def step(key: str, function: Callable[[str], object], /) -> object:
 
         await step("charge", lambda key: stripe.charge(amount, idempotency_key=key))
 
-    Should the worker die before the commit, the message is handled again, and the function called again, with the same key;
-    once the commit counts, never more. `key` tells the steps of one method apart.
+    If the worker dies before the commit, the message is handled again and the function called again with the same key;
+    after the commit, never again. `key` distinguishes the steps of one method.
 
     Raises:
         ActorHubError: called outside a method of a durable actor.

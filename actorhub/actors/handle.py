@@ -1,4 +1,4 @@
-"""Handles of actors, and the two verbs: `ask` waits for a reply, `tell` does not."""
+"""Handles of actors, and their two verbs: `ask`, which returns a reply, and `tell`, which does not."""
 
 from __future__ import annotations
 
@@ -49,7 +49,13 @@ class Handle:
     __slots__ = ("_session", "_spec", "_ticket")
 
     def __init__(self, session: Session | None, ticket: ActorAddress, spec: ActorSpec) -> None:
-        """`session`: None for a handle that is read outside any hub; it belongs to the first hub that uses it."""
+        """Make a handle.
+
+        Args:
+            session: sends its calls; None for a handle read outside any hub, which then belongs to the first hub that uses it.
+            ticket: address of the actor.
+            spec: the actor's class.
+        """
         self._session = session
         self._ticket = ticket
         self._spec = spec
@@ -115,7 +121,7 @@ def address_of(handle: object) -> ActorAddress:
     """The address of the actor that a handle refers to.
 
     Raises:
-        TypeError: the value is no handle.
+        TypeError: the value is not a handle.
     """
     if not isinstance(handle, Handle):
         raise TypeError(f"{handle!r} is not a handle of an actor; hub.spawn and hub.find give handles")
@@ -170,8 +176,10 @@ def _is_kind_of(ticket: ActorAddress, cls: type) -> bool:
 
 
 def remote_of(method: Any) -> RemoteMethod:
-    """Raises:
-    TypeError: it is not the method of a handle.
+    """Check that a value is a method of a handle, and return it.
+
+    Raises:
+        TypeError: it is not.
     """
     if not isinstance(method, RemoteMethod):
         raise TypeError(f"{method!r} is not the method of a handle; write it as in ask(counter.add, 5)")
@@ -183,7 +191,7 @@ def ask(method: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs:
 @overload
 def ask(method: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Call[R]: ...
 def ask(method: Any, /, *args: Any, **kwargs: Any) -> Any:
-    """Call a method of a handle, `async def` or not; await the returned Call for the answer.
+    """Call a method of a handle, `async def` or not; await the returned Call for the reply.
 
     The call is sent when it is made, at the end of the current turn of the event loop. Calls from one hub to one actor
     are handled in the order in which they were made.
@@ -195,11 +203,11 @@ def ask(method: Any, /, *args: Any, **kwargs: Any) -> Any:
 
 
 async def tell(method: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
-    """Send a message and want no answer. Returns when the broker has confirmed it: from then on it survives any crash.
+    """Send a message without a reply. Returns when the broker has confirmed it: from then on it survives any crash.
 
     Raises:
         InvalidArguments: they do not fit the method's annotations; nothing was sent.
-        ActorNotFound, ActorDied: there is no such actor (any more).
+        ActorNotFound, ActorDied: the actor does not exist (any more).
         MailboxFull: its mailbox is at its limit; see `backpressure`.
     """
     remote = remote_of(method)

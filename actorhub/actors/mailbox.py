@@ -1,7 +1,7 @@
-"""A queue's consumer: windows, answers and acknowledgements around one cell.
+"""Mailbox of an actor: the consumer of its queue, with sequence windows, replies and acknowledgements.
 
-The acknowledgement policy: an envelope is done when its method has ended and the broker has confirmed the answer (or,
-where none is wanted and the method failed, the dead letter). A delivery is acknowledged when all its envelopes are done.
+Acknowledgement policy: a message is done when its method has ended and the broker has confirmed the reply (or the dead
+letter of a tell that failed). A delivery is acknowledged when all its messages are done.
 """
 
 from __future__ import annotations
@@ -24,23 +24,32 @@ from actorhub.wire.envelope import Envelope, Kind, decode
 
 log = logging.getLogger(__name__)
 
-PREFETCH = 128  # messages; each holds up to 256 envelopes
-HOLD_BACK = 2.0  # seconds that an envelope waits for an earlier one that does not come
+PREFETCH = 128
+"""Deliveries; each holds up to 256 envelopes."""
+HOLD_BACK = 2.0
+"""Seconds that an envelope waits for an earlier one that does not come."""
 
 
 class MessageReceiver(Protocol):
-    """What stands behind a mailbox: a cell, or the grave of a dead one."""
+    """Receiver of a mailbox's messages: a cell, or the receiver of a dead actor."""
 
     def offer(self, work: Request) -> None: ...
     def cancel(self, call_id: str) -> None: ...
 
 
 class Mailbox(Recoverable):
-    """Consumes one queue for as long as the session lives, across lost links.
+    """Mailbox of one actor: consumes its queue while the session lives, across lost links.
 
-    `poison` holds ids of calls that must not run again: they killed their workers. `on_gone` is called when the queue does
-    not exist any more; `on_first` when the first delivery comes, which for a standby means that it is its turn; `on_ended`
-    when the broker ends the consumer and leaves the link, instead of consuming again.
+    Args:
+        session: the session that consumes.
+        queue: name of the queue.
+        taker: receives the messages.
+        dead: queue for dead letters.
+        prefetch: deliveries that may be unacknowledged.
+        poison: ids of calls that must not run again, since they killed their workers.
+        on_gone: called when the queue no longer exists; without it, `open` raises.
+        on_first: called at the first delivery, which tells a standby to take over.
+        on_ended: called when the broker ends the consumer but not the link; without it, the mailbox consumes again.
     """
 
     def __init__(
@@ -76,13 +85,15 @@ class Mailbox(Recoverable):
     # ---- life
 
     async def open(self) -> None:
-        """Raises:
-        ActorNotFound: the queue does not exist.
+        """Begin to consume.
+
+        Raises:
+            ActorNotFound: the queue does not exist.
         """
         await self._session.attachments.add(self)
 
     async def close(self) -> None:
-        """What is not acknowledged goes back to the queue, in order, for the next consumer."""
+        """Stop consuming. Unacknowledged messages return to the queue, in order, for the next consumer."""
         self._closed = True
         self._timers.close()
         self._session.attachments.remove(self)
@@ -112,7 +123,7 @@ class Mailbox(Recoverable):
 
     @property
     def idle(self) -> bool:
-        """Every delivery has been acknowledged."""
+        """True if every delivery is acknowledged."""
         return self._unacknowledged == 0
 
     def _acked(self) -> None:
@@ -192,7 +203,7 @@ class Mailbox(Recoverable):
             self._taker.offer(work)
 
     def _repeat(self, work: Request, window: SequenceWindow[Request, Reply], receipt: DeliveryAck) -> None:
-        """The broker or the sender brought it again: it is in hand, or was answered."""
+        """Handle a duplicate from the broker or the sender: its original is in hand, or has its reply."""
         envelope = work.envelope
         in_hand = self._in_hand.get((envelope.sender, envelope.seq))
         if in_hand is not None:
@@ -227,7 +238,7 @@ class Mailbox(Recoverable):
             if window.waiting:
                 self._hold()
 
-    # ---- answering
+    # ---- replies
 
     def _finished(self, work: Request, answer: Reply) -> None:
         envelope = work.envelope
@@ -235,7 +246,7 @@ class Mailbox(Recoverable):
             self._in_hand.pop((envelope.sender, envelope.seq), None)
         failure = answer.failure
         if failure is not None and (answer.reason == "poison" or envelope.kind is Kind.TELL):
-            if answer.reason != "actor died":  # of all that waited for it, the grave says one word
+            if answer.reason != "actor died":  # logged once for all messages, by `drain_and_delete`
                 log.error(
                     "%s of %s failed: %s", envelope.method, self.queue, failure.message, extra={"call": envelope.id}
                 )

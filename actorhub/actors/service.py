@@ -20,7 +20,7 @@ from actorhub.messaging.topology import service_queue
 T = TypeVar("T")
 
 CLOSE_TIMEOUT_SECONDS = 1.0
-"""For commands that still run when a service closes."""
+"""Time for commands that still run when a service closes."""
 
 
 @overload
@@ -69,7 +69,7 @@ def stub(session: Session, queue: str, cls: type[T]) -> T:
 
 
 class ServiceEndpoint(Recoverable):
-    """Command queue of a process, with the service that handles what comes.
+    """Command queue of a process, with the service that handles its commands.
 
     Args:
         session: the session of the process.

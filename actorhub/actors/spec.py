@@ -1,4 +1,7 @@
-"""Specification of an actor class: its options, the signatures of its methods, and the registry of all classes. No I/O."""
+"""Specification of an actor class: its options, the signatures of its methods, and the registry of all classes.
+
+No I/O.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,14 @@ from actorhub.core.resources import Resources
 from actorhub.wire.signature import Signature
 
 SPEC = "__actorhub_spec__"
-LIFE = ("started", "stopping", "migrate")  # called by the worker, never from outside
+LIFE = ("started", "stopping", "migrate")
+"""Methods that the worker calls, and no client can."""
 
 T = TypeVar("T")
 
 
 class ActorOptions(BaseModel):
-    """What `@actor(...)` takes; see its docstring."""
+    """Options of `@actor`, which describes them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -60,7 +64,9 @@ class ActorOptions(BaseModel):
 
     @property
     def is_isolated(self) -> bool:
-        """Whether it has a process for itself. Which GPUs there are is said to whole processes."""
+        """True if the instance has a process of its own: by `isolation`, or for a GPU, which is assigned to a whole
+        process.
+        """
         return self.isolation == "process" or "gpu" in self.resources
 
 
@@ -76,21 +82,23 @@ class ActorSpec:
 
     @property
     def takes_key(self) -> bool:
-        """Whether the constructor of a keyed class wants its key."""
+        """True if the constructor of a keyed class takes the key."""
         return self.options.shards is not None and self.init.has_positional
 
     @property
     def state_version(self) -> int:
-        """Of a durable actor's state, as its class says."""
+        """Version of a durable actor's state, as its class declares; by default 1."""
         return int(getattr(self.cls, "state_version", 1))
 
 
 registry: dict[str, ActorSpec] = {}
-"""Every actor class that this process has imported, services excepted, by `module:QualName`: what a node may run by name."""
+"""Classes that a node may run by name: every actor class that this process has imported, but no services, by
+`module:QualName`.
+"""
 
 
 def spec_of(cls: object) -> ActorSpec:
-    """The spec of an actor class.
+    """Specification of an actor class.
 
     Raises:
         TypeError: the class was not decorated.
@@ -103,10 +111,16 @@ def spec_of(cls: object) -> ActorSpec:
 
 
 def class_name_of(cls: type) -> str:
+    """Name of a class in the registry: `module:QualName`."""
     return f"{cls.__module__}:{cls.__qualname__}"
 
 
 def specify(cls: object, options: ActorOptions) -> ActorSpec:
+    """Make the specification of a class.
+
+    Raises:
+        TypeError: `cls` is not a class, has no public method, would lose durable state, or lacks a method that `reads` names.
+    """
     if not isinstance(cls, type):
         raise TypeError(f"@actor decorates classes, and {cls!r} is none; functions take @task")
     inherited = vars(BaseModel) if issubclass(cls, BaseModel) else {}
@@ -127,8 +141,10 @@ def specify(cls: object, options: ActorOptions) -> ActorSpec:
 
 
 def _check_state(cls: type) -> None:
-    """Raises:
-    TypeError: there is a part of its state that would not be kept.
+    """Check that the whole state of a durable class can be kept.
+
+    Raises:
+        TypeError: a part of its state would be lost.
     """
     if issubclass(cls, BaseModel):
         lost = [name for name, field in cls.model_fields.items() if field.exclude]

@@ -1,4 +1,4 @@
-"""Where a dead actor's mailbox ends: every waiting caller is told, every tell kept, then the queue is deleted."""
+"""Termination of a dead actor's mailbox: fails the waiting calls, keeps the tells as dead letters, deletes the queue."""
 
 from __future__ import annotations
 
@@ -17,10 +17,15 @@ log = logging.getLogger(__name__)
 
 
 class DeadActorReceiver:
-    """Stands behind a dead actor's mailbox, and answers each call with the cause."""
+    """Receiver of a dead actor's messages: fails each call with the cause of death.
+
+    Args:
+        session: signs the replies.
+        error: the cause.
+    """
 
     def __init__(self, session: Session, error: ActorHubError) -> None:
-        self.kept = 0  # tells, each a dead letter
+        self.kept = 0  # tells kept as dead letters
         self._session = session
         self._error = error
 
@@ -29,14 +34,24 @@ class DeadActorReceiver:
         work.finish(Reply.failed(work.envelope.id, self._error, self._session.signer, "actor died"))
 
     def cancel(self, call_id: str) -> None:
-        """Every call is answered as soon as it comes: there is nothing to cancel."""
+        """Do nothing: every call has its reply as soon as it comes."""
 
 
 async def drain_and_delete(
     session: Session, queue: str, dead: DeadLetterQueue, error: ActorHubError, *, journal: str | None = None
 ) -> None:
-    """Returns when the queue is gone, and with it the journal where it had one. Whoever sends later finds no queue, and is
-    told by control. Says once how many tells are kept as dead."""
+    """Fail the calls in a dead actor's mailbox, keep its tells as dead letters, and delete the queue and the journal.
+
+    Returns when they are deleted. A later sender finds no queue, and learns the cause from control. Logs once how many tells
+    were kept.
+
+    Args:
+        session: consumes the queue.
+        queue: name of the mailbox.
+        dead: queue for dead letters.
+        error: the cause of death.
+        journal: name of the journal; None if the actor has none.
+    """
     grave = DeadActorReceiver(session, error)
     try:
         await _end_mailbox(session, queue, dead, grave, journal)
@@ -58,7 +73,7 @@ async def _end_mailbox(
             await mailbox.close()
         try:
             link = await session.live_link()
-            # the broker deletes no quorum queue on condition: a call that comes in between is told by its session's own look
+            # RabbitMQ cannot delete a quorum queue on condition: the sender of a call that comes in between finds out itself
             if await link.delete(queue, only_if_empty=journal is None):
                 if journal is not None:
                     await link.delete(journal)
@@ -68,7 +83,9 @@ async def _end_mailbox(
 
 
 async def _emptied(link: Link, queue: str, mailbox: Mailbox) -> bool:
-    """Nothing waits, and nobody else consumes: the actor's last consumer may still hold what it has not acknowledged."""
+    """True if no message waits and no other consumer is left: the actor's last one may still hold unacknowledged
+    messages.
+    """
     try:
         state = await link.state(queue)
     except BrokerUnavailable:

@@ -1,5 +1,6 @@
-"""Timers: when one is due next (pure: `now` is given, in Unix time), the `Timer` that callers hold, and the timers
-of a plain actor, in memory."""
+"""Timers: due times (pure: `now` is an argument, in Unix seconds), the `Timer` of a caller, and in-memory timers of
+actors.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +19,23 @@ from actorhub.core.addressing import new_id
 from actorhub.messaging.request import Reply, Request
 from actorhub.wire.envelope import Envelope, Kind, TimerSpec
 
-EARLY = 0.05  # seconds by which a timer may come early
-SHORTEST = 0.001  # seconds; Unix times in floats are no finer than a millionth
+EARLY = 0.05
+"""Seconds by which a timer may come early."""
+SHORTEST = 0.001
+"""Shortest interval in seconds; a Unix time in a float is no finer than a millionth."""
 
 Due = tuple[TimerSpec, Envelope, bytes]
 
 
 def first(every: float | str, now: float) -> float:
-    """The first time of what comes every so many seconds, or as a cron expression says.
+    """First due time of a repeating timer, in Unix seconds.
+
+    Args:
+        every: the interval in seconds, or a cron expression.
+        now: Unix seconds.
 
     Raises:
-        ValueError: it is no such expression, or the interval is below SHORTEST.
+        ValueError: the expression is not valid, or the interval is below SHORTEST or not finite.
     """
     if isinstance(every, str):
         return _after(every, now)
@@ -40,8 +47,10 @@ def first(every: float | str, now: float) -> float:
 
 
 def following(timer: TimerSpec, now: float) -> TimerSpec | None:
-    """The timer after its time has come; None where it comes only once. Times before `now` are left out, unless all of them
-    are to be caught up."""
+    """Next occurrence of a timer that was due; None if it comes only once.
+
+    Times before `now` are skipped, unless the timer catches up all of them.
+    """
     since = timer.due if timer.catch_up == "all" else max(timer.due, now)
     if timer.cron is not None:
         due = _after(timer.cron, since)
@@ -54,7 +63,7 @@ def following(timer: TimerSpec, now: float) -> TimerSpec | None:
 
 
 def is_missed(timer: TimerSpec, now: float) -> bool:
-    """Whether this time is left out: the next one has passed by already, and nothing is to be caught up."""
+    """True if this occurrence is skipped: the next one is due already, and the timer does not catch up."""
     if timer.catch_up != "skip" or (timer.every is None and timer.cron is None):
         return False
     following_one = following(timer.model_copy(update={"catch_up": "all"}), now)
@@ -69,7 +78,7 @@ def _after(cron: str, moment: float) -> float:
 
 
 class Timer:
-    """Awaiting it waits until the broker has it, and raises what a `tell` raises. `cancel` ends it."""
+    """Timer that was set. Awaiting it waits until the broker has stored it, and raises what `tell` raises."""
 
     def __init__(self, remote: RemoteMethod, times: TimerSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.id = times.id
@@ -86,10 +95,10 @@ class Timer:
         return self
 
     async def cancel(self) -> None:
-        """Returns when the broker has the word; what is due in this moment may still come.
+        """End the timer. Returns when the broker has stored the request; a message due at this moment may still come.
 
         Raises:
-            ActorNotFound, ActorDied: there is no such actor (any more).
+            ActorNotFound, ActorDied: the actor does not exist (any more).
         """
         ticket = address_of(self._remote.handle)
         await self._session.sender.check_stored(
@@ -101,8 +110,10 @@ class Timer:
 
 
 def after(remote: RemoteMethod, seconds: float, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Timer:
-    """Raises:
-    ValueError: the delay is negative or not finite.
+    """Set a timer that calls a method once, `seconds` from now.
+
+    Raises:
+        ValueError: the delay is negative or not finite.
     """
     if not 0 <= seconds < float("inf"):
         raise ValueError(f"a delay of {seconds} s makes no sense; give the seconds from now, 0 or more")
@@ -112,8 +123,17 @@ def after(remote: RemoteMethod, seconds: float, args: tuple[Any, ...], kwargs: d
 def every(
     remote: RemoteMethod, interval: float | str, catch_up: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Timer:
-    """Raises:
-    ValueError: it is neither an interval nor a cron expression.
+    """Set a timer that calls a method repeatedly.
+
+    Args:
+        remote: the method.
+        interval: seconds, or a cron expression.
+        catch_up: handling of missed times; see `TimerSpec`.
+        args: positional arguments of the method.
+        kwargs: keyword arguments of the method.
+
+    Raises:
+        ValueError: the interval is neither valid seconds nor a cron expression.
     """
     due = first(interval, time.time())
     cron, seconds = (interval, None) if isinstance(interval, str) else (None, interval)
@@ -121,7 +141,12 @@ def every(
 
 
 class InMemoryTimers:
-    """`offer` takes each message when its time has come; `on_finished` hears what became of it."""
+    """Timers of a plain actor, in memory.
+
+    Args:
+        offer: takes each message when it is due.
+        on_finished: called with each request and its reply when it was handled.
+    """
 
     def __init__(self, offer: Callable[[Request], None], on_finished: Callable[[Request, Reply], None]) -> None:
         self._offer = offer
@@ -133,7 +158,7 @@ class InMemoryTimers:
         self._armed[timer.id] = asyncio.get_running_loop().call_later(delay, self._fire, (timer, envelope, payload))
 
     def cancel(self, timer: str) -> bool:
-        """Whether there was one of that id."""
+        """Cancel a timer by its id; False if none has it."""
         armed = self._armed.pop(timer, None)
         if armed is not None:
             armed.cancel()
