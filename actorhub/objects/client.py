@@ -40,18 +40,12 @@ from actorhub.wire.signature import Signature
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-SMALL = 1024 * 1024
-"""Bytes up to which an object is written on the event loop, without a thread."""
-POLL = 0.02
-"""Seconds between looks at the transfer of another process."""
-SILENCE = 1.0
-"""Seconds without a chunk after which the broker is asked whether the owner still consumes."""
-ATTEMPTS = 3
-"""Attempts in a row of a transfer that bring nothing, before the object is lost."""
-AT_ONCE = 10_000
-"""Leases in one message."""
-CHUNK = 4 * 1024 * 1024
-"""Bytes of one read from remote storage."""
+SMALL = 1024 * 1024  # bytes up to which an object is written on the event loop, without a thread
+POLL = 0.02  # seconds between looks at the transfer of another process
+SILENCE = 1.0  # seconds without a chunk after which the broker is asked whether the owner still consumes
+ATTEMPTS = 3  # transfers in a row that bring nothing, before the object is lost
+AT_ONCE = 10_000  # leases in one message
+CHUNK = 4 * 1024 * 1024  # bytes of one read from remote storage
 
 
 @dataclass(frozen=True)
@@ -82,9 +76,7 @@ class ObjectClient:
     def open(self, path: Path | None = None, node: str = "") -> None:
         """Open the client, and begin to renew the leases of objects that this process refers to.
 
-        Args:
-            path: the store of the worker's node; None in a process that is no worker.
-            node: id of that node.
+        A worker gives the `path` of its node's store, and the id of its `node`.
 
         Raises:
             ObjectLost: that store is gone.
@@ -203,11 +195,8 @@ class ObjectClient:
         return asyncio.run_coroutine_threadsafe(self.fill(given), self._session.loop).result()
 
     def _stores_here(self, ref: ObjectRef[Any]) -> Iterator[ObjectStore]:
-        """Stores on this machine that may hold an object.
-
-        A node's processes read their own store only, so that they make copies of objects they often use; a client reads
-        every store of its machine.
-        """
+        """Stores on this machine that may hold an object: a client reads all of them, a node's processes only their own,
+        so that they copy objects which they often use."""
         if self._home is not None:
             yield self._home.store
         if self._is_guest and (self._home is None or self._home.queue != ref.queue):
@@ -235,10 +224,8 @@ class ObjectClient:
             await asyncio.gather(*(self._renew(queue, ids, pause) for queue, ids in self._needed().items()))
 
     def _needed(self) -> dict[str, list[str]]:
-        """Ids of the objects that this process refers to, by the queue of the server that keeps them.
-
-        Not part of a coroutine, whose local variable would itself refer to the last object while it waits.
-        """
+        """Ids of the objects that this process refers to, by the queue of their server. Not part of a coroutine, whose
+        local variable would itself keep the last object while it waits."""
         ids: defaultdict[str, list[str]] = defaultdict(list)
         for ref in held(self._session.names.objects("")):
             ids[ref.queue].append(ref.id)

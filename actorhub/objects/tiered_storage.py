@@ -10,8 +10,7 @@ from actorhub.core.owned_directory import exclusive_lock, try_exclusive
 from actorhub.objects.tier import StagedFile, StorageTier, UsageLedger, is_full, occupied
 
 _SLACK = 0.05
-"""Fraction of memory's capacity that a spill frees beyond need, since finding the oldest objects examines all of them.
-"""
+"""Fraction of memory's capacity that a spill frees beyond need: finding the oldest objects examines all of them."""
 
 
 class TieredStorage:

@@ -98,7 +98,9 @@ async def wait_for(
 
 
 class TaskMap(AsyncIterator[R], Generic[R]):
-    """Iterator over the results of one task for each row of arguments. Dropping it cancels the tasks not read, as `aclose` does.
+    """Iterator over the results of one task for each row of arguments.
+
+    Dropping it cancels the tasks that were not read, as `aclose` does.
 
     Args:
         submit: sends the task of a row.
