@@ -28,9 +28,9 @@ CONCURRENT_TASKS = 100
 MAX_IN_HAND = 10_000
 """Messages in the hand of one slot, at which it stops raising its prefetch."""
 _WEIGHT = 0.2
-"""Of a new measurement in a moving average."""
+"""Weight of a new measurement in a moving average."""
 _MAX_NAMES = 10_000
-"""Names of which a mean is remembered."""
+"""Names whose mean is kept, at most."""
 
 
 class MeanDurations:
