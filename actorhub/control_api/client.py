@@ -1,4 +1,4 @@
-"""How others ask control."""
+"""Client of control, and the errors that its replies stand for."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _REFUSALS = {"name taken": NameTaken, "infeasible": PlacementInfeasible, "parent
 
 
 def control_client(session: Session) -> ControlService:
-    """The control of the session's cluster, on whichever node it runs."""
+    """Client of the control of the session's cluster, independent of the node on which control runs."""
     return stub(session, session.names.control, ControlService)
 
 
 async def find(session: Session, namespace: str, name: str) -> SpawnSpec:
-    """The living actor that has the name.
+    """Find the living actor with this name.
 
     Raises:
-        ActorNotFound: there is none.
+        ActorNotFound: no living actor has this name.
     """
     plan = await control_client(session).find(namespace, name)
     if plan is None:
@@ -32,7 +32,7 @@ async def find(session: Session, namespace: str, name: str) -> SpawnSpec:
 
 
 def death_error(cause: str, *, at_birth: bool) -> ActorDied:
-    """The error for callers of a dead actor."""
+    """Error that callers of a dead actor get."""
     return ActorInitFailed(cause) if at_birth else ActorDied(cause)
 
 
@@ -41,10 +41,12 @@ def unwrap(answer: SpawnReply) -> SpawnSpec: ...
 @overload
 def unwrap(answer: GroupReply) -> PlacementGroupSpec: ...
 def unwrap(answer: SpawnReply | GroupReply) -> SpawnSpec | PlacementGroupSpec:
-    """What was made of what somebody asked for.
+    """Return the plan in a reply of control, or raise its error.
 
     Raises:
-        NameTaken, PlacementInfeasible, ActorDied: nothing was made. ActorDied: the actor that asks for it is dead.
+        NameTaken: another living actor or group of the namespace has the name.
+        PlacementInfeasible: no node can ever run it.
+        ActorDied: the actor that would own it is dead.
     """
     if answer.plan is None:
         assert answer.error is not None

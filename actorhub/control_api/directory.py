@@ -12,7 +12,7 @@ from actorhub.settings import Settings
 
 
 def cluster_session(settings: Settings, *, name: str = "hub", on_retry: OnRetry | None = None) -> Session:
-    """A session, not yet open, of a hub, a node or a worker: the only way in which those make one.
+    """Create the session, not yet open, of a hub, a node or a worker; they create theirs in no other way.
 
     Args:
         name: shown in the broker's list of connections.
@@ -24,7 +24,7 @@ def cluster_session(settings: Settings, *, name: str = "hub", on_retry: OnRetry 
 
 
 class ControlDirectory:
-    """The directory that control keeps, asked over a session."""
+    """Directory of actors that control keeps, read over a session."""
 
     def __init__(self, session: Session) -> None:
         self._session = session

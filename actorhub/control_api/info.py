@@ -126,8 +126,10 @@ class DedicatedQueueInfo(Model):
 
 
 class Demand(Model):
-    """Equal placements that wait for resources, as a scaler that adds nodes needs them. Placements in a bundle are not among
-    them, since no new node helps them."""
+    """Equal placements that wait for resources, as a scaler that adds nodes needs them.
+
+    Placements in a bundle are not among them, since no new node helps them.
+    """
 
     kind: Literal["actor", "group", "task"]
     """The thing that waits: an actor, a placement group, or a slot for tasks."""

@@ -1,4 +1,4 @@
-"""What a task asks of the place that it runs in. Pure."""
+"""Requirements of a task or an actor: resources, node, labels and bundle. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict
 
 from actorhub.core.resources import Resources
 
-DIGEST = 10  # hexadecimal digits; two needs of one queue that share them would share their slots
+# Hexadecimal digits. Two requirements of one queue with the same digest would share their slots.
+DIGEST = 10
 
 
 class Bundle(BaseModel):
@@ -21,31 +22,36 @@ class Bundle(BaseModel):
 
 
 class Requirements(BaseModel):
-    """`node`, `labels`: the id that the node must have, and its labels; `prefer`: labels that it should have. In a `bundle`,
-    where it runs is settled."""
+    """Requirements of a task for its slot."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     resources: Resources = {}
     node: str | None = None
+    """Id of the only node that may run it."""
     labels: dict[str, str] = {}
+    """Labels that its node must have."""
     prefer: dict[str, str] = {}
+    """Labels that its node should have."""
     bundle: Bundle | None = None
+    """Bundle of a placement group to run in; it determines the node."""
 
     @property
     def any(self) -> bool:
-        """Whether it asks for anything at all: what does not may run in every slot."""
+        """True if anything is required; a task without requirements may run in every slot."""
         return bool(self.resources or self.node or self.labels or self.prefer or self.bundle)
 
     @property
     def wanted(self) -> dict[str, float]:
-        """One cpu, where no resources are named."""
+        """Amounts to reserve; one cpu if no resources are named."""
         return self.resources or {"cpu": 1.0}
 
     @property
     def suffix(self) -> str:
-        """What is added to the name of a task queue, so that all tasks in one queue ask for the same; empty where nothing is
-        asked."""
+        """Suffix of the task queue's name, so that all tasks of one queue have the same requirements.
+
+        Empty if nothing is required.
+        """
         if not self.any:
             return ""
         canonical = self.model_copy(
@@ -54,7 +60,7 @@ class Requirements(BaseModel):
         return f".{hashlib.sha256(canonical.model_dump_json().encode()).hexdigest()[:DIGEST]}"
 
     def __str__(self) -> str:
-        """In words: `cpu 1, gpu 1 on node a`."""
+        """Describe the requirements in words: `cpu 1, gpu 1 on node a`."""
         said = [", ".join(f"{name} {amount:g}" for name, amount in self.wanted.items())]
         said += [f"in bundle {self.bundle.index} of {self.bundle.group}"] if self.bundle is not None else []
         said += [f"on node {self.node}"] if self.node is not None else []
@@ -63,4 +69,4 @@ class Requirements(BaseModel):
 
 
 NO_REQUIREMENTS = Requirements()
-"""Asks for nothing."""
+"""No requirements: may run in any slot."""

@@ -1,4 +1,4 @@
-"""What control, workers and nodes do for each other and for hubs: the actors at their queues, as callers know them."""
+"""Interfaces of the services of control, workers, slots and nodes, as their callers see them."""
 
 from __future__ import annotations
 
@@ -20,97 +20,108 @@ from actorhub.control_api.requirements import Requirements
 from actorhub.control_api.specs import Activation, SpawnSpec
 from actorhub.control_api.task_status import TaskStatusReport
 
-PAGE = 1000  # actors, or groups, in one answer
+# Actors, or groups, in one reply.
+PAGE = 1000
 
 
 @service
 class ControlService(ABC):
-    """What control does for hubs, nodes and workers."""
+    """Service of control for hubs, nodes and workers."""
 
-    # ---- what hubs ask
+    # ---- calls of hubs
 
     @abstractmethod
     async def spawn(self, asked: SpawnRequested) -> SpawnReply:
-        """Claims the name and chooses a worker; the mailbox is there when the answer comes. The answer has the actor's plan, or
-        that of the one which has the name, or why nothing was made."""
+        """Claim the name and choose a worker; the mailbox exists when the reply comes.
+
+        The reply has the actor's plan, or the plan of the actor that has the name, or the error.
+        """
 
     @abstractmethod
     async def make_group(self, asked: GroupRequested) -> GroupReply:
-        """Claims the name. It is reserved when there is room for all of it."""
+        """Claim the name. The group is reserved as soon as there is room for all of its bundles."""
 
     @abstractmethod
     async def remove_group(self, group: str) -> bool:
-        """Its actors end, and what it reserved is free. False where it is not there."""
+        """End the group's actors and free its resources. False if it does not exist."""
 
     @abstractmethod
     async def group(self, group: str) -> GroupInfo | None:
-        """None where it is not there."""
+        """Information about a group; None if it does not exist."""
 
     @abstractmethod
     async def groups(self, namespace: str | None = None, after: str | None = None) -> list[GroupInfo]:
-        """The next PAGE of them behind the one with this id, or the first, in the order of their making."""
+        """Page of at most `PAGE` groups in order of creation, from the group behind the id `after`, or the first."""
 
     @abstractmethod
     async def find(self, namespace: str, name: str) -> SpawnSpec | None:
-        """The living actor that has the name."""
+        """The living actor with this name; None if no living actor has it."""
 
     @abstractmethod
     async def describe(self, actor_id: str) -> ActorInfo | None:
-        """With what it waits for, where it waits for a place."""
+        """Information about an actor, including `waits_for` if it waits for a worker."""
 
     @abstractmethod
     async def kill(self, actor_id: str, cause: str) -> bool:
-        """False where it was dead already, or is not known. When its mailbox is gone, it answers nobody any more, and its
-        callers have been told."""
+        """Kill an actor. False if it was dead already, or is not known.
+
+        Once its mailbox is deleted, it replies to no call any more, and its callers have been told.
+        """
 
     @abstractmethod
     async def serve(self, queue: str, needs: Requirements | None = None, priority: int = 0) -> TaskQueueReply:
-        """Somebody sends tasks to this queue: every node's slots shall take from it. Where its tasks ask for a place, it gets
-        slots of its own while anything waits in it; it is there when the answer comes, or the answer says why it never can
-        be served. `priority`: the highest of them."""
+        """Serve a task queue that a client sends to: with every node's shared slots, or with slots of its own.
+
+        The queue exists when the reply comes, or the reply says why no node can ever serve it.
+
+        Args:
+            queue: name of the queue.
+            needs: requirements of its tasks; with any, it has dedicated slots while tasks wait in it.
+            priority: the highest priority of the tasks.
+        """
 
     @abstractmethod
     async def task_queues(self, namespace: str | None = None) -> list[str]:
-        """Those of the namespace that every slot serves; of all namespaces where none is named."""
+        """Task queues of the namespace, or of all namespaces, that every shared slot serves."""
 
     @abstractmethod
     async def served(self, namespace: str | None = None) -> list[DedicatedQueueInfo]:
-        """The task queues that have slots of their own."""
+        """Task queues with dedicated slots."""
 
     @abstractmethod
     async def demand(self) -> list[Demand]:
-        """What waits for a place, by what it asks for."""
+        """Placements that wait for resources, grouped by their requirements."""
 
     @abstractmethod
     async def end_session(self, session_id: str) -> None:
-        """Its actors end with it."""
+        """End a session's actors and groups."""
 
     @abstractmethod
     async def actors(self, namespace: str | None = None, after: str | None = None) -> list[ActorInfo]:
-        """The next PAGE of them behind the one with this id, or the first, in the order of their making."""
+        """Page of at most `PAGE` actors in order of creation, from the actor behind the id `after`, or the first."""
 
     @abstractmethod
     async def nodes(self) -> list[NodeInfo]:
-        """All that live."""
+        """All living nodes."""
 
-    # ---- what nodes and workers tell
+    # ---- reports of nodes and workers
 
     @abstractmethod
     async def report(self, report: NodeReport) -> None:
-        """A node lives."""
+        """Take a node's report: it lives."""
 
     @abstractmethod
     async def notice(self, event: NodeEvent) -> None:
-        """Something has happened on a node."""
+        """Take an event of a node."""
 
 
 @service(concurrency=10_000)
 class WorkerService(ABC):
-    """A worker's commands. Each is idempotent: control repeats itself after a failover."""
+    """Commands to a worker. Each is idempotent: control repeats them after a failover."""
 
     @abstractmethod
     async def start(self, order: StartActor) -> None:
-        """Make the actor and open its mailbox; control hears of success or failure by an event."""
+        """Create the actor and open its mailbox; an event tells control of success or failure."""
 
     @abstractmethod
     async def stop(self, actor_id: str, incarnation: int) -> None:
@@ -118,86 +129,88 @@ class WorkerService(ABC):
 
     @abstractmethod
     async def bury(self, order: DeleteMailbox) -> None:
-        """Answer every waiting caller of a dead actor, and delete its queue."""
+        """Reply to every waiting caller of a dead actor, and delete its queue."""
 
     @abstractmethod
     async def bury_queue(self, order: DeleteTaskQueue) -> None:
-        """Fail all tasks of a queue that nobody can serve any more, and delete it."""
+        """Fail all tasks of a queue that no slot can serve any more, and delete it."""
 
     @abstractmethod
     async def inventory(self) -> list[Activation]:
-        """What runs here."""
+        """Actor instances that the worker hosts."""
 
     @abstractmethod
     async def doing(self, actor_id: str) -> ActorActivity | None:
-        """What the actor's instance here has in hand; None where there is none."""
+        """Work of the actor's instance on this worker; None if the worker does not host it."""
 
 
 class TaskBroadcasts(ABC):
-    """What every agent and every slot is told of single tasks, by broadcast."""
+    """Broadcasts about single tasks, to every agent and every slot."""
 
     @abstractmethod
     async def cancel_task(self, call_id: str) -> None:
-        """Nobody waits for the task any more."""
+        """Cancel a task: no caller waits for it any more."""
 
     @abstractmethod
     async def task_died(self, call_id: str, times: int) -> None:
-        """A worker died while it ran the task; `times`: the deaths that the one who says so knows of, this one included."""
+        """Record that a worker died while it ran the task; `times` counts the deaths that the sender knows of, with this."""
 
     @abstractmethod
     async def task_late(self, call_id: str, attempt: int) -> None:
-        """This attempt at the task was late, and its slot was killed for that: it has failed, and is not made again."""
+        """Record that this attempt timed out and its slot was killed: it has failed, and is not repeated."""
 
 
 @service(concurrency=1000)
 class SlotService(TaskBroadcasts):
-    """A slot's commands."""
+    """Commands to a slot."""
 
     @abstractmethod
     async def serve(self, queues: list[str]) -> None:
-        """Take tasks of these queues, too."""
+        """Take tasks from these queues, too."""
 
     @abstractmethod
     async def leave(self) -> None:
-        """Take nothing more, and end with what runs."""
+        """Take no more tasks, and end when the running tasks have ended."""
 
 
 @service(concurrency=1000)
 class NodeService(TaskBroadcasts):
-    """A node's commands."""
+    """Commands to a node."""
 
     @abstractmethod
     async def worker_ready(self, worker: str, pid: int) -> None:
-        """A worker of this node takes commands from now on."""
+        """Note that a worker of this node takes commands from now on."""
 
     @abstractmethod
     async def worker_leaves(self, worker: str) -> None:
-        """A slot of this node takes nothing more, and ends when what it runs has ended: another shall take its place now, for
-        that may wait for tasks that nobody else would run."""
+        """Replace a slot of this node that takes no more tasks, and ends when its running tasks have ended.
+
+        The successor starts at once: the running tasks may wait for tasks that no other slot would run.
+        """
 
     @abstractmethod
     async def start_worker(self, worker: str, actor_id: str, gpu: float = 0.0) -> None:
-        """Start a worker process for one actor alone. `gpu`: how much of it is reserved for it."""
+        """Start a worker process for one isolated actor; `gpu` is the number of GPUs, or the part of one, reserved for it."""
 
     @abstractmethod
     async def stop_worker(self, worker: str) -> None:
-        """End such a worker."""
+        """End the worker process of an isolated actor."""
 
     @abstractmethod
     async def start_slot(self, order: StartSlot) -> None:
-        """Start a slot for one queue alone."""
+        """Start a dedicated slot of one queue."""
 
     @abstractmethod
     async def stop_slot(self, slot: str, now: bool) -> None:
-        """End such a slot: when what it runs has ended, or `now`."""
+        """End a dedicated slot: at once if `now`, else when its running tasks have ended."""
 
     @abstractmethod
     async def serve(self, queues: list[str]) -> None:
-        """These task queues are there, and wait for slots."""
+        """Let the node's shared slots serve these task queues, too."""
 
     @abstractmethod
     async def fates(self, call_ids: list[str]) -> TaskStatusReport:
-        """What this node knows of these tasks."""
+        """Statuses of these tasks, as far as this node knows them."""
 
     @abstractmethod
     async def report(self) -> None:
@@ -205,8 +218,8 @@ class NodeService(TaskBroadcasts):
 
     @abstractmethod
     async def drain(self) -> None:
-        """End in order, as after SIGTERM."""
+        """Drain and end, as after SIGTERM."""
 
     @abstractmethod
     async def acknowledge(self) -> None:
-        """Control knows this node."""
+        """Note that control knows this node."""

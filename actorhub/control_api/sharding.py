@@ -1,5 +1,7 @@
-"""Keyed classes: millions of instances behind a few mailboxes. An instance is there when it is called; its mailbox is made when
-somebody first calls one of those behind it."""
+"""Sharding of keyed classes: millions of instances behind a few mailboxes.
+
+An instance is created when it is called; the mailbox of a shard when a client first calls an instance of that shard.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,11 @@ from actorhub.wire.codec import by_value
 
 
 def shard_ticket(names: QueueNames, namespace: str, spec: ActorSpec, key: object) -> ActorAddress:
-    """Raises:
-    TypeError: it is no keyed class, or the key is no text.
-    ValueError: the key is empty.
+    """Address of the instance of a keyed class with this key.
+
+    Raises:
+        TypeError: the class is not keyed, or the key is not a string.
+        ValueError: the key is empty.
     """
     shards = spec.options.shards
     if shards is None:
@@ -34,11 +38,11 @@ def shard_ticket(names: QueueNames, namespace: str, spec: ActorSpec, key: object
 
 
 async def ensure_shard_mailbox(session: Session, ticket: ActorAddress) -> None:
-    """The one behind which the ticket's instance is, unless it is there.
+    """Create the mailbox of the shard that the ticket's instance belongs to, unless it exists.
 
     Raises:
-        ActorNotFound: its class is not known here.
-        PlacementInfeasible: no node can ever run it.
+        ActorNotFound: this process does not know the class.
+        PlacementInfeasible: no node can ever run the shard.
     """
     spec = registry.get(ticket.class_name)
     if spec is None or spec.options.shards is None:
@@ -50,7 +54,10 @@ async def ensure_shard_mailbox(session: Session, ticket: ActorAddress) -> None:
 
 
 def _plan(spec: ActorSpec, namespace: str, shard: int) -> SpawnSpec:
-    """Everybody gives the mailbox the same name, so nobody has to ask for it. An actor's id is one for all namespaces."""
+    """Plan of a shard's actor; each process derives the same id, without a call to control.
+
+    Ids of actors are unique across namespaces.
+    """
     word = "".join(letter for letter in spec.cls.__name__.lower() if letter.isalnum())[:30] or "actor"
     of = blake2b(f"{namespace} {spec.class_name}".encode(), digest_size=6).hexdigest()
     actor_id = f"{word}-{of}-{spec.options.shards}-{shard}"

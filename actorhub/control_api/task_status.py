@@ -11,11 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field
 K = TypeVar("K")
 V = TypeVar("V")
 
-REMEMBERED = 10_000  # entries
+# Entries that a `BoundedDict` keeps.
+REMEMBERED = 10_000
 
 
 class BoundedDict(OrderedDict[K, V]):
-    """Keeps the newest entries; one that is set again counts as new."""
+    """Dictionary that keeps the newest entries; an entry that is set again counts as new."""
 
     def __setitem__(self, key: K, value: V) -> None:
         super().__setitem__(key, value)
@@ -25,19 +26,19 @@ class BoundedDict(OrderedDict[K, V]):
 
 
 class TaskStatusReport(BaseModel):
-    """What one tells another of tasks, by their keys."""
+    """Statuses of tasks, by the tasks' keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     cancelled: list[str] = Field(default_factory=list)
     deaths: dict[str, int] = Field(default_factory=dict)
-    """How often a task has killed its slot."""
+    """Number of slots that each task has killed."""
     late: dict[str, int] = Field(default_factory=dict)
-    """Up to which attempt a task is late: it has held the interpreter, and its slot was killed for that."""
+    """The last attempt of each task that timed out: it held the interpreter, and its slot was killed for that."""
 
 
 class TaskStatusTable:
-    """What an agent or a slot knows. It forgets the oldest."""
+    """Statuses of tasks that an agent or a slot knows; the oldest are forgotten."""
 
     def __init__(self) -> None:
         self.cancelled: BoundedDict[str, bool] = BoundedDict()
@@ -45,15 +46,15 @@ class TaskStatusTable:
         self.late: BoundedDict[str, int] = BoundedDict()
 
     def cancel(self, key: str) -> None:
-        """Nobody waits for the task any more."""
+        """Record that the task is cancelled: no caller waits for it any more."""
         self.cancelled[key] = True
 
     def died(self, key: str, times: int) -> None:
-        """So many slots have died while they ran the task, as far as the one knows who says so."""
+        """Record the number of slots that died while they ran the task, as far as the sender knows."""
         self.deaths[key] = max(times, self.deaths.get(key, 0))
 
     def record_timeout(self, key: str, attempt: int) -> None:
-        """This attempt is not to be made again."""
+        """Record that this attempt timed out; it is not repeated."""
         self.late[key] = max(attempt, self.late.get(key, 0))
 
     def learn(self, told: TaskStatusReport) -> None:
