@@ -7,8 +7,8 @@
         hub.ask(counter.add, 5)
         hub.tell(counter.add, 1)
 
-A hub runs an event loop in a thread of its own. It is thread-safe. After a fork the child connects anew, as another session:
-handles go on to work, calls that were on their way belong to the parent.
+A hub runs an event loop in a thread of its own. It is thread-safe. After a fork the child connects again, as another
+session: handles still work in it, pending calls belong to the parent.
 """
 
 from __future__ import annotations

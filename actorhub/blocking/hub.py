@@ -1,4 +1,4 @@
-"""The hub for code without an event loop."""
+"""Blocking hub, for code without an event loop."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class Hub:
-    """The same as `actorhub.Hub`, method by method, and each call waits for its result. Arguments are the same, too."""
+    """Blocking `actorhub.Hub`: the same methods with the same arguments; each call waits for its result."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Hub:
 
     @staticmethod
     def current() -> Hub:
-        """Inside a `def` method of an actor, or a `def` task: the hub of its worker.
+        """The worker's hub, inside a `def` method of an actor or a `def` task.
 
         Raises:
             ActorHubError: called elsewhere, or on an event loop's own thread.
@@ -95,8 +95,10 @@ class Hub:
         self.close()
 
     def open(self) -> None:
-        """Raises:
-        BrokerUnavailable: there is no broker, or it refused.
+        """Connect to the cluster.
+
+        Raises:
+            BrokerUnavailable: no broker was reached, or it refused the connection.
         """
         loop = OwnedPortal()
         hub = self._make()
@@ -177,7 +179,7 @@ class Hub:
     @overload
     def ask(self, method: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
     def ask(self, method: Any, /, *args: Any, **kwargs: Any) -> Any:
-        """Call a method of a handle and wait for the answer."""
+        """Call a method of a handle and wait for the reply."""
         hub, loop = self._ready()
 
         async def call() -> Any:
@@ -213,7 +215,7 @@ class Hub:
         return SetTimer(loop.run(wait()), loop)
 
     def send(self, method: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs) -> SentCall[R]:
-        """Send a call now and get its answer later, by `result()`: so that many calls are on their way at once."""
+        """Send a call now and get its reply later, by `result()`; many calls may be pending at once."""
         hub, loop = self._ready()
 
         return SentCall(loop.do(lambda: ask(adopted_method(hub, method), *args, **kwargs)), loop)
@@ -336,7 +338,7 @@ class Hub:
         return loop.run(hub.nodes())
 
     def explain(self, what: object) -> Explanation:
-        """See `actorhub.Hub.explain`. Of a call that was sent by `send`, give what that returned."""
+        """See `actorhub.Hub.explain`. For a call that was sent by `send`, pass the `SentCall`."""
         hub, loop = self._ready()
         return loop.run(hub.explain(what._call if isinstance(what, SentCall) else what))
 
@@ -383,14 +385,14 @@ class Hub:
 
 
 class Chain:
-    """Made by `Hub.chain`."""
+    """Chain of tasks, created by `Hub.chain`."""
 
     def __init__(self, hub: Hub, *functions: Callable[..., Any]) -> None:
         self._hub = hub
         self._functions = functions
 
     def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Send the first task; the Future has the last one's result."""
+        """Send the first task; the Future has the result of the last one."""
         hub, loop = self._hub._ready()
 
         return loop.do(lambda: hub.chain(*self._functions).submit(*args, **kwargs))

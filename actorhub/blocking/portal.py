@@ -26,14 +26,14 @@ R = TypeVar("R")
 
 
 class Portal:
-    """An event loop that another thread runs: for `def` methods, their worker's."""
+    """Event loop that another thread runs; for `def` methods, the loop of their worker."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.pid = os.getpid()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Wait for its end. A `def` task yields its turn to others meanwhile."""
+        """Run a coroutine on the loop and wait for its end. A `def` task yields its turn to others meanwhile."""
         result = self._start(coroutine)
         here = current_execution.get()
         if here is None or here.yield_turn is None:
@@ -47,7 +47,10 @@ class Portal:
             return result.result()
 
     def do(self, function: Callable[[], T]) -> T:
-        """Call a function that takes a moment. The task keeps its turn: else it would resume beside the task that got it."""
+        """Call a short function on the loop.
+
+        A `def` task keeps its turn: else it would resume beside the task that got the turn.
+        """
 
         async def begin() -> T:
             return function()
@@ -64,7 +67,7 @@ class Portal:
         return asyncio.run_coroutine_threadsafe(within(), self.loop)
 
     def stop(self) -> None:
-        """It belongs to somebody else."""
+        """Do nothing: the loop belongs to its owner."""
 
 
 class OwnedPortal(Portal):
@@ -88,7 +91,7 @@ class OwnedPortal(Portal):
 
 
 class SetTimer:
-    """A timer that the broker has; `cancel` ends it."""
+    """Timer that the broker has confirmed; `cancel` ends it."""
 
     def __init__(self, timer: Timer, loop: Portal) -> None:
         self._timer = timer
@@ -100,17 +103,17 @@ class SetTimer:
 
 
 class SentCall(Generic[R]):
-    """A call on its way, made by `Hub.send`."""
+    """Pending call, created by `Hub.send`."""
 
     def __init__(self, call: Call[R], loop: Portal) -> None:
         self._call = call
         self._loop = loop
 
     def result(self, timeout: float | None = None) -> R:
-        """Wait for the answer, `timeout` seconds at most.
+        """Wait for the reply, `timeout` seconds at most.
 
         Raises:
-            TimeoutError: it did not come in time; the call goes on, and `result` may be called again.
+            TimeoutError: the reply did not come in time; the call goes on, and `result` may be called again.
         """
 
         async def wait() -> R:
@@ -135,7 +138,7 @@ def items(loop: Portal, stream: Any) -> Iterator[Any]:
 
 
 def adopted_method(hub: asynchronous.Hub, method: Any) -> RemoteMethod:
-    """The same method of a handle that belongs to this hub's session, whichever hub the handle came from."""
+    """The same method of a handle of this hub's session, whatever hub the handle came from."""
     if not isinstance(method, RemoteMethod):
         raise TypeError(f"{method!r} is not the method of a handle; write it as in hub.ask(counter.add, 5)")
     return RemoteMethod(hub.adopt(method.handle), method.name, method.signature)
