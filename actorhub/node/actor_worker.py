@@ -1,4 +1,4 @@
-"""A process that hosts actors: many mailboxes on one event loop."""
+"""Worker process that hosts actors: many mailboxes on one event loop."""
 
 from __future__ import annotations
 
@@ -38,13 +38,15 @@ from actorhub.tasks.execution.draining import fail_all_and_delete
 
 log = logging.getLogger(__name__)
 
-HANDING_OVER = 2.0  # seconds
-REMEMBERED = 10_000  # actors that were stopped here; an order to start one of them may still be on its way
+# Seconds in which control must take the message that an actor has stopped.
+HANDING_OVER = 2.0
+# Stopped actors that the worker remembers; an order to start one of them may still arrive.
+REMEMBERED = 10_000
 
 
 @dataclass(eq=False)
 class HostedActor:
-    """One actor that lives here."""
+    """Actor instance that this worker hosts."""
 
     residency: Activation
     mailbox: Mailbox | DurableMailbox
@@ -57,7 +59,7 @@ class HostedActor:
 
 @dataclass(frozen=True)
 class StartingActor:
-    """One actor that is about to live here."""
+    """Actor instance that this worker is starting."""
 
     residency: Activation
     task: asyncio.Task[None]
@@ -68,7 +70,7 @@ class StartingActor:
 
 
 class ActorWorker:
-    """Hosts actors at control's command, until `stop`."""
+    """Worker that hosts actors at control's command, until `stop`."""
 
     def __init__(self, config: WorkerConfig, settings: Settings) -> None:
         self.config = config
@@ -95,14 +97,15 @@ class ActorWorker:
         await tell(self._node.worker_ready, self.config.worker, os.getpid())
 
     async def stop(self) -> None:
-        """Let running calls end (`drain_timeout`), acknowledge them, and give everything else back to the broker."""
+        """Let running calls end (`drain_timeout`), acknowledge them, and return everything else to the broker."""
         await self._endpoint.close()
-        self._is_leaving = True  # what is being started is not hosted any more: control has it start elsewhere
+        # An actor that is still starting is not hosted any more: control starts it elsewhere.
+        self._is_leaving = True
         await asyncio.gather(*(self._hand_over(hosted) for hosted in list(self.hosted.values())))
         await self.session.close()
 
     async def _hand_over(self, hosted: HostedActor) -> None:
-        """Whoever is control by then starts it elsewhere, and need not wait for the end of this process."""
+        """End an actor and tell control, so that it starts elsewhere before this process has ended."""
         await self._end(hosted, self.settings.drain_timeout)
         residency = hosted.residency
         stopped = ActorStopped(
@@ -120,7 +123,7 @@ class ActorWorker:
     # ---- commands
 
     def begin(self, order: StartActor) -> None:
-        """Start the order's actor, unless a later word about it came before."""
+        """Start the order's actor, unless a later order about it came first."""
         actor_id, incarnation = order.residency.plan.actor_id, order.residency.incarnation
         if self._stopped.get(actor_id, 0) >= incarnation:
             return
@@ -140,7 +143,7 @@ class ActorWorker:
             del self._starting[actor_id]
 
     async def _begin(self, order: StartActor, former: asyncio.Task[None] | None) -> None:
-        """`former`: an earlier incarnation's start, which ends before this one begins."""
+        """Start an actor, once `former`, the start of an earlier incarnation, has ended."""
         plan, incarnation = order.residency.plan, order.residency.incarnation
         if former is not None:
             await asyncio.wait([former])
@@ -151,7 +154,8 @@ class ActorWorker:
             hosted = self._host(order, spec)
             await hosted.cell.start()
         except Exception as exc:
-            if self._is_leaving:  # it may be why
+            # Leaving may be the cause of the error.
+            if self._is_leaving:
                 return
             log.warning("actor %s of %s could not start", plan.actor_id, plan.class_name, exc_info=True)
             await self._report_unable(order, exc)
@@ -167,7 +171,10 @@ class ActorWorker:
             await self._report_started(plan.actor_id, incarnation)
 
     async def _report_unable(self, order: StartActor, error: Exception) -> None:
-        """What may have a state already does not die of a process that lacks its class: it may begin elsewhere, or later."""
+        """Report that an actor could not start.
+
+        An actor that may have a state does not die because a process lacks its class: it may start elsewhere, or later.
+        """
         if order.residency.plan.options.durable and order.residency.incarnation > 1:
             await asyncio.sleep(FAILURE_PAUSE_SECONDS)
             await self._report_failed(order, error, "life")
@@ -192,7 +199,7 @@ class ActorWorker:
         await self._tell_control(ActorStarted(actor=actor_id, worker=self.config.worker, incarnation=incarnation))
 
     def _spec(self, plan: SpawnSpec) -> ActorSpec:
-        """The actor's class: by name among what the node's modules registered, or by value where it came signed."""
+        """Spec of the actor's class: by value if it came signed, else by name from the classes of the node's modules."""
         if plan.code is not None:
             return spec_of(self.session.signer.loads(plan.code))
         spec = registry.get(plan.class_name)
@@ -204,8 +211,11 @@ class ActorWorker:
         return spec
 
     def _constructor(self, plan: SpawnSpec, spec: ActorSpec) -> Callable[[str], Any]:
-        """What makes the first instance of a key, which is empty where the class has none. The arguments are looked at only
-        then: the class may take others by now, and who goes on from a journal needs none."""
+        """Constructor of the first instance of a key; the key is empty if the class is not keyed.
+
+        It reads the arguments only when it is called: the class may take others by now, and an actor that is restored
+        from its journal needs none.
+        """
         if spec.options.shards is not None:
             return lambda key: spec.cls(key) if spec.takes_key else spec.cls()
 
@@ -283,7 +293,7 @@ class ActorWorker:
             )
 
     async def _end_up_to(self, actor_id: str, incarnation: int) -> HostedActor | None:
-        """Orders that come out of order find the word here: nothing up to `incarnation` begins any more."""
+        """End the actor's incarnations up to this one, and start none of them any more, also if orders come out of order."""
         self._stopped[actor_id] = max(incarnation, self._stopped.pop(actor_id, 0))
         if len(self._stopped) > REMEMBERED:
             del self._stopped[next(iter(self._stopped))]
@@ -294,7 +304,7 @@ class ActorWorker:
         return hosted
 
     async def _end(self, hosted: HostedActor, patience: float) -> None:
-        """`patience`: seconds that running calls may take to end; then they are cut off, and come again elsewhere."""
+        """End an instance; calls still running after `patience` seconds are cut off, and delivered again elsewhere."""
         if self.hosted.get(hosted.residency.plan.actor_id) is hosted:
             del self.hosted[hosted.residency.plan.actor_id]
         await hosted.cell.stop(patience)
@@ -359,5 +369,5 @@ def _explain(error: BaseException) -> str:
 
 
 def main(config: WorkerConfig, settings: Settings) -> None:
-    """The process of an actor worker."""
+    """Run the process of an actor worker."""
     run_worker(lambda: ActorWorker(config, settings), config, settings)

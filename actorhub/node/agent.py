@@ -1,6 +1,6 @@
-"""One machine or container: an agent that supervises worker processes, reports to control, and stands by to run it.
+"""Agent of one machine or container: it supervises worker processes, reports to control, and stands by to run it.
 
-The agent carries no user data and runs no user code, so it answers whatever user code does.
+The agent carries no user data and runs no user code, so it replies whatever user code does.
 """
 
 from __future__ import annotations
@@ -55,21 +55,26 @@ log = logging.getLogger(__name__)
 
 
 class NodeConfig(BaseModel):
-    """What one node offers. `workers` counts processes that share the node's actors, `slots` those that run tasks; None
-    means as many as workers. `resources` beside what is found of cpu, memory (bytes) and gpu, or instead of it."""
+    """Configuration of one node."""
 
     model_config = ConfigDict(frozen=True)
 
     modules: list[str] = Field(default_factory=list)
     workers: int = Field(2, ge=0)
+    """Number of processes that share the node's actors."""
     slots: int | None = Field(None, ge=0)
+    """Number of processes that run tasks; None for as many as workers."""
     resources: Resources = Field(default_factory=dict)
+    """Amounts beside the detected cpu, memory (bytes) and gpu, or instead of them."""
     labels: dict[str, str] = Field(default_factory=dict)
     node_id: str = Field(default_factory=lambda: f"{socket.gethostname()[:40].replace('.', '-')}-{new_id(6)}")
 
 
 class NodeAgent:
-    """The agent. `start`, then `wait`, which returns after SIGTERM, SIGINT or `ask_to_stop`, and `stop`, which drains."""
+    """Agent of one node.
+
+    Call `start`, then `wait`, which returns after SIGTERM, SIGINT or `ask_to_stop`, then `stop`, which drains.
+    """
 
     def __init__(
         self, config: NodeConfig, settings: Settings, processes: type[ProcessManager] = ProcessManager
@@ -101,11 +106,11 @@ class NodeAgent:
     # ---- life
 
     async def start(self) -> None:
-        """Returns when the workers are ready and control knows this node.
+        """Start the node; returns when the workers are ready and control knows the node.
 
         Raises:
-            BrokerUnavailable: no broker within `connect_timeout`.
-            ActorHubError: a node of this id lives on this machine.
+            BrokerUnavailable: no broker was reached within `connect_timeout`.
+            ActorHubError: a node with this id lives on this machine.
         """
         await self.session.open()
         resources = self.reporter.resources = checked(
@@ -133,7 +138,7 @@ class NodeAgent:
         self._stop.set()
 
     async def stop(self) -> None:
-        """Drain: control moves the actors elsewhere, workers end running calls, the rest stays in its queues."""
+        """Drain: control moves the actors elsewhere, workers end running calls, other messages stay in their queues."""
         self.reporter.is_leaving = True
         log.info("node %s drains", self.config.node_id)
         try:
@@ -152,7 +157,7 @@ class NodeAgent:
             await asyncio.to_thread(self._store.close)
 
     def _make_store(self) -> ObjectStore:
-        """Also frees what agents left behind that were killed."""
+        """Create the object store, and free the stores that killed agents left behind."""
         sweep()
         settings = self.settings
         return ObjectStore.create(
@@ -196,7 +201,7 @@ class NodeAgent:
                 raise
 
     def _is_anybody_letting_go(self) -> bool:
-        """Whether a process ends that still has GPUs: control has given them to others already."""
+        """True if a process that is ending still holds GPUs, which control has given to others already."""
         ending = (each.config.worker for each in self._processes.living if each.stopping or each.killed)
         return any(self._devices.is_held_by(worker) for worker in ending)
 
@@ -207,7 +212,8 @@ class NodeAgent:
         except OSError as exc:
             log.warning("worker %s cannot be started: %s", worker_id, exc)
             await asyncio.sleep(RESTART_PAUSE_SECONDS)
-        if self._processes.get(worker_id) is None:  # or the node leaves
+        # It could not be started, or the node leaves.
+        if self._processes.get(worker_id) is None:
             await self._report_end(WorkerStopped(node=self.config.node_id, worker=worker_id))
 
     def stop_worker(self, worker_id: str) -> None:
@@ -238,7 +244,7 @@ class NodeAgent:
         self.session.spawn_task(self._replace(end), "actorhub-replace")
 
     async def _replace(self, end: WorkerExit) -> None:
-        """Tell control what died and what it had in hand; start another where it was a shared worker."""
+        """Tell control of a worker's death and its running calls; start another if it was a shared worker."""
         if self._store is not None:
             with suppress(ObjectLost):
                 await asyncio.to_thread(self._store.collect)
@@ -265,7 +271,7 @@ class NodeAgent:
     # ---- messages without a queue
 
     async def _unroutable(self, target: str | None, message: Message) -> None:
-        """A task that is due, and whose queue somebody has deleted; or a message that nobody can bring anywhere."""
+        """Handle a due task whose queue was deleted, or a message that cannot be delivered to any queue."""
         names = self.session.names
         if target is None or not names.is_task(target):
             error = InvalidEnvelope(f"it was due for {target or names.due}, which is not there")
@@ -326,10 +332,10 @@ class _NodeServiceActor(NodeService):
 
 
 async def run(config: NodeConfig, settings: Settings, *, with_parent: bool = False) -> None:
-    """A node in the foreground, until SIGTERM or SIGINT; `with_parent`: also until standard input ends.
+    """Run a node in the foreground until SIGTERM or SIGINT, or, if `with_parent`, until standard input ends.
 
     Raises:
-        BrokerUnavailable: no broker within `connect_timeout`.
+        BrokerUnavailable: no broker was reached within `connect_timeout`.
         ImportError: one of the modules cannot be imported.
     """
     for module in config.modules:

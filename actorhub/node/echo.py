@@ -1,4 +1,4 @@
-"""An actor that returns what it is sent. Every node knows its class, so that any cluster can be measured."""
+"""Actor that returns its argument. Every node knows its class, so that any cluster can be measured."""
 
 from __future__ import annotations
 

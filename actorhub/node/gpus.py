@@ -1,4 +1,4 @@
-"""Which GPUs of a machine each process may use. Pure."""
+"""Allocation of a machine's GPUs to processes. Pure."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ VARIABLE = "CUDA_VISIBLE_DEVICES"
 
 
 class GpuAllocator:
-    """Of one node. Who asks for whole ones gets each for itself; parts share one, as few as can be, so that whole ones stay.
+    """Allocator of one node's GPUs.
 
-    Control counts amounts, not devices: where parts of different sizes leave no device with enough of it free, although there
-    is enough of all together, the one with most free is shared, and the log says so.
+    A holder has whole GPUs for itself. Parts share as few GPUs as possible, so that whole ones stay free.
+
+    Control counts amounts, not devices: if parts of different sizes leave no device with enough free, although the sum
+    suffices, the device with the most free is shared beyond its capacity, and the log says so.
     """
 
     def __init__(self, amount: float, environment: Mapping[str, str]) -> None:
@@ -28,7 +30,7 @@ class GpuAllocator:
         self._taken: dict[str, dict[str, int]] = {}
 
     def has_room(self, amount: float) -> bool:
-        """Whether nobody has anything of what `take` would give."""
+        """True if `take` would give devices, or a part of one, that no other holder has."""
         wanted = units({"gpu": amount})["gpu"]
         if wanted < UNIT:
             return any(free >= wanted for free in self._free.values())
@@ -38,7 +40,7 @@ class GpuAllocator:
         return holder in self._taken
 
     def take(self, holder: str, amount: float) -> dict[str, str]:
-        """What its environment says, besides all else; nothing where it asks for none."""
+        """Take GPUs for a holder; returns the variables to add to its environment, none if it takes no GPU."""
         wanted = units({"gpu": amount})["gpu"]
         if not wanted or not self._free:
             return {}

@@ -1,4 +1,4 @@
-"""What a machine has, or the part of it that this process may use."""
+"""Detection of the machine's resources, or of the part that this process may use."""
 
 from __future__ import annotations
 
@@ -15,35 +15,43 @@ from pathlib import Path
 
 import psutil
 
-TIMEOUT = 1.8  # seconds for the tool that counts GPUs; with what it takes to kill it, less than 2
+# Seconds for the tool that counts GPUs; with the time to kill it, less than 2.
+TIMEOUT = 1.8
 
 TOOLS = (("nvidia-smi", "-L"), ("rocm-smi", "--showid"))
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN = Path("/proc/self/cgroup")
-_GPU = re.compile(r"^GPU ?\[?(\d+)", re.MULTILINE)  # `GPU 0: NVIDIA A100`, `GPU[0]    : Device ID: 0x74a1`
+# `GPU 0: NVIDIA A100`, `GPU[0]    : Device ID: 0x74a1`
+_GPU = re.compile(r"^GPU ?\[?(\d+)", re.MULTILINE)
 _DEVICE = re.compile(r"\d+|(GPU|MIG)-\S+")
 
 log = logging.getLogger(__name__)
 
 
 def detect_resources() -> dict[str, float]:
-    """`cpu`, `memory` in bytes, and `gpu` where there is one. Blocks for up to 2 s, where the tool that counts GPUs hangs."""
+    """Amounts of `cpu`, `memory` in bytes, and `gpu` if there is one.
+
+    Blocks for up to 2 s if the tool that counts GPUs hangs.
+    """
     there = {"cpu": cpu(_cpus()), "memory": float(memory(psutil.virtual_memory().total)), "gpu": float(gpu())}
     return {name: amount for name, amount in there.items() if amount}
 
 
 def cpu(cpus: int, *, cgroups: Path = _CGROUPS, own: Path = _OWN) -> float:
-    """How many of `cpus` the quotas leave, those of cgroup v1 and v2 and of all groups around; not always a whole number.
+    """Number of CPUs that the quotas of cgroup v1 and v2, of this and all enclosing groups, leave; may be fractional.
 
-    `cgroups` is where they are mounted, and `own` the file that names this process's.
+    Args:
+        cpus: CPUs without quotas.
+        cgroups: directory where the cgroups are mounted.
+        own: file that names the cgroup of this process.
     """
     quotas = (_quota(group) for group in _groups(cgroups, own, "cpu"))
     return round(min([float(cpus), *(quota for quota in quotas if quota is not None)]), 4)
 
 
 def memory(total: int, *, cgroups: Path = _CGROUPS, own: Path = _OWN) -> int:
-    """How many of `total` bytes the limits leave, those of cgroup v1 and v2 and of all groups around."""
+    """Bytes of `total` that the limits of cgroup v1 and v2, of this and all enclosing groups, leave."""
     limits = (
         _number(_text(group / name))
         for group in _groups(cgroups, own, "memory")
@@ -53,8 +61,9 @@ def memory(total: int, *, cgroups: Path = _CGROUPS, own: Path = _OWN) -> int:
 
 
 def gpu(tools: Sequence[Sequence[str]] = TOOLS, environment: Mapping[str, str] = os.environ) -> int:
-    """How many GPUs the first of the tools counts that is there, and of those no more than `CUDA_VISIBLE_DEVICES` names, if
-    it is set. Without a tool, as many as it names.
+    """Number of GPUs that the first installed tool counts, at most as many as `CUDA_VISIBLE_DEVICES` names if it is set.
+
+    Without a tool, the number that `CUDA_VISIBLE_DEVICES` names.
 
     A tool that fails, or takes longer than `TIMEOUT`, counts 0, and the log says why.
     """
@@ -75,8 +84,10 @@ def _cpus() -> int:
 
 
 def _groups(cgroups: Path, own: Path, controller: str) -> Iterator[Path]:
-    """The directories of this process's group and of those around it, where they can be seen. In a container the path that
-    `own` names is often the host's, and the group itself is what is mounted."""
+    """Directories of this process's group and of the enclosing groups, as far as they are visible.
+
+    In a container the path that `own` names is often the host's, and the group itself is mounted.
+    """
     for line in _text(own).splitlines():
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
@@ -88,7 +99,7 @@ def _groups(cgroups: Path, own: Path, controller: str) -> Iterator[Path]:
 
 
 def _quota(group: Path) -> float | None:
-    """In CPUs, of one group; None where it has none."""
+    """Quota of one group in CPUs; None if it has none."""
     quota, _, period = _text(group / "cpu.max").partition(" ")
     if not quota:
         quota, period = _text(group / "cpu.cfs_quota_us"), _text(group / "cpu.cfs_period_us")
@@ -97,7 +108,7 @@ def _quota(group: Path) -> float | None:
 
 
 def _number(text: str) -> int | None:
-    """None for `max`, `-1` and what is not there."""
+    """Number in a file's text; None for `max`, `-1` and a missing file."""
     return int(text) if text.isdecimal() else None
 
 
@@ -109,7 +120,7 @@ def _text(file: Path) -> str:
 
 
 def _visible(names: str) -> int:
-    """CUDA stops at the first that cannot be, such as `-1` or `NoDevFiles`."""
+    """Number of devices that the variable names; CUDA stops at the first invalid name, such as `-1` or `NoDevFiles`."""
     return len(set(takewhile(_DEVICE.fullmatch, (name.strip() for name in names.split(",")))))
 
 
@@ -123,8 +134,11 @@ def _count(command: Sequence[str]) -> int:
 
 
 def _output(command: Sequence[str]) -> str:
-    """Raises:
-    OSError, SubprocessError: it cannot be run, it failed, or took too long; it is killed then, with all that it started.
+    """Output of a command, which is killed, with all its children, if it takes too long.
+
+    Raises:
+        OSError: it cannot be run.
+        SubprocessError: it failed, or took too long.
     """
     process = subprocess.Popen(
         command,
@@ -142,7 +156,7 @@ def _output(command: Sequence[str]) -> str:
             os.killpg(process.pid, signal.SIGKILL)
         if process.stdout is not None:
             process.stdout.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):  # a driver that hangs lets go of nobody
+        with contextlib.suppress(subprocess.TimeoutExpired):  # a hanging driver keeps its processes alive
             process.wait(0.1)
         raise
     if process.returncode:

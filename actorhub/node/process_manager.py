@@ -25,22 +25,25 @@ from actorhub.node import actor_worker, task_worker
 from actorhub.node.worker_process import WorkerConfig, WorkerOptions
 from actorhub.settings import Settings
 
-AGAIN = 0.5  # seconds
+# Seconds between two attempts to start a process.
+AGAIN = 0.5
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
 class WorkerProcess:
-    """One worker process, and what its agent knows of it."""
+    """Worker process, as its agent knows it."""
 
     config: WorkerConfig
     process: ForkServerProcess
     began: float
     ready: bool = False
     stopping: bool = False
-    replaced: bool = False  # another has taken its place already
-    killed: bool = False  # by its agent, for a task
+    replaced: bool = False
+    """True once another process has taken its place."""
+    killed: bool = False
+    """True if its agent killed it for a task."""
 
     @property
     def age(self) -> float:
@@ -53,20 +56,23 @@ class WorkerProcess:
 
 @dataclass(frozen=True)
 class WorkerExit:
-    """How a worker process ended, and what it had in hand. `meant`: a slot that ended itself, or that its agent ended
-    for a task; another takes its place, and what else it had in hand is not to blame."""
+    """End of a worker process."""
 
     worker: WorkerProcess
     cause: str
     in_hand: list[in_flight.InFlightCall]
+    """Calls that it was running."""
     meant: bool = False
+    """True if a slot ended itself, or its agent ended it for a task.
+
+    Another slot takes its place, and its other running tasks are not blamed for the end."""
 
 
 class ProcessManager:
-    """Starts workers; calls `on_exit` on the event loop as soon as one has ended, for whatever reason."""
+    """Manager of a node's worker processes; calls `on_exit` on the event loop as soon as one has ended, for any reason."""
 
     knows_everything = False
-    """Whether its workers know every actor class that is defined in the process that spawns."""
+    """True if its workers know every actor class that is defined in the process that spawns."""
 
     def __init__(
         self,
@@ -96,19 +102,19 @@ class ProcessManager:
         return self._living.get(worker_id)
 
     async def find(self, worker_id: str) -> WorkerProcess | None:
-        """Also one that is just being started: it may say that it is ready before its start is known here."""
+        """Find a worker, and wait for one that is starting: it may report that it is ready before its start is known here."""
         starting = self._starting.get(worker_id)
         if starting is not None:
             await asyncio.shield(starting)
         return self._living.get(worker_id)
 
     def holds(self, calls: Collection[str]) -> bool:
-        """Whether a slot has one of these in hand, or had it when it died, which was not seen yet."""
+        """True if a slot runs one of these calls, or ran it when it died and its death has not been noticed yet."""
         slots = (each for each in self.living if each.config.kind == "task")
         return any(task.call in calls for slot in slots for task in in_flight.read_in_flight(slot.config.blackbox))
 
     async def start(self, worker_id: str, **more: Unpack[WorkerOptions]) -> WorkerProcess:
-        """`more`: what else the worker's configuration says.
+        """Start a worker process; `more` are further fields of its configuration.
 
         Raises:
             OSError: the machine cannot start another process.
@@ -146,14 +152,14 @@ class ProcessManager:
         self._on_exit(WorkerExit(started, _cause(started), in_hand, meant))
 
     def terminate(self, worker_id: str) -> None:
-        """Ask it to drain and end."""
+        """Ask a worker to drain and end."""
         found = self._living.get(worker_id)
         if found is not None:
             found.stopping = True
             found.process.terminate()
 
     async def end(self, worker_id: str, timeout: float) -> None:
-        """Ask it to drain and end; kill it where it has not in `timeout` seconds: its event loop may be blocked."""
+        """Ask a worker to drain and end; kill it after `timeout` seconds: its event loop may be blocked."""
         self.terminate(worker_id)
         until = asyncio.get_running_loop().time() + timeout
         while worker_id in self._living and asyncio.get_running_loop().time() < until:
@@ -166,14 +172,14 @@ class ProcessManager:
             late.process.kill()
 
     def kill(self, worker_id: str) -> None:
-        """End it at once."""
+        """Kill a worker at once."""
         found = self._living.get(worker_id)
         if found is not None:
             found.killed = True
             found.process.kill()
 
     async def stop(self, timeout: float) -> None:
-        """Drain all of them; kill those that have not ended in `timeout` seconds."""
+        """Drain all workers; kill those that have not ended in `timeout` seconds."""
         until = asyncio.get_running_loop().time() + timeout
         while self._living and asyncio.get_running_loop().time() < until:
             for each in self.living:  # one may still have been on its way
@@ -188,7 +194,7 @@ class ProcessManager:
 
 
 async def retry_until_started(start: Callable[[], Awaitable[None]]) -> None:
-    """As often as it takes until the machine can start another process."""
+    """Call `start` again until the machine can start another process."""
     while True:
         try:
             return await start()

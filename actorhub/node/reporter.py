@@ -25,7 +25,7 @@ from actorhub.node.slot_manager import SlotManager
 log = logging.getLogger(__name__)
 
 INVENTORY_TIMEOUT_SECONDS = 2.0
-"""In which a worker lists the actors that it hosts."""
+"""Time in which a worker must list the actors that it hosts."""
 _VERSION = version("actorhub-mq")
 
 
@@ -51,7 +51,7 @@ class NodeReporter:
         on_known: Callable[[], None],
     ) -> None:
         self.resources: dict[str, float] = {}
-        """Of the node, as its agent found them."""
+        """Amounts of the node's resources, as its agent found them."""
         self.store_path: Path | None = None
         """Directory of the node's object store."""
         self.is_known = False

@@ -106,7 +106,7 @@ class SlotManager:
         report_ended: Callable[[SlotEnded], Awaitable[None]],
     ) -> None:
         self.statuses = TaskStatusTable()
-        """What the agent knows of cancelled tasks, and of those that ended with their slot."""
+        """Statuses of cancelled tasks, and of tasks that ended with their slot, as far as the agent knows."""
         self._session = session
         self._node = node
         self._processes = processes
@@ -154,7 +154,7 @@ class SlotManager:
                 await self._serve_in(slot, queues)
 
     async def on_ready(self, slot: WorkerProcess) -> None:
-        """A slot has come up: tell it the queues that were added since it was started."""
+        """Tell a slot that is ready the queues that were added since it was started."""
         later = [queue for queue in self._queues if queue not in slot.config.queues]
         if later and not slot.config.placed:
             await self._serve_in(slot, later)
@@ -185,7 +185,8 @@ class SlotManager:
         except OSError as exc:
             log.warning("slot %s cannot be started; control places it again: %s", order.slot, exc)
             await asyncio.sleep(RESTART_PAUSE_SECONDS)
-        if self._processes.get(order.slot) is None:  # it could not be started, or the node leaves
+        # It could not be started, or the node leaves.
+        if self._processes.get(order.slot) is None:
             await self._report_ended(SlotEnded(node=self._node, slot=order.slot))
 
     async def stop(self, slot_id: str, *, now: bool) -> None:
@@ -206,7 +207,7 @@ class SlotManager:
     # ---- slots that end
 
     async def on_leaving(self, slot: WorkerProcess) -> None:
-        """A slot ends with what it runs: start its successor now."""
+        """Start the successor of a slot now that ends with its running tasks."""
         if not slot.replaced and not slot.config.placed:
             slot.replaced = True
             await self._start_shared()
@@ -237,8 +238,9 @@ class SlotManager:
     # ---- single tasks
 
     async def statuses_of(self, call_ids: list[str]) -> TaskStatusReport:
-        """What is known of these tasks, once their last slot has ended: the broker may have noticed that before its agent, and
-        delivered the tasks to the slot that asks."""
+        """Statuses of these tasks, once their last slot has ended.
+
+        The broker may have noticed that end before its agent, and delivered the tasks to the calling slot."""
         until = asyncio.get_running_loop().time() + EXIT_NOTICED_SECONDS
         while self._processes.holds(call_ids) and asyncio.get_running_loop().time() < until:
             await asyncio.sleep(0.01)

@@ -30,14 +30,14 @@ IDLE_CHECK_SECONDS = 0.2
 FLUSH_SECONDS = 2.0
 """Time that the broker has to confirm what a slot that leaves has sent."""
 SWITCH_SECONDS = 0.0005
-"""How long a task that holds the interpreter may keep the event loop waiting."""
+"""Time for which a task that holds the interpreter may keep the event loop waiting."""
 
 
 class TaskWorker:
-    """Serves the task queues that its agent names, until `stop`.
+    """Slot that serves the task queues that its agent names, until `stop`.
 
     Args:
-        config: what the agent has told its process.
+        config: configuration of its process, from the agent.
         settings: of the cluster.
         is_process: the slot has the process for itself, and may end it.
     """
@@ -93,7 +93,7 @@ class TaskWorker:
                 await self.leave()
 
     async def _leave_when_idle(self) -> None:
-        """Leave after `slot_idle` seconds without a task: others may have what is reserved for the slot."""
+        """Leave after `slot_idle` seconds without a task, so that the slot's resources are free for others."""
         completed, since = -1, self.session.loop.time()
         while self.session.loop.time() - since < self.settings.slot_idle:
             await asyncio.sleep(min(IDLE_CHECK_SECONDS, self.settings.slot_idle / 4))
@@ -102,7 +102,7 @@ class TaskWorker:
         await self.leave()
 
     async def leave(self) -> None:
-        """Take nothing more, and end when the running tasks have ended, however long they take."""
+        """Take no more tasks, and end when the running tasks have ended, however long they take."""
         if self._is_leaving:
             return
         self._is_leaving = True

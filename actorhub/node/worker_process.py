@@ -1,5 +1,4 @@
-"""A worker process: its configuration, its life until SIGTERM or the end of its agent, and the monitor of its event
-loop."""
+"""Worker process: configuration, life until SIGTERM or the end of its agent, and event loop monitor."""
 
 from __future__ import annotations
 
@@ -30,14 +29,18 @@ from actorhub.settings import Settings
 
 log = logging.getLogger(__name__)
 
-BLOCKED_AFTER = 1.0  # seconds that the event loop may be held before it is reported
+# Seconds for which the event loop may be held before it is reported.
+BLOCKED_AFTER = 1.0
 
-THREADS = 256  # for `def` methods; made when they are needed
+# Threads for `def` methods; each is created when it is needed.
+THREADS = 256
 
 
 class EventLoopMonitor:
-    """Reports an event loop that user code holds for longer than a second, with the methods in hand and the stack. The agent,
-    which reads the black box, sees it, too."""
+    """Monitor that logs an event loop held by user code for longer than a second, with running methods and stack.
+
+    It also records the loop's heartbeat in the black box, which the agent reads.
+    """
 
     def __init__(self, blackbox: InFlightRecorder) -> None:
         self._blackbox = blackbox
@@ -76,7 +79,7 @@ class EventLoopMonitor:
 
 
 class WorkerConfig(BaseModel):
-    """What an agent tells a worker that it starts. For slots: the task queues, and what is known of single tasks."""
+    """Configuration that an agent gives to a worker process."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -85,16 +88,18 @@ class WorkerConfig(BaseModel):
     modules: list[str]
     blackbox: Path
     store: Path | None = None
-    """Of the node's objects."""
+    """Directory of the node's object store."""
     kind: Literal["actors", "task"] = "actors"
     actor_id: str | None = None
-    """The only actor it is for, where that one is isolated."""
+    """The isolated actor that it is for; None for a shared worker."""
     queues: list[str] = Field(default_factory=list)
+    """Task queues of a slot."""
     placed: bool = False
-    """A slot that control has placed for its queue alone: it ends when nothing comes."""
+    """True for a dedicated slot, which control has placed for one queue; it ends when no task comes."""
     environment: dict[str, str] = Field(default_factory=dict)
-    """What the process's has besides."""
+    """Variables that are added to the environment of the process."""
     fates: TaskStatusReport = TaskStatusReport()
+    """Statuses of single tasks, for a slot."""
 
 
 class WorkerOptions(TypedDict, total=False):
@@ -110,7 +115,7 @@ class WorkerOptions(TypedDict, total=False):
 
 
 class WorkerRuntime(Protocol):
-    """What lives in the process."""
+    """Runtime of a worker process: it hosts actors or runs tasks."""
 
     blackbox: InFlightRecorder
 
@@ -119,13 +124,14 @@ class WorkerRuntime(Protocol):
 
 
 def run_worker(make: Callable[[], WorkerRuntime], config: WorkerConfig, settings: Settings) -> None:
-    """Import the node's modules, start it, and stop it when the agent says so or is gone. Never returns."""
+    """Import the node's modules, start the runtime, and stop it on SIGTERM or when the agent is gone. Never returns."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the agent's to handle
     logging_setup.configure_logging(settings.log_format, settings.log_level, node=config.node, worker=config.worker)
     os.environ.update({"ACTORHUB_NODE": config.node, **config.environment})  # for user code
     for module in config.modules:
         importlib.import_module(module)
-    gc.freeze()  # what was imported stays: the collector need not look at it again and again
+    # Imported objects stay: the collector need not visit them again and again.
+    gc.freeze()
     uvloop.run(_serve(make, config))
 
 
@@ -144,6 +150,8 @@ async def _serve(make: Callable[[], WorkerRuntime], config: WorkerConfig) -> Non
     await served.stop()
     watch.stop()
     if config.store is not None:
-        remove_if_owner_is_gone(config.store)  # nobody else would, if this was the last of a killed agent's workers
+        # The last worker of a killed agent removes the store: no other process would.
+        remove_if_owner_is_gone(config.store)
     logging.shutdown()
-    os._exit(0)  # a `def` method that never returns must not keep the process: its message goes back to the queue
+    # A `def` method that never returns must not keep the process: its message goes back to the queue.
+    os._exit(0)
