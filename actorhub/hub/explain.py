@@ -1,4 +1,4 @@
-"""Why something waits: what control, the broker, the worker and the journal say of it, in words."""
+"""Explanation, in words, why something waits: from control, the broker, the worker and the journal."""
 
 from __future__ import annotations
 
@@ -28,26 +28,30 @@ from actorhub.tasks.outbox import TaskOutbox
 T = TypeVar("T")
 
 REPLY_TIMEOUT_SECONDS = 3.0
-"""For control, a worker or the broker; one that is later is said not to reply."""
+"""Time for a reply of control, a worker or the broker; after it they are said not to reply."""
 
 
 class Explanation(BaseModel):
-    """Why an actor, a call or a task waits; `text` says it in sentences, one a line. What is not known is None.
-
-    `actor`: what control says of it. `waiting` and `consumers`: of its queue, the messages that nobody has taken, and how many
-    take from it. `doing`: what its worker says of it. `blocked`: why the broker takes no messages. Of a durable actor: the last
-    epoch and the last commit of its journal."""
+    """Reason why an actor, a call or a task waits. Unknown fields are None."""
 
     model_config = ConfigDict(defer_build=True, frozen=True)
 
     text: str
+    """The reason in sentences, one a line."""
     actor: ActorInfo | None = None
+    """The actor, as control knows it."""
     waiting: int | None = None
+    """Number of messages in its queue that no consumer has taken."""
     consumers: int | None = None
+    """Number of consumers of its queue."""
     doing: ActorActivity | None = None
+    """Work of its instance, as its worker says."""
     blocked: str | None = None
+    """Reason why the broker takes no messages."""
     epoch: HistoryEntry | None = None
+    """The last epoch in a durable actor's journal."""
     commit: HistoryEntry | None = None
+    """The last commit in a durable actor's journal."""
 
 
 class Explainer:
@@ -57,8 +61,10 @@ class Explainer:
         self._namespace = namespace
 
     async def explain(self, what: object) -> Explanation:
-        """Raises:
-        TypeError: it is neither an actor's handle or name, nor a call or a task.
+        """Explain why an actor, a call or a task waits.
+
+        Raises:
+            TypeError: it is neither an actor's handle or name, nor a call or a task.
         """
         if self._session.link is None:
             return self._told(["This process has no connection to the broker, and tries to get one."])

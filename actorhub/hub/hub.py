@@ -1,4 +1,4 @@
-"""The hub: a process's connection to a cluster, in one namespace."""
+"""Hub: a process's connection to a cluster, in one namespace."""
 
 from __future__ import annotations
 
@@ -41,29 +41,31 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ANSWER = 2.0  # seconds that control may take for one; who asked again too early on a busy machine would never hear any
-PATIENCE = 20.0  # seconds after which somebody who waits for a local cluster hears what is there of it
-KILLING = 5.0  # seconds that a killed actor's end is waited for
-LOOK = 0.01  # seconds between looks whether it has come
+ANSWER = 2.0  # seconds for a reply of control; a client that calls again too early on a busy machine never gets one
+PATIENCE = 20.0  # seconds after which a client that waits for a local cluster is told which nodes are ready
+KILLING = 5.0  # seconds to wait for the end of a killed actor
+LOOK = 0.01  # seconds between two checks whether it has ended
 
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
 _current_clients: ContextVar[Clients | None] = ContextVar("actorhub_clients", default=None)
-"""Of the `async with Hub()` around."""
+"""Clients of the enclosing `async with Hub()`."""
 
 
 class Hub(TaskApi, InspectionApi, PlacementApi):
-    """Spawns and finds actors. Use it as `async with Hub(...) as hub:`; one for a process is enough.
+    """Connection to a cluster, to spawn and find actors: `async with Hub(...) as hub:`. One for a process is enough.
 
-    `url` names the broker (`amqp://user:password@host:port/vhost`), by default ACTORHUB_URL. Without either, the hub brings a
-    whole cluster along: a broker that keeps everything in memory, and a worker, in threads of this process. `namespace` is
-    where names are looked up. `secret` signs what cannot travel as JSON; every process of a cluster has the same, by default
-    ACTORHUB_SECRET. `on_retry(number, error)` is called before each further try to reach the broker.
+    A hub survives the loss of its connection and a restart of the broker: it connects again, as long as it takes, and
+    sends unconfirmed messages again; the order of calls to each actor is kept, no live instance handles one twice.
 
-    A hub survives the loss of its connection and a restart of the broker: it connects again for as long as it takes, and
-    sends again what was not confirmed; the order of calls to each actor is kept, and no live instance handles one twice.
+    Args:
+        url: the broker, `amqp://user:password@host:port/vhost`; by default ACTORHUB_URL. Without both, the hub starts
+            a cluster in threads of this process: a broker that keeps everything in memory, and a worker.
+        namespace: where names are looked up.
+        secret: signs payloads that are not JSON; the same in all processes of a cluster. By default ACTORHUB_SECRET.
+        on_retry: called as `on_retry(number, error)` before each further try to reach the broker.
     """
 
     def __init__(
@@ -101,14 +103,14 @@ class Hub(TaskApi, InspectionApi, PlacementApi):
         namespace: str | None = None,
         settings: Settings | None = None,
     ) -> Hub:
-        """A hub of a cluster of its own on this machine: `nodes` agents with `workers` processes for actors each, and `slots`
-        for tasks, by default as many as workers. `nodes` may give the resources of each, by its id:
-        `{"one": {"cpu": 2}, "two": {"cpu": 1, "gpu": 1}}`.
+        """Hub of a local cluster, which it starts, waits for, and stops at its end.
 
-        It waits until they are ready and stops them after. With `broker="auto"` it uses the broker at `url` or
-        ACTORHUB_URL, else it starts a private RabbitMQ, or the embedded broker where RabbitMQ is not installed; "rabbitmq" and
-        "embedded" always start one of their own. `modules` are those whose actors the nodes may run; classes from `__main__`
-        and notebooks travel by value.
+        Args:
+            nodes: number of nodes, or their resources by id: `{"one": {"cpu": 2}, "two": {"cpu": 1, "gpu": 1}}`.
+            workers, slots: processes of each node for actors, and for tasks (by default as many as workers).
+            broker: "auto" uses the broker at `url` or ACTORHUB_URL, else starts a private RabbitMQ, or the embedded
+                broker if RabbitMQ is not installed; "rabbitmq" and "embedded" always start one of their own.
+            modules: their actors may run on the nodes; classes from `__main__` and notebooks travel by value.
         """
         hub = cls(url, namespace=namespace, settings=settings)
         hub._cluster = LocalCluster(hub._settings, nodes, workers, slots, modules, broker)
@@ -116,10 +118,10 @@ class Hub(TaskApi, InspectionApi, PlacementApi):
 
     @staticmethod
     def current() -> Hub:
-        """The hub of the running actor or task, or of the `async with Hub()` around.
+        """The hub of the running actor or task, or of the enclosing `async with Hub()`.
 
         Raises:
-            ActorHubError: there is neither.
+            ActorHubError: called outside of both.
         """
         here = current_execution.get()
         clients = here.clients if isinstance(here, ClientContext) else _current_clients.get()
@@ -146,13 +148,14 @@ class Hub(TaskApi, InspectionApi, PlacementApi):
         await self.close()
 
     async def open(self) -> None:
-        """Raises:
-        BrokerUnavailable: there is no broker, or it refused the credentials or the virtual host.
+        """Connect to the cluster.
+
+        Raises:
+            BrokerUnavailable: no broker was reached, or it refused the credentials or the virtual host.
         """
         if self._cluster is None and self._settings.url is None:
-            from actorhub.hub.in_process_cluster import (
-                InProcessCluster,  # brings the node and the workers along, which clients do not need
-            )
+            # Imported here for its cost: it imports the node and the workers, which clients do not need.
+            from actorhub.hub.in_process_cluster import InProcessCluster
 
             self._cluster = InProcessCluster(self._settings)
         if self._cluster is not None:
@@ -169,7 +172,7 @@ class Hub(TaskApi, InspectionApi, PlacementApi):
             raise
 
     async def close(self) -> None:
-        """Ends the hub's session, and the actors that were not spawned as detached. A local cluster stops."""
+        """End the hub's session, and the actors that were not spawned as detached. A local cluster stops."""
         clients, self._clients = self._clients, None
         if clients is not None and not self._is_view:
             session = clients.session
@@ -208,7 +211,7 @@ class Hub(TaskApi, InspectionApi, PlacementApi):
 
     @property
     def settings(self) -> Settings:
-        """With which another hub joins the same cluster: `Hub(settings=hub.settings)`."""
+        """Settings by which another hub joins the same cluster: `Hub(settings=hub.settings)`."""
         return self._settings
 
     @property
@@ -236,17 +239,17 @@ class Hub(TaskApi, InspectionApi, PlacementApi):
         delay: float | None = None,
         catch_up: Literal["skip", "once", "all"] | None = None,
     ) -> Hub:
-        """A view of this hub with options for what is spawned, found or submitted through it.
+        """View of this hub with options for actors, tasks and groups that are created or found through it.
 
-        - `name`: unique among the living actors of the namespace. `get_if_exists`: take the one that has it.
-        - `lifetime`: "session" ends with this hub, or with the actor that spawned it; "detached" lives until it is killed.
-        - `resources`, `max_restarts`: instead of the class's own.
-        - `placement`: the bundle of a placement group to run in, such as `group[0]`; what is asked for is taken from it.
-        - `node`: the id of the node to run on. `labels`: what the node's labels must be; `prefer`: what they should be, where
-          such a node has room.
-        - `priority`: of tasks, instead of their own. `delay`: seconds before a task is given to a worker, which the broker
-          waits for.
-        - `catch_up`: what becomes of a timer's times that have passed by; see `every`.
+        Args:
+            name, get_if_exists: unique among the namespace's living actors; take the actor that has the name.
+            lifetime: "session" ends with this hub, or the actor that spawned it; "detached" lives until it is killed.
+            resources, max_restarts: instead of the class's own.
+            placement: bundle of a placement group to run in, such as `group[0]`; its resources are used.
+            node: id of the node to run on.
+            labels, prefer: labels that the node must have; labels that it should have, if such a node has room.
+            priority, delay: of tasks, instead of their own; seconds that the broker keeps a task before a worker gets it.
+            catch_up: treatment of a timer's missed times; see `every`.
         """
         given = {
             "name": check_name("the name", name) if name is not None else None,
@@ -274,9 +277,9 @@ class Hub(TaskApi, InspectionApi, PlacementApi):
     # ---- actors
 
     async def spawn(self, cls: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Make an actor; returns its handle once control has claimed its name and made its mailbox.
+        """Create an actor; returns its handle once control has claimed its name and created its mailbox.
 
-        The handle works at once: what is sent before the constructor has ended waits in the mailbox. A constructor that
+        The handle works at once: messages sent before the constructor has ended wait in the mailbox. A constructor that
         raises fails every call with ActorInitFailed.
 
         Raises:
@@ -294,8 +297,7 @@ class Hub(TaskApi, InspectionApi, PlacementApi):
         return cast(T, self._handle(spawned, spec))
 
     def at(self, cls: type[T], key: str) -> T:
-        """The instance of a keyed class that has the key. Nobody spawns it: it is there when it is called, and out of memory
-        when nobody calls it.
+        """Handle of a keyed class's instance. It is created when it is called, and passivated when no client calls it.
 
         Raises:
             TypeError: the class has no keys: it is not decorated with `@actor(durable=True, shards=...)`.
@@ -304,10 +306,10 @@ class Hub(TaskApi, InspectionApi, PlacementApi):
         return cast(T, Handle(session, shard_ticket(session.names, self._options.namespace, spec, key), spec))
 
     async def find(self, cls: type[T], name: str) -> T:
-        """The living actor of that name in the namespace.
+        """Find the living actor with this name in the namespace.
 
         Raises:
-            ActorNotFound: there is none.
+            ActorNotFound: no living actor has this name.
             TypeError: it is of another class.
         """
         spec = spec_of(cls)
@@ -325,8 +327,8 @@ class Hub(TaskApi, InspectionApi, PlacementApi):
     async def kill(self, handle: object) -> bool:
         """End an actor now: the running call is cut off, waiting callers get ActorDied, tells go to the dead letters.
 
-        Returns when it answers nobody any more; after 5 s in any case, where its worker is too busy to end it. False where it
-        was dead already."""
+        Returns when it replies to no call any more, or after 5 s if its worker is too busy to end it. False if it was
+        dead already."""
         ticket = address_of(handle)
         if ticket.key is not None:
             raise ActorHubError(
@@ -344,7 +346,7 @@ class Hub(TaskApi, InspectionApi, PlacementApi):
     # ---- timers
 
     def after(self, seconds: float, method: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> Timer:
-        """Tell an actor something `seconds` from now. Awaiting the timer waits until the broker has it; `cancel` ends it.
+        """Send a tell `seconds` from now. Awaiting the timer waits until the broker has it; `cancel` ends it.
 
         A durable actor's timer is in its journal: it comes once, whatever crashes. A plain actor's ends with its instance.
 
@@ -355,10 +357,10 @@ class Hub(TaskApi, InspectionApi, PlacementApi):
         return after(remote_of(method), seconds, args, kwargs)
 
     def every(self, interval: float | str, method: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> Timer:
-        """The same again and again: every so many seconds, or as a cron expression says (in UTC): `"0 3 * * *"`.
+        """Send a tell periodically: every `interval` seconds, or by a cron expression (in UTC) such as `"0 3 * * *"`.
 
-        What becomes of times at which nobody could handle the message says `hub.options(catch_up=...)`: "once", the default,
-        handles it once for all of them, "all" once for each, "skip" not before the next one.
+        `hub.options(catch_up=...)` says what happens to missed times, at which the actor could not run: "once", the
+        default, handles the message once for all of them, "all" once for each, "skip" not before the next time.
 
         Raises:
             InvalidArguments: they do not fit the method's annotations; nothing was sent.
@@ -369,7 +371,7 @@ class Hub(TaskApi, InspectionApi, PlacementApi):
     # ---- handles
 
     def adopt(self, handle: T) -> T:
-        """The same actor's handle, for use through this hub: for handles that came from another hub or another process."""
+        """Handle of the same actor that works through this hub, for a handle from another hub or another process."""
         ticket = address_of(handle)
         return cast(T, Handle(self._open_session(), ticket, spec_behind(cast(Handle, handle))))
 

@@ -1,7 +1,7 @@
-"""A whole cluster inside the process: the embedded broker, and a node whose worker shares the node's event loop.
+"""Cluster inside the process: the embedded broker, and a node whose worker shares the node's event loop.
 
-Two threads, each with an event loop of its own, so that an actor that blocks holds up neither the caller nor the broker. There
-are no worker processes: actors with `isolation="process"` share this one, and a warning says so.
+Two threads, each with an event loop of its own, so that an actor that blocks holds up neither the caller nor the
+broker. There are no worker processes: actors with `isolation="process"` share this process, and a warning says so.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 class InProcessCluster:
-    """`start` returns the settings of a hub of this cluster. With the process everything in it is gone."""
+    """Cluster inside the process. `start` returns the settings of its hub. Everything in it ends with the process."""
 
     size = 1
     workers = 1
@@ -55,8 +55,10 @@ class InProcessCluster:
         return self._settings
 
     def check(self) -> None:
-        """Raises:
-        BrokerUnavailable: the node inside could not start.
+        """Check that the cluster runs.
+
+        Raises:
+            BrokerUnavailable: the node inside could not start.
         """
         if self._error is not None:
             raise BrokerUnavailable(f"the cluster inside this process did not start: {self._error}") from self._error
@@ -88,7 +90,7 @@ class InProcessCluster:
 
 
 class _Inside(WorkerProcess):
-    """A worker that is no process."""
+    """Worker on the node's event loop, without a process of its own."""
 
     def __init__(self, worker: WorkerRuntime, config: WorkerConfig) -> None:
         self.worker = worker
@@ -108,7 +110,7 @@ class _Inside(WorkerProcess):
 
 
 class _InProcessWorkers(ProcessManager):
-    """They live on this event loop."""
+    """Manager of workers that live on the node's event loop."""
 
     knows_everything = True
 

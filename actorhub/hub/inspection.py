@@ -1,5 +1,4 @@
-"""What a hub tells of a cluster: its actors, task queues and nodes, what durable actors have done, why something waits, and
-what could not be processed."""
+"""Inspection of a cluster: actors, task queues, nodes, journals of durable actors, explanations and dead letters."""
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ from actorhub.messaging.session import Session
 
 
 class InspectionApi(ABC):
-    """The part of `Hub` that looks, and changes nothing but dead letters."""
+    """The part of `Hub` that inspects the cluster, and changes nothing but dead letters."""
 
     _options: Options
 
@@ -27,7 +26,7 @@ class InspectionApi(ABC):
     def _open_session(self) -> Session: ...
 
     async def actors(self, *, all_namespaces: bool = False) -> list[ActorInfo]:
-        """The actors of the namespace, living and lately dead."""
+        """The actors of the namespace, living and recently dead."""
         namespace = None if all_namespaces else self._options.namespace
         control, found = control_client(self._open_session()), list[ActorInfo]()
         while True:
@@ -37,7 +36,7 @@ class InspectionApi(ABC):
                 return found
 
     async def tasks(self, *, all_namespaces: bool = False) -> list[QueueInfo]:
-        """The task queues of the namespace that anybody has used, with what waits in them."""
+        """The task queues of the namespace that clients have used, with the number of tasks that wait in them."""
         session = self._open_session()
         namespace, control = None if all_namespaces else self._options.namespace, control_client(session)
         served = {queue.name: queue for queue in await control.served(namespace)}
@@ -58,8 +57,10 @@ class InspectionApi(ABC):
         )
 
     async def demand(self) -> list[Demand]:
-        """What waits for a place in the whole cluster: actors, placement groups and slots for tasks, by what they ask for. More
-        nodes that have it would let them begin."""
+        """Actors, placement groups and slots that wait for resources in the whole cluster, by their requirements.
+
+        More nodes with these resources would let them begin.
+        """
         return await control_client(self._open_session()).demand()
 
     async def nodes(self) -> list[NodeInfo]:
@@ -67,30 +68,39 @@ class InspectionApi(ABC):
         return await control_client(self._open_session()).nodes()
 
     async def history(self, actor: object, *, limit: int = 100) -> list[HistoryEntry]:
-        """The last records of a durable actor's journal, in their order, by its handle, its name or its id. They stay there.
+        """The last `limit` records of a durable actor's journal, in order. Reading removes none.
+
         All instances of a keyed class that share a mailbox share a journal.
 
+        Args:
+            actor: its handle, name or id.
+
         Raises:
-            ActorNotFound: there is no such durable actor.
+            ActorNotFound: no such durable actor exists.
             ActorHubError: it is not durable.
         """
         return await (await self._history(actor)).read(limit)
 
     async def state_at(self, actor: object, number: int | None = None, *, key: str | None = None) -> ActorState:
-        """A durable actor's state after the commit of this number, or the last one.
-        `key`: which instance of a keyed class, where its handle does not say.
+        """A durable actor's state after a commit.
+
+        Args:
+            actor: its handle, name or id.
+            number: number of the commit; None for the last one.
+            key: key of a keyed class's instance, if `actor` is not its handle.
 
         Raises:
-            ActorNotFound: there is no such durable actor.
+            ActorNotFound: no such durable actor exists.
             ActorHubError: it is not durable, or its journal has no such commit.
             UntrustedPayload, NotSerialisable: the state is a pickle that cannot be read here.
         """
         return await (await self._history(actor, key)).state(number)
 
     async def explain(self, what: object) -> Explanation:
-        """Why it waits: an actor, by its handle, its name or its id; a call or a task, by what its answer is awaited on.
+        """Explain why an actor (its handle, name or id), a call or a task (its awaitable) waits; print the `text`.
 
-        Print its `text`. It answers though no node runs, or the actor does not exist."""
+        It works even if no node runs, or the actor does not exist.
+        """
         session = self._open_session()
         return await Explainer(session, self._options.namespace).explain(what)
 
@@ -99,7 +109,8 @@ class InspectionApi(ABC):
         if not isinstance(actor, str):
             return History(session, address_of(actor).of(key or ""))
         link, names = await session.live_link(), session.names
-        if await link.state(names.journal(namespace, actor)) is not None:  # an id: no node needs to run
+        # It is an id: no node needs to run.
+        if await link.state(names.journal(namespace, actor)) is not None:
             queue = names.durable(namespace, actor)
             ticket = ActorAddress(
                 queue=queue, actor_id=actor, namespace=namespace, class_name="", durable=True, key=key
@@ -111,33 +122,38 @@ class InspectionApi(ABC):
     # ---- dead letters
 
     async def dead(self, limit: int = 100, *, after: int | None = None) -> list[DeadLetter]:
-        """The oldest dead letters of the namespace, or the oldest behind the one with the id `after`. Reading removes none,
-        and ends where the letters end when it begins."""
+        """The oldest `limit` dead letters of the namespace, or the oldest behind the dead letter with the id `after`.
+
+        Reading removes none, and leaves out dead letters that arrive after it began.
+        """
         return await self._dead_letters().read(limit, after)
 
     async def dead_letter(self, id: int) -> DeadLetter:
-        """Raises:
-        LetterNotFound: the namespace has no dead letter of that id.
+        """The dead letter with this id.
+
+        Raises:
+            LetterNotFound: the namespace has no dead letter with this id.
         """
         return await self._dead_letters().get(id)
 
     async def replay(self, letter: DeadLetter | int) -> DeadLetter:
-        """Send the message of a dead letter, or of the one with this id, again: as a new one without a deadline, whose answer
-        nobody waits for. The letter stays, and `replayed` says when. Returns it so.
+        """Send the message of a dead letter, given itself or by id, again, as a new one without deadline and reply.
+
+        Returns the dead letter, which stays, with the time of the replay in `replayed`.
 
         Raises:
-            LetterNotFound: the namespace has no dead letter of that id.
-            ActorNotFound: the actor is dead, and its mailbox gone.
+            LetterNotFound: the namespace has no dead letter with this id.
+            ActorNotFound: the actor is dead, and its mailbox deleted.
             MailboxFull: the actor's mailbox is at its limit.
             BrokerUnavailable: the connection was lost before the broker confirmed: it may or may not be sent.
         """
         return await self._dead_letters().replay(letter)
 
     async def purge_dead(self) -> int:
-        """Drop all dead letters of the namespace; returns how many there were when it began. Ids begin anew.
+        """Delete all dead letters of the namespace; returns their number at the start. Ids start again from the first.
 
         Raises:
-            BrokerUnavailable: the connection was lost; look what is left.
+            BrokerUnavailable: the connection was lost; check which dead letters are left.
         """
         return await self._dead_letters().purge()
 

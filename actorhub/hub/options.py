@@ -1,4 +1,4 @@
-"""Options of a view of a hub, for what is spawned, found, submitted or inspected through it."""
+"""Options of a view of a hub, for actors, tasks and groups that are created, found or inspected through it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from actorhub.wire.codec import by_value
 
 
 class Options(BaseModel):
-    """See `Hub.options`."""
+    """Options of a view of a hub; see `Hub.options`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -37,7 +37,7 @@ class Options(BaseModel):
 
     @property
     def place(self) -> Requirements:
-        """What tasks ask for, beside resources."""
+        """Requirements of tasks, beside resources."""
         if not (self.node or self.labels or self.prefer or self.placement):
             return NO_REQUIREMENTS
         return Requirements(node=self.node, labels=self.labels, prefer=self.prefer, bundle=self.placement)
@@ -45,7 +45,7 @@ class Options(BaseModel):
     def spawn_spec(
         self, spec: ActorSpec, session: Session, owner: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> SpawnSpec:
-        """Everything that control needs to start an actor with these options.
+        """Spec of an actor with these options, for control.
 
         Args:
             spec: of the actor's class.

@@ -19,16 +19,18 @@ from actorhub.hub.options import Options
 from actorhub.messaging.context import deadline
 from actorhub.messaging.session import Session
 
-FIRST_LOOK = 0.02  # seconds between looks whether it is reserved, at first
+# Seconds between two checks whether a group is reserved, at first and at most.
+FIRST_LOOK = 0.02
 LAST_LOOK = 0.5
 
-PATIENCE = 10.0  # seconds for a node to hear that it shall end
+# Seconds in which a node must confirm that it drains.
+PATIENCE = 10.0
 
 
 class PlacementGroup:
-    """Bundles of resources that are reserved together. `group[0]` is where an actor may go: `hub.options(placement=group[0])`.
+    """Bundles of resources that are reserved together; actors run in one by `hub.options(placement=group[0])`.
 
-    It may be passed on to whoever shall spawn in it; `hub.remove` ends it.
+    It may be passed to other actors and tasks, which spawn in it; `hub.remove` ends it.
     """
 
     def __init__(self, session: Session, plan: PlacementGroupSpec) -> None:
@@ -50,8 +52,10 @@ class PlacementGroup:
         return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> Bundle:
-        """Raises:
-        IndexError: it has no such bundle.
+        """The bundle with this index, for `hub.options(placement=...)`.
+
+        Raises:
+            IndexError: the group has no such bundle.
         """
         count = len(self)
         if not -count <= index < count:
@@ -59,10 +63,10 @@ class PlacementGroup:
         return Bundle(group=self.id, index=index % count)
 
     async def ready(self, timeout: float | None = None) -> GroupInfo:
-        """Returns when all of it is reserved, which actors in it need not wait for: they begin when it is.
+        """Wait until all bundles are reserved. Actors may be spawned before: they begin when the group is reserved.
 
         Raises:
-            TimeoutError: it is not, after `timeout` seconds; the message says what it waits for.
+            TimeoutError: it is not reserved after `timeout` seconds; the message says what it waits for.
             ActorHubError: it was removed.
         """
         pause, info = FIRST_LOOK, await self._look()
@@ -86,7 +90,7 @@ class PlacementGroup:
 
 
 class PlacementApi(ABC):
-    """The part of `Hub` that makes, lists and removes placement groups, and has nodes end."""
+    """The part of `Hub` that creates, lists and removes placement groups, and drains nodes."""
 
     _options: Options
     _owner: str | None
@@ -97,20 +101,22 @@ class PlacementApi(ABC):
     async def placement_group(
         self, bundles: Sequence[Mapping[str, float]], *, strategy: Strategy = "PACK", name: str | None = None
     ) -> PlacementGroup:
-        """Reserve resources together: all bundles or none. Returns when control has taken it up; `await group.ready()` waits
-        until all of it is reserved, and actors in it wait for that by themselves.
+        """Reserve resources together: all bundles or none. Returns when control has accepted the group.
 
-        - `bundles`: what each asks for, such as `[{"cpu": 1}, {"cpu": 1, "gpu": 1}]`.
-        - `strategy`: "PACK" on as few nodes as can be, "SPREAD" on as many, "STRICT_PACK" all on one, "STRICT_SPREAD" each on
-          its own.
+        `await group.ready()` waits until all of it is reserved; actors in it wait for that by themselves. The group ends
+        with its session, as actors do, unless it was created by `hub.options(lifetime="detached")`; `remove` ends it
+        before. Bundles on a dead node are reserved again elsewhere.
 
-        It ends with its session, as actors do, unless `hub.options(lifetime="detached")` made it; `remove` ends it before. What
-        a dead node had of it is reserved again elsewhere.
+        Args:
+            bundles: resources of each bundle, such as `[{"cpu": 1}, {"cpu": 1, "gpu": 1}]`.
+            strategy: "PACK" on as few nodes as possible, "SPREAD" on as many as possible, "STRICT_PACK" all on one node,
+                "STRICT_SPREAD" each on its own node.
+            name: unique among the placement groups of the namespace.
 
         Raises:
             NameTaken: another placement group of the namespace has the name.
             PlacementInfeasible: it could never fit, were all nodes empty.
-            pydantic.ValidationError: a bundle is empty, an amount is no amount, or the strategy is unknown.
+            pydantic.ValidationError: a bundle is empty, an amount is invalid, or the strategy is unknown.
         """
         session, options = self._open_session(), self._options
         plan = PlacementGroupSpec(
@@ -127,12 +133,14 @@ class PlacementApi(ABC):
         return PlacementGroup(session, unwrap(await control_client(session).make_group(asked)))
 
     async def remove(self, group: PlacementGroup) -> bool:
-        """End a placement group: its actors end, its tasks fail with PlacementInfeasible and are kept as dead letters, and what
-        it reserved is free. False where it was gone already."""
+        """End a placement group and free its resources. False if it did not exist any more.
+
+        Its actors end; its tasks fail with PlacementInfeasible and are kept as dead letters.
+        """
         return await control_client(self._open_session()).remove_group(group.id)
 
     async def groups(self, *, all_namespaces: bool = False) -> list[GroupInfo]:
-        """The placement groups of the namespace, with what those wait for that are not reserved."""
+        """The placement groups of the namespace; `waits_for` says what an unreserved group waits for."""
         namespace = None if all_namespaces else self._options.namespace
         control, found = control_client(self._open_session()), list[GroupInfo]()
         while True:
@@ -142,11 +150,12 @@ class PlacementApi(ABC):
                 return found
 
     async def drain(self, node: str) -> None:
-        """Have a node end in order, as SIGTERM does: it takes nothing new, its actors and bundles go elsewhere, what runs may
-        end for `drain_timeout`. Returns when it has been told; `nodes` has it until it is gone.
+        """Drain a node, as SIGTERM does. Returns when the node has been told; `nodes` lists it until it is gone.
+
+        It takes nothing new, its actors and bundles move elsewhere, and running calls may take `drain_timeout` to end.
 
         Raises:
-            ActorHubError: there is no such node, or it does not answer in 10 s; then it is not told later either.
+            ActorHubError: no such node exists, or it does not reply in 10 s; then it is not told later either.
         """
         session = self._open_session()
         try:

@@ -1,4 +1,4 @@
-"""What a hub does with tasks and objects."""
+"""Tasks and objects of a hub: submit, wait, map, chain, gather, put and get."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TaskApi(ABC):
 
     @abstractmethod
     def _sending(self) -> SubmitOptions:
-        """Where tasks go, and how, by the hub's options."""
+        """Options of submitted tasks, from the hub's options."""
 
     # ---- tasks
 
@@ -49,13 +49,13 @@ class TaskApi(ABC):
     def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Send a task to the workers of its queue; returns its Future at once, or the Stream of a generator.
 
-        The task leaves at the end of the current turn of the event loop, or when the futures among its arguments are done.
-        From the broker's confirm on it survives any crash. It runs at least once: a worker that dies costs an attempt. A
-        function without `@task`, or from `__main__` or a notebook, travels by value, signed.
+        The task is sent at the end of the current turn of the event loop, or when the futures among its arguments are
+        done. Once the broker has confirmed it, it survives any crash. It runs at least once: a worker that dies costs an
+        attempt. A function without `@task`, or from `__main__` or a notebook, travels by value, signed.
 
         Raises:
             InvalidArguments: they do not fit the annotations; nothing was sent.
-            TooManyPending: `max_pending` answers are waited for already; `hub.map` keeps a window instead.
+            TooManyPending: `max_pending` replies are pending already; `hub.map` keeps a window instead.
             UntrustedPayload: it would travel by value, and the cluster has no secret.
             ValueError: an argument contains itself.
         """
@@ -68,8 +68,8 @@ class TaskApi(ABC):
     async def get(self, what: Any, /, *, timeout: float | None = None) -> Any:
         """The value of a reference, the result of a task, or a list of them, in order.
 
-        The arrays of an object are read-only views of memory that all processes of the machine share; copy one to change it.
-        Of a list, up to eight objects that are elsewhere are brought at once.
+        The arrays of an object are read-only views of memory that all processes of the machine share; copy one to change
+        it. Up to eight objects of a list are fetched from other machines at once.
 
         Raises:
             the first failed task's exception, as soon as it fails; the others go on.
@@ -85,7 +85,8 @@ class TaskApi(ABC):
     async def wait(
         self, futures: Iterable[Future[R]], *, count: int | None = None, timeout: float | None = None
     ) -> tuple[list[Future[R]], list[Future[R]]]:
-        """Wait until `count` of them are done (all, unless told), failed ones included, or `timeout` seconds have passed.
+        """Wait until `count` of them are done (default: all), failed ones included, or `timeout` seconds have passed.
+
         Returns those that are done and those that are not, both in the given order."""
         return await wait_for(list(futures), count, timeout)
 
@@ -118,26 +119,29 @@ class TaskApi(ABC):
         window: int = 1000,
         progress: bool = False,
     ) -> AsyncIterator[Any]:
-        """The results of a task for each row of arguments, as `map` pairs them. At most `window` tasks wait or run at any time,
-        fewer where `max_pending` leaves no room. What was submitted and not read is cancelled when the reader drops the
-        iterator, as by leaving the loop, or calls `aclose`.
+        """Iterate the results of a task for each row of arguments, as `map` pairs them.
 
-        - `ordered`: in the order of the arguments, else as they come.
-        - `progress`: a progress bar on standard error.
+        Tasks that were submitted and not read are cancelled when the reader drops the iterator, as by leaving the loop,
+        or calls `aclose`.
+
+        Args:
+            window: tasks that wait or run at any time, at most; fewer if `max_pending` leaves no room.
+            ordered: yield results in the order of the arguments, else as they come.
+            progress: show a progress bar on standard error.
 
         Raises:
-            the first failed task's exception, in the order of the results, or whatever the arguments' iterators raise, or
-            `submit`; what was submitted meanwhile is cancelled.
+            the first failed task's exception, in the order of the results, or any exception of the arguments' iterators
+            or of `submit`; tasks submitted meanwhile are cancelled.
         """
         return TaskMap(
             lambda row: self.submit(function, *row), zip(*arguments, strict=False), ordered, window, progress
         )
 
     def chain(self, first: Callable[P, Any], /, *others: Callable[[Any], Any]) -> Chain[P]:
-        """Tasks of which each takes the result of the one before: `await hub.chain(load, parse, store).submit("a.csv")`.
+        """Chain tasks; each takes the result of the one before: `await hub.chain(load, parse, store).submit("a.csv")`.
 
-        The message of each carries those that follow: once it is accepted the chain goes on, whatever becomes of its caller,
-        and no result passes through the caller but the last one. It fails with the first task that fails for good.
+        The message of each task carries the tasks that follow: once it is accepted the chain goes on without its caller,
+        and only the last result passes through the caller. It fails with the first task that fails for good.
 
         Raises:
             TypeError: one of them is not a function, or streams.
@@ -151,14 +155,14 @@ class TaskApi(ABC):
     def gather_into(
         self, collect: Callable[[list[Any]], R], function: Callable[..., Any], /, *arguments: Iterable[Any]
     ) -> Future[R]:
-        """A task for each row of arguments, as `map` pairs them, and `collect` with the list of their results, in order.
+        """Run a task for each row of arguments, as `map` pairs them, then `collect` with the list of results, in order.
 
-        The results wait at the broker; once all tasks are accepted, `collect` runs when the last of them is done, whatever
-        becomes of the caller. It fails with the first of them that failed, when all have ended.
+        The results wait at the broker; once all tasks are accepted, `collect` runs when the last of them is done, even
+        without the caller. It fails with the first of them that failed, when all have ended.
 
         Raises:
             InvalidArguments, NotSerialisable, PayloadTooLarge, TooManyPending: nothing was sent.
-            ValueError: there is no row.
+            ValueError: the arguments have no row.
         """
         rows = zip(*arguments, strict=False)
         submitter = self._open_clients().tasks
@@ -167,32 +171,32 @@ class TaskApi(ABC):
     # ---- objects
 
     async def put(self, value: T) -> ObjectRef[T]:
-        """Put a value into the store of a node of this machine, once; returns the reference to it, which travels instead.
+        """Put a value into the store of a node of this machine, once; returns a reference, which travels instead.
 
-        Arrays, and all else that offers its buffers to pickle protocol 5, are copied once, into memory that every process of
-        the machine reads without copying. Other nodes copy it when they need it, once for all their processes. The object is
-        freed when no process has referred to it for `object_lease` seconds, or by `free`.
+        Arrays, and other values that offer their buffers to pickle protocol 5, are copied once, into memory that every
+        process of the machine reads without copying. Other nodes copy the object when they need it, once for all their
+        processes. It is freed when no process has referred to it for `object_lease` seconds, or by `free`.
 
         Raises:
             NotSerialisable: names the part that cannot be pickled.
-            StoreFull: there is no room in memory nor on disk.
+            StoreFull: neither memory nor disk has room.
         """
         return await self._open_clients().objects.put(value)
 
     async def free(self, ref: ObjectRef[Any]) -> None:
-        """Remove an object now, wherever it is. Whoever reads it goes on; whoever asks for it from now on gets ObjectLost."""
+        """Remove an object from all nodes now. Current readers keep it; later reads raise ObjectLost."""
         await self._open_clients().objects.free(ref)
 
 
 class Chain(Generic[P]):
-    """Made by `Hub.chain`."""
+    """Chain of tasks, created by `Hub.chain`."""
 
     def __init__(self, hub: TaskApi, specs: list[TaskSpec]) -> None:
         self._hub = hub
         self._specs = specs
 
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> Future[Any]:
-        """Send the first task; the Future has the last one's result. Raises as `Hub.submit`."""
+        """Send the first task; the Future has the result of the last one. Raises as `Hub.submit`."""
         first, *others = self._specs
         sending = replace(self._hub._sending(), then=tuple(others))
         future: Future[Any] = self._hub._open_clients().tasks.submit(first, args, kwargs, sending)
