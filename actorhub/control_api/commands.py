@@ -185,7 +185,7 @@ Command = SpawnReply | GroupReply | TaskQueueReply | Action
 
 
 def group_name_taken(request: GroupRequested, holder: PlacementGroupSpec) -> GroupReply:
-    """Reply to a request for a placement group whose name `holder` has: that group, if the client takes it, or an error."""
+    """Reply to a request for a placement group whose name `holder` has: that group if the client takes it, else an error."""
     plan = request.plan
     if request.get_if_exists and (holder.bundles, holder.strategy) == (plan.bundles, plan.strategy):
         return GroupReply(group_id=plan.group_id, plan=holder)

@@ -153,7 +153,7 @@ class TaskBroadcasts(ABC):
 
     @abstractmethod
     async def task_died(self, call_id: str, times: int) -> None:
-        """Record that a worker died while it ran the task; `times` counts the deaths that the sender knows of, with this."""
+        """Record that a worker died while it ran the task; `times` counts the known deaths, including this one."""
 
     @abstractmethod
     async def task_late(self, call_id: str, attempt: int) -> None:
@@ -190,7 +190,7 @@ class NodeService(TaskBroadcasts):
 
     @abstractmethod
     async def start_worker(self, worker: str, actor_id: str, gpu: float = 0.0) -> None:
-        """Start a worker process for one isolated actor; `gpu` is the number of GPUs, or the part of one, reserved for it."""
+        """Start a worker process for one isolated actor; `gpu` is the reserved number of GPUs, or part of one."""
 
     @abstractmethod
     async def stop_worker(self, worker: str) -> None:

@@ -199,7 +199,7 @@ class ActorWorker:
         await self._tell_control(ActorStarted(actor=actor_id, worker=self.config.worker, incarnation=incarnation))
 
     def _spec(self, plan: SpawnSpec) -> ActorSpec:
-        """Spec of the actor's class: by value if it came signed, else by name from the classes of the node's modules."""
+        """Spec of the actor's class: by value if it came signed, else by name from the node's modules."""
         if plan.code is not None:
             return spec_of(self.session.signer.loads(plan.code))
         spec = registry.get(plan.class_name)
@@ -257,7 +257,7 @@ class ActorWorker:
             )
             return HostedActor(order.residency, durable, durable)
         cell = make_cell("", lambda: create(""))
-        # a limit counts what waits at the broker, so little may wait here
+        # A mailbox limit counts the messages that wait at the broker, so few may wait here.
         prefetch = plan.options.concurrency if ticket.limited else PREFETCH
         mailbox = Mailbox(
             session,
@@ -293,7 +293,7 @@ class ActorWorker:
             )
 
     async def _end_up_to(self, actor_id: str, incarnation: int) -> HostedActor | None:
-        """End the actor's incarnations up to this one, and start none of them any more, also if orders come out of order."""
+        """End the actor's incarnations up to this one; a later order to start one of them has no effect."""
         self._stopped[actor_id] = max(incarnation, self._stopped.pop(actor_id, 0))
         if len(self._stopped) > REMEMBERED:
             del self._stopped[next(iter(self._stopped))]

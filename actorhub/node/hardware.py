@@ -61,7 +61,7 @@ def memory(total: int, *, cgroups: Path = _CGROUPS, own: Path = _OWN) -> int:
 
 
 def gpu(tools: Sequence[Sequence[str]] = TOOLS, environment: Mapping[str, str] = os.environ) -> int:
-    """Number of GPUs that the first installed tool counts, at most as many as `CUDA_VISIBLE_DEVICES` names if it is set.
+    """Number of GPUs that the first installed tool counts, at most as many as `CUDA_VISIBLE_DEVICES` names, if set.
 
     Without a tool, the number that `CUDA_VISIBLE_DEVICES` names.
 

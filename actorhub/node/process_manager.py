@@ -69,7 +69,7 @@ class WorkerExit:
 
 
 class ProcessManager:
-    """Manager of a node's worker processes; calls `on_exit` on the event loop as soon as one has ended, for any reason."""
+    """Manager of a node's worker processes; calls `on_exit` on the event loop as soon as one has ended."""
 
     knows_everything = False
     """True if its workers know every actor class that is defined in the process that spawns."""
@@ -102,7 +102,7 @@ class ProcessManager:
         return self._living.get(worker_id)
 
     async def find(self, worker_id: str) -> WorkerProcess | None:
-        """Find a worker, and wait for one that is starting: it may report that it is ready before its start is known here."""
+        """Find a worker; wait for one that is starting: it may report readiness before its start is known here."""
         starting = self._starting.get(worker_id)
         if starting is not None:
             await asyncio.shield(starting)

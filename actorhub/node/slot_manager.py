@@ -219,7 +219,7 @@ class SlotManager:
                 self.statuses.died(running.call, self.statuses.deaths.get(running.call, 0) + 1)
 
     async def on_ended(self, end: WorkerExit) -> None:
-        """Replace a slot, and tell every slot which tasks it ran when it died: one that kills many slots is not run again."""
+        """Replace a slot, and tell every slot its running tasks: a task that kills many slots is not run again."""
         slot = end.worker
         if not end.meant and not slot.stopping:
             log.error("%s", end.cause, extra={"in_hand": [call.method for call in end.in_hand]})
