@@ -11,7 +11,7 @@ from actorhub.control_api.info import ActorInfo
 from actorhub.control_api.specs import Activation, Model, PlacementGroupSpec, SpawnSpec
 
 Refusal = Literal["name taken", "infeasible", "parent dead"]
-"""Why control creates nothing: another has the name, no node can ever run it, or the actor that would own it is dead."""
+"""Reason of a refusal: another has the name, no node can ever run it, or the actor that would own it is dead."""
 
 
 class SpawnReply(Model):
@@ -185,7 +185,7 @@ Command = SpawnReply | GroupReply | TaskQueueReply | Action
 
 
 def group_name_taken(request: GroupRequested, holder: PlacementGroupSpec) -> GroupReply:
-    """Reply to a request for a placement group whose name `holder` has: that group if the client takes it, else an error."""
+    """Reply to a request for a group whose name `holder` has: that group if the client takes it, else an error."""
     plan = request.plan
     if request.get_if_exists and (holder.bundles, holder.strategy) == (plan.bundles, plan.strategy):
         return GroupReply(group_id=plan.group_id, plan=holder)
@@ -199,7 +199,7 @@ def group_name_taken(request: GroupRequested, holder: PlacementGroupSpec) -> Gro
 
 
 def name_taken(request: SpawnRequested, holder: SpawnSpec) -> SpawnReply:
-    """Reply to a request for an actor whose name `holder` has: that actor, if the client takes it, or an error."""
+    """Reply to a request for an actor whose name `holder` has: that actor if the client takes it, else an error."""
     plan = request.plan
     if request.get_if_exists and holder.class_name == plan.class_name:
         return SpawnReply(actor_id=plan.actor_id, plan=holder.outline)

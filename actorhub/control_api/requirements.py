@@ -1,4 +1,4 @@
-"""Requirements of a task or an actor: resources, node, labels and bundle. Pure."""
+"""Requirements of a task for its slot: resources, node, labels and bundle. Pure."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ class Hub(TaskApi, InspectionApi, PlacementApi):
         namespace: str | None = None,
         settings: Settings | None = None,
     ) -> Hub:
-        """Hub of a local cluster, which it starts, waits for, and stops at its end.
+        """Hub of a cluster on this machine, which it starts, waits for, and stops at its end.
 
         Args:
             nodes: number of nodes, or their resources by id: `{"one": {"cpu": 2}, "two": {"cpu": 1, "gpu": 1}}`.
@@ -246,9 +246,8 @@ class Hub(TaskApi, InspectionApi, PlacementApi):
             lifetime: "session" ends with this hub, or the actor that spawned it; "detached" lives until it is killed.
             resources, max_restarts: instead of the class's own.
             placement: bundle of a placement group to run in, such as `group[0]`; its resources are used.
-            node: id of the node to run on.
-            labels, prefer: labels that the node must have; labels that it should have, if such a node has room.
-            priority, delay: of tasks, instead of their own; seconds that the broker keeps a task before a worker gets it.
+            node, labels, prefer: id of the only node; labels it must have; labels it should have, if one has room.
+            priority, delay: of tasks: instead of their own; seconds that the broker keeps one before a worker gets it.
             catch_up: treatment of a timer's missed times; see `every`.
         """
         given = {
@@ -348,7 +347,7 @@ class Hub(TaskApi, InspectionApi, PlacementApi):
     def after(self, seconds: float, method: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> Timer:
         """Send a tell `seconds` from now. Awaiting the timer waits until the broker has it; `cancel` ends it.
 
-        A durable actor's timer is in its journal: it comes once, whatever crashes. A plain actor's ends with its instance.
+        A durable actor's timer is in its journal: it comes once despite crashes. A plain actor's ends with its instance.
 
         Raises:
             InvalidArguments: they do not fit the method's annotations; nothing was sent.

@@ -137,7 +137,7 @@ class InspectionApi(ABC):
         return await self._dead_letters().get(id)
 
     async def replay(self, letter: DeadLetter | int) -> DeadLetter:
-        """Send the message of a dead letter, given itself or by id, again, as a new one without deadline and reply.
+        """Send the message of a dead letter, given itself or by id, again: a new one, without a deadline or a caller.
 
         Returns the dead letter, which stays, with the time of the replay in `replayed`.
 

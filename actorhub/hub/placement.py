@@ -103,14 +103,14 @@ class PlacementApi(ABC):
     ) -> PlacementGroup:
         """Reserve resources together: all bundles or none. Returns when control has accepted the group.
 
-        `await group.ready()` waits until all of it is reserved; actors in it wait for that by themselves. The group ends
-        with its session, as actors do, unless it was created by `hub.options(lifetime="detached")`; `remove` ends it
-        before. Bundles on a dead node are reserved again elsewhere.
+        `await group.ready()` waits until all of it is reserved; actors in it wait for that by themselves. The group
+        ends with its session, as actors do, unless it was created by `hub.options(lifetime="detached")`; `remove` ends
+        it before. Bundles on a dead node are reserved again elsewhere.
 
         Args:
             bundles: resources of each bundle, such as `[{"cpu": 1}, {"cpu": 1, "gpu": 1}]`.
-            strategy: "PACK" on as few nodes as possible, "SPREAD" on as many as possible, "STRICT_PACK" all on one node,
-                "STRICT_SPREAD" each on its own node.
+            strategy: "PACK" on as few nodes as possible, "SPREAD" on as many as possible, "STRICT_PACK" all on one,
+                "STRICT_SPREAD" each on its own.
             name: unique among the placement groups of the namespace.
 
         Raises:

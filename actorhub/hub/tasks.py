@@ -50,8 +50,8 @@ class TaskApi(ABC):
         """Send a task to the workers of its queue; returns its Future at once, or the Stream of a generator.
 
         The task is sent at the end of the current turn of the event loop, or when the futures among its arguments are
-        done. Once the broker has confirmed it, it survives any crash. It runs at least once: a worker that dies costs an
-        attempt. A function without `@task`, or from `__main__` or a notebook, travels by value, signed.
+        done. Once the broker has confirmed it, it survives any crash. It runs at least once: a worker that dies costs
+        an attempt. A function without `@task`, or from `__main__` or a notebook, travels by value, signed.
 
         Raises:
             InvalidArguments: they do not fit the annotations; nothing was sent.
@@ -68,8 +68,8 @@ class TaskApi(ABC):
     async def get(self, what: Any, /, *, timeout: float | None = None) -> Any:
         """The value of a reference, the result of a task, or a list of them, in order.
 
-        The arrays of an object are read-only views of memory that all processes of the machine share; copy one to change
-        it. Up to eight objects of a list are fetched from other machines at once.
+        The arrays of an object are read-only views of memory that all processes of the machine share; copy one to
+        change it. Up to eight objects of a list are fetched from other machines at once.
 
         Raises:
             the first failed task's exception, as soon as it fails; the others go on.
@@ -87,7 +87,8 @@ class TaskApi(ABC):
     ) -> tuple[list[Future[R]], list[Future[R]]]:
         """Wait until `count` of them are done (default: all), failed ones included, or `timeout` seconds have passed.
 
-        Returns those that are done and those that are not, both in the given order."""
+        Returns those that are done and those that are not, both in the given order.
+        """
         return await wait_for(list(futures), count, timeout)
 
     @overload
@@ -140,8 +141,8 @@ class TaskApi(ABC):
     def chain(self, first: Callable[P, Any], /, *others: Callable[[Any], Any]) -> Chain[P]:
         """Chain tasks; each takes the result of the one before: `await hub.chain(load, parse, store).submit("a.csv")`.
 
-        The message of each task carries the tasks that follow: once it is accepted the chain goes on without its caller,
-        and only the last result passes through the caller. It fails with the first task that fails for good.
+        The message of each task carries the tasks that follow: once it is accepted the chain goes on even without its
+        caller, through whom only the last result passes. It fails with the first task that fails for good.
 
         Raises:
             TypeError: one of them is not a function, or streams.

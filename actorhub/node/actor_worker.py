@@ -211,10 +211,10 @@ class ActorWorker:
         return spec
 
     def _constructor(self, plan: SpawnSpec, spec: ActorSpec) -> Callable[[str], Any]:
-        """Constructor of the first instance of a key; the key is empty if the class is not keyed.
+        """Constructor of a key's first instance; the key is empty if the class is not keyed.
 
-        It reads the arguments only when it is called: the class may take others by now, and an actor that is restored
-        from its journal needs none.
+        It reads the arguments only when it is called: the class may take others by now, and an actor that is
+        restored from its journal needs none.
         """
         if spec.options.shards is not None:
             return lambda key: spec.cls(key) if spec.takes_key else spec.cls()

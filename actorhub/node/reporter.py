@@ -97,8 +97,10 @@ class NodeReporter:
         return [worker for worker in self._processes.living if worker.config.kind == "actors"]
 
     def keep_until_told(self, worker: WorkerProcess) -> None:
-        """List a worker that has ended until `report_end` has told control: else control would take it for lost, without
-        knowing what it was running."""
+        """List a worker that has ended until `report_end` has told control.
+
+        Else control would take it for lost, without knowing its running calls.
+        """
         self._unreported_ends[worker.config.worker] = worker
 
     async def report_end(self, event: WorkerLost | WorkerStopped | SlotEnded) -> None:
