@@ -347,7 +347,7 @@ class Hub(TaskApi, InspectionApi, PlacementApi):
     def after(self, seconds: float, method: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> Timer:
         """Send a tell `seconds` from now. Awaiting the timer waits until the broker has it; `cancel` ends it.
 
-        A durable actor's timer is in its journal: it comes once despite crashes. A plain actor's ends with its instance.
+        A durable actor's timer is in its journal: it comes once despite crashes. A plain one ends with the instance.
 
         Raises:
             InvalidArguments: they do not fit the method's annotations; nothing was sent.
