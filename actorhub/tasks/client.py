@@ -161,6 +161,7 @@ class TaskClient(Recoverable):
             payload, codec = self._pack(spec, tuple(args), kwargs, places)
         box = self._box(spec, sending)
         last = sending.then[-1] if sending.then else spec
+        of_task = self._draft(spec, sending)
         pending = session.sender.expect_reply(
             last.signature,
             box,
@@ -168,7 +169,7 @@ class TaskClient(Recoverable):
             on_took=lambda seconds: self._means.record(last.name, seconds),
         )
         draft = session.sender.draft_call(pending)
-        draft.update(self._draft(spec, sending))
+        draft.update(of_task)
         draft["codec"] = codec
         pending.outgoing = OutgoingMessage(
             draft, payload, lambda outcome: accepted(None) if outcome is Outcome.STORED else None
@@ -276,9 +277,9 @@ class TaskClient(Recoverable):
             put=lambda outgoing: self._dispatch(box, outgoing, sending.delay),
             cancel_task=self._cancelled,
         )
+        part = self._draft(spec, sending)
         pending = session.sender.expect_reply(collect.signature, submission, call_id)
         pending.keep_alive = keep_alive
-        part = self._draft(spec, sending)
         if pending.deadline is not None:
             part["deadline"] = pending.deadline
         self._ways.when_open(

@@ -728,6 +728,20 @@ async def test_functions_travel_by_value(hub: Hub) -> None:
         hub.submit(3)  # type: ignore[call-overload]
 
 
+async def test_a_task_that_cannot_be_sent_takes_no_place_among_the_pending_calls(hub: Hub) -> None:
+    def local(number: int) -> int:
+        return number
+
+    settings = hub.settings.model_copy(update={"secret": None, "max_pending": 1})
+    async with Hub(settings=settings) as poor:
+        for _ in range(2):
+            with pytest.raises(UntrustedPayload):
+                poor.submit(local, 1)
+            with pytest.raises(UntrustedPayload):
+                poor.gather_into(total, local, [1, 2])
+        assert await poor.submit(double, 2) == 4
+
+
 # ---- several queues
 
 
