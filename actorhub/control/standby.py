@@ -1,5 +1,7 @@
-"""A node's readiness to run control. Whose consumer of control's inbox is the active one runs it: the broker decides, and what
-keeps two of them apart is the journal, as with every durable actor."""
+"""Standby of control: every node consumes control's inbox, and the node whose consumer is active runs the control actor.
+
+The broker chooses the active consumer. The journal fences off a former owner, as for every durable actor.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +27,17 @@ from actorhub.messaging.topology import durable_inbox, journal_stream
 
 log = logging.getLogger(__name__)
 
-HANDING_OVER = 1.0  # seconds that what runs may take to end
+HANDOVER_SECONDS = 1.0
+"""Time that a running request may take to end when the node stops."""
 
 
 class ControlStandby(Recoverable):
-    """Attached to a session, it takes its turn at control on every link that the session has."""
+    """A node's readiness to run control, on every link of its session.
+
+    Args:
+        session: the node's session.
+        name: the node's name in the log.
+    """
 
     def __init__(self, session: Session, *, name: str) -> None:
         names = session.names
@@ -57,17 +65,17 @@ class ControlStandby(Recoverable):
         await self._mailbox.open()
 
     async def close(self) -> None:
-        """What control has not committed is the next one's."""
+        """Stop control if it runs here. The next owner handles every message that is not committed."""
         self._session.attachments.remove(self)
-        await self._mailbox.stop(HANDING_OVER)
+        await self._mailbox.stop(HANDOVER_SECONDS)
         await self._mailbox.close()
 
     async def attach(self, link: Link) -> None:
-        """Before the mailbox is attached to it."""
+        """Declare control's inbox, before the mailbox consumes it."""
         await link.declare(durable_inbox(self._session.names.control))
 
     def detach(self) -> None:
-        """The inbox is the broker's."""
+        """Nothing to undo: the inbox stays at the broker."""
 
     def _make_host(self, context: HostContext) -> ControlHost:
         log.info("%s runs control", self._name)
@@ -80,9 +88,9 @@ class ControlStandby(Recoverable):
 
 
 class ControlHost:
-    """The `StateHost` of control: one actor, whose state is in parts.
+    """The `StateHost` of control: one actor, whose state is in the journal row by row.
 
-    All parts are read when it starts, so nothing can break later. `Control` handles a message in one step, and changes nothing
+    All rows are read when it starts, so nothing can break later. `Control` handles a message in one step, and changes nothing
     if that fails: so there is nothing to restore.
     """
 
@@ -94,18 +102,20 @@ class ControlHost:
         self._cell: ActorCell | None = None
 
     async def start(self) -> None:
-        """Raises:
-        ActorInitFailed: the state cannot be read here.
+        """Read all rows, and start the control actor.
+
+        Raises:
+            ActorInitFailed: the rows cannot be read here.
         """
-        known = {part.key: part.body for part in await self._context.load_states("")}
+        rows = {record.key: record.body for record in await self._context.load_states("")}
         handle = service_handle(self._session, self._session.names.control, Control)
         execution = ExecutionContext(handle, self._session, SYSTEM)
-        cell = self._cell = ActorCell(execution, spec_of(Control), lambda: self._make(known))
+        cell = self._cell = ActorCell(execution, spec_of(Control), lambda: self._make(rows))
         cell.may_begin = self._context.may_start
         await cell.start()
 
-    def _make(self, known: dict[str, bytes]) -> Control:
-        control = Control(self._session.settings, self._context.link, known)
+    def _make(self, rows: dict[str, bytes]) -> Control:
+        control = Control(self._session.settings, self._context.link, rows)
         self._state = control.state
         return control
 
@@ -133,14 +143,14 @@ class ControlHost:
             self._cell.cancel(call_id)
 
     def settled(self, request: Request) -> None:
-        """Nothing is kept of it."""
+        """Nothing to do: control keeps no request."""
 
     def capture(self, request: Request) -> int:
-        """A spawn specification goes into a part and into a command; other changes are hardly larger than their message."""
+        """The growth of the next commit at most: a spawn specification goes into a row and into an order."""
         return 2 * len(request.payload)
 
     def restore(self, request: Request) -> None:
-        """It changed nothing."""
+        """Nothing to undo: a request that fails has changed nothing."""
 
     def take_changes(self, *, whole: bool) -> list[StateRecord]:
         changes = self._state.changes() if self._state is not None else {}
