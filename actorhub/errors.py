@@ -47,7 +47,7 @@ class BrokerUnavailable(ActorHubError):
 
 
 class ActorNotFound(ActorHubError):
-    """There is no such actor: it never existed under that name, or its end was too long ago to be on record."""
+    """The actor does not exist: it never had that name, or it ended too long ago to be on record."""
 
 
 class ActorDied(ActorHubError):

@@ -21,7 +21,7 @@ R = TypeVar("R")
 
 
 class RemoteMethod:
-    """One public method of one actor. Calling it sends the call, and returns its Call or Stream."""
+    """Public method of a handle. Calling it sends the call, and returns its Call or Stream."""
 
     __slots__ = ("handle", "name", "signature")
 
@@ -33,7 +33,7 @@ class RemoteMethod:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         sender = session_of(self.handle).sender
         send = sender.stream if self.signature.is_generator else sender.call
-        return send(self.handle._ticket, self.signature, self.name, args, kwargs)
+        return send(self.handle._address, self.signature, self.name, args, kwargs)
 
     def __repr__(self) -> str:
         return f"<{self.name} of {self.handle!r}>"
@@ -46,18 +46,18 @@ class Handle:
     actor's public methods and nothing else: the state stays with the actor.
     """
 
-    __slots__ = ("_session", "_spec", "_ticket")
+    __slots__ = ("_address", "_session", "_spec")
 
-    def __init__(self, session: Session | None, ticket: ActorAddress, spec: ActorSpec) -> None:
+    def __init__(self, session: Session | None, address: ActorAddress, spec: ActorSpec) -> None:
         """Make a handle.
 
         Args:
             session: sends its calls; None for a handle read outside any hub, which then belongs to the first hub that uses it.
-            ticket: address of the actor.
+            address: address of the actor.
             spec: the actor's class.
         """
         self._session = session
-        self._ticket = ticket
+        self._address = address
         self._spec = spec
 
     def __getattr__(self, name: str) -> RemoteMethod:
@@ -75,26 +75,26 @@ class Handle:
         raise MethodNotFound(f"{cls} has no method {name!r}; it has: {', '.join(sorted(self._spec.methods))}")
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return _unpickled, (self._ticket.model_dump(), self._spec.cls)
+        return _unpickled, (self._address.model_dump(), self._spec.cls)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Handle) and self._address == other._address
+        return isinstance(other, Handle) and self._identity == other._identity
 
     def __hash__(self) -> int:
-        return hash(self._address)
+        return hash(self._identity)
 
     @property
-    def _address(self) -> tuple[str, str | None]:
-        return self._ticket.queue, self._ticket.key
+    def _identity(self) -> tuple[str, str | None]:
+        return self._address.queue, self._address.key
 
     def __repr__(self) -> str:
-        ticket = self._ticket
-        return f"<handle of {self._spec.cls.__qualname__} {ticket.name or ticket.actor_id} in {ticket.namespace!r}>"
+        address = self._address
+        return f"<handle of {self._spec.cls.__qualname__} {address.name or address.actor_id} in {address.namespace!r}>"
 
 
-def _unpickled(ticket: dict[str, Any], cls: type) -> Handle:
+def _unpickled(address: dict[str, Any], cls: type) -> Handle:
     """A handle from a pickle; it belongs to the session that reads the pickle, if there is one."""
-    known = ActorAddress.model_validate(ticket)
+    known = ActorAddress.model_validate(address)
     return Handle(current_session.get(), known, registry.get(known.class_name) or spec_of(cls))
 
 
@@ -125,7 +125,7 @@ def address_of(handle: object) -> ActorAddress:
     """
     if not isinstance(handle, Handle):
         raise TypeError(f"{handle!r} is not a handle of an actor; hub.spawn and hub.find give handles")
-    return handle._ticket
+    return handle._address
 
 
 def spec_behind(handle: Handle) -> ActorSpec:
@@ -133,46 +133,48 @@ def spec_behind(handle: Handle) -> ActorSpec:
     return handle._spec
 
 
-_ticket = TypeAdapter(ActorAddress)
+_addresses = TypeAdapter(ActorAddress)
 
 
 def handle_schema(cls: type, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
     """Schema of an annotation that is an actor class: validates a handle or its address, serialises to the address."""
 
     def validate(value: Any) -> Any:
-        ticket = _ticket_of(value)
-        if ticket is None and isinstance(value, dict):
-            ticket = _ticket.validate_python(value)
-        if ticket is None:
+        address = _address_in(value)
+        if address is None and isinstance(value, dict):
+            address = _addresses.validate_python(value)
+        if address is None:
             raise PydanticCustomError(
                 "actor_handle",
                 "not a handle of {actor}; pass what hub.spawn, hub.find or ref(self) gave",
                 {"actor": cls.__qualname__},
             )
-        if not _is_kind_of(ticket, cls):
+        if not _is_kind_of(address, cls):
             raise PydanticCustomError(
                 "actor_handle",
                 "a handle of {other}, not of {actor}",
-                {"other": ticket.class_name, "actor": cls.__qualname__},
+                {"other": address.class_name, "actor": cls.__qualname__},
             )
         session = current_session.get()
-        return value if session is None or not isinstance(value, dict) else Handle(session, ticket, spec_of(cls))
+        return value if session is None or not isinstance(value, dict) else Handle(session, address, spec_of(cls))
 
     return core_schema.no_info_plain_validator_function(
         validate,
-        serialization=core_schema.plain_serializer_function_ser_schema(_ticket_of, return_schema=_ticket.core_schema),
+        serialization=core_schema.plain_serializer_function_ser_schema(
+            _address_in, return_schema=_addresses.core_schema
+        ),
     )
 
 
-def _ticket_of(value: object) -> ActorAddress | None:
-    return value._ticket if isinstance(value, Handle) else None
+def _address_in(value: object) -> ActorAddress | None:
+    return value._address if isinstance(value, Handle) else None
 
 
-def _is_kind_of(ticket: ActorAddress, cls: type) -> bool:
-    spec = registry.get(ticket.class_name)
+def _is_kind_of(address: ActorAddress, cls: type) -> bool:
+    spec = registry.get(address.class_name)
     if spec is not None and issubclass(spec.cls, cls):
         return True
-    return ticket.class_name == class_name_of(cls)
+    return address.class_name == class_name_of(cls)
 
 
 def remote_of(method: Any) -> RemoteMethod:

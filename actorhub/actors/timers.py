@@ -84,8 +84,8 @@ class Timer:
         self.id = times.id
         self._remote = remote
         self._session = session = session_of(remote.handle)
-        ticket = address_of(remote.handle)
-        self._sent = session.sender.set_timer(ticket, remote.signature, remote.name, args, kwargs, times)
+        address = address_of(remote.handle)
+        self._sent = session.sender.set_timer(address, remote.signature, remote.name, args, kwargs, times)
 
     def __await__(self) -> Generator[Any, None, Timer]:
         outcome: Outcome = yield from self._sent.__await__()
@@ -100,9 +100,9 @@ class Timer:
         Raises:
             ActorNotFound, ActorDied: the actor does not exist (any more).
         """
-        ticket = address_of(self._remote.handle)
+        address = address_of(self._remote.handle)
         await self._session.sender.check_stored(
-            ticket, self._remote.signature.label, await self._session.sender.cancel_timer(ticket, self.id)
+            address, self._remote.signature.label, await self._session.sender.cancel_timer(address, self.id)
         )
 
     def __repr__(self) -> str:

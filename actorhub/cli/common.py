@@ -1,4 +1,4 @@
-"""What the commands share: options, a look through a hub, and what they print."""
+"""Shared parts of the commands: options, queries through a hub, and output."""
 
 from __future__ import annotations
 
@@ -49,8 +49,7 @@ def settings_from(url: str | None, namespace: str | None, **more: Any) -> Settin
 def query(
     settings: Settings, question: Callable[[Hub], Awaitable[R]], timeout: float = 10.0, late: str = NO_CONTROL
 ) -> R:
-    """What a hub with these settings answers to the question. Where it has not in `timeout` seconds, the command ends with
-    `late`."""
+    """Ask a hub with these settings, and return its reply. Without one in `timeout` seconds, exit with the message `late`."""
 
     async def within() -> R:
         async with Hub(settings=settings) as hub, asyncio.timeout(timeout):

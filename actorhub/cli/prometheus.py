@@ -1,4 +1,4 @@
-"""What a cluster waits for and what its nodes have, as metrics for Prometheus: for operators, and for scalers of nodes."""
+"""Prometheus metrics of a cluster: its queues, its demand and its nodes, for operators and for autoscalers."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ class NodeEntry:
         return min(shared, key=lambda worker: (worker.load, worker.id), default=None)
 
     def capacity(self) -> NodeCapacity:
-        """Its capacity, for placement strategies: a live view of `free`, and the load as it is now."""
+        """Capacity of the node, for placement strategies: a live view of `free`, and the present load."""
         worker = self.least_loaded_worker()
         return NodeCapacity(self.id, self.free, worker.load if worker is not None else 0)
 

@@ -58,7 +58,7 @@ class ClusterTable:
 
 @dataclass(frozen=True)
 class ControlTables:
-    """One table for each kind of thing that control knows."""
+    """Tables of control: actors, nodes, placement groups and task queues."""
 
     directory: ActorDirectory = field(default_factory=ActorDirectory)
     nodes: NodeRegistry = field(default_factory=NodeRegistry)

@@ -17,7 +17,7 @@ from actorhub.messaging.session import Session
 from actorhub.wire.codec import by_value
 
 
-def shard_ticket(names: QueueNames, namespace: str, spec: ActorSpec, key: object) -> ActorAddress:
+def shard_address(names: QueueNames, namespace: str, spec: ActorSpec, key: object) -> ActorAddress:
     """Address of the instance of a keyed class with this key.
 
     Raises:
@@ -34,20 +34,20 @@ def shard_ticket(names: QueueNames, namespace: str, spec: ActorSpec, key: object
     if not key:
         raise ValueError("a key is not empty; give the instance a name")
     plan = _plan(spec, namespace, _number(key.encode()) % shards)
-    return plan.ticket(names).of(key)
+    return plan.address(names).of(key)
 
 
-async def ensure_shard_mailbox(session: Session, ticket: ActorAddress) -> None:
-    """Create the mailbox of the shard that the ticket's instance belongs to, unless it exists.
+async def ensure_shard_mailbox(session: Session, address: ActorAddress) -> None:
+    """Create the mailbox of the shard that the address's instance belongs to, unless it exists.
 
     Raises:
         ActorNotFound: this process does not know the class.
         PlacementInfeasible: no node can ever run the shard.
     """
-    spec = registry.get(ticket.class_name)
+    spec = registry.get(address.class_name)
     if spec is None or spec.options.shards is None:
-        raise ActorNotFound(f"{ticket.class_name} is not known to this process as a keyed class; import its module")
-    plan = _plan(spec, ticket.namespace, int(ticket.actor_id.rpartition("-")[2]))
+        raise ActorNotFound(f"{address.class_name} is not known to this process as a keyed class; import its module")
+    plan = _plan(spec, address.namespace, int(address.actor_id.rpartition("-")[2]))
     if by_value(spec.cls):
         plan = plan.model_copy(update={"code": session.signer.dumps(spec.cls, spec.class_name)})
     unwrap(await control_client(session).spawn(SpawnRequested(plan=plan)))

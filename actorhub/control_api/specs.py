@@ -77,8 +77,8 @@ class SpawnSpec(Model):
         journal = names.journal(self.namespace, self.actor_id)
         return [journal_stream(journal, retention), durable_inbox(queue, limit)]
 
-    def ticket(self, names: QueueNames) -> ActorAddress:
-        """Its address, for handles."""
+    def address(self, names: QueueNames) -> ActorAddress:
+        """Address of the actor, for handles."""
         return ActorAddress(
             queue=self.queue(names),
             actor_id=self.actor_id,

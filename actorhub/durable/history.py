@@ -114,17 +114,17 @@ class _Found:
 class History:
     """History of one durable actor, or of all instances of a keyed class that share a mailbox."""
 
-    def __init__(self, session: Session, ticket: ActorAddress) -> None:
+    def __init__(self, session: Session, address: ActorAddress) -> None:
         """Raises:
         ActorHubError: the actor is not durable.
         """
-        self._who = ticket.name or ticket.actor_id
-        if not ticket.durable:
+        self._who = address.name or address.actor_id
+        if not address.durable:
             raise ActorHubError(f"{self._who} is not durable, so it has no journal; use @actor(durable=True)")
         self._session = session
-        self._key = ticket.key or ""
-        self._journal = session.names.journal(ticket.namespace, ticket.actor_id)
-        self._dead = session.names.dead(ticket.namespace)
+        self._key = address.key or ""
+        self._journal = session.names.journal(address.namespace, address.actor_id)
+        self._dead = session.names.dead(address.namespace)
 
     async def read(self, limit: int = 100) -> list[HistoryEntry]:
         """The last `limit` records, in order, without read markers. It reads all that the broker keeps.

@@ -162,14 +162,14 @@ class OutboxPublisher:
     async def _ensure_mailbox(self, entry: OutboxEntry) -> bool:
         """Have the mailbox of a keyed instance created. False if that fails."""
         names = self._session.names
-        ticket = ActorAddress(
+        address = ActorAddress(
             queue=entry.queue,
             actor_id=actor_id_of(entry.queue),
             namespace=names.namespace_of(entry.queue),
             class_name=entry.keyed,
         )
         try:
-            await self._session.directory.ensure_mailbox(ticket)
+            await self._session.directory.ensure_mailbox(address)
         except ActorHubError:
             log.exception("the mailbox of an instance of %s cannot be created", entry.keyed)
             return False

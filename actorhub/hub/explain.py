@@ -76,8 +76,8 @@ class Explainer:
             return await self._word(what)
         if not isinstance(what, Handle):
             raise TypeError(f"{what!r} is no actor's handle or name, and no call or task; nothing is known of it")
-        ticket = address_of(what)
-        return await self._actor(ticket, f"{ticket.class_name} {ticket.name or ticket.actor_id}")
+        address = address_of(what)
+        return await self._actor(address, f"{address.class_name} {address.name or address.actor_id}")
 
     # ---- actors
 
@@ -86,40 +86,40 @@ class Explainer:
             info = await self._ask(lambda: self._control.describe(word))
             if info is None:
                 plan = await self._ask(lambda: find(self._session, self._namespace, word))
-                return await self._actor(plan.ticket(self._session.names), f"{plan.class_name} {word}")
+                return await self._actor(plan.address(self._session.names), f"{plan.class_name} {word}")
         except ActorNotFound as exc:
             return self._told([f"{exc}."])
         except TimeoutError:
             return self._told([_SILENT])
         names, of = self._session.names, info.namespace
         queue = names.durable(of, word) if info.durable else names.actor(of, word)
-        ticket = ActorAddress(
+        address = ActorAddress(
             queue=queue, actor_id=word, namespace=of, class_name=info.class_name, durable=info.durable
         )
-        return await self._actor(ticket, f"{info.class_name} {info.name or word}")
+        return await self._actor(address, f"{info.class_name} {info.name or word}")
 
-    async def _actor(self, ticket: ActorAddress, who: str) -> Explanation:
+    async def _actor(self, address: ActorAddress, who: str) -> Explanation:
         info: ActorInfo | None = None
         try:
-            info = await self._ask(lambda: self._control.describe(ticket.actor_id))
+            info = await self._ask(lambda: self._control.describe(address.actor_id))
             said = [_state(who, info)]
         except (TimeoutError, ActorNotFound):
             said = [_SILENT]
         queue: QueueState | None = None
         try:
-            queue = await self._queue(ticket.queue)
+            queue = await self._queue(address.queue)
             said += self._of_queue(queue, info)
         except (TimeoutError, BrokerUnavailable):
             said.append(_BROKER_SILENT)
         doing: ActorActivity | None = None
         if info is not None and info.state == "running" and info.worker is not None and queue is not None:
-            doing, words = await self._doing(info.worker, ticket.actor_id)
+            doing, words = await self._doing(info.worker, address.actor_id)
             said += words
         epoch: HistoryEntry | None = None
         commit: HistoryEntry | None = None
-        if ticket.durable and queue is not None:
+        if address.durable and queue is not None:
             try:
-                epoch, commit = await History(self._session, ticket).owner()
+                epoch, commit = await History(self._session, address).owner()
                 said.append(_ownership(epoch, commit))
             except ActorHubError as exc:
                 said.append(f"Its journal cannot be read: {exc}.")
@@ -186,8 +186,8 @@ class Explainer:
         names = self._session.names
         of = names.namespace_of(way.queue)
         durable = way.queue == names.durable(of, actor_id)
-        ticket = ActorAddress(queue=way.queue, actor_id=actor_id, namespace=of, class_name="", durable=durable)
-        found = await self._actor(ticket, actor_id)
+        address = ActorAddress(queue=way.queue, actor_id=actor_id, namespace=of, class_name="", durable=durable)
+        found = await self._actor(address, actor_id)
         return found.model_copy(update={"text": f"{said}\n{found.text}"})
 
     async def _what_a_slot_needs(self, queue: str) -> list[str]:

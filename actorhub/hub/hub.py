@@ -21,7 +21,7 @@ from actorhub.control_api.directory import cluster_session
 from actorhub.control_api.events import SpawnRequested
 from actorhub.control_api.info import NodeInfo
 from actorhub.control_api.requirements import Bundle
-from actorhub.control_api.sharding import shard_ticket
+from actorhub.control_api.sharding import shard_address
 from actorhub.control_api.specs import SpawnSpec
 from actorhub.core.addressing import check_name
 from actorhub.errors import ActorHubError, ActorNotFound, HubClosed
@@ -302,7 +302,7 @@ class Hub(TaskApi, InspectionApi, PlacementApi):
             TypeError: the class has no keys: it is not decorated with `@actor(durable=True, shards=...)`.
         """
         session, spec = self._open_session(), spec_of(cls)
-        return cast(T, Handle(session, shard_ticket(session.names, self._options.namespace, spec, key), spec))
+        return cast(T, Handle(session, shard_address(session.names, self._options.namespace, spec, key), spec))
 
     async def find(self, cls: type[T], name: str) -> T:
         """Find the living actor with this name in the namespace.
@@ -321,24 +321,25 @@ class Hub(TaskApi, InspectionApi, PlacementApi):
         """Call an actor whose class is not known here, as a client in another language does: JSON in, JSON out."""
         session = self._open_session()
         plan = await find(self._open_session(), self._options.namespace, name)
-        return await session.sender.call(plan.ticket(session.names), Untyped(f"{name}.{method}"), method, (), arguments)
+        address = plan.address(session.names)
+        return await session.sender.call(address, Untyped(f"{name}.{method}"), method, (), arguments)
 
     async def kill(self, handle: object) -> bool:
         """End an actor now: the running call is cut off, waiting callers get ActorDied, tells go to the dead letters.
 
         Returns when it replies to no call any more, or after 5 s if its worker is too busy to end it. False if it was
         dead already."""
-        ticket = address_of(handle)
-        if ticket.key is not None:
+        address = address_of(handle)
+        if address.key is not None:
             raise ActorHubError(
                 f"{handle!r} cannot be killed: its mailbox has other instances, too; give it a method that clears it"
             )
         session = self._open_session()
-        if not await control_client(session).kill(ticket.actor_id, "killed by hub.kill"):
+        if not await control_client(session).kill(address.actor_id, "killed by hub.kill"):
             return False
         with suppress(TimeoutError):
             async with asyncio.timeout(KILLING):
-                while await (await session.live_link()).state(ticket.queue) is not None:
+                while await (await session.live_link()).state(address.queue) is not None:
                     await asyncio.sleep(LOOK)
         return True
 
@@ -371,8 +372,7 @@ class Hub(TaskApi, InspectionApi, PlacementApi):
 
     def adopt(self, handle: T) -> T:
         """Handle of the same actor that works through this hub, for a handle from another hub or another process."""
-        ticket = address_of(handle)
-        return cast(T, Handle(self._open_session(), ticket, spec_behind(cast(Handle, handle))))
+        return cast(T, Handle(self._open_session(), address_of(handle), spec_behind(cast(Handle, handle))))
 
     # ---- within
 
@@ -396,4 +396,4 @@ class Hub(TaskApi, InspectionApi, PlacementApi):
 
     def _handle(self, plan: SpawnSpec, spec: ActorSpec) -> Handle:
         session = self._open_session()
-        return Handle(session, plan.ticket(session.names), spec)
+        return Handle(session, plan.address(session.names), spec)

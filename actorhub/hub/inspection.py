@@ -112,12 +112,12 @@ class InspectionApi(ABC):
         # It is an id: no node needs to run.
         if await link.state(names.journal(namespace, actor)) is not None:
             queue = names.durable(namespace, actor)
-            ticket = ActorAddress(
+            address = ActorAddress(
                 queue=queue, actor_id=actor, namespace=namespace, class_name="", durable=True, key=key
             )
-            return History(session, ticket)
+            return History(session, address)
         plan = await find(self._open_session(), namespace, actor)
-        return History(session, plan.ticket(names))
+        return History(session, plan.address(names))
 
     # ---- dead letters
 

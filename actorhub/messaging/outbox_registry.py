@@ -65,23 +65,25 @@ class OutboxRegistry:
 
     # ---- outboxes
 
-    def to_actor(self, ticket: ActorAddress) -> ActorOutbox:
-        box = self._actors.get(ticket.queue)
+    def to_actor(self, address: ActorAddress) -> ActorOutbox:
+        box = self._actors.get(address.queue)
         if box is None:
-            box = self._actors[ticket.queue] = ActorOutbox(
-                ticket.queue, self._loop, numbered=True, limited=ticket.limited
+            box = self._actors[address.queue] = ActorOutbox(
+                address.queue, self._loop, numbered=True, limited=address.limited
             )
-            self._open(box, ticket)
+            self._open(box, address)
         return box
 
-    def for_repeatable_calls(self, ticket: ActorAddress) -> ActorOutbox:
+    def for_repeatable_calls(self, address: ActorAddress) -> ActorOutbox:
         """Outbox for calls of this process's durable actors to another one: not numbered, and not sent again over the
         next link, since these actors end with this one."""
-        box = self._questions.get(ticket.queue)
+        box = self._questions.get(address.queue)
         if box is None:
             _forget_idle(self._questions)
-            box = self._questions[ticket.queue] = RepeatableCallOutbox(ticket.queue, self._loop, limited=ticket.limited)
-            self._open(box, ticket)
+            box = self._questions[address.queue] = RepeatableCallOutbox(
+                address.queue, self._loop, limited=address.limited
+            )
+            self._open(box, address)
         return box
 
     def for_answers(self, queue: str) -> ActorOutbox:
@@ -96,21 +98,21 @@ class OutboxRegistry:
     def _all(self) -> Iterator[ActorOutbox]:
         return iter([*self._actors.values(), *self._answers.values(), *self._questions.values()])
 
-    def _open(self, box: ActorOutbox, ticket: ActorAddress) -> None:
+    def _open(self, box: ActorOutbox, address: ActorAddress) -> None:
         """Create the mailbox of a keyed actor's shard; envelopes to it wait until it exists."""
-        if ticket.key is not None:
+        if address.key is not None:
             self._held.add(box)
-            self._spawn_task(self._open_when_made(box, ticket), "actorhub-mailbox")
+            self._spawn_task(self._open_when_made(box, address), "actorhub-mailbox")
         elif self._link is not None:
             box.attach(self._link)
 
-    async def _open_when_made(self, box: ActorOutbox, ticket: ActorAddress) -> None:
+    async def _open_when_made(self, box: ActorOutbox, address: ActorAddress) -> None:
         try:
-            await self._directory.ensure_mailbox(ticket)
+            await self._directory.ensure_mailbox(address)
         except ActorHubError as exc:
-            log.warning("the mailbox of %s cannot be made: %s", ticket.class_name, exc)
-            self._actors.pop(ticket.queue, None)
-            self._questions.pop(ticket.queue, None)
+            log.warning("the mailbox of %s cannot be made: %s", address.class_name, exc)
+            self._actors.pop(address.queue, None)
+            self._questions.pop(address.queue, None)
             box.give_up()
         else:
             if self._link is not None:

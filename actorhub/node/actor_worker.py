@@ -227,12 +227,12 @@ class ActorWorker:
 
     def _host(self, order: StartActor, spec: ActorSpec) -> HostedActor:
         plan, session = order.residency.plan, self.session
-        ticket = plan.ticket(session.names)
+        address = plan.address(session.names)
         create = self._constructor(plan, spec)
 
         def make_cell(key: str, create: Callable[[], Any]) -> ActorCell:
-            handle = Handle(session, ticket.of(key), spec)
-            execution = ClientContext(handle, session, ticket.namespace, clients=self.clients)
+            handle = Handle(session, address.of(key), spec)
+            execution = ClientContext(handle, session, address.namespace, clients=self.clients)
             on_failed = functools.partial(self._failed, order)
             cell = ActorCell(execution, spec, create, blackbox=self.blackbox, on_failed=on_failed)
             self._cells.add(cell)
@@ -241,10 +241,10 @@ class ActorWorker:
         if plan.options.durable:
             config = MailboxConfig(
                 name=plan.actor_id,
-                inbox=ticket.queue,
+                inbox=address.queue,
                 journal=session.names.journal(plan.namespace, plan.actor_id),
                 dead_letters=session.names.dead(plan.namespace),
-                limited=ticket.limited,
+                limited=address.limited,
                 poison=frozenset(order.poison),
             )
             durable = DurableMailbox(
@@ -258,10 +258,10 @@ class ActorWorker:
             return HostedActor(order.residency, durable, durable)
         cell = make_cell("", lambda: create(""))
         # A mailbox limit counts the messages that wait at the broker, so few may wait here.
-        prefetch = plan.options.concurrency if ticket.limited else PREFETCH
+        prefetch = plan.options.concurrency if address.limited else PREFETCH
         mailbox = Mailbox(
             session,
-            ticket.queue,
+            address.queue,
             cell,
             DeadLetterQueue(session, plan.namespace),
             prefetch=prefetch,

@@ -58,7 +58,7 @@ class Codec(StrEnum):
 
 
 class Hop(BaseModel):
-    """One actor that waits in a chain of calls, and the id of the call that it is handling."""
+    """Step of a call chain: an actor that waits, and the id of the call that it is handling."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -204,7 +204,7 @@ EncodedEnvelope = tuple[Envelope, bytes]
 
 
 def encode(parcels: Sequence[EncodedEnvelope]) -> tuple[bytes, str]:
-    """One message's body and content type for these parcels, in order."""
+    """Encode envelopes, in order, as one message: its body and its content type."""
     if len(parcels) == 1 and parcels[0][0].codec is Codec.JSON:
         return _encode_single(*parcels[0]), SINGLE
     return _encode_batch(parcels), BATCH

@@ -188,8 +188,8 @@ async def test_foreign_records_in_a_journal_are_skipped(hub: Hub) -> None:
     assert await numbers.next() == 1
     link = hub._open_session().link
     assert link is not None
-    ticket = address_of(numbers)
-    journal = ticket.queue.replace(".durable.", ".journal.")
+    address = address_of(numbers)
+    journal = address.queue.replace(".durable.", ".journal.")
     settled: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
     link.publish(journal, Message(b"\0\0\0\2{}and more"), resolver_of(settled))
     assert await settled is Outcome.STORED

@@ -136,8 +136,8 @@ async def test_history_marks_records_that_do_not_count(hub: Hub) -> None:
     first = (await hub.history(account))[0]
     link, names = hub._open_session().link, hub._open_session().names
     assert link is not None
-    ticket = address_of(account)
-    journal = names.journal(ticket.namespace, ticket.actor_id)
+    address = address_of(account)
+    journal = names.journal(address.namespace, address.actor_id)
     others: list[bytes] = [
         encode(Commit(epoch=1, owner="another", seq=2)),
         encode(Commit(epoch=1, owner=first.owner, seq=1)),

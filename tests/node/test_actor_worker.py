@@ -121,7 +121,7 @@ class Site:
         for queue in plan.queues(self.session.names, self.session.settings.journal_retention):
             await self.link.declare(queue)
         self.worker.begin(StartActor(worker="w", residency=Activation(plan=plan, incarnation=1, restarts=0)))
-        return Handle(self.session, plan.ticket(self.session.names), spec)
+        return Handle(self.session, plan.address(self.session.names), spec)
 
     async def waits(self, handle: Any) -> tuple[int, int]:
         """Messages in its queue, and who takes them."""

@@ -44,7 +44,7 @@ class ConsumerGeneration:
         self.closing: asyncio.Task[None] | None = None
 
     def on_settled(self) -> None:
-        """One of its messages was acknowledged or returned."""
+        """Note that a message was acknowledged or returned."""
         self.in_hand -= 1
         self.settled += 1
         if self.in_hand == 0 and self.on_empty is not None:
@@ -97,7 +97,7 @@ class TaskConsumer(Recoverable):
                 await self._open_generation(link)
 
     def detach(self) -> None:
-        """What was in hand is the broker's again."""
+        """Note that the link is lost: the broker delivers unacknowledged messages again, to any slot."""
         self._lose(*self._ending, *([self._current] if self._current is not None else []))
         self._current = None
 

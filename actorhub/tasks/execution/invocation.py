@@ -214,7 +214,7 @@ class TaskInvoker:
         return self._session.signer.loads(request.payload)
 
     def _arguments(self, request: Request, spec: TaskSpec, stored: Any) -> tuple[list[Any], dict[str, Any]]:
-        """`stored`: the arguments, with the values of objects in their places, if any of them are in the object store."""
+        """Validated arguments of a task. `stored` are those that came with objects, with the values in place of the objects."""
         envelope = request.envelope
         if envelope.codec is Codec.STORED:
             return spec.signature.accept(stored, alone=envelope.alone)

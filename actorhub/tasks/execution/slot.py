@@ -81,12 +81,12 @@ class TaskSlot:
 
     @property
     def statuses(self) -> TaskStatusTable:
-        """What the slot knows of cancelled tasks, and of those that ended with their slot."""
+        """Statuses of cancelled tasks, and of tasks that ended with their slot."""
         return self._admission.statuses
 
     @property
     def completed(self) -> int:
-        """How many tasks have run and ended."""
+        """Number of tasks that have run to their end."""
         return self._completion.completed
 
     @property

@@ -75,16 +75,16 @@ class RunningBatch:
 
     @property
     def seconds_since_pause(self) -> float:
-        """How long it has run since its start, or since its last pause."""
+        """Seconds of running since the start, or since the last pause."""
         return time.monotonic() - self._since
 
     @property
     def seconds(self) -> float:
-        """How long it has run altogether. Only while the clock is not paused."""
+        """Seconds of running in all. Call it only while the clock is not paused."""
         return self._before + self.seconds_since_pause
 
     def pause_clock(self) -> None:
-        """Its task is blocked, and holds up no other."""
+        """Stop the clock: the task is blocked, and holds up no other."""
         if not self._is_paused:
             self._is_paused = True
             self.batch.consumer.concurrent_tasks += 1
@@ -255,7 +255,7 @@ class ThreadScheduler:
         return running
 
     def _requeue_unstarted(self, running: RunningBatch) -> None:
-        """What would wait behind a blocked task comes next instead."""
+        """Put the unstarted tasks of a blocked batch in front of the queue."""
         batch, rest = running.batch, deque[Request]()
         while (request := batch.take_last()) is not None:
             rest.appendleft(request)
