@@ -86,3 +86,7 @@ __all__ = [
     "task",
     "tell",
 ]
+
+# Public classes are pickled and shown by their public name, wherever their file is. Errors keep their name on the wire.
+for _class in (Call, Future, Hub, ObjectRef, PlacementGroup, Retry, Settings, Stream, Timer):
+    _class.__module__ = __name__

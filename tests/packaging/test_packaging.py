@@ -1,6 +1,7 @@
 """What the distribution promises: its names, its weight at import, its contents, its layers."""
 
 import inspect
+import pickle
 import re
 import subprocess
 import sys
@@ -34,6 +35,17 @@ def test_the_package_exports_what_its_all_names_and_nothing_else() -> None:
 
 def test_every_name_in_all_is_there() -> None:
     assert [name for name in actorhub.__all__ if not hasattr(actorhub, name)] == []
+
+
+def test_public_classes_say_actorhub_as_their_module_and_errors_the_one_on_the_wire() -> None:
+    public = {name: getattr(actorhub, name) for name in actorhub.__all__}
+    classes = {name: value for name, value in public.items() if isinstance(value, type)}
+    assert {name: cls.__module__ for name, cls in classes.items()} == {
+        name: "actorhub.errors" if issubclass(cls, Exception) else "actorhub" for name, cls in classes.items()
+    }
+    for value in (actorhub.Retry(attempts=2), actorhub.ObjectRef("id", 1, "node", "queue")):
+        assert b"actorhub\x94" in pickle.dumps(value)
+        assert type(pickle.loads(pickle.dumps(value))) is type(value)
 
 
 def test_the_package_exports_every_error() -> None:
