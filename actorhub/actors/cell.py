@@ -33,7 +33,7 @@ from actorhub.messaging.request import Reply, Request
 from actorhub.messaging.session import current_session
 from actorhub.messaging.stream_sender import StreamSender
 from actorhub.wire.envelope import Envelope, Hop, Kind
-from actorhub.wire.signature import Signature
+from actorhub.wire.method_signature import Signature
 
 log = logging.getLogger(__name__)
 

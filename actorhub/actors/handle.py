@@ -14,7 +14,7 @@ from actorhub.core.addressing import ActorAddress
 from actorhub.errors import ActorHubError, MethodNotFound
 from actorhub.messaging.calls import Call
 from actorhub.messaging.session import Session, current_session
-from actorhub.wire.signature import Signature
+from actorhub.wire.method_signature import Signature
 
 P = ParamSpec("P")
 R = TypeVar("R")

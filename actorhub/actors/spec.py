@@ -12,7 +12,7 @@ from typing import Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from actorhub.core.resources import Resources
-from actorhub.wire.signature import Signature
+from actorhub.wire.method_signature import Signature
 
 SPEC = "__actorhub_spec__"
 LIFE = ("started", "stopping", "migrate")

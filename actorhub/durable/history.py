@@ -19,8 +19,8 @@ from actorhub.durable.protocol.journal_state import JournalState
 from actorhub.durable.protocol.records import Commit, Epoch, InvalidRecord, OutboxEntry, ReadMarker, Record, StateRecord
 from actorhub.errors import ActorHubError, ActorNotFound, InvalidEnvelope
 from actorhub.messaging.session import Session
-from actorhub.wire.codec import Signer
 from actorhub.wire.envelope import decode as envelopes
+from actorhub.wire.signer import Signer
 
 PAGE_RECORDS = 1000
 """Records that are read at once."""

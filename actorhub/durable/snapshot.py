@@ -16,7 +16,8 @@ from pydantic import BaseModel
 from actorhub.actors.spec import ActorSpec
 from actorhub.durable.protocol.records import StateRecord
 from actorhub.errors import ActorHubError, NotSerialisable, PayloadTooLarge
-from actorhub.wire.codec import Signer, is_json_tree, unpickled
+from actorhub.wire.codec import is_json_tree, unpickled
+from actorhub.wire.signer import Signer
 
 MASKED_SECRET = b"*****"
 DOUBTFUL = (MASKED_SECRET, b"null")

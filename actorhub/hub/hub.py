@@ -34,7 +34,7 @@ from actorhub.messaging.session import Session, current_session
 from actorhub.settings import Settings
 from actorhub.tasks.client import SubmitOptions
 from actorhub.tasks.client_context import ClientContext, Clients
-from actorhub.wire.signature import Untyped
+from actorhub.wire.method_signature import Untyped
 
 if TYPE_CHECKING:
     from actorhub.hub.in_process_cluster import InProcessCluster

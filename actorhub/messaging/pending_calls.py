@@ -15,10 +15,11 @@ from actorhub.errors import ActorHubError, CallTimeout, TooManyPending
 from actorhub.messaging.calls import Call, StreamReceiver
 from actorhub.messaging.context import HandledCall, call_context
 from actorhub.messaging.outbox import OutgoingMessage
-from actorhub.wire.codec import KeepAlive, Signer
+from actorhub.wire.codec import KeepAlive
 from actorhub.wire.envelope import Envelope, Hop, Kind
 from actorhub.wire.failure import Failure
-from actorhub.wire.signature import Signature
+from actorhub.wire.method_signature import Signature
+from actorhub.wire.signer import Signer
 
 log = logging.getLogger(__name__)
 

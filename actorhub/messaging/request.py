@@ -11,9 +11,9 @@ from actorhub.core.addressing import new_id
 from actorhub.errors import ActorDied, RemoteError
 from actorhub.messaging.context import Effects
 from actorhub.messaging.dead_letter import Reason
-from actorhub.wire.codec import Signer
 from actorhub.wire.envelope import EncodedEnvelope, Envelope, EnvelopeDraft, Kind
 from actorhub.wire.failure import Failure
+from actorhub.wire.signer import Signer
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,9 +30,10 @@ from actorhub.messaging.outbox import OutgoingMessage
 from actorhub.messaging.outbox_registry import OutboxRegistry
 from actorhub.messaging.pending_calls import NoReplyWarning, Outbox, PendingCall, PendingCalls
 from actorhub.settings import Settings
-from actorhub.wire.codec import KeepAlive, Signer, may_hold_references
+from actorhub.wire.codec import KeepAlive, may_hold_references
 from actorhub.wire.envelope import Envelope, EnvelopeDraft, Kind, TimerSpec, encode
-from actorhub.wire.signature import Signature
+from actorhub.wire.method_signature import Signature
+from actorhub.wire.signer import Signer
 
 log = logging.getLogger(__name__)
 

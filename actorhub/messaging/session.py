@@ -27,8 +27,8 @@ from actorhub.messaging.recovery import RecoveryRegistry
 from actorhub.messaging.sender import MessageSender
 from actorhub.messaging.topology import reply_queue
 from actorhub.settings import Settings
-from actorhub.wire.codec import Signer
 from actorhub.wire.envelope import Envelope, Kind, decode
+from actorhub.wire.signer import Signer
 
 log = logging.getLogger(__name__)
 

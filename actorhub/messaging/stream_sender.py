@@ -8,7 +8,7 @@ from typing import Any
 
 from actorhub.messaging.session import Session
 from actorhub.wire.envelope import Envelope, EnvelopeDraft, Kind
-from actorhub.wire.signature import Signature
+from actorhub.wire.method_signature import Signature
 
 _END = object()
 

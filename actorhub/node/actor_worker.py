@@ -15,9 +15,9 @@ from weakref import WeakSet
 from actorhub.actors.cell import ActorCell
 from actorhub.actors.handle import Handle, tell
 from actorhub.actors.mailbox import PREFETCH, Mailbox
+from actorhub.actors.mailbox_deletion import drain_and_delete
 from actorhub.actors.service import ServiceEndpoint, stub
 from actorhub.actors.spec import ActorSpec, registry, spec_of
-from actorhub.actors.termination import drain_and_delete
 from actorhub.control_api.client import control_client, death_error
 from actorhub.control_api.commands import DeleteMailbox, DeleteTaskQueue, StartActor
 from actorhub.control_api.directory import cluster_session

@@ -5,12 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -20,9 +17,7 @@ from actorhub.control_api.client import control_client
 from actorhub.errors import (
     ActorHubError,
     ActorNotFound,
-    CallTimeout,
     ObjectLost,
-    RemoteError,
     StoreFull,
     UntrustedPayload,
 )
@@ -30,30 +25,21 @@ from actorhub.messaging.context import EMPTY_CONTEXT, call_context
 from actorhub.messaging.sender import HEADER_ROOM_BYTES
 from actorhub.messaging.session import Session, current_session
 from actorhub.objects.reference import ObjectRef, ValuePlaceholder, held, parts_of, placeholders_allowed, replaced
-from actorhub.objects.remote import RemoteStorage
 from actorhub.objects.server import ObjectServer, ObjectService
-from actorhub.objects.store import ObjectStore, ObjectWriter
+from actorhub.objects.store import ObjectStore
+from actorhub.objects.transfer import LocalStore, ObjectTransfer
 from actorhub.wire.codec import PickledParts
 from actorhub.wire.envelope import Codec
-from actorhub.wire.signature import Signature
+from actorhub.wire.method_signature import Signature
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-SMALL = 1024 * 1024  # bytes up to which an object is written on the event loop, without a thread
-POLL = 0.02  # seconds between looks at the transfer of another process
-SILENCE = 1.0  # seconds without a chunk after which the broker is asked whether the owner still consumes
-ATTEMPTS = 3  # transfers in a row that bring nothing, before the object is lost
-AT_ONCE = 10_000  # leases in one message
-CHUNK = 4 * 1024 * 1024  # bytes of one read from remote storage
-
-
-@dataclass(frozen=True)
-class LocalStore:
-    """The store that a process writes into, and the queue of its server."""
-
-    store: ObjectStore
-    queue: str
+SMALL_OBJECT_BYTES = 1024 * 1024
+"""Up to this size an object is written on the event loop, without a thread."""
+LEASES_PER_MESSAGE = 10_000
+NODE_POLL_SECONDS = 0.1
+"""Between looks whether a node has reported to control."""
 
 
 class ObjectClient:
@@ -71,7 +57,7 @@ class ObjectClient:
         self._keeper: ObjectServer | None = None
         self._own: ObjectStore | None = None
         self._neighbours: dict[str, ObjectStore] = {}  # stores of other nodes and clients on this machine
-        self._fetching: dict[str, asyncio.Task[BaseException | None]] = {}
+        self._transfer = ObjectTransfer(session, self._find_home)
 
     def open(self, path: Path | None = None, node: str = "") -> None:
         """Open the client, and begin to renew the leases of objects that this process refers to.
@@ -111,8 +97,8 @@ class ObjectClient:
                 raise
             home = new = await self._find_home()  # the store of another node, or its own
             ref = await self._quick(pickled.size, lambda: self._put(new, pickled))
-        if self._remote is not None:
-            await asyncio.to_thread(self._remote.write, ref.id, [home.store.view(ref.id)])
+        if self._transfer.remote_storage is not None:
+            await asyncio.to_thread(self._transfer.remote_storage.write, ref.id, [home.store.view(ref.id)])
         return ref
 
     def keep_result(self, pickled: PickledParts) -> tuple[bytes, Codec]:
@@ -142,7 +128,7 @@ class ObjectClient:
 
     @staticmethod
     async def _quick(size: int, work: Callable[[], T]) -> T:
-        return work() if size <= SMALL else await asyncio.to_thread(work)
+        return work() if size <= SMALL_OBJECT_BYTES else await asyncio.to_thread(work)
 
     # ---- getting
 
@@ -163,7 +149,7 @@ class ObjectClient:
                     return cast(T, store.get(ref.id))
             home = await self._find_home()
             while True:
-                await self._fetch(ref)
+                await self._transfer.fetch(ref)
                 with suppress(ObjectLost):  # freed at this moment, or its lease ended: fetch again, the owner knows
                     return cast(T, home.store.get(ref.id))
         finally:
@@ -213,8 +199,8 @@ class ObjectClient:
             await asyncio.to_thread(store.free, ref.id)
         with suppress(ActorNotFound):
             await tell(stub(self._session, ref.queue, ObjectService).free, [ref.id])
-        if self._remote is not None:
-            await asyncio.to_thread(self._remote.delete, ref.id)
+        if self._transfer.remote_storage is not None:
+            await asyncio.to_thread(self._transfer.remote_storage.delete, ref.id)
 
     async def _keep_renewing(self) -> None:
         call_context.set(EMPTY_CONTEXT)
@@ -237,8 +223,8 @@ class ObjectClient:
         service = stub(self._session, queue, ObjectService)
         try:
             async with asyncio.timeout(patience):
-                for begin in range(0, len(ids), AT_ONCE):
-                    await tell(service.renew, ids[begin : begin + AT_ONCE])
+                for begin in range(0, len(ids), LEASES_PER_MESSAGE):
+                    await tell(service.renew, ids[begin : begin + LEASES_PER_MESSAGE])
         except (TimeoutError, ActorHubError):
             log.debug("nobody renews the leases of %d objects at %s", len(ids), queue, exc_info=True)
 
@@ -256,7 +242,7 @@ class ObjectClient:
         try:
             async with asyncio.timeout(session.settings.node_timeout):
                 while not (nodes := await control.nodes()):  # control has just started: no node has reported
-                    await asyncio.sleep(5 * POLL)
+                    await asyncio.sleep(NODE_POLL_SECONDS)
         except (TimeoutError, ActorHubError):
             return None
         for node in nodes:
@@ -281,118 +267,3 @@ class ObjectClient:
             self._keeper = ObjectServer(session, self._own, owner)
             await self._keeper.open()
         return LocalStore(self._own, session.names.objects(owner))
-
-    # ---- transfer
-
-    async def _fetch(self, ref: ObjectRef[Any]) -> None:
-        """Bring an object into this process's store; all callers that wait for it share one transfer."""
-        fetching = self._fetching.get(ref.id)
-        if fetching is None:
-            fetching = self._fetching[ref.id] = self._session.spawn_task(self._bring(ref), f"actorhub-fetch-{ref.id}")
-            fetching.add_done_callback(lambda _: self._fetching.pop(ref.id, None))
-        until = call_context.get().deadline
-        try:
-            async with asyncio.timeout(None if until is None else max(0.0, until - time.time())):
-                error = await asyncio.shield(fetching)
-        except TimeoutError as exc:
-            raise CallTimeout(f"{ref!r} did not come before the deadline; it is on its way") from exc
-        if error is not None:
-            raise error
-
-    async def _bring(self, ref: ObjectRef[Any]) -> BaseException | None:
-        call_context.set(EMPTY_CONTEXT)
-        try:
-            store = (await self._find_home()).store
-            while not store.contains(ref.id):
-                with store.pulling(ref.id) as mine:
-                    if mine and not store.contains(ref.id):
-                        await self._copy(ref, store)
-                        return None
-                await asyncio.sleep(POLL)  # another process of this node brings it
-        except Exception as exc:
-            return exc
-        return None
-
-    async def _copy(self, ref: ObjectRef[Any], store: ObjectStore) -> None:
-        with await asyncio.to_thread(store.begin, ref.id, ref.size) as writer:
-            try:
-                await self._pull(ref, writer)
-            except ObjectLost:
-                if self._remote is None:
-                    raise
-                await asyncio.to_thread(_read, self._remote, ref, writer)
-            writer.commit()
-
-    async def _pull(self, ref: ObjectRef[Any], writer: ObjectWriter) -> None:
-        """Receive an object from its owner. After a silence the transfer resumes where it stopped."""
-        home = await self._find_home()
-        if home.queue == ref.queue:
-            raise _lost(ref, "it was freed, or nobody referred to it for too long")
-        service, done, failures = stub(self._session, ref.queue, ObjectService), 0, 0
-        while done < ref.size:
-            before = done
-            stream = service.chunks(ref.id, done, home.queue)
-            try:
-                async for chunk in self._watched(ref, stream):
-                    writer.write(done, chunk)
-                    done += chunk.nbytes
-            except ActorNotFound as exc:
-                raise _lost(ref, "that node is gone") from exc
-            except ObjectLost as exc:
-                raise _lost(ref, "it was freed, or nobody referred to it for too long") from exc
-            except (RemoteError, TimeoutError) as exc:
-                failures = failures + 1 if done == before else 0
-                if failures >= ATTEMPTS:
-                    raise _lost(ref, "that node does not answer") from exc
-            finally:
-                await stream.aclose()
-
-    async def _watched(self, ref: ObjectRef[Any], stream: AsyncIterator[Any]) -> AsyncIterator[memoryview]:
-        """Pass on the chunks of a stream. While none comes, ask the broker whether the server still consumes its queue.
-
-        Raises:
-            ActorNotFound: the server is gone.
-            TimeoutError: the server consumes but sends nothing.
-        """
-        patience = self._session.settings.node_timeout
-        silent = absent = 0.0
-        while True:
-            try:
-                async with asyncio.timeout(SILENCE):
-                    chunk = await anext(stream, None)
-            except TimeoutError:
-                silent += SILENCE
-                state = await (await self._session.live_link()).state(ref.queue)
-                absent = 0.0 if state is not None and state.consumers else absent + SILENCE
-                if state is None or absent >= patience:
-                    raise ActorNotFound(f"nobody has served {ref.queue} for {absent:.0f} s") from None
-                if silent >= 2 * patience:
-                    raise
-                continue
-            if chunk is None:
-                return
-            silent = absent = 0.0
-            yield memoryview(chunk)
-
-    @cached_property
-    def _remote(self) -> RemoteStorage | None:
-        url = self._session.settings.objects_url
-        return RemoteStorage(url) if url is not None else None
-
-
-def _read(remote: RemoteStorage, ref: ObjectRef[Any], writer: ObjectWriter) -> None:
-    """Copy an object whose node is gone from remote storage into the writer."""
-    try:
-        if remote.size(ref.id) != ref.size:
-            raise _lost(ref, f"what {remote.url} has of it is not whole")
-        for offset in range(0, ref.size, CHUNK):
-            writer.write(offset, memoryview(remote.read(ref.id, offset, CHUNK)))
-    except ObjectLost as exc:
-        raise _lost(ref, f"its node does not have it, and neither does {remote.url}") from exc
-
-
-def _lost(ref: ObjectRef[Any], why: str) -> ObjectLost:
-    return ObjectLost(
-        f"object {ref.id} of {ref.size:,} bytes on {ref.node} is lost: {why}; make it again, "
-        "and keep a reference to it for as long as it is needed"
-    )

@@ -24,7 +24,6 @@ from actorhub.messaging.request import Reply
 from actorhub.messaging.session import Session
 from actorhub.messaging.topology import gathering_queue
 from actorhub.objects.reference import placeholders_allowed
-from actorhub.wire.codec import Signer
 from actorhub.wire.envelope import (
     ChainStep,
     Codec,
@@ -36,6 +35,7 @@ from actorhub.wire.envelope import (
     decode,
     encode,
 )
+from actorhub.wire.signer import Signer
 
 log = logging.getLogger(__name__)
 

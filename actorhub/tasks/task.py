@@ -21,7 +21,7 @@ from tenacity.wait import wait_base
 
 from actorhub.core.addressing import check_name
 from actorhub.core.resources import Resources
-from actorhub.wire.signature import Signature
+from actorhub.wire.method_signature import Signature
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -17,7 +17,8 @@ import pydantic_core
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from actorhub.errors import ActorHubError, InvalidEnvelope, RemoteError
-from actorhub.wire.codec import Signer, is_json_native
+from actorhub.wire.codec import is_json_native
+from actorhub.wire.signer import Signer
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from actorhub.control_api.services import NodeService
 from actorhub.core.addressing import SYSTEM, new_id
 from actorhub.messaging.dead_letter import DeadLetter
 from actorhub.messaging.session import Session
-from actorhub.wire.signature import Untyped
+from actorhub.wire.method_signature import Untyped
 from tests.conftest import QUICK
 from tests.waiting import until
 

@@ -17,7 +17,7 @@ from actorhub import CallTimeout, Hub, NotSerialisable, actor, deadline
 from actorhub.actors.spec import spec_of
 from actorhub.durable.protocol.records import StateRecord
 from actorhub.durable.snapshot import StateSnapshots
-from actorhub.wire.codec import Signer
+from actorhub.wire.signer import Signer
 from tests.durable.actors import kill_worker
 
 

@@ -29,8 +29,8 @@ from actorhub.broker import Link, LocalServer, Message, Outcome, publish_confirm
 from actorhub.core.addressing import new_id
 from actorhub.errors import UntrustedPayload
 from actorhub.messaging import outbox_registry
-from actorhub.wire.codec import Signer
 from actorhub.wire.envelope import Codec, Envelope, encode
+from actorhub.wire.signer import Signer
 from actorhub_embedded import EmbeddedServer
 from actorhub_rabbitmq import PrivateNode
 from tests.chaos.broker import Private

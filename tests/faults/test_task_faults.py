@@ -42,8 +42,8 @@ from actorhub.broker import Message, Outcome, Queue
 from actorhub.core.addressing import new_id
 from actorhub.core.futures import resolver_of
 from actorhub.tasks.chunking import CONCURRENT_TASKS
-from actorhub.wire.codec import Signer
 from actorhub.wire.envelope import Envelope, Kind, encode
+from actorhub.wire.signer import Signer
 from actorhub_embedded import EmbeddedServer
 from actorhub_rabbitmq import PrivateNode
 from tests.conftest import QUICK

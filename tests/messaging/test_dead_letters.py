@@ -25,7 +25,7 @@ from actorhub import (
     tell,
 )
 from actorhub.actors.handle import address_of
-from actorhub.actors.termination import drain_and_delete
+from actorhub.actors.mailbox_deletion import drain_and_delete
 from actorhub.broker import Message, Outcome, Queue, QueueKind, publish_confirmed
 from actorhub.errors import InvalidEnvelope
 from actorhub.messaging.dead_letter import LINE, DeadLetter, ReplayMark

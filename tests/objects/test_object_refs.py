@@ -31,9 +31,10 @@ from actorhub.broker import Message, Queue
 from actorhub.control_api.info import NodeInfo
 from actorhub.core.addressing import QueueNames, new_id
 from actorhub.messaging.session import Session
-from actorhub.objects.client import LocalStore, ObjectClient
+from actorhub.objects.client import ObjectClient
 from actorhub.objects.server import LeaseTable, ObjectServer
 from actorhub.objects.store import ObjectStore
+from actorhub.objects.transfer import LocalStore
 from actorhub.tasks.waiting import AT_ONCE, get_all
 from actorhub.wire.envelope import Envelope
 from tests.conftest import QUICK

@@ -29,7 +29,7 @@ from pydantic import BaseModel
 from actorhub import ActorHubError, NotSerialisable, ObjectLost, StoreFull, UntrustedPayload
 from actorhub.objects import location
 from actorhub.objects.location import remove_if_owner_is_gone, sweep
-from actorhub.objects.remote import RemoteStorage
+from actorhub.objects.remote_storage import RemoteStorage
 from actorhub.objects.store import ALIGN, ObjectStore, Usage
 
 ROOT = Path(__file__).parent.parent.parent

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actorhub import NotSerialisable, UntrustedPayload
-from actorhub.wire.codec import PickledParts, Signer, by_value, is_json_native, unpickled
+from actorhub.wire.codec import PickledParts, by_value, is_json_native, unpickled
+from actorhub.wire.signer import Signer
 
 signer = Signer("a secret")
 loaded: list[str] = []
@@ -110,7 +111,7 @@ def test_without_a_secret_nothing_is_pickled_and_nothing_unpickled() -> None:
         blank.loads(signer.dumps({1}, "it"))
 
 
-def test_signatures_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_method_signatures_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[int] = []
     compare = hmac.compare_digest
     monkeypatch.setattr(hmac, "compare_digest", lambda a, b: compared.append(len(a)) or compare(a, b))

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actorhub import ActorDied, CallTimeout, InvalidEnvelope, RemoteError
-from actorhub.wire.codec import Signer
 from actorhub.wire.failure import LONGEST, Failure
+from actorhub.wire.signer import Signer
 
 signer = Signer("a secret")
 blank = Signer(None)

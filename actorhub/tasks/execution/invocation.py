@@ -22,8 +22,9 @@ from actorhub.messaging.session import current_session
 from actorhub.messaging.stream_sender import StreamSender
 from actorhub.tasks.client_context import ClientContext, Clients
 from actorhub.tasks.task import Retry, TaskSpec, tasks
-from actorhub.wire.codec import PickledParts, Signer
+from actorhub.wire.codec import PickledParts
 from actorhub.wire.envelope import Codec, Envelope, Hop, Kind
+from actorhub.wire.signer import Signer
 
 
 class AdmissionControl:

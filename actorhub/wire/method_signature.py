@@ -19,9 +19,10 @@ from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
 from actorhub.errors import InvalidArguments, InvalidResult, NotSerialisable
-from actorhub.wire.codec import PickledParts, Signer
+from actorhub.wire.codec import PickledParts
 from actorhub.wire.envelope import Codec
 from actorhub.wire.schema import ValueSchema, hints_of, item_of, shape_of_arguments
+from actorhub.wire.signer import Signer
 
 MethodKind = Literal["async", "sync", "async_generator", "sync_generator"]
 

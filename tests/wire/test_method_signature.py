@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field
 
 from actorhub import InvalidArguments, InvalidResult, NotSerialisable, UntrustedPayload
-from actorhub.wire.codec import Signer
 from actorhub.wire.envelope import Codec
-from actorhub.wire.signature import Signature
+from actorhub.wire.method_signature import Signature
+from actorhub.wire.signer import Signer
 
 signer = Signer("a secret")
 blank = Signer(None)
