@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from actorhub.actors import timers
@@ -28,23 +27,13 @@ HOLD_BACK_SECONDS = 2.0
 
 
 class InboxSequencer:
-    """Turns deliveries into the requests to run.
+    """Turns deliveries into requests, and passes those that an instance has to handle to the host.
 
-    Messages that no instance handles are completed here: timers that are set, cancelled or stale, cancelled calls, calls that
-    killed their workers, repeated calls.
-
-    Args:
-        on_ready: takes requests whose turn has come later than their delivery.
+    The others are completed here: timers that are set, cancelled or stale, cancelled calls, calls that killed their workers,
+    repeated calls.
     """
 
-    def __init__(
-        self,
-        parts: OwnerParts,
-        committer: GroupCommitter,
-        config: MailboxConfig,
-        *,
-        on_ready: Callable[[Iterator[Request]], None],
-    ) -> None:
+    def __init__(self, parts: OwnerParts, committer: GroupCommitter, config: MailboxConfig) -> None:
         self._session = parts.session
         self._owner = parts.owner
         self._host = parts.host
@@ -52,7 +41,6 @@ class InboxSequencer:
         self._publisher = parts.publisher
         self._committer = committer
         self._config = config
-        self._on_ready = on_ready
         self._repeated: list[Request] = []
         self._hold_timer: asyncio.TimerHandle | None = None
         self._is_closed = False
@@ -65,8 +53,8 @@ class InboxSequencer:
 
     # ---- deliveries
 
-    def accept(self, delivery: Delivery) -> Iterator[Request]:
-        """The requests that are to run now, in order. To be consumed at once: later ones depend on what earlier ones do."""
+    def accept(self, delivery: Delivery) -> None:
+        """Take the messages of a delivery, in order."""
         message = delivery.message
         try:
             parcels = decode(message.body, message.content_type)
@@ -82,7 +70,7 @@ class InboxSequencer:
             return
         receipt = DeliveryAck(delivery, len(parcels))
         for envelope, payload in parcels:
-            yield from self._take(self._make_request(envelope, payload, receipt, message))
+            self._take(self._make_request(envelope, payload, receipt, message))
 
     def _make_request(self, envelope: Envelope, payload: bytes, receipt: DeliveryAck, message: Message) -> Request:
         """A request, with the sender and number by which the journal knows it. A message with an id in place of a number is the
@@ -108,14 +96,14 @@ class InboxSequencer:
 
     # ---- order and duplicates
 
-    def _take(self, request: Request) -> Iterator[Request]:
+    def _take(self, request: Request) -> None:
         sender, seq = request.origin
         intake, first = self._owner.take(sender, seq, request.envelope.acked_below, request)
         match intake:
             case Intake.RUN:
-                yield from self._pass_on(request)
+                self._dispatch(request)
                 for held in self._owner.intake.take_held(sender):
-                    yield from self._pass_on(held)
+                    self._dispatch(held)
             case Intake.HELD:
                 self._start_hold_timer()
             case Intake.IN_HAND:
@@ -127,15 +115,15 @@ class InboxSequencer:
                     first.join(request)
             case Intake.DONE if self._effects.is_read_only(request):
                 request.origin = "", 0
-                yield from self._pass_on(request)
+                self._dispatch(request)
             case Intake.DONE:
                 self._session.spawn_task(self._reply_again(request), "actorhub-repeat")
 
-    def take_repeated(self) -> Iterator[Request]:
-        """Take again the calls that came a second time while the first was in hand, as `accept` does."""
+    def take_repeated(self) -> None:
+        """Take again the calls that came a second time while the first was in hand."""
         repeated, self._repeated = self._repeated, []
         for request in repeated:
-            yield from self._take(request)
+            self._take(request)
 
     async def _reply_again(self, request: Request) -> None:
         """The request was applied before: its caller gets the same reply once more."""
@@ -153,23 +141,20 @@ class InboxSequencer:
         self._hold_timer = None
         if self._is_closed:
             return
-        self._on_ready(self._held_back())
-        if self._owner.intake.holds_back:
-            self._start_hold_timer()
-
-    def _held_back(self) -> Iterator[Request]:
         for sender, gap in self._owner.intake.skip_gaps():
             log.warning(
                 "%s waited %.0f s in vain for messages %d to %d of %s; handling the later ones now",
                 *(self._config.inbox, HOLD_BACK_SECONDS, gap.start, gap.stop - 1, sender),
             )
             for held in self._owner.intake.take_held(sender):
-                yield from self._pass_on(held)
+                self._dispatch(held)
+        if self._owner.intake.holds_back:
+            self._start_hold_timer()
 
     # ---- by kind
 
-    def _pass_on(self, request: Request) -> Iterator[Request]:
-        """The request itself, if an instance has to handle it."""
+    def _dispatch(self, request: Request) -> None:
+        """Complete the request, or pass it to the host."""
         envelope = request.envelope
         if envelope.kind is Kind.CANCEL:
             if not self._owner.drop_timer(envelope.call):
@@ -184,7 +169,7 @@ class InboxSequencer:
         else:
             sender, seq = request.origin
             request.effects = Effects(f"{self._config.name}:{sender or new_id()}:{seq}")
-            yield request
+            self._host.accept(request)
 
     def _set_timer(self, request: Request) -> None:
         fields = {name: getattr(request.envelope, name) for name in ("timer", "method", "key", "codec")}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -135,8 +135,8 @@ class Ownership:
             session, self._link, self._spec, owner, inbox=config.inbox, dead_letters=config.dead_letters
         )
         parts = OwnerParts(session, owner, self._host, effects, self._publisher)
-        committer = GroupCommitter(parts, self._journal, on_settled=self._run_repeated)
-        inbox = InboxSequencer(parts, committer, config, on_ready=self._run)
+        committer = GroupCommitter(parts, self._journal, on_settled=self._take_repeated)
+        inbox = InboxSequencer(parts, committer, config)
         compactor = Compactor(
             config.name,
             owner,
@@ -158,7 +158,7 @@ class Ownership:
         log.info("%s serves, with epoch %d", self._config.name, machinery.owner.epoch)
         early, self._early = self._early, []
         for delivery in early:
-            self._run(machinery.inbox.accept(delivery))
+            machinery.inbox.accept(delivery)
         self._watch_readback(machinery.owner)
         self._compact_if_due()
 
@@ -167,17 +167,13 @@ class Ownership:
         if self._phase is _Phase.OVER or self._is_stopping:
             return
         if self._phase is _Phase.SERVING and self._machinery is not None:
-            self._run(self._machinery.inbox.accept(delivery))
+            self._machinery.inbox.accept(delivery)
         else:
             self._early.append(delivery)
 
-    def _run(self, requests: Iterable[Request]) -> None:
-        for request in requests:
-            self._host.accept(request)
-
-    def _run_repeated(self) -> None:
+    def _take_repeated(self) -> None:
         if self._machinery is not None:
-            self._run(self._machinery.inbox.take_repeated())
+            self._machinery.inbox.take_repeated()
 
     # ---- stop
 
