@@ -25,8 +25,8 @@ demo: $(READY) $(filter rabbitmq,$(BROKER)) ## Run the demo: actors in two proce
 test: $(READY) rabbitmq $(NODE_PACKAGES) ## Run the tests except slow and Docker ones (JOBS=3 processes, ARGS='-k deadline' selects tests)
 	@$(BIN)/pytest -n $(JOBS) --dist loadfile -m 'not slow and not docker' $(ARGS)
 
-test-all: $(READY) rabbitmq $(NODE_PACKAGES) ## Run all tests on each installed Python from 3.11 to 3.13; Docker tests if a Docker engine answers
-	@scripts/test_all.sh $(ARGS)
+test-all: $(READY) rabbitmq $(NODE_PACKAGES) ## Run all tests on each installed Python from 3.11 to 3.13; Docker tests if a Docker engine answers (JOBS=3)
+	@scripts/test_all.sh -n $(JOBS) --dist loadfile $(ARGS)
 
 simulate: $(READY) ## Simulate durable mailboxes under faults and check their guarantees (SEEDS=10000 FIRST=0 MUTANT=name)
 	@$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),10000) --first $(or $(FIRST),0) --processes 2 \

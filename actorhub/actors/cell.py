@@ -37,7 +37,7 @@ from actorhub.wire.method_signature import Signature
 
 log = logging.getLogger(__name__)
 
-TURN = 0.01
+MAX_TURN_SECONDS = 0.01
 """Seconds that calls which never wait may hold the event loop."""
 
 
@@ -61,7 +61,7 @@ class ActorCell:
         execution: the execution context of the methods.
         spec: the actor class.
         create: makes the instance; runs in a thread.
-        blackbox: records the calls in flight, for the case that the worker dies.
+        recorder: records the calls in flight, for the case that the worker dies.
         on_failed: called with the exception after which the instance must be restarted (`on_error="restart"`).
     """
 
@@ -71,7 +71,7 @@ class ActorCell:
         spec: ActorSpec,
         create: Callable[[], Any],
         *,
-        blackbox: InFlightRecorder | None = None,
+        recorder: InFlightRecorder | None = None,
         on_failed: Callable[[BaseException], None] | None = None,
     ) -> None:
         self.spec = spec
@@ -79,14 +79,14 @@ class ActorCell:
         self.instance: Any = None
         self._session = execution.session
         self._create = create
-        self._residence = execution
-        self._blackbox = blackbox
+        self._execution = execution
+        self._recorder = recorder
         self._on_failed = on_failed
         self._waiting: deque[Request] = deque()
         self._running: dict[str, _Running] = {}
         self._runners: set[asyncio.Task[None]] = set()
-        self.may_begin: Callable[[], bool] = lambda: True
-        """Checked before each call. When it has returned False, `go_on` must be called later."""
+        self.may_start: Callable[[], bool] = lambda: True
+        """Checked before each call. When it has returned False, `resume` must be called later."""
         self._extra = 0  # reentrant calls, beside the `concurrency` ordinary runners
         self._ready = False
         self._stopped = False
@@ -99,7 +99,7 @@ class ActorCell:
         Raises:
             ActorInitFailed: the constructor or `started` raised; the cause is kept.
         """
-        current_execution.set(self._residence)
+        current_execution.set(self._execution)
         current_session.set(self._session)
         try:
             self.instance = await _in_thread(self._create)
@@ -108,7 +108,7 @@ class ActorCell:
         except Exception as exc:
             raise ActorInitFailed(f"{self.spec.cls.__qualname__} could not start: {type(exc).__name__}: {exc}") from exc
         self._ready = True
-        self._run_more()
+        self._start_waiting()
 
     async def stop(self, timeout: float) -> None:
         """Begin no more calls, wait `timeout` seconds for those that run, cancel the rest, and call `stopping`."""
@@ -120,7 +120,7 @@ class ActorCell:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
         if self._ready and hasattr(self.instance, "stopping"):
-            current_execution.set(self._residence)
+            current_execution.set(self._execution)
             current_session.set(self._session)
             try:
                 async with asyncio.timeout(timeout or 1.0):
@@ -150,26 +150,26 @@ class ActorCell:
 
     # ---- taking
 
-    def offer(self, work: Request) -> None:
+    def accept(self, request: Request) -> None:
         """Take a request, in order. A call that returns to this actor in its own chain runs at once, or fails."""
         if self._stopped:
             return
-        if work.envelope.chain and self._running and self._comes_back(work.envelope):
+        if request.envelope.chain and self._running and self._calls_back(request.envelope):
             if self.spec.options.reentrant:
                 self._extra += 1
-                self._launch(self._run_extra(work))
+                self._launch(self._run_extra(request))
                 return
-            if self._is_deadlocked(work.envelope):
-                self._fail_deadlocked(work)
+            if self._is_deadlocked(request.envelope):
+                self._fail_deadlocked(request)
                 return
-        self._waiting.append(work)
-        self._run_more()
+        self._waiting.append(request)
+        self._start_waiting()
 
     def fail_all(self, error: BaseException) -> None:
         """Fail all waiting requests with `error`, since the instance could not be created."""
         while self._waiting:
-            work = self._waiting.popleft()
-            work.finish(self._failure(work.envelope, error))
+            request = self._waiting.popleft()
+            request.finish(self._failure(request.envelope, error))
 
     def cancel(self, call_id: str) -> None:
         """Cancel a call that runs or waits. A `def` method runs on to its end; its result is not sent."""
@@ -178,18 +178,18 @@ class ActorCell:
             running.cancelled = True
             running.task.cancel()
             return
-        for work in self._waiting:
-            if work.envelope.id == call_id:
-                self._waiting.remove(work)
-                work.finish(self._failure(work.envelope, CallCancelled("cancelled before it began")))
+        for request in self._waiting:
+            if request.envelope.id == call_id:
+                self._waiting.remove(request)
+                request.finish(self._failure(request.envelope, CallCancelled("cancelled before it began")))
                 return
 
-    def go_on(self) -> None:
-        """Begin waiting calls, now that `may_begin` returns True again."""
+    def resume(self) -> None:
+        """Begin waiting calls, now that `may_start` returns True again."""
         for _ in range(min(len(self._waiting), self.spec.options.concurrency)):
-            self._run_more()
+            self._start_waiting()
 
-    def _run_more(self) -> None:
+    def _start_waiting(self) -> None:
         if self._ready and self._waiting and len(self._runners) - self._extra < self.spec.options.concurrency:
             self._launch(self._run())
 
@@ -201,7 +201,7 @@ class ActorCell:
 
         It leaves `_runners` in the same step in which it finds that no request waits.
         """
-        current_execution.set(self._residence)
+        current_execution.set(self._execution)
         current_session.set(self._session)
         task = asyncio.current_task()
         try:
@@ -211,56 +211,56 @@ class ActorCell:
 
     async def _run(self) -> None:
         began = time.monotonic()
-        while self._waiting and not self._stopped and self.may_begin():
+        while self._waiting and not self._stopped and self.may_start():
             await self._handle(self._waiting.popleft())
-            if time.monotonic() - began > TURN:
+            if time.monotonic() - began > MAX_TURN_SECONDS:
                 await asyncio.sleep(0)
                 began = time.monotonic()
 
-    async def _run_extra(self, work: Request) -> None:
+    async def _run_extra(self, request: Request) -> None:
         try:
-            await self._handle(work)
+            await self._handle(request)
         finally:
             self._extra -= 1
 
     # ---- handling
 
-    async def _handle(self, work: Request) -> None:
-        """Handle one request: decode, call, reply. `work.finish` sends the reply and acknowledges."""
-        envelope = work.envelope
+    async def _handle(self, request: Request) -> None:
+        """Handle one request: decode, call, reply. `request.finish` sends the reply and acknowledges."""
+        envelope = request.envelope
         task = asyncio.current_task()
         assert task is not None
-        handling = HandledCall(self.actor_id, envelope.id, work.effects)
+        handling = HandledCall(self.actor_id, envelope.id, request.effects)
         running = self._running[envelope.id] = _Running(task, handling, envelope.method, time.monotonic())
         hops = (*envelope.chain, Hop(actor=self.actor_id, call=envelope.id))
         token = call_context.set(CallContext(envelope.deadline, hops, False, handling))
-        slot = self._blackbox.enter(self.actor_id, envelope.id, envelope.method) if self._blackbox else -1
+        slot = self._recorder.enter(self.actor_id, envelope.id, envelope.method) if self._recorder else -1
         failed: BaseException | None = None
         try:
-            answer = await self._answer(work, running)
+            reply = await self._make_reply(request, running)
         except asyncio.CancelledError:
             if not running.cancelled:
                 raise
             task.uncancel()
-            answer = self._failure(envelope, CallCancelled(f"{self._label(envelope)} was cancelled"))
+            reply = self._failure(envelope, CallCancelled(f"{self._label(envelope)} was cancelled"))
         except (Exception, SystemExit, KeyboardInterrupt) as exc:
             if self._session.is_closed:  # no reply: the message is requeued and handled elsewhere
                 raise asyncio.CancelledError from exc
             failed = exc
-            answer = self._failure(envelope, exc, _reason(exc, running))
+            reply = self._failure(envelope, exc, _reason(exc, running))
         finally:
             handling.effects = None
             call_context.reset(token)
             self._running.pop(envelope.id, None)
-            if self._blackbox is not None:
-                self._blackbox.leave(slot)
-        work.finish(answer)
+            if self._recorder is not None:
+                self._recorder.leave(slot)
+        request.finish(reply)
         if failed is not None and self.spec.options.on_error == "restart" and self._on_failed is not None:
             self._stopped = True
             self._on_failed(failed)
 
-    async def _answer(self, work: Request, running: _Running) -> Reply:
-        envelope = work.envelope
+    async def _make_reply(self, request: Request, running: _Running) -> Reply:
+        envelope = request.envelope
         if envelope.deadline is not None and envelope.deadline <= time.time():
             raise CallTimeout(f"{self._label(envelope)} came after its deadline and was not run")
         method = self.spec.methods.get(envelope.method)
@@ -269,11 +269,11 @@ class ActorCell:
                 f"{self.spec.cls.__qualname__} has no public method {envelope.method!r}; "
                 f"it has: {', '.join(sorted(self.spec.methods))}"
             )
-        args, kwargs = method.unpack(work.payload, envelope.codec, self._session.signer)
+        args, kwargs = method.unpack(request.payload, envelope.codec, self._session.signer)
         function = getattr(self.instance, envelope.method)
         running.inside = True
         if method.is_generator:
-            return await self._stream(work, method, function(*args, **kwargs))
+            return await self._stream(request, method, function(*args, **kwargs))
         if method.kind == "async":
             value = await function(*args, **kwargs)
         else:
@@ -301,12 +301,12 @@ class ActorCell:
             raise CallCancelled("cancelled while it ran; a `def` method runs on to its end")
         return future.result()
 
-    async def _stream(self, work: Request, method: Signature, generator: Any) -> Reply:
-        if work.envelope.kind is not Kind.STREAM:
-            raise MethodNotFound(f"{self._label(work.envelope)} streams; call it as `async for item in ...`")
-        outflow = StreamSender(self._session, work.envelope, method)
+    async def _stream(self, request: Request, method: Signature, generator: Any) -> Reply:
+        if request.envelope.kind is not Kind.STREAM:
+            raise MethodNotFound(f"{self._label(request.envelope)} streams; call it as `async for item in ...`")
+        outflow = StreamSender(self._session, request.envelope, method)
         count = await outflow.send_all(generator)
-        return Reply({"kind": Kind.REPLY, "call": work.envelope.id, "index": count}, b"null")
+        return Reply({"kind": Kind.REPLY, "call": request.envelope.id, "index": count}, b"null")
 
     def _failure(self, envelope: Envelope, error: BaseException, reason: Reason = "exception") -> Reply:
         return Reply.failed(envelope.id, error, self._session.signer, reason)
@@ -316,7 +316,7 @@ class ActorCell:
 
     # ---- calls that return in their own chain
 
-    def _comes_back(self, envelope: Envelope) -> bool:
+    def _calls_back(self, envelope: Envelope) -> bool:
         return any(hop.actor == self.actor_id and hop.call in self._running for hop in envelope.chain)
 
     def _is_deadlocked(self, envelope: Envelope) -> bool:
@@ -337,19 +337,19 @@ class ActorCell:
         return True
 
     def _fail_all_deadlocked(self) -> None:
-        for work in list(self._waiting):
-            if work.envelope.chain and self._is_deadlocked(work.envelope):
-                self._waiting.remove(work)
-                self._fail_deadlocked(work)
+        for request in list(self._waiting):
+            if request.envelope.chain and self._is_deadlocked(request.envelope):
+                self._waiting.remove(request)
+                self._fail_deadlocked(request)
 
-    def _fail_deadlocked(self, work: Request) -> None:
-        actors = [hop.actor for hop in work.envelope.chain]
+    def _fail_deadlocked(self, request: Request) -> None:
+        actors = [hop.actor for hop in request.envelope.chain]
         cycle = " -> ".join([*actors[actors.index(self.actor_id) :], self.actor_id])
-        work.finish(
+        request.finish(
             self._failure(
-                work.envelope,
+                request.envelope,
                 DeadlockDetected(
-                    f"{self._label(work.envelope)} would wait for itself: {cycle}; use tell, or @actor(reentrant=True)"
+                    f"{self._label(request.envelope)} would wait for itself: {cycle}; use tell, or @actor(reentrant=True)"
                 ),
             )
         )

@@ -26,14 +26,14 @@ log = logging.getLogger(__name__)
 
 PREFETCH = 128
 """Deliveries; each holds up to 256 envelopes."""
-HOLD_BACK = 2.0
+HOLD_BACK_SECONDS = 2.0
 """Seconds that an envelope waits for an earlier one that does not come."""
 
 
 class MessageReceiver(Protocol):
     """Receiver of a mailbox's messages: a cell, or the receiver of a dead actor."""
 
-    def offer(self, work: Request) -> None: ...
+    def accept(self, request: Request) -> None: ...
     def cancel(self, call_id: str) -> None: ...
 
 
@@ -43,42 +43,36 @@ class Mailbox(Recoverable):
     Args:
         session: the session that consumes.
         queue: name of the queue.
-        taker: receives the messages.
+        receiver: receives the messages.
         dead: queue for dead letters.
         prefetch: deliveries that may be unacknowledged.
         poison: ids of calls that must not run again, since they killed their workers.
         on_gone: called when the queue no longer exists; without it, `open` raises.
-        on_first: called at the first delivery, which tells a standby to take over.
-        on_ended: called when the broker ends the consumer but not the link; without it, the mailbox consumes again.
     """
 
     def __init__(
         self,
         session: Session,
         queue: str,
-        taker: MessageReceiver,
+        receiver: MessageReceiver,
         dead: DeadLetterQueue,
         *,
         prefetch: int = PREFETCH,
         poison: Collection[str] = (),
         on_gone: Callable[[], None] | None = None,
-        on_first: Callable[[], None] | None = None,
-        on_ended: Callable[[str], None] | None = None,
     ) -> None:
         self.queue = queue
         self._session = session
-        self._taker = taker
-        self._dead = dead
+        self._receiver = receiver
+        self._dead_letters = dead
         self._prefetch = prefetch
         self._poison = frozenset(poison)
         self._on_gone = on_gone
-        self._on_first = on_first
-        self._on_ended = on_ended
         self._consumer: Consumer | None = None
         self._windows: SequenceWindows[Request, Reply] = SequenceWindows()
         self._in_hand: dict[tuple[str, int], Request] = {}
         self._hold_timer: asyncio.TimerHandle | None = None
-        self._timers = InMemoryTimers(taker.offer, self._finished)
+        self._timers = InMemoryTimers(receiver.accept, self._finished)
         self._unacknowledged = 0
         self._closed = False
 
@@ -133,26 +127,24 @@ class Mailbox(Recoverable):
         self._consumer = None
         if self._closed or link.lost is not None or link is not self._session.link:
             return
-        if self._on_ended is not None:
-            self._on_ended(reason)
-            return
         log.warning("the broker ended the consumer of %s (%s); consuming again", self.queue, reason)
-        self._session.attachments.again(self, link)
+        self._session.attachments.set_up_again(self, link)
 
     # ---- taking
 
     def _on_delivery(self, delivery: Delivery) -> None:
-        if self._on_first is not None:
-            on_first, self._on_first = self._on_first, None
-            on_first()
         message = delivery.message
         self._unacknowledged += 1
         try:
             parcels = decode(message.body, message.content_type)
         except InvalidEnvelope as exc:
-            log.warning("a message in %s is no envelope and goes to %s: %s", self.queue, self._dead.queue, exc)
+            log.warning(
+                "a message in %s is not an envelope and goes to %s: %s", self.queue, self._dead_letters.queue, exc
+            )
             letter = DeadLetter.malformed(self.queue, message, exc)
-            self._session.spawn_task(self._keep(letter, DeliveryAck(delivery, 1, self._acked)), "actorhub-dead")
+            self._session.spawn_task(
+                self._store_dead_letter(letter, DeliveryAck(delivery, 1, self._acked)), "actorhub-dead"
+            )
             return
         receipt = DeliveryAck(delivery, len(parcels), self._acked)
         for envelope, payload in parcels:
@@ -173,62 +165,62 @@ class Mailbox(Recoverable):
         if held is not None:
             held.also(receipt)
             return
-        work = Request(envelope, payload, receipt, self._finished)
-        verdict = window.admit(envelope.seq, work)
+        request = Request(envelope, payload, receipt, self._finished)
+        verdict = window.admit(envelope.seq, request)
         if verdict is Admission.NEXT:
-            self._accept(work)
+            self._accept(request)
             for released in window.released():
                 self._accept(released)
         elif verdict is Admission.HELD:
-            self._hold()
+            self._start_hold_timer()
         else:
-            self._repeat(work, window, receipt)
+            self._handle_duplicate(request, window, receipt)
 
-    def _accept(self, work: Request) -> None:
-        envelope = work.envelope
+    def _accept(self, request: Request) -> None:
+        envelope = request.envelope
         if envelope.kind is Kind.CANCEL:
             if not self._timers.cancel(envelope.call):
-                self._taker.cancel(envelope.call)
-            work.done()
+                self._receiver.cancel(envelope.call)
+            request.done()
             return
         if envelope.timer is not None:
-            self._timers.arm(envelope.timer, envelope, work.payload)
-            work.done()
+            self._timers.set(envelope.timer, envelope, request.payload)
+            request.done()
             return
         if envelope.seq:
-            self._in_hand[envelope.sender, envelope.seq] = work
+            self._in_hand[envelope.sender, envelope.seq] = request
         if envelope.id in self._poison:
-            work.finish(Reply.poisoned(envelope, self._session.signer))
+            request.finish(Reply.poisoned(envelope, self._session.signer))
         else:
-            self._taker.offer(work)
+            self._receiver.accept(request)
 
-    def _repeat(self, work: Request, window: SequenceWindow[Request, Reply], receipt: DeliveryAck) -> None:
+    def _handle_duplicate(self, request: Request, window: SequenceWindow[Request, Reply], receipt: DeliveryAck) -> None:
         """Handle a duplicate from the broker or the sender: its original is in hand, or has its reply."""
-        envelope = work.envelope
+        envelope = request.envelope
         in_hand = self._in_hand.get((envelope.sender, envelope.seq))
         if in_hand is not None:
             in_hand.also(receipt)
             return
         if envelope.kind in (Kind.CALL, Kind.STREAM):
-            answer = window.answer(envelope.seq) or Reply.no_longer_kept(envelope, self._session.signer)
-            self._respond(work, answer)
+            reply = window.reply(envelope.seq) or Reply.no_longer_kept(envelope, self._session.signer)
+            self._respond(request, reply)
         else:
-            work.done()
+            request.done()
 
     # ---- holding back
 
-    def _hold(self) -> None:
+    def _start_hold_timer(self) -> None:
         if self._hold_timer is None:
-            self._hold_timer = self._session.loop.call_later(HOLD_BACK, self._release)
+            self._hold_timer = self._session.loop.call_later(HOLD_BACK_SECONDS, self._release)
 
     def _release(self) -> None:
         self._hold_timer = None
         for sender, window in self._windows.with_gaps():
             gap = window.skip_gap()
             log.warning(
-                "%s waited %.0f s for number %d to %d of %s in vain; going on without",
+                "%s waited %.0f s in vain for messages %d to %d of %s; handling the later ones now",
                 self.queue,
-                HOLD_BACK,
+                HOLD_BACK_SECONDS,
                 gap.start,
                 gap.stop - 1,
                 sender,
@@ -236,43 +228,47 @@ class Mailbox(Recoverable):
             for released in window.released():
                 self._accept(released)
             if window.waiting:
-                self._hold()
+                self._start_hold_timer()
 
     # ---- replies
 
-    def _finished(self, work: Request, answer: Reply) -> None:
-        envelope = work.envelope
+    def _finished(self, request: Request, reply: Reply) -> None:
+        envelope = request.envelope
         if envelope.seq:
             self._in_hand.pop((envelope.sender, envelope.seq), None)
-        failure = answer.failure
-        if failure is not None and (answer.reason == "poison" or envelope.kind is Kind.TELL):
-            if answer.reason != "actor died":  # logged once for all messages, by `drain_and_delete`
+        failure = reply.failure
+        if failure is not None and (reply.reason == "poison" or envelope.kind is Kind.TELL):
+            if reply.reason != "actor died":  # logged once for all messages, by `drain_and_delete`
                 log.error(
                     "%s of %s failed: %s", envelope.method, self.queue, failure.message, extra={"call": envelope.id}
                 )
-            letter = DeadLetter.of(answer.reason, self.queue, envelope, work.payload, failure)
-            self._session.spawn_task(self._keep_and_answer(letter, work, answer), "actorhub-dead")
+            letter = DeadLetter.of(reply.reason, self.queue, envelope, request.payload, failure)
+            self._session.spawn_task(self._dead_letter_then_reply(letter, request, reply), "actorhub-dead")
             return
-        self._answer(work, answer)
+        self._reply(request, reply)
 
-    async def _keep_and_answer(self, letter: DeadLetter, work: Request, answer: Reply) -> None:
-        await self._dead.keep(letter)
-        self._answer(work, answer)
+    async def _dead_letter_then_reply(self, letter: DeadLetter, request: Request, reply: Reply) -> None:
+        await self._dead_letters.store(letter)
+        self._reply(request, reply)
 
-    async def _keep(self, letter: DeadLetter, receipt: DeliveryAck) -> None:
-        await self._dead.keep(letter)
+    async def _store_dead_letter(self, letter: DeadLetter, receipt: DeliveryAck) -> None:
+        await self._dead_letters.store(letter)
         receipt.done()
 
-    def _answer(self, work: Request, answer: Reply) -> None:
-        envelope = work.envelope
+    def _reply(self, request: Request, reply: Reply) -> None:
+        envelope = request.envelope
         if not envelope.reply_to:
-            work.done()
+            request.done()
             return
         if envelope.seq:
-            self._windows.remember(envelope.sender, envelope.seq, answer, len(answer.payload))
-        self._respond(work, answer)
+            self._windows.remember(envelope.sender, envelope.seq, reply, len(reply.payload))
+        self._respond(request, reply)
 
-    def _respond(self, work: Request, answer: Reply) -> None:
+    def _respond(self, request: Request, reply: Reply) -> None:
         self._session.sender.respond(
-            work.envelope.reply_to, answer.draft, answer.payload, lambda outcome: work.done(), foreign=work.foreign
+            request.envelope.reply_to,
+            reply.draft,
+            reply.payload,
+            lambda outcome: request.done(),
+            foreign=request.foreign,
         )

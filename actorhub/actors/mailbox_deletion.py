@@ -29,9 +29,9 @@ class DeadActorReceiver:
         self._session = session
         self._error = error
 
-    def offer(self, work: Request) -> None:
-        self.kept += work.envelope.kind is Kind.TELL
-        work.finish(Reply.failed(work.envelope.id, self._error, self._session.signer, "actor died"))
+    def accept(self, request: Request) -> None:
+        self.kept += request.envelope.kind is Kind.TELL
+        request.finish(Reply.failed(request.envelope.id, self._error, self._session.signer, "actor died"))
 
     def cancel(self, call_id: str) -> None:
         """Do nothing: every call has its reply as soon as it comes."""
@@ -52,19 +52,19 @@ async def drain_and_delete(
         error: the cause of death.
         journal: name of the journal; None if the actor has none.
     """
-    grave = DeadActorReceiver(session, error)
+    receiver = DeadActorReceiver(session, error)
     try:
-        await _end_mailbox(session, queue, dead, grave, journal)
+        await _end_mailbox(session, queue, dead, receiver, journal)
     finally:
-        if grave.kept:
-            log.error("%d messages to %s are kept as dead letters: %s", grave.kept, queue, error)
+        if receiver.kept:
+            log.error("%d messages to %s are kept as dead letters: %s", receiver.kept, queue, error)
 
 
 async def _end_mailbox(
-    session: Session, queue: str, dead: DeadLetterQueue, grave: DeadActorReceiver, journal: str | None
+    session: Session, queue: str, dead: DeadLetterQueue, receiver: DeadActorReceiver, journal: str | None
 ) -> None:
     while True:
-        mailbox = Mailbox(session, queue, grave, dead, on_gone=lambda: None)
+        mailbox = Mailbox(session, queue, receiver, dead, on_gone=lambda: None)
         await mailbox.open()
         try:
             while not await _emptied(await session.live_link(), queue, mailbox):
@@ -79,7 +79,7 @@ async def _end_mailbox(
                     await link.delete(journal)
                 return
         except BrokerUnavailable:
-            log.debug("the connection was lost while %s was buried", queue, exc_info=True)
+            log.debug("the connection was lost while %s was deleted", queue, exc_info=True)
 
 
 async def _emptied(link: Link, queue: str, mailbox: Mailbox) -> bool:

@@ -48,9 +48,7 @@ class ActorOptions(BaseModel):
                 "leave out concurrency, reentrant and on_error"
             )
         if self.shards is not None and not self.durable:
-            raise ValueError(
-                "a keyed class is durable: its instances leave memory when nobody calls them; add durable=True"
-            )
+            raise ValueError("a keyed class is durable: idle instances leave memory; add durable=True")
         if self.reads and not self.durable:
             raise ValueError(
                 "reads= says what a durable actor's journal need not keep; add durable=True, or leave it out"
@@ -130,7 +128,7 @@ def specify(cls: object, options: ActorOptions) -> ActorSpec:
         if not name.startswith("_") and name not in LIFE and name not in inherited
     }
     if not methods:
-        raise TypeError(f"{cls.__qualname__} has no public method, so nobody could call it; add one")
+        raise TypeError(f"{cls.__qualname__} has no public method that a client could call; add one")
     if options.durable:
         _check_state(cls)
     unknown = [name for name in options.reads if name not in methods]

@@ -19,15 +19,13 @@ from actorhub.core.addressing import new_id
 from actorhub.messaging.request import Reply, Request
 from actorhub.wire.envelope import Envelope, Kind, TimerSpec
 
-EARLY = 0.05
-"""Seconds by which a timer may come early."""
-SHORTEST = 0.001
+MIN_PERIOD_SECONDS = 0.001
 """Shortest interval in seconds; a Unix time in a float is no finer than a millionth."""
 
 Due = tuple[TimerSpec, Envelope, bytes]
 
 
-def first(every: float | str, now: float) -> float:
+def first_due(every: float | str, now: float) -> float:
     """First due time of a repeating timer, in Unix seconds.
 
     Args:
@@ -35,18 +33,18 @@ def first(every: float | str, now: float) -> float:
         now: Unix seconds.
 
     Raises:
-        ValueError: the expression is not valid, or the interval is below SHORTEST or not finite.
+        ValueError: the expression is not valid, or the interval is below MIN_PERIOD_SECONDS or not finite.
     """
     if isinstance(every, str):
         return _after(every, now)
-    if not SHORTEST <= every < math.inf:
+    if not MIN_PERIOD_SECONDS <= every < math.inf:
         raise ValueError(
-            f"a timer cannot come every {every} s; give an interval above 0, {SHORTEST} at least, or a cron expression"
+            f"a timer cannot come every {every} s; give {MIN_PERIOD_SECONDS} s or more, or a cron expression"
         )
     return now + every
 
 
-def following(timer: TimerSpec, now: float) -> TimerSpec | None:
+def next_due(timer: TimerSpec, now: float) -> TimerSpec | None:
     """Next occurrence of a timer that was due; None if it comes only once.
 
     Times before `now` are skipped, unless the timer catches up all of them.
@@ -66,7 +64,7 @@ def is_missed(timer: TimerSpec, now: float) -> bool:
     """True if this occurrence is skipped: the next one is due already, and the timer does not catch up."""
     if timer.catch_up != "skip" or (timer.every is None and timer.cron is None):
         return False
-    following_one = following(timer.model_copy(update={"catch_up": "all"}), now)
+    following_one = next_due(timer.model_copy(update={"catch_up": "all"}), now)
     return following_one is not None and following_one.due <= now
 
 
@@ -74,7 +72,9 @@ def _after(cron: str, moment: float) -> float:
     try:
         return next(CronSim(cron, datetime.fromtimestamp(moment, UTC))).timestamp()
     except (CronSimError, StopIteration) as exc:
-        raise ValueError(f"{cron!r} is no cron expression that ever comes; write it as in '*/5 * * * *'") from exc
+        raise ValueError(
+            f"{cron!r} is not a cron expression that ever comes due; write it as in '*/5 * * * *'"
+        ) from exc
 
 
 class Timer:
@@ -116,7 +116,7 @@ def after(remote: RemoteMethod, seconds: float, args: tuple[Any, ...], kwargs: d
         ValueError: the delay is negative or not finite.
     """
     if not 0 <= seconds < float("inf"):
-        raise ValueError(f"a delay of {seconds} s makes no sense; give the seconds from now, 0 or more")
+        raise ValueError(f"a delay of {seconds} s is not valid; give the seconds from now, 0 or more")
     return Timer(remote, TimerSpec(id=new_id(), due=time.time() + seconds, every=None), args, kwargs)
 
 
@@ -135,7 +135,7 @@ def every(
     Raises:
         ValueError: the interval is neither valid seconds nor a cron expression.
     """
-    due = first(interval, time.time())
+    due = first_due(interval, time.time())
     cron, seconds = (interval, None) if isinstance(interval, str) else (None, interval)
     return Timer(remote, TimerSpec(id=new_id(), due=due, every=seconds, cron=cron, catch_up=catch_up), args, kwargs)
 
@@ -144,39 +144,39 @@ class InMemoryTimers:
     """Timers of a plain actor, in memory.
 
     Args:
-        offer: takes each message when it is due.
+        accept: takes each message when it is due.
         on_finished: called with each request and its reply when it was handled.
     """
 
-    def __init__(self, offer: Callable[[Request], None], on_finished: Callable[[Request, Reply], None]) -> None:
-        self._offer = offer
+    def __init__(self, accept: Callable[[Request], None], on_finished: Callable[[Request, Reply], None]) -> None:
+        self._accept = accept
         self._on_finished = on_finished
-        self._armed: dict[str, asyncio.TimerHandle] = {}
+        self._timers: dict[str, asyncio.TimerHandle] = {}
 
-    def arm(self, timer: TimerSpec, envelope: Envelope, payload: bytes) -> None:
+    def set(self, timer: TimerSpec, envelope: Envelope, payload: bytes) -> None:
         delay = max(0.0, timer.due - time.time())
-        self._armed[timer.id] = asyncio.get_running_loop().call_later(delay, self._fire, (timer, envelope, payload))
+        self._timers[timer.id] = asyncio.get_running_loop().call_later(delay, self._fire, (timer, envelope, payload))
 
     def cancel(self, timer: str) -> bool:
         """Cancel a timer by its id; False if none has it."""
-        armed = self._armed.pop(timer, None)
-        if armed is not None:
-            armed.cancel()
-        return armed is not None
+        found = self._timers.pop(timer, None)
+        if found is not None:
+            found.cancel()
+        return found is not None
 
     def close(self) -> None:
-        for timer in list(self._armed):
+        for timer in list(self._timers):
             self.cancel(timer)
 
     def _fire(self, due: Due) -> None:
         timer, envelope, payload = due
-        del self._armed[timer.id]
+        del self._timers[timer.id]
         now = time.time()
-        next_timer = following(timer, now)
+        next_timer = next_due(timer, now)
         if next_timer is not None:
-            self.arm(next_timer, envelope, payload)
+            self.set(next_timer, envelope, payload)
         if not is_missed(timer, now):
             told = envelope.model_copy(
                 update={"kind": Kind.TELL, "id": new_id(), "timer": None, "seq": 0, "sender": "", "deadline": None}
             )
-            self._offer(Request(told, payload, None, self._on_finished))
+            self._accept(Request(told, payload, None, self._on_finished))

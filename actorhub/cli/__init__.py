@@ -1,4 +1,4 @@
-"""The command line: thin commands over the hub and the node."""
+"""Command line: thin commands over the hub and the node."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ app.add_typer(dead_letters.app, name="dead")
 
 
 def main() -> None:
-    """Runs a command; known errors end it with their message and code 1."""
+    """Run the command line. Known errors exit with their message and code 1."""
     sys.path.insert(0, "")  # modules of the current directory, as `python -m` finds them
     try:
         app()

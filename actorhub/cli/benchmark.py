@@ -14,7 +14,7 @@ from actorhub.node.echo import Echo
 
 @dataclass(frozen=True)
 class Rate:
-    """`count` operations, `outstanding` at a time, in `seconds`."""
+    """Rate of `count` operations, `outstanding` at a time, in `seconds`."""
 
     work: str
     outstanding: int
@@ -30,12 +30,12 @@ PAYLOAD = "x" * 80
 
 
 async def asks(echo: Echo, outstanding: int, seconds: float) -> Rate:
-    """Asks with so many on their way at any moment."""
+    """Measure asks, with `outstanding` of them in flight."""
     return await _measure("ask", lambda: echo.echo(PAYLOAD), outstanding, seconds)
 
 
 async def tells(echo: Echo, outstanding: int, seconds: float) -> Rate:
-    """Tells, each awaited until the broker has confirmed it."""
+    """Measure tells, each awaited until the broker has confirmed it."""
     return await _measure("tell", lambda: tell(echo.hear, PAYLOAD), outstanding, seconds)
 
 
@@ -56,7 +56,7 @@ async def _measure(work: str, once: Callable[[], Awaitable[object]], outstanding
 
 
 async def measure(hub: Hub, seconds: float) -> list[Rate]:
-    """Asks and tells against an Echo of this cluster, which ends with the hub."""
+    """Measure asks and tells against an Echo of this cluster. The Echo ends with the hub."""
     echo = await hub.spawn(Echo)
     rates = [await asks(echo, outstanding, seconds) for outstanding in (1, 10, 100, 1000)]
     rates += [await tells(echo, outstanding, seconds) for outstanding in (1, 1000)]

@@ -22,21 +22,21 @@ from actorhub.settings import Settings
 R = TypeVar("R")
 
 Columns: TypeAlias = Mapping[str, Callable[[R], object]]
-"""A heading, and what stands under it of a row."""
+"""Heading of a column, and the function that gives its cell for a row."""
 
 console = Console()
 
 NO_BROKER = "no broker is configured; set ACTORHUB_URL, or give --url"
 NO_CONTROL = "control does not answer; is a node running? start one with `actorhub node MODULE`"
 
-Url = Annotated[str | None, typer.Option(help="The broker; by default ACTORHUB_URL.")]
-Namespace = Annotated[str | None, typer.Option(help="By default ACTORHUB_NAMESPACE, or 'default'.")]
-AllNamespaces = Annotated[bool, typer.Option("--all", help="Of every namespace.")]
+Url = Annotated[str | None, typer.Option(help="URL of the broker; by default ACTORHUB_URL.")]
+Namespace = Annotated[str | None, typer.Option(help="Namespace; by default ACTORHUB_NAMESPACE, or 'default'.")]
+AllNamespaces = Annotated[bool, typer.Option("--all", help="Include every namespace.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def fail(message: str) -> NoReturn:
-    """Ends the command with this message and code 1."""
+    """End the command with a message and code 1."""
     Console(stderr=True).print(f"[bold red]error[/] {escape(message)}", highlight=False, soft_wrap=True)
     raise SystemExit(1)
 
@@ -70,7 +70,7 @@ def run_until_done(settings: Settings, query: Callable[[], Coroutine[Any, Any, R
 
 
 def print_rows(rows: Sequence[R], columns: Columns[R], *, as_json: bool = False) -> None:
-    """A table: of each row what the columns make of it; None is an empty cell."""
+    """Print rows as a table. A column that gives None has an empty cell."""
     if as_json:
         print_json(rows)
         return
@@ -95,5 +95,5 @@ def words(pairs: dict[str, Any]) -> str:
 
 
 def moment(when: float | None) -> str:
-    """Local time; nothing where it is not known."""
+    """Local time; empty if it is not known."""
     return datetime.fromtimestamp(when).astimezone().isoformat(" ", "seconds") if when else ""

@@ -1,4 +1,4 @@
-"""The commands for dead letters."""
+"""Commands for dead letters."""
 
 from __future__ import annotations
 
@@ -31,25 +31,26 @@ from actorhub.messaging.session import Session
 R = TypeVar("R")
 
 app = typer.Typer(
-    no_args_is_help=True, help="What could not be processed: look at it, send it again, drop it. It needs no node."
+    no_args_is_help=True,
+    help="Read, replay or purge dead letters: messages that could not be processed. Needs no node.",
 )
 
-LETTER = typer.Argument(min=0, max=2**63 - 1, help="As `actorhub dead list` shows it.")
-READING = 300.0  # seconds that a look at the dead letters may take
-SHOWN = 2000  # bytes of a body that is no envelope
+LETTER = typer.Argument(min=0, max=2**63 - 1, help="Ids, as `actorhub dead list` shows them.")
+READ_TIMEOUT_SECONDS = 300.0
+MAX_SHOWN_BYTES = 2000  # of a body that is not an envelope
 
 
 @app.command("list")
 def dead_list(
     url: Url = None,
     namespace: Namespace = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, help="Number of letters.")] = 100,
     after: Annotated[
-        int | None, typer.Option(min=0, max=2**62, help="Only those behind the letter of this id.")
+        int | None, typer.Option(min=0, max=2**62, help="Only letters after the one with this id.")
     ] = None,
     json_: Json = False,
 ) -> None:
-    """The oldest dead letters, one a line."""
+    """List the oldest dead letters, one a line."""
     letters = _dead(url, namespace, lambda dead: dead.read(limit, after))
     columns: Columns[DeadLetter] = {
         "id": lambda letter: letter.id,
@@ -66,7 +67,7 @@ def dead_list(
 
 @app.command("show")
 def dead_show(id: Annotated[int, LETTER], url: Url = None, namespace: Namespace = None, json_: Json = False) -> None:
-    """One dead letter with its arguments and its traceback."""
+    """Show a dead letter with its arguments and its traceback."""
     letter = _dead(url, namespace, lambda dead: dead.get(id))
     if json_:
         print_json(letter.model_dump(mode="json"))
@@ -84,7 +85,7 @@ def dead_show(id: Annotated[int, LETTER], url: Url = None, namespace: Namespace 
         "attempts": letter.attempts or "",
         "replayed": moment(letter.replayed),
         "arguments": "" if letter.arguments is None else json.dumps(letter.arguments, indent=2, ensure_ascii=False),
-        "body": repr(letter.body[:SHOWN]) if letter.arguments is None else f"{len(letter.body)} bytes",
+        "body": repr(letter.body[:MAX_SHOWN_BYTES]) if letter.arguments is None else f"{len(letter.body)} bytes",
     }
     lines = [f"{name:<10} {value}".rstrip() for name, value in fields.items()]
     console.print("\n".join([*lines, letter.traceback]), highlight=False, markup=False, soft_wrap=True)
@@ -96,7 +97,7 @@ def dead_replay(
     url: Url = None,
     namespace: Namespace = None,
 ) -> None:
-    """Send the messages of dead letters again. Ends with code 1 where one could not be sent."""
+    """Send the messages of dead letters again. Exits with code 1 if one could not be sent."""
 
     async def replay(dead: DeadLetterQueue) -> list[DeadLetter | ActorHubError]:
         return [await _replayed(dead, id) for id in ids]
@@ -122,9 +123,9 @@ async def _replayed(dead: DeadLetterQueue, id: int) -> DeadLetter | ActorHubErro
 def dead_purge(
     url: Url = None,
     namespace: Namespace = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
 ) -> None:
-    """Drop all dead letters of the namespace."""
+    """Delete all dead letters of the namespace."""
     where = namespace if namespace == SYSTEM else settings_from(url, namespace).namespace
     if not yes:
         typer.confirm(f"Drop all dead letters of namespace {where!r}?", abort=True)
@@ -140,10 +141,10 @@ def _dead(url: str | None, namespace: str | None, query: Callable[[DeadLetterQue
         session = Session(settings, name="dead letters")
         try:
             await session.open()
-            async with asyncio.timeout(READING):
+            async with asyncio.timeout(READ_TIMEOUT_SECONDS):
                 return await query(DeadLetterQueue(session, namespace or settings.namespace))
         finally:
             await session.close()
 
-    late = f"the broker did not answer in {READING:.0f} s; does it have an alarm? see `rabbitmqctl status`"
+    late = f"the broker did not answer in {READ_TIMEOUT_SECONDS:.0f} s; does it have an alarm? see `rabbitmqctl status`"
     return run_until_done(settings, within, late)

@@ -25,11 +25,11 @@ from actorhub.control_api.info import ActorInfo, Demand, GroupInfo, NodeInfo, Qu
 from actorhub.durable.history import HistoryEntry
 from actorhub.hub.hub import Hub
 
-JOURNAL = 60.0  # seconds that a look at a journal may take
+JOURNAL_TIMEOUT_SECONDS = 60.0
 
 
 def status(url: Url = None, json_: Json = False) -> None:
-    """The nodes and their workers. Ends with code 1 where there is no node with a worker."""
+    """List nodes and their workers. Exits with code 1 if no node has a worker."""
 
     async def both(hub: Hub) -> tuple[str, list[NodeInfo]]:
         return hub.broker, await hub.nodes()
@@ -58,7 +58,7 @@ def actors(
     all_namespaces: AllNamespaces = False,
     json_: Json = False,
 ) -> None:
-    """The actors, living and lately dead."""
+    """List actors, running and recently dead."""
     rows = query(settings_from(url, namespace), lambda hub: hub.actors(all_namespaces=all_namespaces))
     columns: Columns[ActorInfo] = {
         "id": lambda actor: actor.id,
@@ -79,7 +79,7 @@ def tasks(
     all_namespaces: AllNamespaces = False,
     json_: Json = False,
 ) -> None:
-    """The task queues, what waits in them, and how many slots take from them."""
+    """List task queues: waiting tasks, and slots that consume them."""
     rows = query(settings_from(url, namespace), lambda hub: hub.tasks(all_namespaces=all_namespaces))
     columns: Columns[QueueInfo] = {
         "namespace": lambda queue: queue.namespace,
@@ -98,7 +98,7 @@ def groups(
     all_namespaces: AllNamespaces = False,
     json_: Json = False,
 ) -> None:
-    """The placement groups: where their bundles are, and what those wait for that are not reserved."""
+    """List placement groups: nodes of their bundles, and resources that unreserved ones wait for."""
     rows = query(settings_from(url, namespace), lambda hub: hub.groups(all_namespaces=all_namespaces))
     columns: Columns[GroupInfo] = {
         "id": lambda group: group.id,
@@ -113,7 +113,7 @@ def groups(
 
 
 def demand(url: Url = None, json_: Json = False) -> None:
-    """What waits for a place in the whole cluster, by what it asks for: more nodes that have it would let it begin."""
+    """List unplaced actors, tasks and bundles of the whole cluster, by the resources that they request."""
     rows = query(settings_from(url, None), lambda hub: hub.demand())
     columns: Columns[Demand] = {
         "kind": lambda demand: demand.kind,
@@ -131,8 +131,8 @@ def explain(
     namespace: Namespace = None,
     json_: Json = False,
 ) -> None:
-    """Why an actor does not answer: where it is, what it does, what waits for it."""
-    explanation = query(settings_from(url, namespace), lambda hub: hub.explain(actor), JOURNAL)
+    """Explain why an actor does not reply: its worker, its running calls, its waiting messages."""
+    explanation = query(settings_from(url, namespace), lambda hub: hub.explain(actor), JOURNAL_TIMEOUT_SECONDS)
     if json_:
         print_json(explanation.model_dump(mode="json"))
     else:
@@ -143,21 +143,23 @@ def history(
     actor: Annotated[str, typer.Argument(help="A durable actor's name or id.")],
     url: Url = None,
     namespace: Namespace = None,
-    at: Annotated[int | None, typer.Option(min=1, help="The state after the commit of this number instead.")] = None,
-    key: Annotated[str | None, typer.Option(help="With --at: which instance of a keyed class.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many; the last ones.")] = 100,
+    at: Annotated[
+        int | None, typer.Option(min=1, help="Show the state after the commit with this number instead.")
+    ] = None,
+    key: Annotated[str | None, typer.Option(help="With --at: key of the instance of a keyed class.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Number of records, counted from the newest.")] = 100,
     json_: Json = False,
 ) -> None:
-    """What a durable actor has done: the records of its journal, one a line, those that do not count among them."""
+    """Show the journal of a durable actor, one record a line. Records that were fenced off are marked."""
     settings, late = (
         settings_from(url, namespace),
-        f"not read in {JOURNAL:.0f} s; where no node runs, give the actor's id",
+        f"not read in {JOURNAL_TIMEOUT_SECONDS:.0f} s; where no node runs, give the actor's id",
     )
     if at is not None:
-        state = query(settings, lambda hub: hub.state_at(actor, at, key=key), JOURNAL, late)
+        state = query(settings, lambda hub: hub.state_at(actor, at, key=key), JOURNAL_TIMEOUT_SECONDS, late)
         print_json(state.model_dump(mode="json") if json_ else state.value)
         return
-    entries = query(settings, lambda hub: hub.history(actor, limit=limit), JOURNAL, late)
+    entries = query(settings, lambda hub: hub.history(actor, limit=limit), JOURNAL_TIMEOUT_SECONDS, late)
     columns: Columns[HistoryEntry] = {
         "commit": lambda entry: entry.number or None,
         "epoch": lambda entry: entry.epoch or None,

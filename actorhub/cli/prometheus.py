@@ -17,27 +17,35 @@ from actorhub.hub.hub import Hub
 
 log = logging.getLogger(__name__)
 
-CONTROL = 4.0  # seconds that control may take for its answers; Prometheus waits for 10 where nobody says otherwise
-BROKER = 2.0  # and then the broker
+# together less than the 10 seconds that Prometheus waits by default
+CONTROL_TIMEOUT_SECONDS = 4.0
+BROKER_TIMEOUT_SECONDS = 2.0
 
 Values = Iterable[tuple[tuple[str, ...], float]]
-"""Those of a gauge, each with its labels' values."""
+"""Samples of a gauge, each with the values of its labels."""
 
 
 @contextmanager
 def serve_metrics(hub: Hub, host: str, port: int) -> Generator[int]:
-    """Answers scrapes over HTTP meanwhile; gives the port, which is a free one for port 0. Each scrape asks this hub, and opens
-    no connection of its own.
+    """Serve scrapes over HTTP inside the `with` block. Each scrape asks this hub, and opens no connection of its own.
+
+    Args:
+        hub: an open hub.
+        host: address to listen on.
+        port: port to listen on; 0 for a free one.
+
+    Yields:
+        The port.
 
     Raises:
-        ActorHubError: nobody can listen there.
+        ActorHubError: the address is in use, or is not one of this machine.
     """
     registry = CollectorRegistry()
     registry.register(ClusterCollector(hub))
     try:
         server, thread = start_http_server(port, host, registry)
     except OSError as exc:
-        raise ActorHubError(f"nobody can listen at {host}, port {port}: {exc}; choose another one") from exc
+        raise ActorHubError(f"cannot listen at {host}, port {port}: {exc}; choose another one") from exc
     try:
         yield server.server_port
     finally:
@@ -47,10 +55,11 @@ def serve_metrics(hub: Hub, host: str, port: int) -> Generator[int]:
 
 
 class ClusterCollector(Collector):
-    """Asks a hub. Made on the hub's own event loop, and asked from any other thread.
+    """Metrics of a cluster, read through a hub. Created on the hub's event loop, and read from any other thread.
 
-    Where control does not answer, `actorhub_up` is 0, and there is nothing else but what the broker counts in the task queues
-    that control has named before."""
+    While control does not reply, `actorhub_up` is 0, and the only other metrics are the broker's counts of the task queues that
+    control has named before.
+    """
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
@@ -62,7 +71,7 @@ class ClusterCollector(Collector):
 
     async def _ask(self) -> list[Metric]:
         try:
-            async with asyncio.timeout(CONTROL):
+            async with asyncio.timeout(CONTROL_TIMEOUT_SECONDS):
                 if await self._has_control():
                     demand, nodes = await self._hub.demand(), await self._hub.nodes()
                     self._queues = await self._hub.tasks(all_namespaces=True)
@@ -72,7 +81,7 @@ class ClusterCollector(Collector):
         return [_up(False), *of_queues(await self._counted())]
 
     async def _has_control(self) -> bool:
-        """Whether anybody takes from its queue: else a question would wait there."""
+        """True if control's queue has a consumer; a question would wait there otherwise."""
         session = self._hub._open_session()
         state = await (await session.live_link()).state(session.names.control)
         return state is not None and state.consumers > 0
@@ -80,7 +89,7 @@ class ClusterCollector(Collector):
     async def _counted(self) -> list[QueueInfo]:
         found: list[QueueInfo] = []
         try:
-            async with asyncio.timeout(BROKER):
+            async with asyncio.timeout(BROKER_TIMEOUT_SECONDS):
                 session = self._hub._open_session()
                 link = await session.live_link()
                 for info in self._queues:
@@ -94,7 +103,7 @@ class ClusterCollector(Collector):
 
 
 def of_demand(demand: Iterable[Demand], nodes: Iterable[NodeInfo]) -> list[Metric]:
-    """A resource that a node has, and that nobody waits for, is there with 0."""
+    """Demand by resource. A resource that a node has and nothing waits for is 0."""
     demand = list(demand)
     idle = [((name,), 0.0) for node in nodes for name in node.resources_total]
     wanted = [((name,), amount * each.count) for each in demand for name, amount in each.resources.items()]
@@ -149,7 +158,7 @@ def _up(is_up: bool) -> Metric:
 
 
 def _gauge(name: str, about: str, labels: tuple[str, ...], values: Values) -> Metric:
-    """Values with the same labels are added: Prometheus takes no labels twice."""
+    """Gauge of the samples. Values with the same labels are added, since Prometheus refuses duplicates."""
     total: dict[tuple[str, ...], float] = {}
     for key, value in values:
         total[key] = total.get(key, 0.0) + value

@@ -1,4 +1,4 @@
-"""Commands that run, call or end something: nodes, a development cluster, actors, a measurement."""
+"""Commands that run nodes, a development cluster and a benchmark, call actors and drain nodes."""
 
 from __future__ import annotations
 
@@ -22,20 +22,26 @@ from actorhub.settings import Settings
 
 
 def node(
-    modules: Annotated[list[str] | None, typer.Argument(help="Modules whose actors this node may run.")] = None,
+    modules: Annotated[
+        list[str] | None, typer.Argument(help="Modules with the actors and tasks that this node runs.")
+    ] = None,
     url: Url = None,
     namespace: Namespace = None,
     workers: Annotated[int, typer.Option(min=0, help="Worker processes.")] = 2,
     slots: Annotated[
-        int | None, typer.Option(min=0, help="Processes for tasks; by default as many as workers.")
+        int | None, typer.Option(min=0, help="Task slots, a process each; by default as many as workers.")
     ] = None,
-    resource: Annotated[list[str] | None, typer.Option(help="NAME=AMOUNT; may be repeated.")] = None,
-    label: Annotated[list[str] | None, typer.Option(help="NAME=VALUE; may be repeated.")] = None,
-    id: Annotated[str | None, typer.Option(help="The node's id; by default its host name and chance.")] = None,
-    log_format: Annotated[str | None, typer.Option(help="text or json.")] = None,
+    resource: Annotated[
+        list[str] | None, typer.Option(help="Resource of the node, as NAME=AMOUNT; may be repeated.")
+    ] = None,
+    label: Annotated[list[str] | None, typer.Option(help="Label of the node, as NAME=VALUE; may be repeated.")] = None,
+    id: Annotated[
+        str | None, typer.Option(help="The node's id; by default its host name and random characters.")
+    ] = None,
+    log_format: Annotated[str | None, typer.Option(help="Format of log lines: text or json.")] = None,
     with_parent: Annotated[bool, typer.Option(hidden=True, help="End when standard input does.")] = False,
 ) -> None:
-    """Run a node: an agent and its worker processes, until SIGTERM, which drains."""
+    """Run a node: an agent and its worker processes. SIGTERM drains it."""
     settings = settings_from(url, namespace, log_format=log_format)
     try:
         resources = checked({name: float(value) for name, value in _pairs("--resource", resource or []).items()})
@@ -65,13 +71,15 @@ def _pairs(what: str, texts: list[str]) -> dict[str, str]:
 
 
 def dev(
-    modules: Annotated[list[str] | None, typer.Argument(help="Modules whose actors the node may run.")] = None,
+    modules: Annotated[
+        list[str] | None, typer.Argument(help="Modules with the actors and tasks that the node runs.")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 2,
     rabbitmq: Annotated[
-        bool, typer.Option("--rabbitmq", help="On a private RabbitMQ, not on the embedded broker.")
+        bool, typer.Option("--rabbitmq", help="Use a private RabbitMQ in place of the embedded broker.")
     ] = False,
 ) -> None:
-    """A broker, control and a node with worker processes in one command, until Ctrl-C. For development: nothing is kept."""
+    """Start a broker and a node with worker processes, until Ctrl-C. For development: no data is kept."""
 
     async def run_it() -> None:
         settings = Settings().model_copy(update={"url": None})
@@ -90,10 +98,10 @@ def dev(
 
 def metrics(
     url: Url = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Where to listen; 0 takes a free one.")] = 9464,
-    host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 9464,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
 ) -> None:
-    """Tell Prometheus what waits for a place and what the nodes have, until SIGTERM. One is enough for a cluster."""
+    """Serve metrics of the cluster to Prometheus, until SIGTERM. One process is enough for a cluster."""
     try:
         from actorhub.cli.prometheus import (
             serve_metrics,  # brings along what only this command needs, and may not be installed
@@ -118,7 +126,7 @@ def metrics(
 
 
 def _stop() -> asyncio.Event:
-    """Set by SIGINT and by SIGTERM."""
+    """Event that SIGINT and SIGTERM set."""
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -128,9 +136,9 @@ def _stop() -> asyncio.Event:
 def drain(
     node: Annotated[str, typer.Argument(help="The node's id, as `actorhub status` shows it.")],
     url: Url = None,
-    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for its end.")] = 60.0,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait until the node has ended.")] = 60.0,
 ) -> None:
-    """Have a node end in order: its actors go elsewhere, what runs may end. Ends with code 1 where it is still there."""
+    """Drain a node: its actors move, running tasks may end. Exits with code 1 if the node has not ended in time."""
 
     async def end(hub: Hub) -> bool:
         await hub.drain(node)
@@ -147,7 +155,7 @@ def drain(
         )
 
 
-def bench(url: Url = None, seconds: Annotated[float, typer.Option(help="For each measurement.")] = 2.0) -> None:
+def bench(url: Url = None, seconds: Annotated[float, typer.Option(help="Seconds of each measurement.")] = 2.0) -> None:
     """Measure asks and tells against an actor of this cluster. For figures against a baseline see `make bench`."""
     rates = query(settings_from(url, None), lambda hub: measure(hub, seconds), timeout=30.0 + 8 * seconds)
     columns: Columns[Rate] = {
@@ -164,9 +172,9 @@ def call(
     arguments: Annotated[str, typer.Argument(help="A JSON object of arguments, such as '{\"amount\": 5}'.")] = "{}",
     url: Url = None,
     namespace: Namespace = None,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for the answer.")] = 30.0,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for the reply.")] = 30.0,
 ) -> None:
-    """Call a method of a named actor and print its answer as JSON. The class need not be importable here."""
+    """Call a method of a named actor and print its result as JSON. The class need not be importable here."""
     try:
         known = json.loads(arguments)
     except json.JSONDecodeError as exc:

@@ -56,7 +56,7 @@ from actorhub.control_api.events import (
 )
 from actorhub.control_api.info import ActorInfo, DedicatedQueueInfo, Demand, GroupInfo, NodeInfo
 from actorhub.control_api.requirements import Requirements
-from actorhub.control_api.services import PAGE, ControlService, NodeService, WorkerService
+from actorhub.control_api.services import PAGE_ENTRIES, ControlService, NodeService, WorkerService
 from actorhub.control_api.specs import SpawnSpec
 from actorhub.errors import ActorHubError, BrokerUnavailable
 from actorhub.messaging.context import effects
@@ -132,7 +132,7 @@ class Control(ControlService):
         return self.state.group(group)
 
     async def groups(self, namespace: str | None = None, after: str | None = None) -> list[GroupInfo]:
-        return list(itertools.islice(self.state.groups(namespace, after), PAGE))
+        return list(itertools.islice(self.state.groups(namespace, after), PAGE_ENTRIES))
 
     async def find(self, namespace: str, name: str) -> SpawnSpec | None:
         return self.state.find(namespace, name)
@@ -168,7 +168,7 @@ class Control(ControlService):
         await self._handle(SessionEnded(session=session_id))
 
     async def actors(self, namespace: str | None = None, after: str | None = None) -> list[ActorInfo]:
-        return list(itertools.islice(self.state.actors(namespace, after), PAGE))
+        return list(itertools.islice(self.state.actors(namespace, after), PAGE_ENTRIES))
 
     async def nodes(self) -> list[NodeInfo]:
         return self.state.nodes()
@@ -229,11 +229,11 @@ class Control(ControlService):
             case StopActor():
                 await tell(self._worker(command.worker).stop, command.actor, command.incarnation)
             case DeleteMailbox():
-                await tell(self._worker(command.worker).bury, command)
+                await tell(self._worker(command.worker).delete_mailbox, command)
             case MakeQueue():
                 handled.queues.append(task_queue(command.queue))
             case DeleteTaskQueue():
-                await tell(self._worker(command.worker).bury_queue, command)
+                await tell(self._worker(command.worker).delete_task_queue, command)
             case StartWorker():
                 await tell(self._node(command.node).start_worker, command.worker, command.actor, command.gpu)
             case StartSlot():

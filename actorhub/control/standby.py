@@ -111,7 +111,7 @@ class ControlHost:
         handle = service_handle(self._session, self._session.names.control, Control)
         execution = ExecutionContext(handle, self._session, SYSTEM)
         cell = self._cell = ActorCell(execution, spec_of(Control), lambda: self._make(rows))
-        cell.may_begin = self._context.may_start
+        cell.may_start = self._context.may_start
         await cell.start()
 
     def _make(self, rows: dict[str, bytes]) -> Control:
@@ -132,11 +132,11 @@ class ControlHost:
             )
             request.finish(Reply.failed(request.envelope.id, error, self._session.signer, "invalid"))
         else:
-            self._cell.offer(request)
+            self._cell.accept(request)
 
     def resume(self) -> None:
         assert self._cell is not None
-        self._cell.go_on()
+        self._cell.resume()
 
     def cancel(self, call_id: str) -> None:
         if self._cell is not None:

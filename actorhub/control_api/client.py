@@ -37,10 +37,10 @@ def death_error(cause: str, *, at_birth: bool) -> ActorDied:
 
 
 @overload
-def unwrap(answer: SpawnReply) -> SpawnSpec: ...
+def unwrap(reply: SpawnReply) -> SpawnSpec: ...
 @overload
-def unwrap(answer: GroupReply) -> PlacementGroupSpec: ...
-def unwrap(answer: SpawnReply | GroupReply) -> SpawnSpec | PlacementGroupSpec:
+def unwrap(reply: GroupReply) -> PlacementGroupSpec: ...
+def unwrap(reply: SpawnReply | GroupReply) -> SpawnSpec | PlacementGroupSpec:
     """Return the plan in a reply of control, or raise its error.
 
     Raises:
@@ -48,7 +48,7 @@ def unwrap(answer: SpawnReply | GroupReply) -> SpawnSpec | PlacementGroupSpec:
         PlacementInfeasible: no node can ever run it.
         ActorDied: the actor that would own it is dead.
     """
-    if answer.plan is None:
-        assert answer.error is not None
-        raise _REFUSALS[answer.error](answer.message)
-    return answer.plan
+    if reply.plan is None:
+        assert reply.error is not None
+        raise _REFUSALS[reply.error](reply.message)
+    return reply.plan

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from actorhub.core.resources import Resources
 
 # Hexadecimal digits. Two requirements of one queue with the same digest would share their slots.
-DIGEST = 10
+DIGEST_CHARACTERS = 10
 
 
 class Bundle(BaseModel):
@@ -57,7 +57,7 @@ class Requirements(BaseModel):
         canonical = self.model_copy(
             update={name: dict(sorted(getattr(self, name).items())) for name in ("resources", "labels", "prefer")}
         )
-        return f".{hashlib.sha256(canonical.model_dump_json().encode()).hexdigest()[:DIGEST]}"
+        return f".{hashlib.sha256(canonical.model_dump_json().encode()).hexdigest()[:DIGEST_CHARACTERS]}"
 
     def __str__(self) -> str:
         """Describe the requirements in words: `cpu 1, gpu 1 on node a`."""

@@ -21,7 +21,7 @@ from actorhub.control_api.specs import Activation, SpawnSpec
 from actorhub.control_api.task_status import TaskStatusReport
 
 # Actors, or groups, in one reply.
-PAGE = 1000
+PAGE_ENTRIES = 1000
 
 
 @service
@@ -51,7 +51,7 @@ class ControlService(ABC):
 
     @abstractmethod
     async def groups(self, namespace: str | None = None, after: str | None = None) -> list[GroupInfo]:
-        """Page of at most `PAGE` groups in order of creation, from the group behind the id `after`, or the first."""
+        """Page of at most `PAGE_ENTRIES` groups in order of creation, from the group behind the id `after`, or the first."""
 
     @abstractmethod
     async def find(self, namespace: str, name: str) -> SpawnSpec | None:
@@ -98,7 +98,7 @@ class ControlService(ABC):
 
     @abstractmethod
     async def actors(self, namespace: str | None = None, after: str | None = None) -> list[ActorInfo]:
-        """Page of at most `PAGE` actors in order of creation, from the actor behind the id `after`, or the first."""
+        """Page of at most `PAGE_ENTRIES` actors in order of creation, from the actor behind the id `after`, or the first."""
 
     @abstractmethod
     async def nodes(self) -> list[NodeInfo]:
@@ -128,11 +128,11 @@ class WorkerService(ABC):
         """End the actor's instance here, if it is not a later incarnation; its messages stay in the queue."""
 
     @abstractmethod
-    async def bury(self, order: DeleteMailbox) -> None:
+    async def delete_mailbox(self, order: DeleteMailbox) -> None:
         """Reply to every waiting caller of a dead actor, and delete its queue."""
 
     @abstractmethod
-    async def bury_queue(self, order: DeleteTaskQueue) -> None:
+    async def delete_task_queue(self, order: DeleteTaskQueue) -> None:
         """Fail all tasks of a queue that no slot can serve any more, and delete it."""
 
     @abstractmethod
@@ -140,7 +140,7 @@ class WorkerService(ABC):
         """Actor instances that the worker hosts."""
 
     @abstractmethod
-    async def doing(self, actor_id: str) -> ActorActivity | None:
+    async def activity(self, actor_id: str) -> ActorActivity | None:
         """Work of the actor's instance on this worker; None if the worker does not host it."""
 
 
@@ -156,7 +156,7 @@ class TaskBroadcasts(ABC):
         """Record that a worker died while it ran the task; `times` counts the known deaths, including this one."""
 
     @abstractmethod
-    async def task_late(self, call_id: str, attempt: int) -> None:
+    async def task_timed_out(self, call_id: str, attempt: int) -> None:
         """Record that this attempt timed out and its slot was killed: it has failed, and is not repeated."""
 
 
@@ -182,7 +182,7 @@ class NodeService(TaskBroadcasts):
         """Note that a worker of this node takes commands from now on."""
 
     @abstractmethod
-    async def worker_leaves(self, worker: str) -> None:
+    async def worker_draining(self, worker: str) -> None:
         """Replace a slot of this node that takes no more tasks, and ends when its running tasks have ended.
 
         The successor starts at once: the running tasks may wait for tasks that no other slot would run.
@@ -209,7 +209,7 @@ class NodeService(TaskBroadcasts):
         """Let the node's shared slots serve these task queues, too."""
 
     @abstractmethod
-    async def fates(self, call_ids: list[str]) -> TaskStatusReport:
+    async def task_statuses(self, call_ids: list[str]) -> TaskStatusReport:
         """Statuses of these tasks, as far as this node knows them."""
 
     @abstractmethod

@@ -32,7 +32,7 @@ def shard_address(names: QueueNames, namespace: str, spec: ActorSpec, key: objec
     if not isinstance(key, str):
         raise TypeError(f"a key is text, and {key!r} is a {type(key).__name__}; give str(key)")
     if not key:
-        raise ValueError("a key is not empty; give the instance a name")
+        raise ValueError("a key must not be empty; give the instance a name")
     plan = _plan(spec, namespace, _number(key.encode()) % shards)
     return plan.address(names).of(key)
 
@@ -46,7 +46,7 @@ async def ensure_shard_mailbox(session: Session, address: ActorAddress) -> None:
     """
     spec = registry.get(address.class_name)
     if spec is None or spec.options.shards is None:
-        raise ActorNotFound(f"{address.class_name} is not known to this process as a keyed class; import its module")
+        raise ActorNotFound(f"{address.class_name} is not a keyed class that this process knows; import its module")
     plan = _plan(spec, address.namespace, int(address.actor_id.rpartition("-")[2]))
     if by_value(spec.cls):
         plan = plan.model_copy(update={"code": session.signer.dumps(spec.cls, spec.class_name)})

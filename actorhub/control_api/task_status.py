@@ -12,7 +12,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 # Entries that a `BoundedDict` keeps.
-REMEMBERED = 10_000
+MAX_TASKS = 10_000
 
 
 class BoundedDict(OrderedDict[K, V]):
@@ -21,7 +21,7 @@ class BoundedDict(OrderedDict[K, V]):
     def __setitem__(self, key: K, value: V) -> None:
         super().__setitem__(key, value)
         self.move_to_end(key)
-        if len(self) > REMEMBERED:
+        if len(self) > MAX_TASKS:
             self.popitem(last=False)
 
 

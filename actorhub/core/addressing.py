@@ -91,7 +91,7 @@ class QueueNames:
         """True if it is the name of a task queue."""
         return queue.startswith(f"{self.prefix}.{self.namespace_of(queue)}.task.")
 
-    def gathering(self, namespace: str, call_id: str) -> str:
+    def fan_in(self, namespace: str, call_id: str) -> str:
         return f"{self.prefix}.{namespace}.gathering.{call_id}"
 
     def namespace_of(self, queue: str) -> str:

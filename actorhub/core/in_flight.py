@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # bytes
-SLOT = 256
+SLOT_BYTES = 256
 # calls in hand; more at once are not recorded
-SLOTS = 1024
-_SIZE = SLOT * SLOTS + 8
+MAX_CALLS = 1024
+_SIZE = SLOT_BYTES * MAX_CALLS + 8
 _BEAT = struct.Struct("d")
 
 
@@ -43,7 +43,7 @@ class InFlightRecorder:
     def __init__(self, path: Path) -> None:
         with path.open("r+b") as file:
             self._map = mmap.mmap(file.fileno(), _SIZE)
-        self._free = list(range(SLOTS - 1, -1, -1))
+        self._free = list(range(MAX_CALLS - 1, -1, -1))
         self._held: dict[int, str] = {}
         self._writing = threading.Lock()
 
@@ -54,16 +54,16 @@ class InFlightRecorder:
 
     def beat(self) -> None:
         """Note that the event loop runs."""
-        _BEAT.pack_into(self._map, SLOT * SLOTS, time.monotonic())
+        _BEAT.pack_into(self._map, SLOT_BYTES * MAX_CALLS, time.monotonic())
 
     def enter(self, actor: str, call: str, method: str, *, attempt: int = 0, late_at: float | None = None) -> int:
         """Record the begin of a call. Returns the slot to give to `leave`; -1 if none was free."""
-        text = f"{actor}\t{call}\t{attempt}\t{'' if late_at is None else late_at}\t{method}".encode()[: SLOT - 1]
+        text = f"{actor}\t{call}\t{attempt}\t{'' if late_at is None else late_at}\t{method}".encode()[: SLOT_BYTES - 1]
         with self._writing:
             if not self._free:
                 return -1
             slot = self._free.pop()
-            start = slot * SLOT
+            start = slot * SLOT_BYTES
             self._map[start + 1 : start + len(text) + 1] = text[1:] + b"\0"
             # last: a concurrent reader finds nothing, or all of it
             self._map[start] = text[0]
@@ -73,7 +73,7 @@ class InFlightRecorder:
     def leave(self, slot: int) -> None:
         if slot >= 0:
             with self._writing:
-                self._map[slot * SLOT] = 0
+                self._map[slot * SLOT_BYTES] = 0
                 self._held.pop(slot, None)
                 self._free.append(slot)
 
@@ -90,9 +90,9 @@ def read_in_flight(path: Path) -> list[InFlightCall]:
     except FileNotFoundError:
         return []
     found: list[InFlightCall] = []
-    for start in range(0, len(data) - SLOT + 1, SLOT):
+    for start in range(0, len(data) - SLOT_BYTES + 1, SLOT_BYTES):
         if data[start]:
-            text = data[start : start + SLOT].split(b"\0", 1)[0].decode(errors="replace")
+            text = data[start : start + SLOT_BYTES].split(b"\0", 1)[0].decode(errors="replace")
             # it is just being written
             with suppress(ValueError):
                 actor, call, attempt, late_at, method = text.split("\t")
@@ -105,7 +105,7 @@ def last_heartbeat(path: Path) -> float | None:
     file."""
     try:
         with path.open("rb") as file:
-            file.seek(SLOT * SLOTS)
+            file.seek(SLOT_BYTES * MAX_CALLS)
             [beat] = _BEAT.unpack(file.read(_BEAT.size))
     except FileNotFoundError:
         return None

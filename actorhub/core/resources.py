@@ -17,7 +17,7 @@ from pydantic import AfterValidator
 # units in 1
 UNIT = 10_000
 # largest amount: memory is in bytes, and machines have terabytes
-LARGEST = 1e15
+MAX_AMOUNT = 1e15
 
 _NAME = re.compile(r"[A-Za-z0-9_.\-]{1,100}")
 _DECIMALS = 4
@@ -32,8 +32,8 @@ def checked(resources: Mapping[str, float]) -> dict[str, float]:
     for name, amount in resources.items():
         if not _NAME.fullmatch(name):
             raise ValueError(f"resource {name!r} is not usable; take 1 to 100 letters, digits, '_', '-' or '.'")
-        if not 0 <= amount <= LARGEST:
-            raise ValueError(f"resource {name!r} cannot be {amount}; give an amount from 0 to {LARGEST:g}")
+        if not 0 <= amount <= MAX_AMOUNT:
+            raise ValueError(f"resource {name!r} cannot be {amount}; give an amount from 0 to {MAX_AMOUNT:g}")
         if round(amount, _DECIMALS) != amount:
             raise ValueError(f"resource {name!r} cannot be {amount}; give at most {_DECIMALS} decimals")
         if name == "gpu" and amount > 1 and amount != int(amount):

@@ -160,7 +160,7 @@ class EffectCollector:
 
     def set_next_timer(self, stored: StoredTimer) -> None:
         """Set a timer again after it has fired, in the same commit; drop it if that was the last time."""
-        following = timers.following(stored.timer, time.time())
+        following = timers.next_due(stored.timer, time.time())
         if following is None:
             self._owner.drop_timer(stored.timer.id)
         else:

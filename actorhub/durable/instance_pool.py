@@ -119,12 +119,12 @@ class InstancePool:
             self._instances.move_to_end(key)
         instance.called_at = self._session.loop.time()
         instance.unsettled.add(request)
-        instance.cell.offer(request)
+        instance.cell.accept(request)
 
     def resume(self) -> None:
         """Start requests again, after `may_start` has been False."""
         for instance in self._instances.values():
-            instance.cell.go_on()
+            instance.cell.resume()
 
     def cancel(self, call_id: str) -> None:
         """Cancel a call, whichever instance has it."""
@@ -179,7 +179,7 @@ class InstancePool:
             return snapshots.create(states, lambda: self._create(key))
 
         cell = self._make_cell(key, create)
-        cell.may_begin = self._context.may_start
+        cell.may_start = self._context.may_start
         instance = self._instances[key] = PooledInstance(key, cell, snapshots, states, self._session.loop.time())
         if self._idle_timer is None and key:
             self._idle_timer = self._session.loop.call_later(IDLE_CHECK_SECONDS, self._passivate_idle)

@@ -119,7 +119,7 @@ class DurableMailbox(Recoverable):
         self._abandon_ownership()
         if not self._closed and link.lost is None and link is self._session.link:
             log.warning("the broker ended the consumer of %s (%s); consuming again", self._config.inbox, reason)
-            self._session.attachments.again(self, link)
+            self._session.attachments.set_up_again(self, link)
 
     # ---- owning
 
@@ -166,4 +166,4 @@ class DurableMailbox(Recoverable):
             consumer, self._consumer = self._consumer, None
             if consumer is not None:
                 await consumer.close()
-        self._session.attachments.again(self, link, pause)
+        self._session.attachments.set_up_again(self, link, pause)

@@ -137,12 +137,12 @@ class Explainer:
         gone = ", though it should run" if info is not None and info.state == "running" else ""
         limit = self._session.settings.node_timeout
         hint = f": is its node gone? after {limit:g} s of silence it starts elsewhere" if gone else ""
-        return [f"{waits}, and nobody takes them{gone}{hint}."]
+        return [f"{waits}, and no worker takes them{gone}{hint}."]
 
     async def _doing(self, worker: str, actor_id: str) -> tuple[ActorActivity | None, list[str]]:
         service = stub(self._session, self._session.names.worker(worker), WorkerService)
         try:
-            doing = await self._ask(lambda: service.doing(actor_id))
+            doing = await self._ask(lambda: service.activity(actor_id))
         except (TimeoutError, ActorHubError):
             why = "its process is gone, or a method that does not await blocks its event loop (its log names it)"
             return None, [f"Its worker does not answer: {why}."]
@@ -160,33 +160,36 @@ class Explainer:
         pending = self._session.sender.pending_calls.find(call)
         label = label or (pending.signature.label if pending is not None else "the call")
         if call.done():
-            how = (
-                "was cancelled" if call.cancelled() else "failed" if call.exception() is not None else "has its answer"
-            )
-            return self._told([f"{label} {how}."])
+            return self._told([f"{label} {_outcome(call)}."])
         if pending is None:
             return self._told([f"{label} has not been sent: it waits for the results that it takes."])
-        sent = pending.outgoing is not None and pending.outgoing.envelope is not None
-        said = f"{label} has no answer yet." if sent else f"{label} has not left this process yet."
-        way = pending.outbox
-        if isinstance(way, TaskOutbox):
-            try:
-                state = await self._queue(way.queue)
-            except (TimeoutError, BrokerUnavailable):
-                return self._told([said, _BROKER_SILENT])
-            waiting, slots = (state.messages, state.consumers) if state is not None else (0, 0)
-            tasks = f"{_many(waiting, 'message', 'messages')} of tasks in {way.queue} that no slot has taken"
-            taking = _many(slots, "slot takes", "slots take") if slots else "no slot takes"
-            where = f"There {'is' if waiting == 1 else 'are'} {tasks}, and {taking} from it."
-            needs = await self._what_a_slot_needs(way.queue) if not slots else []
-            return self._told([said, where, *needs]).model_copy(update={"waiting": waiting, "consumers": slots})
-        actor_id = actor_id_of(way.queue) if isinstance(way, ActorOutbox) else ""
-        if not isinstance(way, ActorOutbox) or not actor_id:
-            return self._told([said])
+        is_sent = pending.outgoing is not None and pending.outgoing.envelope is not None
+        said = f"{label} has no reply yet." if is_sent else f"{label} has not left this process yet."
+        match pending.outbox:
+            case TaskOutbox() as outbox:
+                return await self._unfinished_task(said, outbox.queue)
+            case ActorOutbox() as outbox if actor_id := actor_id_of(outbox.queue):
+                return await self._unfinished_call(said, outbox.queue, actor_id)
+            case _:
+                return self._told([said])
+
+    async def _unfinished_task(self, said: str, queue: str) -> Explanation:
+        try:
+            state = await self._queue(queue)
+        except (TimeoutError, BrokerUnavailable):
+            return self._told([said, _BROKER_SILENT])
+        waiting, slots = (state.messages, state.consumers) if state is not None else (0, 0)
+        tasks = f"{_many(waiting, 'message', 'messages')} of tasks in {queue} that no slot has taken"
+        taking = _many(slots, "slot takes", "slots take") if slots else "no slot takes"
+        where = f"There {'is' if waiting == 1 else 'are'} {tasks}, and {taking} from it."
+        needs = await self._what_a_slot_needs(queue) if not slots else []
+        return self._told([said, where, *needs]).model_copy(update={"waiting": waiting, "consumers": slots})
+
+    async def _unfinished_call(self, said: str, queue: str, actor_id: str) -> Explanation:
         names = self._session.names
-        of = names.namespace_of(way.queue)
-        durable = way.queue == names.durable(of, actor_id)
-        address = ActorAddress(queue=way.queue, actor_id=actor_id, namespace=of, class_name="", durable=durable)
+        namespace = names.namespace_of(queue)
+        durable = queue == names.durable(namespace, actor_id)
+        address = ActorAddress(queue=queue, actor_id=actor_id, namespace=namespace, class_name="", durable=durable)
         found = await self._actor(address, actor_id)
         return found.model_copy(update={"text": f"{said}\n{found.text}"})
 
@@ -235,9 +238,15 @@ _BROKER_SILENT = (
 )
 
 
+def _outcome(call: asyncio.Future[object]) -> str:
+    if call.cancelled():
+        return "was cancelled"
+    return "failed" if call.exception() is not None else "has its result"
+
+
 def _state(who: str, info: ActorInfo | None) -> str:
     if info is None:
-        return f"There is no actor {who} (any more)."
+        return f"There is no actor {who}, or no longer."
     error = (info.last_error or "").strip().splitlines()
     cause = error[-1] if error else ""
     if info.state == "dead":
@@ -253,7 +262,7 @@ def _state(who: str, info: ActorInfo | None) -> str:
 def _ownership(epoch: HistoryEntry | None, commit: HistoryEntry | None) -> str:
     newest = epoch or commit
     if newest is None:
-        return "Nobody owns its journal: no message has come yet."
+        return "Its journal has no owner: no message has come yet."
     if commit is None or commit.time is None:
         return f"{newest.owner} owns its journal, by epoch {newest.epoch}, and has committed nothing yet."
     moment = datetime.fromtimestamp(commit.time).astimezone().isoformat(" ", "seconds")

@@ -41,10 +41,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ANSWER = 2.0  # seconds for a reply of control; a client that calls again too early on a busy machine never gets one
-PATIENCE = 20.0  # seconds after which a client that waits for a local cluster is told which nodes are ready
-KILLING = 5.0  # seconds to wait for the end of a killed actor
-LOOK = 0.01  # seconds between two checks whether it has ended
+REPLY_TIMEOUT_SECONDS = 2.0  # of control; a client that calls again earlier, on a busy machine, never gets a reply
+SLOW_START_SECONDS = 20.0  # after which a client that waits for a local cluster is told which nodes are ready
+KILL_TIMEOUT_SECONDS = 5.0
+POLL_SECONDS = 0.01
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -192,14 +192,12 @@ class Hub(TaskApi, InspectionApi, PlacementApi):
         said, nodes = loop.time(), list[NodeInfo]()
         while True:
             cluster.check()
-            if loop.time() - said > PATIENCE:
+            if loop.time() - said > SLOW_START_SECONDS:
                 said = loop.time()
                 there = {node.id: len(node.workers) for node in nodes}
-                log.warning(
-                    "a local cluster of %d nodes is not ready yet; there are, with workers: %s", cluster.size, there
-                )
+                log.warning("a local cluster of %d nodes is not ready yet; nodes with workers: %s", cluster.size, there)
             try:
-                async with asyncio.timeout(ANSWER):
+                async with asyncio.timeout(REPLY_TIMEOUT_SECONDS):
                     nodes = await self.nodes()
             except (TimeoutError, ActorNotFound):
                 await asyncio.sleep(0.02)
@@ -338,9 +336,9 @@ class Hub(TaskApi, InspectionApi, PlacementApi):
         if not await control_client(session).kill(address.actor_id, "killed by hub.kill"):
             return False
         with suppress(TimeoutError):
-            async with asyncio.timeout(KILLING):
+            async with asyncio.timeout(KILL_TIMEOUT_SECONDS):
                 while await (await session.live_link()).state(address.queue) is not None:
-                    await asyncio.sleep(LOOK)
+                    await asyncio.sleep(POLL_SECONDS)
         return True
 
     # ---- timers

@@ -25,7 +25,7 @@ from actorhub.node.actor_worker import ActorWorker
 from actorhub.node.agent import NodeAgent, NodeConfig
 from actorhub.node.process_manager import ProcessManager, WorkerExit, WorkerProcess
 from actorhub.node.task_worker import TaskWorker
-from actorhub.node.worker_process import THREADS, WorkerConfig, WorkerOptions, WorkerRuntime
+from actorhub.node.worker_process import MAX_THREADS, WorkerConfig, WorkerOptions, WorkerRuntime
 from actorhub.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class InProcessCluster:
 
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        self._loop.set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="actorhub"))
+        self._loop.set_default_executor(ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="actorhub"))
         config = NodeConfig(workers=1, slots=1, node_id=f"inside-{new_id(6)}")
         node = NodeAgent(config, self._settings, processes=_InProcessWorkers)
         try:
@@ -122,18 +122,19 @@ class _InProcessWorkers(ProcessManager):
         config = self._configure(worker_id, **more)
         if config.actor_id is not None:
             log.warning(
-                "%s wants a process of its own and shares this one; use Hub.local() for processes", config.actor_id
+                "%s is declared with its own process and shares this one; use Hub.local() for processes",
+                config.actor_id,
             )
         served: WorkerRuntime = ActorWorker(config, self._settings)
         if config.kind == "task":
             served = TaskWorker(config, self._settings, is_process=False)
         inside = _Inside(served, config)
-        self._living[worker_id] = inside
+        self._running[worker_id] = inside
         await inside.worker.start()
         return inside
 
     def terminate(self, worker_id: str) -> None:
-        found = self._living.get(worker_id)
+        found = self._running.get(worker_id)
         if isinstance(found, _Inside) and not found.stopping:
             found.stopping = True
             self._ending[worker_id] = asyncio.get_running_loop().create_task(self._end(found))
@@ -144,6 +145,6 @@ class _InProcessWorkers(ProcessManager):
         try:
             await inside.worker.stop()
         finally:
-            self._living.pop(inside.config.worker, None)
+            self._running.pop(inside.config.worker, None)
             self._ending.pop(inside.config.worker, None)
             self._on_exit(WorkerExit(inside, "", []))

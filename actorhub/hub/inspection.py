@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from actorhub.actors.handle import address_of
 from actorhub.control_api.client import control_client, find
 from actorhub.control_api.info import ActorInfo, DedicatedQueueInfo, Demand, NodeInfo, QueueInfo
-from actorhub.control_api.services import PAGE
+from actorhub.control_api.services import PAGE_ENTRIES
 from actorhub.core.addressing import ActorAddress
 from actorhub.durable.history import ActorState, History, HistoryEntry
 from actorhub.hub.explain import Explainer, Explanation
@@ -32,7 +32,7 @@ class InspectionApi(ABC):
         while True:
             page = await control.actors(namespace, found[-1].id if found else None)
             found += page
-            if len(page) < PAGE:
+            if len(page) < PAGE_ENTRIES:
                 return found
 
     async def tasks(self, *, all_namespaces: bool = False) -> list[QueueInfo]:

@@ -11,7 +11,7 @@ from actorhub.control_api.client import control_client, unwrap
 from actorhub.control_api.events import GroupRequested
 from actorhub.control_api.info import GroupInfo
 from actorhub.control_api.requirements import Bundle
-from actorhub.control_api.services import PAGE, NodeService
+from actorhub.control_api.services import PAGE_ENTRIES, NodeService
 from actorhub.control_api.specs import PlacementGroupSpec, Strategy
 from actorhub.core.addressing import new_id
 from actorhub.errors import ActorHubError, ActorNotFound, CallTimeout
@@ -20,11 +20,11 @@ from actorhub.messaging.context import deadline
 from actorhub.messaging.session import Session
 
 # Seconds between two checks whether a group is reserved, at first and at most.
-FIRST_LOOK = 0.02
-LAST_LOOK = 0.5
+MIN_POLL_SECONDS = 0.02
+MAX_POLL_SECONDS = 0.5
 
 # Seconds in which a node must confirm that it drains.
-PATIENCE = 10.0
+NO_NODES_WARNING_SECONDS = 10.0
 
 
 class PlacementGroup:
@@ -69,12 +69,12 @@ class PlacementGroup:
             TimeoutError: it is not reserved after `timeout` seconds; the message says what it waits for.
             ActorHubError: it was removed.
         """
-        pause, info = FIRST_LOOK, await self._look()
+        pause, info = MIN_POLL_SECONDS, await self._look()
         try:
             async with asyncio.timeout(timeout):
                 while not info.is_ready:
                     await asyncio.sleep(pause)
-                    pause, info = min(2 * pause, LAST_LOOK), await self._look()
+                    pause, info = min(2 * pause, MAX_POLL_SECONDS), await self._look()
         except TimeoutError as exc:
             raise TimeoutError(f"{self!r} is not ready after {timeout} s; it waits for {info.waits_for}") from exc
         return info
@@ -82,7 +82,7 @@ class PlacementGroup:
     async def _look(self) -> GroupInfo:
         info = await control_client(self._session).group(self.id)
         if info is None:
-            raise ActorHubError(f"{self!r} was removed; make another with hub.placement_group")
+            raise ActorHubError(f"{self!r} was removed; create another with hub.placement_group")
         return info
 
     def __repr__(self) -> str:
@@ -146,7 +146,7 @@ class PlacementApi(ABC):
         while True:
             page = await control.groups(namespace, found[-1].id if found else None)
             found += page
-            if len(page) < PAGE:
+            if len(page) < PAGE_ENTRIES:
                 return found
 
     async def drain(self, node: str) -> None:
@@ -159,7 +159,7 @@ class PlacementApi(ABC):
         """
         session = self._open_session()
         try:
-            with deadline(PATIENCE):
+            with deadline(NO_NODES_WARNING_SECONDS):
                 await stub(session, session.names.node(node), NodeService).drain()
         except CallTimeout as exc:
             silent = f"node {node!r} does not answer: it is gone, or cannot reach the broker"

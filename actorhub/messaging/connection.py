@@ -22,7 +22,7 @@ from actorhub.errors import BrokerUnavailable
 log = logging.getLogger(__name__)
 
 # seconds between two tries, at most
-SLOWEST = 2.0
+MAX_PAUSE_SECONDS = 2.0
 
 OnRetry = Callable[[int, BaseException], None]
 """Called before each further try to reach the broker, with its number and the error of the last one."""
@@ -92,7 +92,7 @@ class ReconnectingConnection:
     async def _connect(self, stop: stop_base) -> None:
         async for attempt in AsyncRetrying(
             stop=stop,
-            wait=wait_random_exponential(multiplier=0.05, max=SLOWEST),
+            wait=wait_random_exponential(multiplier=0.05, max=MAX_PAUSE_SECONDS),
             retry=retry_if_exception(lambda exc: isinstance(exc, BrokerUnavailable) and not exc.permanent),
             before_sleep=self._report,
             reraise=True,

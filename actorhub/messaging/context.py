@@ -114,7 +114,7 @@ def deadline(seconds: float) -> Generator[None]:
         ValueError: `seconds` is negative or not a number.
     """
     if math.isnan(seconds) or seconds < 0:
-        raise ValueError(f"a deadline of {seconds} s makes no sense; give the seconds from now, 0 or more")
+        raise ValueError(f"a deadline of {seconds} s is not valid; give the seconds from now, 0 or more")
     outer = call_context.get()
     moment = time.time() + seconds
     if outer.deadline is not None:

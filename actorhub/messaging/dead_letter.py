@@ -17,7 +17,7 @@ from actorhub.wire.envelope import Codec, EncodedEnvelope, Envelope, Kind, decod
 from actorhub.wire.failure import Failure
 
 # characters of an error's line
-LINE = 500
+MAX_LINE_CHARACTERS = 500
 # type of a mark's message
 REPLAYED = "replayed"
 # fields that are not stored
@@ -144,7 +144,7 @@ class DeadLetter(BaseModel):
         error = f"{self.error} (its message of {len(self.body)} bytes is too large to be kept)"
         return self.model_copy(update={"error": error, "body": b"", "content_type": None})
 
-    def again(self) -> Message:
+    def to_message(self) -> Message:
         """Message to send for a replay: unnumbered, without a deadline or a receiver of its reply. A body that is no
         envelope is sent unchanged."""
         parcels = _parcels(self.body, self.content_type)
@@ -200,7 +200,7 @@ class ReplayMark(BaseModel):
 
 def _line(kind: str, message: str) -> str:
     line = " ".join(f"{kind}: {message}".split())
-    return line if len(line) <= LINE else f"{line[: LINE - 3]}..."
+    return line if len(line) <= MAX_LINE_CHARACTERS else f"{line[: MAX_LINE_CHARACTERS - 3]}..."
 
 
 def _parcels(body: bytes, content_type: str | None) -> list[EncodedEnvelope]:

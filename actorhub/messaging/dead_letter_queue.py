@@ -19,9 +19,9 @@ from actorhub.messaging.topology import dead_letter_stream
 log = logging.getLogger(__name__)
 
 # messages of the stream that are read at once
-PAGE = 1000
+PAGE_LETTERS = 1000
 # seconds before a message that the broker refused is published again
-PAUSE = 0.1
+RETRY_SECONDS = 0.1
 
 
 async def store_dead_letter(link: Link, stream: str, message: Message) -> None:
@@ -42,7 +42,7 @@ async def store_dead_letter(link: Link, stream: str, message: Message) -> None:
         if missed > 1:
             await _declare(link, stream)
             missed = 0
-        await asyncio.sleep(PAUSE)
+        await asyncio.sleep(RETRY_SECONDS)
 
 
 async def _declare(link: Link, stream: str) -> None:
@@ -76,7 +76,7 @@ class DeadLetterQueue:
 
     # ---- writing
 
-    async def keep(self, letter: DeadLetter) -> None:
+    async def store(self, letter: DeadLetter) -> None:
         """Store a dead letter; return when the broker has it, however long that takes. A dead letter that the broker
         would refuse for its size is kept without its body."""
         message = letter.message()
@@ -105,7 +105,7 @@ class DeadLetterQueue:
                         continue
             except BrokerUnavailable:
                 log.debug("a dead letter waits for the broker", exc_info=True)
-            await asyncio.sleep(PAUSE)
+            await asyncio.sleep(RETRY_SECONDS)
 
     async def _publish(self, queue: str, message: Message) -> Outcome:
         return await publish_confirmed(await self._session.live_link(), queue, message)
@@ -156,7 +156,7 @@ class DeadLetterQueue:
         ones come."""
         end = await self._session.broker.end_offset(self.queue)
         while offset < end:
-            page = await self._session.broker.peek(self.queue, limit=min(PAGE, end - offset), offset=offset)
+            page = await self._session.broker.peek(self.queue, limit=min(PAGE_LETTERS, end - offset), offset=offset)
             for at, message in page:
                 if at < end:
                     yield at, message
@@ -181,7 +181,7 @@ class DeadLetterQueue:
         which = f"dead letter {letter.id} ({letter.method or letter.reason})"
         if not letter.queue:
             raise ActorHubError(f"{which} does not say which queue it was in; publish its body by hand")
-        outcome = await self._publish(letter.queue, letter.again())
+        outcome = await self._publish(letter.queue, letter.to_message())
         if outcome is Outcome.UNROUTABLE:
             whose = f"its actor {letter.actor} is dead" if letter.actor else "nobody serves it"
             raise ActorNotFound(

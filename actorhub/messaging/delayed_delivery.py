@@ -34,14 +34,14 @@ log = logging.getLogger(__name__)
 # lowest and highest rung
 LOWEST, HIGHEST = -4, 25
 # seconds that a message may be early, and that the ladder itself makes it late
-TOLERANCE = 2.0**LOWEST / 2
+TOLERANCE_SECONDS = 2.0**LOWEST / 2
 # rung of messages that cannot be sent to their target for now
-AGAIN = 0
+RETRY_RUNG = 0
 PREFETCH = 256
 # seconds
-CLOSING = 2.0
+CLOSE_TIMEOUT_SECONDS = 2.0
 # seconds before the broker is tried again, at first and at most
-PAUSE, SLOWEST = 0.1, 5.0
+MIN_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.1, 5.0
 
 _TARGET, _DUE, _PRIORITY, _EXPIRATION = "x-target", "x-due", "x-priority", "x-expiration"
 # headers that brokers add on the way
@@ -54,7 +54,7 @@ When it returns, the message is removed from the ladder; if it raises, the messa
 
 def next_rung(remaining: float) -> int | None:
     """Return the rung for a message that is due in `remaining` seconds; None if it goes to its target now."""
-    if remaining <= TOLERANCE:
+    if remaining <= TOLERANCE_SECONDS:
         return None
     return min(max(math.frexp(remaining)[1] - 1, LOWEST), HIGHEST)
 
@@ -142,7 +142,7 @@ class DelayedPublisher:
 
     async def put_on_rung(self, link: Link, rung: int, message: Message) -> Outcome:
         """Publish to a rung, which is declared if missing. Returns STORED or LOST."""
-        pause = PAUSE
+        pause = MIN_PAUSE_SECONDS
         while (outcome := await publish_confirmed(link, self.names.delay(rung), message)) not in (
             Outcome.STORED,
             Outcome.LOST,
@@ -152,7 +152,7 @@ class DelayedPublisher:
             # a rung has no limit: it was declared a moment ago and has no leader yet, or the broker is in trouble
             log.debug("rung %d takes nothing for now (%s); trying again in %.1f s", rung, outcome.value, pause)
             await asyncio.sleep(pause)
-            pause = min(2 * pause, SLOWEST)
+            pause = min(2 * pause, MAX_PAUSE_SECONDS)
         return outcome
 
     async def declare_due(self, link: Link) -> None:
@@ -188,7 +188,7 @@ async def _declare(link: Link, queue: Queue) -> None:
         await link.declare(queue)
     # it exists, which is enough: it was declared with other arguments for an earlier version of the broker
     except ValueError as exc:
-        log.debug("%s is used as it is: %s", queue.name, exc)
+        log.debug("%s keeps its old arguments: %s", queue.name, exc)
 
 
 class Owner(Protocol):
@@ -220,18 +220,17 @@ class DelayForwarder(Recoverable):
         await self._session.attachments.add(self)
 
     async def close(self) -> None:
-        """Stop. Messages in flight have CLOSING seconds to finish; those not acknowledged then return to the queue, for
-        the next forwarder."""
+        """Stop. Messages in flight have CLOSE_TIMEOUT_SECONDS to finish; the rest return to the queue."""
         self._closed = True
         self._session.attachments.remove(self)
         if self._forwarding:
-            await asyncio.wait(self._forwarding, timeout=CLOSING)
+            await asyncio.wait(self._forwarding, timeout=CLOSE_TIMEOUT_SECONDS)
         if self._consumer is not None:
             await self._consumer.close()
 
     async def attach(self, link: Link) -> None:
         while (consumer := await self._consume(link)) is None:
-            await asyncio.sleep(PAUSE)
+            await asyncio.sleep(MIN_PAUSE_SECONDS)
         self._consumer = consumer
         if self._closed:
             await consumer.close()
@@ -257,7 +256,7 @@ class DelayForwarder(Recoverable):
         if self._closed or link.lost is not None or link is not self._session.link:
             return
         log.warning("the broker ended the consumer of %s (%s); consuming again", self._delays.names.due, reason)
-        self._session.attachments.again(self, link)
+        self._session.attachments.set_up_again(self, link)
 
     # ---- forwarding
 
@@ -271,7 +270,7 @@ class DelayForwarder(Recoverable):
         try:
             delayed = DelayedMessage.of(delivery.message)
         except ValueError as exc:
-            log.warning("a message in %s cannot be brought anywhere: %s", self._delays.names.due, exc)
+            log.warning("a message in %s cannot be delivered: %s", self._delays.names.due, exc)
             await self._give_up(link, delivery, None, delivery.message)
             return
         outcome = await self._delays.send(link, delayed)
@@ -280,14 +279,16 @@ class DelayForwarder(Recoverable):
         elif outcome is Outcome.UNROUTABLE:
             await self._give_up(link, delivery, delayed.target, delayed.message)
         elif outcome is Outcome.REFUSED:
-            log.info("%s takes no message for now; trying again in %.0f s", delayed.target, 2.0**AGAIN)
+            log.info("%s takes no message for now; trying again in %.0f s", delayed.target, 2.0**RETRY_RUNG)
             await self._try_later(link, delivery)
 
     async def _give_up(self, link: Link, delivery: Delivery, target: str | None, message: Message) -> None:
         try:
             await self._on_unroutable(target, message)
         except Exception:
-            log.exception("a message for %s, which is not there, could not be given up; trying again", target)
+            log.exception(
+                "a message for %s, which does not exist, could not be kept as a dead letter; trying again", target
+            )
             await self._try_later(link, delivery)
             return
         delivery.ack()
@@ -295,5 +296,5 @@ class DelayForwarder(Recoverable):
     async def _try_later(self, link: Link, delivery: Delivery) -> None:
         """Put a message back on the ladder, so that others go on."""
         message = replace(delivery.message, headers=_living(delivery.message))
-        if await self._delays.put_on_rung(link, AGAIN, message) is Outcome.STORED:
+        if await self._delays.put_on_rung(link, RETRY_RUNG, message) is Outcome.STORED:
             delivery.ack()

@@ -23,7 +23,7 @@ BATCH_ENVELOPES = 256
 BATCH_BYTES = 256 * 1024
 MAX_IN_FLIGHT = 8
 # seconds before a refused envelope that may wait is tried again
-REFUSED_PAUSE = 0.02
+REFUSED_RETRY_SECONDS = 0.02
 
 
 class OutgoingMessage:
@@ -40,10 +40,10 @@ class OutgoingMessage:
 
     __slots__ = (
         "alone",
-        "answered",
         "correlation_id",
         "draft",
         "envelope",
+        "has_reply",
         "payload",
         "persistent",
         "sent",
@@ -70,7 +70,7 @@ class OutgoingMessage:
         self.alone = alone
         self.correlation_id = correlation_id
         self.envelope: Envelope | None = None
-        self.answered = False
+        self.has_reply = False
         # by the loop's clock
         self.sent = 0.0
 
@@ -94,14 +94,14 @@ class ActorOutbox:
         self._unused: int | None = None
         self._waiting: deque[OutgoingMessage] = deque()
         self._in_flight: deque[list[OutgoingMessage]] = deque()
-        self._unanswered: dict[int, OutgoingMessage] = {}
+        self._without_reply: dict[int, OutgoingMessage] = {}
         self._link: Link | None = None
         self._flush_asked = False
 
     @property
     def idle(self) -> bool:
         """True if nothing waits for a confirm or for a reply."""
-        return not (self._waiting or self._in_flight or self._unanswered)
+        return not (self._waiting or self._in_flight or self._without_reply)
 
     @property
     def unconfirmed(self) -> int:
@@ -128,24 +128,24 @@ class ActorOutbox:
         draft: EnvelopeDraft = {"kind": Kind.CANCEL, "call": call_id, "sender": sender}
         self.put(OutgoingMessage(draft, b"", lambda outcome: None))
 
-    def answered(self, outgoing: OutgoingMessage) -> None:
+    def on_reply(self, outgoing: OutgoingMessage) -> None:
         """Forget a call that has its reply, or whose caller does not wait any more."""
-        outgoing.answered = True
+        outgoing.has_reply = True
         if outgoing.envelope is not None:
-            self._unanswered.pop(outgoing.envelope.seq, None)
+            self._without_reply.pop(outgoing.envelope.seq, None)
 
     @property
     def waiting_since(self) -> float:
         """Time at which the oldest call without a reply was sent, by the loop's clock; infinity if there is no such
         call."""
-        oldest = next(iter(self._unanswered.values()), None)
+        oldest = next(iter(self._without_reply.values()), None)
         return oldest.sent if oldest is not None else math.inf
 
     def vanished(self) -> None:
         """Note that the queue was deleted: the calls that it had get no reply."""
-        gone = [outgoing for outgoing in self._unanswered.values() if not self._is_in_flight(outgoing)]
+        gone = [outgoing for outgoing in self._without_reply.values() if not self._is_in_flight(outgoing)]
         for outgoing in gone:
-            self.answered(outgoing)
+            self.on_reply(outgoing)
             outgoing.settled(Outcome.UNROUTABLE)
 
     def _is_in_flight(self, outgoing: OutgoingMessage) -> bool:
@@ -155,7 +155,7 @@ class ActorOutbox:
         """Fail all that waits for the queue, which does not exist and will not."""
         while self._waiting:
             outgoing = self._waiting.popleft()
-            self.answered(outgoing)
+            self.on_reply(outgoing)
             outgoing.settled(Outcome.UNROUTABLE)
 
     def attach(self, link: Link) -> None:
@@ -166,7 +166,7 @@ class ActorOutbox:
         unconfirmed = [outgoing for batch in self._in_flight for outgoing in batch]
         self._in_flight.clear()
         again = {o.envelope.seq: o for o in unconfirmed if o.envelope and o.envelope.seq}
-        again.update(self._unanswered)
+        again.update(self._without_reply)
         numbered = [again[seq] for seq in sorted(again)]
         unnumbered = [o for o in unconfirmed if not (o.envelope and o.envelope.seq)]
         retried = [o for o in self._waiting if o.envelope is not None and o.envelope.seq not in again]
@@ -184,7 +184,7 @@ class ActorOutbox:
         if self._limited or len(self._in_flight) >= MAX_IN_FLIGHT:
             return False
         last = self._in_flight[-1]
-        return len(self._waiting) >= BATCH_ENVELOPES or (len(last) == 1 and last[0].answered)
+        return len(self._waiting) >= BATCH_ENVELOPES or (len(last) == 1 and last[0].has_reply)
 
     def _flush(self) -> None:
         self._flush_asked = False
@@ -207,7 +207,7 @@ class ActorOutbox:
 
     def _publish(self, batch: list[OutgoingMessage], link: Link) -> None:
         parcels: list[EncodedEnvelope] = []
-        acked_below = next(iter(self._unanswered), self._next_seq) if self._numbered else 0
+        acked_below = next(iter(self._without_reply), self._next_seq) if self._numbered else 0
         for outgoing in batch:
             envelope = outgoing.envelope
             if envelope is None:
@@ -223,7 +223,7 @@ class ActorOutbox:
         self._next_seq += 1
         if envelope.reply_to:
             outgoing.sent = self._loop.time()
-            self._unanswered[envelope.seq] = outgoing
+            self._without_reply[envelope.seq] = outgoing
         return envelope
 
     def _settle(self, batch: list[OutgoingMessage], link: Link, outcome: Outcome) -> None:
@@ -234,14 +234,14 @@ class ActorOutbox:
         if outcome is Outcome.REFUSED:
             self._refused(batch)
         else:
-            self._note_unused(batch, outcome)
+            self._reuse_numbers(batch, outcome)
             for outgoing in batch:
                 if outcome is Outcome.UNROUTABLE:
-                    self.answered(outgoing)
+                    self.on_reply(outgoing)
                 outgoing.settled(outcome)
         self._flush()
 
-    def _note_unused(self, batch: list[OutgoingMessage], outcome: Outcome) -> None:
+    def _reuse_numbers(self, batch: list[OutgoingMessage], outcome: Outcome) -> None:
         """Give unused numbers to the next envelopes; else a new receiver would wait for them."""
         if outcome is not Outcome.UNROUTABLE:
             self._unused = None
@@ -255,14 +255,14 @@ class ActorOutbox:
         """Try the same envelopes again after a limited queue was full, or the broker could not write."""
         if self._limited and not batch[0].waits_when_full:
             outgoing = batch[0]
-            self.answered(outgoing)
+            self.on_reply(outgoing)
             self._next_seq = _seq(outgoing)
             outgoing.settled(Outcome.REFUSED)
             return
         link = self._link
         # keeps its place: nothing overtakes it
         self._in_flight.appendleft(batch)
-        self._loop.call_later(REFUSED_PAUSE, self._retry, batch, link)
+        self._loop.call_later(REFUSED_RETRY_SECONDS, self._retry, batch, link)
 
     def _retry(self, batch: list[OutgoingMessage], link: Link | None) -> None:
         if link is None or link is not self._link:

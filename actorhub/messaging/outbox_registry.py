@@ -17,9 +17,9 @@ from actorhub.messaging.outbox import ActorOutbox, RepeatableCallOutbox
 log = logging.getLogger(__name__)
 
 # outboxes of one kind past which idle ones are forgotten
-MANY = 1000
+MAX_IDLE_OUTBOXES = 1000
 # seconds after which the broker is asked whether a call's queue still exists
-SILENCE = 5.0
+QUEUE_CHECK_SECONDS = 5.0
 
 
 class OutboxRegistry:
@@ -40,8 +40,8 @@ class OutboxRegistry:
         self._directory = directory
         self._link: Link | None = None
         self._actors: dict[str, ActorOutbox] = {}
-        self._answers: dict[str, ActorOutbox] = {}
-        self._questions: dict[str, ActorOutbox] = {}
+        self._replies: dict[str, ActorOutbox] = {}
+        self._repeatable_calls: dict[str, ActorOutbox] = {}
         # their mailboxes are being created
         self._held: set[ActorOutbox] = set()
 
@@ -77,26 +77,26 @@ class OutboxRegistry:
     def for_repeatable_calls(self, address: ActorAddress) -> ActorOutbox:
         """Outbox for calls of this process's durable actors to another one: not numbered, and not sent again over the
         next link, since these actors end with this one."""
-        box = self._questions.get(address.queue)
+        box = self._repeatable_calls.get(address.queue)
         if box is None:
-            _forget_idle(self._questions)
-            box = self._questions[address.queue] = RepeatableCallOutbox(
+            _forget_idle(self._repeatable_calls)
+            box = self._repeatable_calls[address.queue] = RepeatableCallOutbox(
                 address.queue, self._loop, limited=address.limited
             )
             self._open(box, address)
         return box
 
-    def for_answers(self, queue: str) -> ActorOutbox:
-        box = self._answers.get(queue)
+    def for_replies(self, queue: str) -> ActorOutbox:
+        box = self._replies.get(queue)
         if box is None:
-            _forget_idle(self._answers)
-            box = self._answers[queue] = ActorOutbox(queue, self._loop, numbered=False, limited=False)
+            _forget_idle(self._replies)
+            box = self._replies[queue] = ActorOutbox(queue, self._loop, numbered=False, limited=False)
             if self._link is not None:
                 box.attach(self._link)
         return box
 
     def _all(self) -> Iterator[ActorOutbox]:
-        return iter([*self._actors.values(), *self._answers.values(), *self._questions.values()])
+        return iter([*self._actors.values(), *self._replies.values(), *self._repeatable_calls.values()])
 
     def _open(self, box: ActorOutbox, address: ActorAddress) -> None:
         """Create the mailbox of a keyed actor's shard; envelopes to it wait until it exists."""
@@ -110,9 +110,9 @@ class OutboxRegistry:
         try:
             await self._directory.ensure_mailbox(address)
         except ActorHubError as exc:
-            log.warning("the mailbox of %s cannot be made: %s", address.class_name, exc)
+            log.warning("the mailbox of %s cannot be created: %s", address.class_name, exc)
             self._actors.pop(address.queue, None)
-            self._questions.pop(address.queue, None)
+            self._repeatable_calls.pop(address.queue, None)
             box.give_up()
         else:
             if self._link is not None:
@@ -126,9 +126,9 @@ class OutboxRegistry:
         """Ask the broker whether the queues of calls without a reply for long still exist. A queue that is deleted in
         the moment of a publish takes the message along, and the broker confirms it all the same."""
         while True:
-            await asyncio.sleep(SILENCE)
+            await asyncio.sleep(QUEUE_CHECK_SECONDS)
             link = self._link
-            late = [box for box in self._actors.values() if box.waiting_since < self._loop.time() - SILENCE]
+            late = [box for box in self._actors.values() if box.waiting_since < self._loop.time() - QUEUE_CHECK_SECONDS]
             for box in late:
                 if link is None or link is not self._link:
                     # they are sent again over the next link
@@ -139,6 +139,6 @@ class OutboxRegistry:
 
 
 def _forget_idle(boxes: dict[str, ActorOutbox]) -> None:
-    if len(boxes) >= MANY:
+    if len(boxes) >= MAX_IDLE_OUTBOXES:
         for queue in [queue for queue, box in boxes.items() if box.idle]:
             del boxes[queue]

@@ -24,9 +24,9 @@ from actorhub.wire.signer import Signer
 log = logging.getLogger(__name__)
 
 # seconds
-PATIENCE = 5.0
+BLOCKED_WARNING_SECONDS = 5.0
 # seconds for which the log says it once
-AGAIN = 60.0
+WARNING_INTERVAL_SECONDS = 60.0
 
 
 class NoReplyWarning:
@@ -38,20 +38,20 @@ class NoReplyWarning:
 
     def __init__(self, is_heard: Callable[[], bool]) -> None:
         self._is_heard = is_heard
-        self._said = -AGAIN
+        self._said = -WARNING_INTERVAL_SECONDS
 
-    def asked(self, answer: asyncio.Future[Any], label: str) -> None:
-        timer = answer.get_loop().call_later(PATIENCE, self._say, label)
-        answer.add_done_callback(lambda _: timer.cancel())
+    def watch(self, result: asyncio.Future[Any], label: str) -> None:
+        timer = result.get_loop().call_later(BLOCKED_WARNING_SECONDS, self._say, label)
+        result.add_done_callback(lambda _: timer.cancel())
 
     def _say(self, label: str) -> None:
         now = time.monotonic()
-        if self._is_heard() and now - self._said >= AGAIN:
+        if self._is_heard() and now - self._said >= WARNING_INTERVAL_SECONDS:
             self._said = now
             log.warning(
-                "%s has had no answer for %g s: does a node run? It waits for one; start one with `actorhub node MODULE`",
+                "%s has had no reply for %g s: does a node run? It waits for one; start one with `actorhub node MODULE`",
                 label,
-                PATIENCE,
+                BLOCKED_WARNING_SECONDS,
             )
 
 
@@ -60,14 +60,13 @@ class Outbox(Protocol):
 
     def withdraw(self, outgoing: OutgoingMessage) -> bool: ...
     def cancel(self, call_id: str, sender: str) -> None: ...
-    def answered(self, outgoing: OutgoingMessage) -> None: ...
+    def on_reply(self, outgoing: OutgoingMessage) -> None: ...
 
 
 class PendingCall:
     """A call that waits for its reply, with all that is needed to read the reply, and to cancel or repeat the call."""
 
     __slots__ = (
-        "answer",
         "chain",
         "credit_to",
         "deadline",
@@ -77,6 +76,7 @@ class PendingCall:
         "on_took",
         "outbox",
         "outgoing",
+        "result",
         "signature",
     )
 
@@ -85,7 +85,7 @@ class PendingCall:
         id: str,
         signature: Signature,
         outbox: Outbox,
-        answer: Call[Any] | StreamReceiver[Any],
+        result: Call[Any] | StreamReceiver[Any],
         on_took: Callable[[float], None] | None = None,
     ) -> None:
         self.id = id
@@ -93,7 +93,7 @@ class PendingCall:
         # called with the seconds that a task ran
         self.on_took = on_took
         self.outbox = outbox
-        self.answer = answer
+        self.result = result
         self.outgoing: OutgoingMessage | None = None
         self.deadline: float | None = None
         self.chain: tuple[Hop, ...] = ()
@@ -129,27 +129,27 @@ class PendingCalls:
         """
         if len(self._pending) >= self._limit:
             raise TooManyPending(
-                f"{len(self._pending)} calls wait for answers; await some of them first, or raise max_pending"
+                f"{len(self._pending)} calls wait for replies; await some of them first, or raise max_pending"
             )
 
     def expect(self, pending: PendingCall) -> None:
         """Register a call. It takes the deadline and the chain of the surrounding code."""
         self._pending[pending.id] = pending
-        pending.answer.on_cancel = lambda: self.cancel(pending)
+        pending.result.on_cancel = lambda: self.cancel(pending)
         around = call_context.get()
         pending.chain = around.chain
-        if around.handling is not None and isinstance(pending.answer, Call):
+        if around.handling is not None and isinstance(pending.result, Call):
             pending.handling = around.handling
-            around.handling.asked[pending.id] = pending.answer
+            around.handling.asked[pending.id] = pending.result
         if around.deadline is not None:
             pending.deadline = around.deadline
             heapq.heappush(self._deadlines, (around.deadline, next(self._order), pending))
             if self._deadlines[0][2] is pending:
                 self._set_timer()
 
-    def find(self, answer: object) -> PendingCall | None:
+    def find(self, result: object) -> PendingCall | None:
         """Pending call that waits for this reply; None if there is no such call."""
-        return next((pending for pending in self._pending.values() if pending.answer is answer), None)
+        return next((pending for pending in self._pending.values() if pending.result is result), None)
 
     def sent_by(self, way: Outbox) -> list[PendingCall]:
         return [pending for pending in self._pending.values() if pending.outbox is way]
@@ -168,16 +168,16 @@ class PendingCalls:
             pending.on_took(envelope.took)
         try:
             if envelope.kind is Kind.FAILURE:
-                pending.answer.fail(Failure.decode(payload).to_exception(self._signer))
-            elif isinstance(pending.answer, StreamReceiver):
-                pending.answer.end(envelope.index)
+                pending.result.fail(Failure.decode(payload).to_exception(self._signer))
+            elif isinstance(pending.result, StreamReceiver):
+                pending.result.end(envelope.index)
             else:
-                pending.answer.succeed(pending.signature.unpack_result(payload, envelope.codec, self._signer))
+                pending.result.succeed(pending.signature.unpack_result(payload, envelope.codec, self._signer))
         except Exception as exc:
-            pending.answer.fail(exc)
+            pending.result.fail(exc)
 
     def _receive_item(self, pending: PendingCall, envelope: Envelope, payload: bytes) -> None:
-        inflow = pending.answer
+        inflow = pending.result
         if not isinstance(inflow, StreamReceiver):
             return
         pending.credit_to = envelope.reply_to
@@ -191,11 +191,11 @@ class PendingCalls:
     def forget(self, pending: PendingCall) -> None:
         """Forget a call that has its reply, or needs none: it is not sent again."""
         self._pending.pop(pending.id, None)
-        pending.answer.on_cancel = None
+        pending.result.on_cancel = None
         # no cycles: a finished call leaves no work to the collector
         outgoing, pending.outgoing = pending.outgoing, None
         if outgoing is not None:
-            pending.outbox.answered(outgoing)
+            pending.outbox.on_reply(outgoing)
         if pending.handling is not None:
             pending.handling.asked.pop(pending.id, None)
 
@@ -212,10 +212,10 @@ class PendingCalls:
         """Fail all pending calls with this error."""
         pending, self._pending = self._pending, {}
         for call in pending.values():
-            call.answer.fail(error)
-            if isinstance(call.answer, Call):
+            call.result.fail(error)
+            if isinstance(call.result, Call):
                 # marks the error as retrieved, for a call that was dropped
-                call.answer.exception()
+                call.result.exception()
         if self._timer is not None:
             self._timer.cancel()
 
@@ -229,9 +229,9 @@ class PendingCalls:
 
     def _expire(self) -> None:
         now = time.time()
-        while self._deadlines and (self._deadlines[0][0] <= now or self._deadlines[0][2].answer.done()):
+        while self._deadlines and (self._deadlines[0][0] <= now or self._deadlines[0][2].result.done()):
             _, _, pending = heapq.heappop(self._deadlines)
-            if not pending.answer.done():
-                pending.answer.fail(self._timed_out(pending.signature.label))
+            if not pending.result.done():
+                pending.result.fail(self._timed_out(pending.signature.label))
                 self.cancel(pending)
         self._set_timer()

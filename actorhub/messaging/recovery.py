@@ -14,7 +14,7 @@ from actorhub.errors import ActorHubError, BrokerUnavailable
 log = logging.getLogger(__name__)
 
 # seconds before a failed setup is tried again on the same link
-AGAIN = 1.0
+RETRY_SECONDS = 1.0
 
 
 class Recoverable(ABC):
@@ -100,7 +100,7 @@ class RecoveryRegistry:
         if attachment in self._all:
             self._all.remove(attachment)
 
-    def again(self, attachment: Recoverable, link: Link, pause: float = 0.0) -> None:
+    def set_up_again(self, attachment: Recoverable, link: Link, pause: float = 0.0) -> None:
         """Set it up again on this link, where the broker has ended it; retried until it succeeds."""
         self._spawn_task(self._try_again(attachment, link, pause), "actorhub-attach")
 
@@ -112,8 +112,8 @@ class RecoveryRegistry:
         """
         if link.lost is not None:
             raise error
-        log.warning("%s cannot be consumed yet, and others are not held up: %s", queue, error)
-        self.again(attachment, link, AGAIN)
+        log.warning("%s cannot be consumed yet; trying again: %s", queue, error)
+        self.set_up_again(attachment, link, RETRY_SECONDS)
 
     async def _try_again(self, attachment: Recoverable, link: Link, pause: float) -> None:
         await asyncio.sleep(pause)
@@ -122,5 +122,5 @@ class RecoveryRegistry:
                 await attachment.attach(link)
                 return
             except (ActorHubError, OSError):
-                log.debug("something is not set up again yet", exc_info=True)
-            await asyncio.sleep(AGAIN)
+                log.debug("a consumer is not set up again yet", exc_info=True)
+            await asyncio.sleep(RETRY_SECONDS)

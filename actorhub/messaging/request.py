@@ -41,7 +41,9 @@ class Reply:
     @classmethod
     def no_longer_kept(cls, envelope: Envelope, signer: Signer) -> Reply:
         """The failure of a repeated call whose reply is no longer kept."""
-        error = RemoteError(f"{envelope.method} ran, and its answer is no longer kept; ask for the state instead")
+        error = RemoteError(
+            f"{envelope.method} ran, and its reply is no longer kept; ask the actor for its state instead"
+        )
         return cls.failed(envelope.id, error, signer)
 
 
@@ -130,16 +132,16 @@ class Request:
         """Acknowledge the deliveries of `other`, which is the same message, too."""
         self._receipts += other._receipts
 
-    def finish(self, answer: Reply) -> None:
+    def finish(self, reply: Reply) -> None:
         """End the request: send the reply if one is wanted, then acknowledge."""
-        self._on_finished(self, answer)
+        self._on_finished(self, reply)
 
     def done(self) -> None:
         for receipt in self._receipts:
             receipt.done()
 
 
-def task_work(
+def task_request(
     parcel: EncodedEnvelope,
     message: Message,
     receipt: DeliveryAck | None,

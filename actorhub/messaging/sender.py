@@ -117,11 +117,11 @@ class MessageSender:
         Raises:
             InvalidArguments, NotSerialisable, PayloadTooLarge, TooManyPending, HubClosed: nothing was sent.
         """
-        answer = self._call(address, signature, method, args, kwargs).answer
-        assert isinstance(answer, Call), f"{signature.label} streams: its caller takes `stream`"
+        result = self._call(address, signature, method, args, kwargs).result
+        assert isinstance(result, Call), f"{signature.label} streams: its caller takes `stream`"
         if address.queue == self._names.control:
-            self._no_reply_warning.asked(answer, signature.label)
-        return answer
+            self._no_reply_warning.watch(result, signature.label)
+        return result
 
     def stream(
         self, address: ActorAddress, signature: Signature, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -131,9 +131,9 @@ class MessageSender:
         Raises:
             InvalidArguments, NotSerialisable, PayloadTooLarge, TooManyPending, HubClosed: nothing was sent.
         """
-        answer = self._call(address, signature, method, args, kwargs).answer
-        assert isinstance(answer, StreamReceiver), f"{signature.label} does not stream: its caller takes `call`"
-        return Stream(answer, self._loop)
+        result = self._call(address, signature, method, args, kwargs).result
+        assert isinstance(result, StreamReceiver), f"{signature.label} does not stream: its caller takes `call`"
+        return Stream(result, self._loop)
 
     def _call(
         self, address: ActorAddress, signature: Signature, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -184,10 +184,10 @@ class MessageSender:
             raise self.closed
         if limited:
             self.pending_calls.check_room()
-        answer: Call[Any] | StreamReceiver[Any] = StreamReceiver() if signature.is_generator else Call(loop=self._loop)
-        pending = PendingCall(call_id, signature, outbox, answer, on_took)
-        if isinstance(answer, StreamReceiver):
-            answer.grant = lambda index: self._grant(pending, index)
+        result: Call[Any] | StreamReceiver[Any] = StreamReceiver() if signature.is_generator else Call(loop=self._loop)
+        pending = PendingCall(call_id, signature, outbox, result, on_took)
+        if isinstance(result, StreamReceiver):
+            result.grant = lambda index: self._grant(pending, index)
         self.pending_calls.expect(pending)
         return pending
 
@@ -215,7 +215,7 @@ class MessageSender:
     def fail(self, pending: PendingCall, error: BaseException) -> None:
         """End a call that was not sent, or gets no reply."""
         self.pending_calls.forget(pending)
-        pending.answer.fail(error)
+        pending.result.fail(error)
 
     def _grant(self, pending: PendingCall, index: int) -> None:
         if pending.credit_to:
@@ -228,7 +228,7 @@ class MessageSender:
             self._spawn_task(self._fail_unsent(pending, address, outcome), "actorhub-unsent")
 
     async def _fail_unsent(self, pending: PendingCall, address: ActorAddress, outcome: Outcome) -> None:
-        pending.answer.fail(
+        pending.result.fail(
             await not_stored_error(self._directory, self._names, address, pending.signature.label, outcome)
         )
 
@@ -342,7 +342,7 @@ class MessageSender:
             persistent: keep it through a restart of the broker.
             foreign: the correlation id of a caller that reads plain JSON only.
         """
-        self._outboxes.for_answers(reply_to).put(
+        self._outboxes.for_replies(reply_to).put(
             OutgoingMessage(
                 draft, payload, settled, persistent=persistent, alone=foreign is not None, correlation_id=foreign
             )
@@ -394,7 +394,7 @@ class MessageSender:
     def _timed_out(self, label: str) -> CallTimeout:
         blocked = f"; the broker takes no messages: {self._connection.blocked}" if self._connection.blocked else ""
         lost = "; the broker cannot be reached" if self._connection.link is None else ""
-        return CallTimeout(f"{label} did not answer before the deadline{blocked}{lost}; it may still take effect")
+        return CallTimeout(f"{label} did not reply before the deadline{blocked}{lost}; it may still take effect")
 
     def _outgoing(self, draft: EnvelopeDraft, payload: bytes, settled: Callable[[Outcome], None]) -> OutgoingMessage:
         return OutgoingMessage(draft, payload, settled, waits_when_full=call_context.get().waits_when_full)

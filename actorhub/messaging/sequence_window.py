@@ -16,7 +16,7 @@ from enum import Enum
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
-Answer = TypeVar("Answer")
+ReplyT = TypeVar("ReplyT")
 
 
 class Admission(Enum):
@@ -28,14 +28,14 @@ class Admission(Enum):
     SEEN = "seen"
 
 
-class SequenceWindow(Generic[Item, Answer]):
+class SequenceWindow(Generic[Item, ReplyT]):
     """Window of one sender's numbers.
 
-    `answers` keeps the replies for a sender that calls again after a lost connection, until the sender drops them by
+    `replies` keeps the replies for a sender that calls again after a lost connection, until the sender drops them by
     `acked_below`.
     """
 
-    __slots__ = ("_answers", "_base", "_early", "_held", "_kept_from", "_missing", "_next", "kept")
+    __slots__ = ("_base", "_early", "_held", "_kept_from", "_missing", "_next", "_replies", "kept")
 
     def __init__(self) -> None:
         # the first number seen; 0 until then
@@ -46,7 +46,7 @@ class SequenceWindow(Generic[Item, Answer]):
         self._early: set[int] = set()
         # between base and next, and not seen
         self._missing: set[int] = set()
-        self._answers: dict[int, tuple[Answer, int]] = {}
+        self._replies: dict[int, tuple[ReplyT, int]] = {}
         self._kept_from = 0
         # bytes of kept replies
         self.kept = 0
@@ -98,13 +98,13 @@ class SequenceWindow(Generic[Item, Answer]):
         self._next = gap.stop
         return gap
 
-    def remember(self, seq: int, answer: Answer, size: int) -> None:
-        if seq >= self._kept_from and seq not in self._answers:
-            self._answers[seq] = (answer, size)
+    def remember(self, seq: int, reply: ReplyT, size: int) -> None:
+        if seq >= self._kept_from and seq not in self._replies:
+            self._replies[seq] = (reply, size)
             self.kept += size
 
-    def answer(self, seq: int) -> Answer | None:
-        found = self._answers.get(seq)
+    def reply(self, seq: int) -> ReplyT | None:
+        found = self._replies.get(seq)
         return found[0] if found is not None else None
 
     def forget_below(self, acked_below: int) -> None:
@@ -112,25 +112,25 @@ class SequenceWindow(Generic[Item, Answer]):
         if acked_below <= self._kept_from:
             return
         numbers = range(self._kept_from, acked_below)
-        for seq in list(self._answers) if len(numbers) > 2 * len(self._answers) else numbers:
-            if seq < acked_below and seq in self._answers:
-                self.kept -= self._answers.pop(seq)[1]
+        for seq in list(self._replies) if len(numbers) > 2 * len(self._replies) else numbers:
+            if seq < acked_below and seq in self._replies:
+                self.kept -= self._replies.pop(seq)[1]
         self._kept_from = acked_below
 
 
-class SequenceWindows(Generic[Item, Answer]):
+class SequenceWindows(Generic[Item, ReplyT]):
     """Windows of a mailbox's senders, with their replies up to `kept_limit` bytes in all.
 
     At most `limit` windows are kept; the one longest unused goes first.
     """
 
     def __init__(self, *, limit: int = 10_000, kept_limit: int = 16 * 1024 * 1024) -> None:
-        self._windows: OrderedDict[str, SequenceWindow[Item, Answer]] = OrderedDict()
+        self._windows: OrderedDict[str, SequenceWindow[Item, ReplyT]] = OrderedDict()
         self._limit = limit
         self._kept_limit = kept_limit
         self._kept = 0
 
-    def of(self, sender: str) -> SequenceWindow[Item, Answer]:
+    def of(self, sender: str) -> SequenceWindow[Item, ReplyT]:
         window = self._windows.get(sender)
         if window is None:
             window = self._windows[sender] = SequenceWindow()
@@ -140,12 +140,12 @@ class SequenceWindows(Generic[Item, Answer]):
             self._windows.move_to_end(sender)
         return window
 
-    def remember(self, sender: str, seq: int, answer: Answer, size: int) -> None:
+    def remember(self, sender: str, seq: int, reply: ReplyT, size: int) -> None:
         """Keep a reply for a sender that may call again, if there is room."""
         if self._kept + size <= self._kept_limit:
             window = self.of(sender)
             before = window.kept
-            window.remember(seq, answer, size)
+            window.remember(seq, reply, size)
             self._kept += window.kept - before
 
     def forget_below(self, sender: str, acked_below: int) -> None:
@@ -154,7 +154,7 @@ class SequenceWindows(Generic[Item, Answer]):
         window.forget_below(acked_below)
         self._kept += window.kept - before
 
-    def with_gaps(self) -> list[tuple[str, SequenceWindow[Item, Answer]]]:
+    def with_gaps(self) -> list[tuple[str, SequenceWindow[Item, ReplyT]]]:
         return [(sender, window) for sender, window in self._windows.items() if window.waiting]
 
     def _drop_oldest(self) -> None:

@@ -194,7 +194,7 @@ class Session:
             for envelope, payload in decode(message.body, message.content_type):
                 self._receive(envelope, payload)
         except InvalidEnvelope as exc:
-            log.warning("a message that is no envelope came to %s and was dropped: %s", self.reply_queue, exc)
+            log.warning("a message in %s is not an envelope and was dropped: %s", self.reply_queue, exc)
         finally:
             current_session.reset(token)
             delivery.ack()

@@ -71,7 +71,7 @@ def task_queue(name: str) -> Queue:
     return Queue(name, QueueKind.QUORUM)
 
 
-def gathering_queue(name: str) -> Queue:
+def fan_in_queue(name: str) -> Queue:
     """Results of the tasks of one fan-in, until the last one is there.
 
     Quorum, since an acknowledged task does not run again. Several tasks may find the results complete at the same

@@ -39,9 +39,9 @@ from actorhub.tasks.execution.draining import fail_all_and_delete
 log = logging.getLogger(__name__)
 
 # Seconds in which control must take the message that an actor has stopped.
-HANDING_OVER = 2.0
+HANDOVER_SECONDS = 2.0
 # Stopped actors that the worker remembers; an order to start one of them may still arrive.
-REMEMBERED = 10_000
+MAX_STOPPED_ACTORS = 10_000
 
 
 @dataclass(eq=False)
@@ -78,7 +78,7 @@ class ActorWorker:
         self.session = cluster_session(settings, name=f"worker {config.worker}")
         self.clients = Clients.of(self.session)
         self.hosted: dict[str, HostedActor] = {}
-        self.blackbox = InFlightRecorder(config.blackbox)
+        self.recorder = InFlightRecorder(config.recorder)
         self._cells: WeakSet[ActorCell] = WeakSet()
         self._stopped: dict[str, int] = {}
         self._is_leaving = False
@@ -112,10 +112,10 @@ class ActorWorker:
             actor=residency.plan.actor_id, worker=self.config.worker, incarnation=residency.incarnation
         )
         try:
-            async with asyncio.timeout(HANDING_OVER):
+            async with asyncio.timeout(HANDOVER_SECONDS):
                 await self._tell_control(stopped)
         except (TimeoutError, ActorHubError):
-            log.debug("control does not hear of %s; it will notice", residency.plan.actor_id, exc_info=True)
+            log.debug("control was not told of %s; it will notice", residency.plan.actor_id, exc_info=True)
 
     async def _tell_control(self, event: NodeEvent) -> None:
         await tell(self._control.notice, event)
@@ -234,7 +234,7 @@ class ActorWorker:
             handle = Handle(session, address.of(key), spec)
             execution = ClientContext(handle, session, address.namespace, clients=self.clients)
             on_failed = functools.partial(self._failed, order)
-            cell = ActorCell(execution, spec, create, blackbox=self.blackbox, on_failed=on_failed)
+            cell = ActorCell(execution, spec, create, recorder=self.recorder, on_failed=on_failed)
             self._cells.add(cell)
             return cell
 
@@ -252,7 +252,7 @@ class ActorWorker:
                 spec,
                 config,
                 functools.partial(InstancePool, session, spec, make_cell, create),
-                on_constructor_failed=functools.partial(self._born_dead, order),
+                on_constructor_failed=functools.partial(self._on_constructor_failed, order),
                 on_gone=lambda: self._gone(order),
             )
             return HostedActor(order.residency, durable, durable)
@@ -274,7 +274,7 @@ class ActorWorker:
         """An actor with on_error="restart" raised: end this instance, and let control start another."""
         self.session.spawn_task(self._fail(order, error, "life"), "actorhub-failed")
 
-    def _born_dead(self, order: StartActor, error: BaseException) -> None:
+    def _on_constructor_failed(self, order: StartActor, error: BaseException) -> None:
         self.session.spawn_task(self._fail(order, error, "birth"), "actorhub-failed")
 
     def _gone(self, order: StartActor) -> None:
@@ -295,7 +295,7 @@ class ActorWorker:
     async def _end_up_to(self, actor_id: str, incarnation: int) -> HostedActor | None:
         """End the actor's incarnations up to this one; a later order to start one of them has no effect."""
         self._stopped[actor_id] = max(incarnation, self._stopped.pop(actor_id, 0))
-        if len(self._stopped) > REMEMBERED:
+        if len(self._stopped) > MAX_STOPPED_ACTORS:
             del self._stopped[next(iter(self._stopped))]
         hosted = self.hosted.get(actor_id)
         if hosted is None or hosted.incarnation > incarnation:
@@ -311,7 +311,7 @@ class ActorWorker:
         await self.session.flush(timeout=2.0)
         await hosted.mailbox.close()
 
-    async def bury(self, order: DeleteMailbox) -> None:
+    async def delete_mailbox(self, order: DeleteMailbox) -> None:
         plan = order.plan
         error = death_error(order.cause, at_birth=order.at_birth)
         names = self.session.names
@@ -320,7 +320,7 @@ class ActorWorker:
         await drain_and_delete(self.session, plan.queue(names), dead, error, journal=journal)
         await self._tell_control(MailboxDeleted(actor=plan.actor_id))
 
-    async def bury_queue(self, order: DeleteTaskQueue) -> None:
+    async def delete_task_queue(self, order: DeleteTaskQueue) -> None:
         await fail_all_and_delete(self.session, order.queue, PlacementInfeasible(order.cause))
         await self._tell_control(MailboxDeleted(actor=order.queue))
 
@@ -328,7 +328,7 @@ class ActorWorker:
         starting = [each.residency for each in self._starting.values()]
         return [*(hosted.residency for hosted in self.hosted.values()), *starting]
 
-    def doing(self, actor_id: str) -> ActorActivity | None:
+    def activity(self, actor_id: str) -> ActorActivity | None:
         if actor_id not in self.hosted:
             return None
         cells = [cell for cell in self._cells if cell.actor_id == actor_id]  # of a keyed class: those in memory
@@ -348,17 +348,17 @@ class _WorkerServiceActor(WorkerService):
     async def stop(self, actor_id: str, incarnation: int) -> None:
         await self._worker.end(actor_id, incarnation)
 
-    async def bury(self, order: DeleteMailbox) -> None:
-        await self._worker.bury(order)
+    async def delete_mailbox(self, order: DeleteMailbox) -> None:
+        await self._worker.delete_mailbox(order)
 
-    async def bury_queue(self, order: DeleteTaskQueue) -> None:
-        await self._worker.bury_queue(order)
+    async def delete_task_queue(self, order: DeleteTaskQueue) -> None:
+        await self._worker.delete_task_queue(order)
 
     async def inventory(self) -> list[Activation]:
         return self._worker.inventory()
 
-    async def doing(self, actor_id: str) -> ActorActivity | None:
-        return self._worker.doing(actor_id)
+    async def activity(self, actor_id: str) -> ActorActivity | None:
+        return self._worker.activity(actor_id)
 
 
 def _explain(error: BaseException) -> str:

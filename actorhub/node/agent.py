@@ -73,7 +73,7 @@ class NodeConfig(BaseModel):
 class NodeAgent:
     """Agent of one node.
 
-    Call `start`, then `wait`, which returns after SIGTERM, SIGINT or `ask_to_stop`, then `stop`, which drains.
+    Call `start`, then `wait`, which returns after SIGTERM, SIGINT or `request_stop`, then `stop`, which drains.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class NodeAgent:
         )
         self._devices = GpuAllocator(0.0, {})
         self._store: ObjectStore | None = None
-        self._keeper: ObjectServer | None = None
+        self._object_server: ObjectServer | None = None
         names = self.session.names
         queue = names.node(config.node_id)
         self._endpoint = ServiceEndpoint(
@@ -119,8 +119,8 @@ class NodeAgent:
         self._devices = GpuAllocator(resources.get("gpu", 0.0), os.environ)
         self._store = await asyncio.to_thread(self._make_store)
         self.reporter.store_path = self._store.path
-        self._keeper = ObjectServer(self.session, self._store, self.config.node_id)
-        await asyncio.gather(self._start_workers(), self._open(), self._keeper.open())
+        self._object_server = ObjectServer(self.session, self._store, self.config.node_id)
+        await asyncio.gather(self._start_workers(), self._open(), self._object_server.open())
         self.session.spawn_task(self.reporter.keep_reporting(), "actorhub-heartbeat")
         await self._until(
             lambda: self.reporter.is_known and all(worker.ready for worker in self.reporter.actor_workers())
@@ -131,10 +131,10 @@ class NodeAgent:
     async def wait(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.ask_to_stop)
+            loop.add_signal_handler(number, self.request_stop)
         await self._stop.wait()
 
-    def ask_to_stop(self) -> None:
+    def request_stop(self) -> None:
         self._stop.set()
 
     async def stop(self) -> None:
@@ -145,13 +145,13 @@ class NodeAgent:
             async with asyncio.timeout(2.0):
                 await self.reporter.report(full=False)
         except (TimeoutError, ActorHubError):
-            log.warning("control does not hear that this node leaves; it will notice")
+            log.warning("control was not told that this node leaves; it will notice")
         await self._processes.stop(self.settings.drain_timeout + 5.0)
         await self._endpoint.close()
         await self._forwarder.close()
         await self._standby.close()
-        if self._keeper is not None:
-            await self._keeper.close()
+        if self._object_server is not None:
+            await self._object_server.close()
         await self.session.close()
         if self._store is not None:
             await asyncio.to_thread(self._store.close)
@@ -187,7 +187,7 @@ class NodeAgent:
         self, worker_id: str | None = None, *, gpu: float = 0.0, **more: Unpack[WorkerOptions]
     ) -> None:
         await self._until(
-            lambda: self.reporter.is_leaving or self._devices.has_room(gpu) or not self._is_anybody_letting_go()
+            lambda: self.reporter.is_leaving or self._devices.has_room(gpu) or not self._is_any_releasing_devices()
         )
         if not self.reporter.is_leaving:
             store = self._store.path if self._store is not None else None
@@ -200,9 +200,9 @@ class NodeAgent:
                 self._devices.give_back(worker_id)
                 raise
 
-    def _is_anybody_letting_go(self) -> bool:
+    def _is_any_releasing_devices(self) -> bool:
         """True if a process that is ending still holds GPUs, which control has given to others already."""
-        ending = (each.config.worker for each in self._processes.living if each.stopping or each.killed)
+        ending = (each.config.worker for each in self._processes.running if each.stopping or each.killed)
         return any(self._devices.is_held_by(worker) for worker in ending)
 
     async def start_worker(self, worker_id: str, actor_id: str, gpu: float) -> None:
@@ -229,7 +229,7 @@ class NodeAgent:
             await self.reporter.report()
             self._changed.set()
 
-    async def worker_leaves(self, worker_id: str) -> None:
+    async def worker_draining(self, worker_id: str) -> None:
         found = self._processes.get(worker_id)
         if found is not None:
             await self.slots.on_leaving(found)
@@ -240,7 +240,7 @@ class NodeAgent:
         if end.worker.config.kind == "task":
             self.slots.note_deaths(end)
         if end.worker.config.kind == "actors" and end.worker.ready:
-            self.reporter.keep_until_told(end.worker)
+            self.reporter.report_until_acknowledged(end.worker)
         self.session.spawn_task(self._replace(end), "actorhub-replace")
 
     async def _replace(self, end: WorkerExit) -> None:
@@ -274,9 +274,9 @@ class NodeAgent:
         """Handle a due task whose queue was deleted, or a message that cannot be delivered to any queue."""
         names = self.session.names
         if target is None or not names.is_task(target):
-            error = InvalidEnvelope(f"it was due for {target or names.due}, which is not there")
+            error = InvalidEnvelope(f"its queue {target or names.due} does not exist")
             letter = DeadLetter.malformed(target or names.due, message, error)
-            await DeadLetterQueue(self.session, self.settings.namespace).keep(letter)
+            await DeadLetterQueue(self.session, self.settings.namespace).store(letter)
         elif names.has_dedicated_slots(target):
             gone = PlacementInfeasible(f"it was due for {target}, which is gone: nobody can serve it any more")
             await fail_message(self.session, target, message, gone)
@@ -291,8 +291,8 @@ class _NodeServiceActor(NodeService):
     async def worker_ready(self, worker: str, pid: int) -> None:
         await self._node.worker_ready(worker)
 
-    async def worker_leaves(self, worker: str) -> None:
-        await self._node.worker_leaves(worker)
+    async def worker_draining(self, worker: str) -> None:
+        await self._node.worker_draining(worker)
 
     async def start_worker(self, worker: str, actor_id: str, gpu: float = 0.0) -> None:
         await self._node.start_worker(worker, actor_id, gpu)
@@ -315,17 +315,17 @@ class _NodeServiceActor(NodeService):
     async def task_died(self, call_id: str, times: int) -> None:
         self._node.slots.statuses.died(call_id, times)
 
-    async def task_late(self, call_id: str, attempt: int) -> None:
+    async def task_timed_out(self, call_id: str, attempt: int) -> None:
         self._node.slots.statuses.record_timeout(call_id, attempt)
 
-    async def fates(self, call_ids: list[str]) -> TaskStatusReport:
+    async def task_statuses(self, call_ids: list[str]) -> TaskStatusReport:
         return await self._node.slots.statuses_of(call_ids)
 
     async def report(self) -> None:
         await self._node.reporter.report()
 
     async def drain(self) -> None:
-        self._node.ask_to_stop()
+        self._node.request_stop()
 
     async def acknowledge(self) -> None:
         self._node.reporter.acknowledged()
@@ -342,7 +342,7 @@ async def run(config: NodeConfig, settings: Settings, *, with_parent: bool = Fal
         importlib.import_module(module)
     node = NodeAgent(config, settings)
     if with_parent:
-        asyncio.get_running_loop().add_reader(sys.stdin, node.ask_to_stop)
+        asyncio.get_running_loop().add_reader(sys.stdin, node.request_stop)
     stopped = asyncio.create_task(node.wait())
     started = asyncio.create_task(node.start())
     try:

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 
 # Seconds for the tool that counts GPUs; with the time to kill it, less than 2.
-TIMEOUT = 1.8
+PROBE_TIMEOUT_SECONDS = 1.8
 
 TOOLS = (("nvidia-smi", "-L"), ("rocm-smi", "--showid"))
 
@@ -65,7 +65,7 @@ def gpu(tools: Sequence[Sequence[str]] = TOOLS, environment: Mapping[str, str] =
 
     Without a tool, the number that `CUDA_VISIBLE_DEVICES` names.
 
-    A tool that fails, or takes longer than `TIMEOUT`, counts 0, and the log says why.
+    A tool that fails, or takes longer than `PROBE_TIMEOUT_SECONDS`, counts 0, and the log says why.
     """
     names = environment.get("CUDA_VISIBLE_DEVICES")
     visible = None if names is None else _visible(names)
@@ -150,7 +150,7 @@ def _output(command: Sequence[str]) -> str:
         start_new_session=True,
     )
     try:
-        output, _ = process.communicate(timeout=TIMEOUT)
+        output, _ = process.communicate(timeout=PROBE_TIMEOUT_SECONDS)
     except subprocess.TimeoutExpired:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

@@ -26,7 +26,7 @@ from actorhub.node.worker_process import WorkerConfig, WorkerOptions
 from actorhub.settings import Settings
 
 # Seconds between two attempts to start a process.
-AGAIN = 0.5
+RETRY_SECONDS = 0.5
 
 log = logging.getLogger(__name__)
 
@@ -91,27 +91,27 @@ class ProcessManager:
         base = Path(tempfile.gettempdir())
         remove_all_abandoned(base)  # by agents that were killed
         self._claim = OwnedDirectory.make(base, f"workers-{new_id()}")
-        self._living: dict[str, WorkerProcess] = {}
+        self._running: dict[str, WorkerProcess] = {}
         self._starting: dict[str, asyncio.Future[None]] = {}
 
     @property
-    def living(self) -> list[WorkerProcess]:
-        return list(self._living.values())
+    def running(self) -> list[WorkerProcess]:
+        return list(self._running.values())
 
     def get(self, worker_id: str) -> WorkerProcess | None:
-        return self._living.get(worker_id)
+        return self._running.get(worker_id)
 
     async def find(self, worker_id: str) -> WorkerProcess | None:
         """Find a worker; wait for one that is starting: it may report readiness before its start is known here."""
         starting = self._starting.get(worker_id)
         if starting is not None:
             await asyncio.shield(starting)
-        return self._living.get(worker_id)
+        return self._running.get(worker_id)
 
     def holds(self, calls: Collection[str]) -> bool:
         """True if a slot runs one of these calls, or ran it when it died and its death has not been noticed yet."""
-        slots = (each for each in self.living if each.config.kind == "task")
-        return any(task.call in calls for slot in slots for task in in_flight.read_in_flight(slot.config.blackbox))
+        slots = (each for each in self.running if each.config.kind == "task")
+        return any(task.call in calls for slot in slots for task in in_flight.read_in_flight(slot.config.recorder))
 
     async def start(self, worker_id: str, **more: Unpack[WorkerOptions]) -> WorkerProcess:
         """Start a worker process; `more` are further fields of its configuration.
@@ -129,7 +129,7 @@ class ProcessManager:
                 await asyncio.to_thread(process.start)
             except EOFError as exc:
                 raise OSError("the server that forks them has ended") from exc
-            started = self._living[worker_id] = WorkerProcess(config, process, time.monotonic())
+            started = self._running[worker_id] = WorkerProcess(config, process, time.monotonic())
             loop.add_reader(process.sentinel, self._ended, started)
         finally:
             del self._starting[worker_id]
@@ -139,13 +139,13 @@ class ProcessManager:
     def _configure(self, worker_id: str, **more: Unpack[WorkerOptions]) -> WorkerConfig:
         path = self._claim.path / worker_id
         in_flight.InFlightRecorder.create(path)
-        return WorkerConfig(worker=worker_id, node=self._node, modules=self._modules, blackbox=path, **more)
+        return WorkerConfig(worker=worker_id, node=self._node, modules=self._modules, recorder=path, **more)
 
     def _ended(self, started: WorkerProcess) -> None:
         asyncio.get_running_loop().remove_reader(started.process.sentinel)
         started.process.join()
-        self._living.pop(started.config.worker, None)
-        path = started.config.blackbox
+        self._running.pop(started.config.worker, None)
+        path = started.config.recorder
         in_hand = in_flight.read_in_flight(path)
         path.unlink(missing_ok=True)
         meant = started.killed or started.process.exitcode == task_worker.EXIT_REPLACED
@@ -153,7 +153,7 @@ class ProcessManager:
 
     def terminate(self, worker_id: str) -> None:
         """Ask a worker to drain and end."""
-        found = self._living.get(worker_id)
+        found = self._running.get(worker_id)
         if found is not None:
             found.stopping = True
             found.process.terminate()
@@ -162,9 +162,9 @@ class ProcessManager:
         """Ask a worker to drain and end; kill it after `timeout` seconds: its event loop may be blocked."""
         self.terminate(worker_id)
         until = asyncio.get_running_loop().time() + timeout
-        while worker_id in self._living and asyncio.get_running_loop().time() < until:
+        while worker_id in self._running and asyncio.get_running_loop().time() < until:
             await asyncio.sleep(0.1)
-        self._kill_late(self._living.get(worker_id), timeout)
+        self._kill_late(self._running.get(worker_id), timeout)
 
     def _kill_late(self, late: WorkerProcess | None, timeout: float) -> None:
         if late is not None:
@@ -173,7 +173,7 @@ class ProcessManager:
 
     def kill(self, worker_id: str) -> None:
         """Kill a worker at once."""
-        found = self._living.get(worker_id)
+        found = self._running.get(worker_id)
         if found is not None:
             found.killed = True
             found.process.kill()
@@ -181,14 +181,14 @@ class ProcessManager:
     async def stop(self, timeout: float) -> None:
         """Drain all workers; kill those that have not ended in `timeout` seconds."""
         until = asyncio.get_running_loop().time() + timeout
-        while self._living and asyncio.get_running_loop().time() < until:
-            for each in self.living:  # one may still have been on its way
+        while self._running and asyncio.get_running_loop().time() < until:
+            for each in self.running:  # one may still have been on its way
                 if not each.stopping:
                     self.terminate(each.config.worker)
             await asyncio.sleep(0.01)
-        for late in self.living:
+        for late in self.running:
             self._kill_late(late, timeout)
-        while self._living:
+        while self._running:
             await asyncio.sleep(0.01)
         self._claim.remove()
 
@@ -199,8 +199,8 @@ async def retry_until_started(start: Callable[[], Awaitable[None]]) -> None:
         try:
             return await start()
         except OSError as exc:
-            log.warning("no process can be started: %s; it is tried again", exc)
-            await asyncio.sleep(AGAIN)
+            log.warning("no process can be started: %s; trying again", exc)
+            await asyncio.sleep(RETRY_SECONDS)
 
 
 _NOUNS = {"actors": "worker", "task": "slot"}

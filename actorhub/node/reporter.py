@@ -75,7 +75,7 @@ class NodeReporter:
             try:
                 await self.report(full=not self.is_known)
             except ActorHubError:
-                log.warning("control did not take this node's report", exc_info=True)
+                log.warning("control did not acknowledge this node's report", exc_info=True)
             await asyncio.sleep(self._session.settings.heartbeat)
 
     async def report(self, *, full: bool = True) -> None:
@@ -93,10 +93,10 @@ class NodeReporter:
         self._on_known()
 
     def actor_workers(self) -> list[WorkerProcess]:
-        """The living workers that host actors."""
-        return [worker for worker in self._processes.living if worker.config.kind == "actors"]
+        """The running workers that host actors."""
+        return [worker for worker in self._processes.running if worker.config.kind == "actors"]
 
-    def keep_until_told(self, worker: WorkerProcess) -> None:
+    def report_until_acknowledged(self, worker: WorkerProcess) -> None:
         """List a worker that has ended until `report_end` has told control.
 
         Else control would take it for lost, without knowing its running calls.
@@ -129,7 +129,7 @@ class NodeReporter:
             resources=self.resources,
             classes=[ANY_CLASS] if self._processes.knows_everything else list(registry),
             workers=workers,
-            slots={slot.config.worker: slot.pid for slot in self._slots.living if slot.ready},
+            slots={slot.config.worker: slot.pid for slot in self._slots.running if slot.ready},
             placed=self._slots.placed,
             queues=self._slots.queues,
             known=self.is_known,

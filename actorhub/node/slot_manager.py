@@ -53,13 +53,13 @@ class SlotWatchdog:
     async def watch(self) -> None:
         while True:
             await asyncio.sleep(CHECK_SECONDS)
-            for slot in self._processes.living:
+            for slot in self._processes.running:
                 if slot.config.kind == "task":
                     self._check(slot)
 
     def _check(self, slot: WorkerProcess) -> None:
         """Kill this slot if its event loop has stopped under a task that must end."""
-        path, now = slot.config.blackbox, time.monotonic()
+        path, now = slot.config.recorder, time.monotonic()
         heartbeat = last_heartbeat(path)
         if heartbeat is None or now - heartbeat < STOPPED_AFTER_SECONDS:
             return
@@ -125,13 +125,13 @@ class SlotManager:
         return list(self._queues)
 
     @property
-    def living(self) -> list[WorkerProcess]:
-        return [worker for worker in self._processes.living if worker.config.kind == "task"]
+    def running(self) -> list[WorkerProcess]:
+        return [worker for worker in self._processes.running if worker.config.kind == "task"]
 
     @property
     def placed(self) -> list[str]:
         """Ids of the dedicated slots."""
-        return [slot.config.worker for slot in self.living if slot.config.placed]
+        return [slot.config.worker for slot in self.running if slot.config.placed]
 
     async def open(self, count: int) -> None:
         """Start so many shared slots."""
@@ -141,7 +141,7 @@ class SlotManager:
 
     async def _start_shared(self) -> None:
         await retry_until_started(
-            lambda: self._start_process(kind="task", queues=self.queues, fates=self.statuses.all())
+            lambda: self._start_process(kind="task", queues=self.queues, task_statuses=self.statuses.all())
         )
 
     # ---- queues
@@ -149,7 +149,7 @@ class SlotManager:
     async def serve(self, queues: list[str]) -> None:
         """Have every shared slot serve these queues, too."""
         self._queues.update(dict.fromkeys(queues))
-        for slot in self.living:
+        for slot in self.running:
             if slot.ready and not slot.config.placed:
                 await self._serve_in(slot, queues)
 
@@ -179,7 +179,7 @@ class SlotManager:
                     kind="task",
                     queues=[order.queue],
                     placed=True,
-                    fates=self.statuses.all(),
+                    task_statuses=self.statuses.all(),
                     gpu=order.gpu,
                 )
         except OSError as exc:
@@ -250,5 +250,5 @@ class SlotManager:
         """Tell every slot that this attempt has failed, before its slot is killed and another one gets the task."""
         self.statuses.record_timeout(task.call, task.attempt)
         self._session.sender.broadcast(
-            TaskBroadcasts.task_late.__name__, {"call_id": task.call, "attempt": task.attempt}
+            TaskBroadcasts.task_timed_out.__name__, {"call_id": task.call, "attempt": task.attempt}
         )

@@ -47,12 +47,12 @@ class TaskWorker:
         self.settings = settings
         self.session = cluster_session(settings, name=f"slot {config.worker}")
         self.clients = Clients.of(self.session)
-        self.blackbox = InFlightRecorder(config.blackbox)
+        self.recorder = InFlightRecorder(config.recorder)
         names = self.session.names
         self._node = stub(self.session, names.node(config.node), NodeService)
         exit_process = _exit_process if is_process else None
         self.slot = TaskSlot(
-            self.clients, self.blackbox, config.node, ask_agent=self._node.fates, exit_process=exit_process
+            self.clients, self.recorder, config.node, ask_agent=self._node.task_statuses, exit_process=exit_process
         )
         queue = names.worker(config.worker)
         self._endpoint = ServiceEndpoint(
@@ -64,7 +64,7 @@ class TaskWorker:
     async def start(self) -> None:
         await self.session.open()
         self.clients.objects.open(self.config.store, self.config.node)
-        self.slot.statuses.learn(self.config.fates)
+        self.slot.statuses.learn(self.config.task_statuses)
         await self._endpoint.open()
         await self.slot.serve(self.config.queues)
         if self._is_process and (self.settings.recycle_tasks or self.settings.recycle_memory):
@@ -89,7 +89,7 @@ class TaskWorker:
             completed = self.slot.completed
             if (tasks is not None and completed >= tasks) or (memory is not None and resident >= memory):
                 log.info("slot %s is recycled after %d tasks, with %d bytes", self.config.worker, completed, resident)
-                await tell(self._node.worker_leaves, self.config.worker)
+                await tell(self._node.worker_draining, self.config.worker)
                 await self.leave()
 
     async def _leave_when_idle(self) -> None:
@@ -131,7 +131,7 @@ class _SlotServiceActor(SlotService):
     async def task_died(self, call_id: str, times: int) -> None:
         self._slot.statuses.died(call_id, times)
 
-    async def task_late(self, call_id: str, attempt: int) -> None:
+    async def task_timed_out(self, call_id: str, attempt: int) -> None:
         self._slot.statuses.record_timeout(call_id, attempt)
 
 

@@ -30,10 +30,10 @@ from actorhub.settings import Settings
 log = logging.getLogger(__name__)
 
 # Seconds for which the event loop may be held before it is reported.
-BLOCKED_AFTER = 1.0
+BLOCKED_AFTER_SECONDS = 1.0
 
 # Threads for `def` methods; each is created when it is needed.
-THREADS = 256
+MAX_THREADS = 256
 
 
 class EventLoopMonitor:
@@ -42,8 +42,8 @@ class EventLoopMonitor:
     It also records the loop's heartbeat in the black box, which the agent reads.
     """
 
-    def __init__(self, blackbox: InFlightRecorder) -> None:
-        self._blackbox = blackbox
+    def __init__(self, recorder: InFlightRecorder) -> None:
+        self._recorder = recorder
         self._beat = time.monotonic()
         self._loop_thread = threading.get_ident()
         self._task = asyncio.get_running_loop().create_task(self._keep_beating())
@@ -57,18 +57,18 @@ class EventLoopMonitor:
     async def _keep_beating(self) -> None:
         while True:
             self._beat = time.monotonic()
-            self._blackbox.beat()
-            await asyncio.sleep(BLOCKED_AFTER / 4)
+            self._recorder.beat()
+            await asyncio.sleep(BLOCKED_AFTER_SECONDS / 4)
 
     def _watch(self) -> None:
         reported = 0.0
-        while not self._stopped.wait(BLOCKED_AFTER / 4):
+        while not self._stopped.wait(BLOCKED_AFTER_SECONDS / 4):
             beat = self._beat
-            if time.monotonic() - beat > BLOCKED_AFTER and beat != reported:
+            if time.monotonic() - beat > BLOCKED_AFTER_SECONDS and beat != reported:
                 reported = beat
                 frame = sys._current_frames().get(self._loop_thread)
                 stack = "".join(traceback.format_stack(frame, limit=8)) if frame is not None else ""
-                methods = ", ".join(self._blackbox.methods()) or "no method"
+                methods = ", ".join(self._recorder.methods()) or "no method"
                 log.warning(
                     "the event loop has been blocked for %.1f s by: %s; make the method `def` to run it in a thread\n%s",
                     time.monotonic() - beat,
@@ -86,7 +86,7 @@ class WorkerConfig(BaseModel):
     worker: str
     node: str
     modules: list[str]
-    blackbox: Path
+    recorder: Path
     store: Path | None = None
     """Directory of the node's object store."""
     kind: Literal["actors", "task"] = "actors"
@@ -98,7 +98,7 @@ class WorkerConfig(BaseModel):
     """True for a dedicated slot, which control has placed for one queue; it ends when no task comes."""
     environment: dict[str, str] = Field(default_factory=dict)
     """Variables that are added to the environment of the process."""
-    fates: TaskStatusReport = TaskStatusReport()
+    task_statuses: TaskStatusReport = TaskStatusReport()
     """Statuses of single tasks, for a slot."""
 
 
@@ -111,13 +111,13 @@ class WorkerOptions(TypedDict, total=False):
     queues: list[str]
     placed: bool
     environment: dict[str, str]
-    fates: TaskStatusReport
+    task_statuses: TaskStatusReport
 
 
 class WorkerRuntime(Protocol):
     """Runtime of a worker process: it hosts actors or runs tasks."""
 
-    blackbox: InFlightRecorder
+    recorder: InFlightRecorder
 
     async def start(self) -> None: ...
     async def stop(self) -> None: ...
@@ -137,14 +137,14 @@ def run_worker(make: Callable[[], WorkerRuntime], config: WorkerConfig, settings
 
 async def _serve(make: Callable[[], WorkerRuntime], config: WorkerConfig) -> None:
     loop = asyncio.get_running_loop()
-    loop.set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="actorhub"))
+    loop.set_default_executor(ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="actorhub"))
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     agent = multiprocessing.parent_process()
     if agent is not None:
         loop.add_reader(agent.sentinel, stop.set)
     served = make()
-    watch = EventLoopMonitor(served.blackbox)
+    watch = EventLoopMonitor(served.recorder)
     await served.start()
     await stop.wait()
     await served.stop()

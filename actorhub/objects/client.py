@@ -51,13 +51,13 @@ class ObjectClient:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._home: LocalStore | None = None
+        self._local: LocalStore | None = None
         self._finding = asyncio.Lock()
-        self._is_guest = True
-        self._keeper: ObjectServer | None = None
-        self._own: ObjectStore | None = None
-        self._neighbours: dict[str, ObjectStore] = {}  # stores of other nodes and clients on this machine
-        self._transfer = ObjectTransfer(session, self._find_home)
+        self._has_no_node = True
+        self._server: ObjectServer | None = None
+        self._own_store: ObjectStore | None = None
+        self._other_stores: dict[str, ObjectStore] = {}  # stores of other nodes and clients on this machine
+        self._transfer = ObjectTransfer(session, self._local_store)
 
     def open(self, path: Path | None = None, node: str = "") -> None:
         """Open the client, and begin to renew the leases of objects that this process refers to.
@@ -68,16 +68,16 @@ class ObjectClient:
             ObjectLost: that store is gone.
         """
         if path is not None:
-            self._home = LocalStore(ObjectStore.open(path), self._session.names.objects(node))
-            self._is_guest = False
-        self._session.spawn_task(self._keep_renewing(), "actorhub-renewing")
+            self._local = LocalStore(ObjectStore.open(path), self._session.names.objects(node))
+            self._has_no_node = False
+        self._session.spawn_task(self._renew_leases(), "actorhub-renewing")
 
     async def close(self) -> None:
         """Close the client, and remove its own store if it made one."""
-        if self._keeper is not None:
-            await self._keeper.close()
-        if self._own is not None:
-            self._own.close()
+        if self._server is not None:
+            await self._server.close()
+        if self._own_store is not None:
+            self._own_store.close()
 
     # ---- putting
 
@@ -89,19 +89,19 @@ class ObjectClient:
             ObjectLost: this process's node has ended.
         """
         pickled = PickledParts(value, "the object")
-        home = await self._find_home()
+        local = await self._local_store()
         try:
-            ref = await self._quick(pickled.size, lambda: self._put(home, pickled))
+            ref = await self._in_thread_if_large(pickled.size, lambda: self._put(local, pickled))
         except ObjectLost:
-            if not self._is_guest:
+            if not self._has_no_node:
                 raise
-            home = new = await self._find_home()  # the store of another node, or its own
-            ref = await self._quick(pickled.size, lambda: self._put(new, pickled))
+            local = new = await self._local_store()  # the store of another node, or its own
+            ref = await self._in_thread_if_large(pickled.size, lambda: self._put(new, pickled))
         if self._transfer.remote_storage is not None:
-            await asyncio.to_thread(self._transfer.remote_storage.write, ref.id, [home.store.view(ref.id)])
+            await asyncio.to_thread(self._transfer.remote_storage.write, ref.id, [local.store.view(ref.id)])
         return ref
 
-    def keep_result(self, pickled: PickledParts) -> tuple[bytes, Codec]:
+    def store_result(self, pickled: PickledParts) -> tuple[bytes, Codec]:
         """Keep a large result in the node's store, and return the payload of its placeholder, and the codec.
 
         If the store is full or gone, the payload is the result itself, as long as the broker takes it. Safe for threads.
@@ -111,24 +111,24 @@ class ObjectClient:
         """
         signer, link = self._session.signer, self._session.link
         try:
-            assert self._home is not None, "slots know their node's store"
-            stand_in = ValuePlaceholder(self._put(self._home, pickled))
+            assert self._local is not None, "slots know their node's store"
+            stand_in = ValuePlaceholder(self._put(self._local, pickled))
             with placeholders_allowed():
                 return signer.dumps(stand_in, "a reference"), Codec.STORED
         except (StoreFull, ObjectLost) as exc:
             if link is not None and pickled.size > link.max_message - HEADER_ROOM_BYTES:
                 raise
-            log.warning("a result of %d bytes travels in its answer: %s", pickled.size, exc)
+            log.warning("a result of %d bytes travels in the reply itself: %s", pickled.size, exc)
             return signer.seal(pickled), Codec.PICKLE
 
     @staticmethod
-    def _put(home: LocalStore, pickled: PickledParts) -> ObjectRef[Any]:
-        stored = home.store.put_pickled(pickled)
-        return ObjectRef(stored.id, stored.size, home.store.node, home.queue)
+    def _put(local: LocalStore, pickled: PickledParts) -> ObjectRef[Any]:
+        stored = local.store.put_pickled(pickled)
+        return ObjectRef(stored.id, stored.size, local.store.node, local.queue)
 
     @staticmethod
-    async def _quick(size: int, work: Callable[[], T]) -> T:
-        return work() if size <= SMALL_OBJECT_BYTES else await asyncio.to_thread(work)
+    async def _in_thread_if_large(size: int, action: Callable[[], T]) -> T:
+        return action() if size <= SMALL_OBJECT_BYTES else await asyncio.to_thread(action)
 
     # ---- getting
 
@@ -147,11 +147,11 @@ class ObjectClient:
             for store in self._stores_here(ref):
                 with suppress(ObjectLost):
                     return cast(T, store.get(ref.id))
-            home = await self._find_home()
+            local = await self._local_store()
             while True:
                 await self._transfer.fetch(ref)
-                with suppress(ObjectLost):  # freed at this moment, or its lease ended: fetch again, the owner knows
-                    return cast(T, home.store.get(ref.id))
+                with suppress(ObjectLost):  # freed at this moment: fetch again
+                    return cast(T, local.store.get(ref.id))
         finally:
             current_session.reset(token)
 
@@ -159,7 +159,7 @@ class ObjectClient:
         """Return the value of a task's stored result, validated by the task's signature."""
         return signature.accept_result(await self.get(ref))
 
-    async def fill(self, given: Any) -> Any:
+    async def with_values(self, given: Any) -> Any:
         """Replace the placeholders among arguments by their values.
 
         Raises:
@@ -169,27 +169,27 @@ class ObjectClient:
         values = dict(zip(refs, await asyncio.gather(*map(self.get, refs.values())), strict=True))
         return replaced(given, lambda part: values[part.ref.id] if isinstance(part, ValuePlaceholder) else part)
 
-    def fill_in_thread(self, given: Any) -> Any:
-        """Replace placeholders as `fill` does, in a thread. The event loop is used only for values not on this node."""
+    def with_values_in_thread(self, given: Any) -> Any:
+        """Replace placeholders as `with_values` does, in a thread. The event loop is used only for values not on this node."""
         refs = [part.ref for part in parts_of(given, (ValuePlaceholder,))]
-        if self._home is not None and all(self._home.store.contains(ref.id) for ref in refs):
-            store = self._home.store
+        if self._local is not None and all(self._local.store.contains(ref.id) for ref in refs):
+            store = self._local.store
             with suppress(ObjectLost):
                 return replaced(
                     given, lambda part: store.get(part.ref.id) if isinstance(part, ValuePlaceholder) else part
                 )
-        return asyncio.run_coroutine_threadsafe(self.fill(given), self._session.loop).result()
+        return asyncio.run_coroutine_threadsafe(self.with_values(given), self._session.loop).result()
 
     def _stores_here(self, ref: ObjectRef[Any]) -> Iterator[ObjectStore]:
         """Stores on this machine that may hold an object: a client reads all of them, a node's processes only their own,
         so that they copy objects which they often use."""
-        if self._home is not None:
-            yield self._home.store
-        if self._is_guest and (self._home is None or self._home.queue != ref.queue):
+        if self._local is not None:
+            yield self._local.store
+        if self._has_no_node and (self._local is None or self._local.queue != ref.queue):
             with suppress(ObjectLost, UntrustedPayload, ValueError):
-                if ref.node not in self._neighbours:
-                    self._neighbours[ref.node] = ObjectStore.find(self._session.names.prefix, ref.node)
-                yield self._neighbours[ref.node]
+                if ref.node not in self._other_stores:
+                    self._other_stores[ref.node] = ObjectStore.find(self._session.names.prefix, ref.node)
+                yield self._other_stores[ref.node]
 
     # ---- freeing
 
@@ -202,21 +202,21 @@ class ObjectClient:
         if self._transfer.remote_storage is not None:
             await asyncio.to_thread(self._transfer.remote_storage.delete, ref.id)
 
-    async def _keep_renewing(self) -> None:
+    async def _renew_leases(self) -> None:
         call_context.set(EMPTY_CONTEXT)
         while True:
             pause = self._session.settings.object_lease / 3
             await asyncio.sleep(pause)
-            await asyncio.gather(*(self._renew(queue, ids, pause) for queue, ids in self._needed().items()))
+            await asyncio.gather(*(self._renew(queue, ids, pause) for queue, ids in self._leases_to_renew().items()))
 
-    def _needed(self) -> dict[str, list[str]]:
+    def _leases_to_renew(self) -> dict[str, list[str]]:
         """Ids of the objects that this process refers to, by the queue of their server. Not part of a coroutine, whose
         local variable would itself keep the last object while it waits."""
         ids: defaultdict[str, list[str]] = defaultdict(list)
         for ref in held(self._session.names.objects("")):
             ids[ref.queue].append(ref.id)
-            if self._home is not None and self._home.queue != ref.queue:
-                ids[self._home.queue].append(ref.id)  # this store may have a copy
+            if self._local is not None and self._local.queue != ref.queue:
+                ids[self._local.queue].append(ref.id)  # this store may have a copy
         return ids
 
     async def _renew(self, queue: str, ids: list[str], patience: float) -> None:
@@ -226,17 +226,17 @@ class ObjectClient:
                 for begin in range(0, len(ids), LEASES_PER_MESSAGE):
                     await tell(service.renew, ids[begin : begin + LEASES_PER_MESSAGE])
         except (TimeoutError, ActorHubError):
-            log.debug("nobody renews the leases of %d objects at %s", len(ids), queue, exc_info=True)
+            log.debug("the leases of %d objects at %s cannot be renewed", len(ids), queue, exc_info=True)
 
     # ---- the store of this process
 
-    async def _find_home(self) -> LocalStore:
+    async def _local_store(self) -> LocalStore:
         async with self._finding:
-            if self._home is None or (self._is_guest and not self._home.store.path.exists()):
-                self._home = await self._of_a_node_here() or await self._of_its_own()
-            return self._home
+            if self._local is None or (self._has_no_node and not self._local.store.path.exists()):
+                self._local = await self._store_of_a_node() or await self._make_own_store()
+            return self._local
 
-    async def _of_a_node_here(self) -> LocalStore | None:
+    async def _store_of_a_node(self) -> LocalStore | None:
         session = self._session
         control = control_client(session)
         try:
@@ -253,17 +253,17 @@ class ObjectClient:
                         return LocalStore(store, session.names.objects(node.id))
         return None
 
-    async def _of_its_own(self) -> LocalStore:
+    async def _make_own_store(self) -> LocalStore:
         session = self._session
         owner = f"client-{session.id}"
-        if self._own is None:
+        if self._own_store is None:
             settings = session.settings
-            self._own = ObjectStore.create(
+            self._own_store = ObjectStore.create(
                 session.names.prefix,
                 owner,
                 capacity=settings.store_capacity,
                 spill_capacity=settings.store_spill_capacity,
             )
-            self._keeper = ObjectServer(session, self._own, owner)
-            await self._keeper.open()
-        return LocalStore(self._own, session.names.objects(owner))
+            self._server = ObjectServer(session, self._own_store, owner)
+            await self._server.open()
+        return LocalStore(self._own_store, session.names.objects(owner))

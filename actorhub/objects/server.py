@@ -20,7 +20,7 @@ from actorhub.objects.store import ObjectStore
 
 log = logging.getLogger(__name__)
 
-CHUNK = 256 * 1024
+CHUNK_BYTES = 256 * 1024
 """Bytes of an object in one message."""
 
 
@@ -116,7 +116,7 @@ class ObjectServer:
 
     async def chunks(self, object_id: str, offset: int, copy_at: str) -> AsyncGenerator[Any, None]:
         self._copies.setdefault(object_id, set()).add(copy_at)
-        while data := await asyncio.to_thread(self._store.read, object_id, offset, CHUNK):
+        while data := await asyncio.to_thread(self._store.read, object_id, offset, CHUNK_BYTES):
             yield PickleBuffer(data)
             offset += len(data)
             self._leases.renew([object_id])
@@ -155,14 +155,14 @@ class ObjectServer:
 
 class _StoreServiceActor(ObjectService):
     def __init__(self, keeper: ObjectServer) -> None:
-        self._keeper = keeper
+        self._lease_check = keeper
 
     async def chunks(self, object_id: str, offset: int, copy_at: str) -> AsyncGenerator[Any, None]:
-        async for chunk in self._keeper.chunks(object_id, offset, copy_at):
+        async for chunk in self._lease_check.chunks(object_id, offset, copy_at):
             yield chunk
 
     async def renew(self, object_ids: list[str]) -> None:
-        self._keeper.renew(object_ids)
+        self._lease_check.renew(object_ids)
 
     async def free(self, object_ids: list[str]) -> None:
-        await self._keeper.free(object_ids)
+        await self._lease_check.free(object_ids)

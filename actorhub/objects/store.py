@@ -25,7 +25,7 @@ from actorhub.objects.location import StoreLocation
 from actorhub.objects.tier import StagedFile, touch
 from actorhub.wire.codec import PickledParts, unpickled
 
-ALIGN = 64
+ALIGNMENT_BYTES = 64
 """Bytes to which buffers are aligned: a cache line, and the width of vector instructions."""
 _SMALL = 64 * 1024
 """Bytes below which reading a file is cheaper than mapping it."""
@@ -127,7 +127,7 @@ class ObjectStore:
         Raises:
             StoreFull, ObjectLost.
         """
-        pieces = pickled.pieces(ALIGN)
+        pieces = pickled.pieces(ALIGNMENT_BYTES)
         stored = Stored(secrets.token_hex(10), sum(piece.nbytes for piece in pieces))
         with self.begin(*stored) as writer:
             writer.write(0, *pieces)
@@ -160,7 +160,7 @@ class ObjectStore:
             ObjectLost: the object is not in this store.
             NotSerialisable: its classes cannot be imported here, or fail.
         """
-        return unpickled(self.view(object_id), f"object {object_id}", ALIGN)
+        return unpickled(self.view(object_id), f"object {object_id}", ALIGNMENT_BYTES)
 
     def view(self, object_id: str) -> memoryview:
         """View the bytes of an object; large objects are not copied. The bytes stay while any view lives, even after `free`.

@@ -41,12 +41,12 @@ class ObjectTransfer:
 
     Args:
         session: reaches the owners of objects.
-        find_home: finds the store that copies go into.
+        find_local_store: finds the store that copies go into.
     """
 
-    def __init__(self, session: Session, find_home: Callable[[], Awaitable[LocalStore]]) -> None:
+    def __init__(self, session: Session, find_local_store: Callable[[], Awaitable[LocalStore]]) -> None:
         self._session = session
-        self._find_home = find_home
+        self._find_local_store = find_local_store
         self._fetching: dict[str, asyncio.Task[BaseException | None]] = {}
 
     async def fetch(self, ref: ObjectRef[Any]) -> None:
@@ -66,14 +66,14 @@ class ObjectTransfer:
             async with asyncio.timeout(None if until is None else max(0.0, until - time.time())):
                 error = await asyncio.shield(fetching)
         except TimeoutError as exc:
-            raise CallTimeout(f"{ref!r} did not come before the deadline; it is on its way") from exc
+            raise CallTimeout(f"{ref!r} did not arrive before the deadline; the transfer goes on") from exc
         if error is not None:
             raise error
 
     async def _bring(self, ref: ObjectRef[Any]) -> BaseException | None:
         call_context.set(EMPTY_CONTEXT)
         try:
-            store = (await self._find_home()).store
+            store = (await self._find_local_store()).store
             while not store.contains(ref.id):
                 with store.pulling(ref.id) as mine:
                     if mine and not store.contains(ref.id):
@@ -96,21 +96,21 @@ class ObjectTransfer:
 
     async def _pull(self, ref: ObjectRef[Any], writer: ObjectWriter) -> None:
         """Receive an object from its owner. After a silence the transfer resumes where it stopped."""
-        home = await self._find_home()
+        home = await self._find_local_store()
         if home.queue == ref.queue:
-            raise _lost(ref, "it was freed, or nobody referred to it for too long")
+            raise _lost(ref, "it was freed, or its last reference expired")
         service, done, failures = stub(self._session, ref.queue, ObjectService), 0, 0
         while done < ref.size:
             before = done
             stream = service.chunks(ref.id, done, home.queue)
             try:
-                async for chunk in self._watched(ref, stream):
+                async for chunk in self._with_server_check(ref, stream):
                     writer.write(done, chunk)
                     done += chunk.nbytes
             except ActorNotFound as exc:
                 raise _lost(ref, "that node is gone") from exc
             except ObjectLost as exc:
-                raise _lost(ref, "it was freed, or nobody referred to it for too long") from exc
+                raise _lost(ref, "it was freed, or its last reference expired") from exc
             except (RemoteError, TimeoutError) as exc:
                 failures = failures + 1 if done == before else 0
                 if failures >= MAX_FRUITLESS_ATTEMPTS:
@@ -118,7 +118,7 @@ class ObjectTransfer:
             finally:
                 await stream.aclose()
 
-    async def _watched(self, ref: ObjectRef[Any], stream: AsyncIterator[Any]) -> AsyncIterator[memoryview]:
+    async def _with_server_check(self, ref: ObjectRef[Any], stream: AsyncIterator[Any]) -> AsyncIterator[memoryview]:
         """Pass on the chunks of a stream. While none comes, ask the broker whether the server still consumes its queue.
 
         Raises:
@@ -136,7 +136,7 @@ class ObjectTransfer:
                 state = await (await self._session.live_link()).state(ref.queue)
                 absent = 0.0 if state is not None and state.consumers else absent + CHUNK_TIMEOUT_SECONDS
                 if state is None or absent >= patience:
-                    raise ActorNotFound(f"nobody has served {ref.queue} for {absent:.0f} s") from None
+                    raise ActorNotFound(f"no server has consumed {ref.queue} for {absent:.0f} s") from None
                 if silent >= 2 * patience:
                     raise
                 continue
@@ -165,6 +165,6 @@ def _read(remote: RemoteStorage, ref: ObjectRef[Any], writer: ObjectWriter) -> N
 
 def _lost(ref: ObjectRef[Any], why: str) -> ObjectLost:
     return ObjectLost(
-        f"object {ref.id} of {ref.size:,} bytes on {ref.node} is lost: {why}; make it again, "
+        f"object {ref.id} of {ref.size:,} bytes on {ref.node} is lost: {why}; create it again, "
         "and keep a reference to it for as long as it is needed"
     )

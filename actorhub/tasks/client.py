@@ -65,19 +65,19 @@ class TaskClient(Recoverable):
         self._objects = objects
         session.attachments.add_later(self)
         self._means = MeanDurations()
-        self._ways = TaskRouter(session, self._means, self._cancelled, self._gone)
+        self._router = TaskRouter(session, self._means, self._cancelled, self._gone)
         self._delays = DelayedPublisher(session.names)
         self._codes: WeakKeyDictionary[Any, bytes] = WeakKeyDictionary()
 
     async def attach(self, link: Link) -> None:
-        self._ways.attach(link)
+        self._router.attach(link)
 
     def detach(self) -> None:
-        self._ways.detach()
+        self._router.detach()
 
     @property
     def unconfirmed(self) -> int:
-        return self._ways.unconfirmed
+        return self._router.unconfirmed
 
     # ---- sending
 
@@ -94,10 +94,10 @@ class TaskClient(Recoverable):
         if all(future.done() and not future.cancelled() and future.exception() is None for future in before):
             if before:
                 args, kwargs = with_results(list(args)), with_results(kwargs)
-            answer = self._send(spec, args, kwargs, sending, resolver_of(accepted)).answer
-            if isinstance(answer, StreamReceiver):
-                return Stream(answer, self._session.loop)
-            return self._future(spec, answer, accepted, sending)
+            result = self._send(spec, args, kwargs, sending, resolver_of(accepted)).result
+            if isinstance(result, StreamReceiver):
+                return Stream(result, self._session.loop)
+            return self._future(spec, result, accepted, sending)
         if spec.signature.is_generator:
             raise TypeError(f"{label} streams, and waits for no futures; await them first")
         call: Call[Any] = Call(loop=self._session.loop)
@@ -136,9 +136,9 @@ class TaskClient(Recoverable):
         except Exception as exc:
             call.fail(exc)
             return
-        answer = cast("Call[Any]", pending.answer)
-        call.on_cancel = lambda: _cancel(answer)
-        answer.add_done_callback(lambda _: _pass_on(answer, call))
+        result = cast("Call[Any]", pending.result)
+        call.on_cancel = lambda: _cancel(result)
+        result.add_done_callback(lambda _: _pass_on(result, call))
 
     @staticmethod
     def _waited(waiting: asyncio.Future[None], call: Call[Any]) -> None:
@@ -159,7 +159,7 @@ class TaskClient(Recoverable):
         places = placeholders_in([*args, *kwargs.values()])
         with KeepAlive() as keep_alive:
             payload, codec = self._pack(spec, tuple(args), kwargs, places)
-        box = self._box(spec, sending)
+        box = self._outbox_for(spec, sending)
         last = sending.then[-1] if sending.then else spec
         of_task = self._draft(spec, sending)
         pending = session.sender.expect_reply(
@@ -175,10 +175,10 @@ class TaskClient(Recoverable):
             draft, payload, lambda outcome: accepted(None) if outcome is Outcome.STORED else None
         )
         pending.keep_alive = keep_alive
-        if self._ways.all_open or not (sending.then or sending.delay):
+        if self._router.all_open or not (sending.then or sending.delay):
             self._put(box, pending, sending.delay)  # the outbox itself waits for control
         else:
-            self._ways.when_open(
+            self._router.when_open(
                 [box.queue, *(step.queue for step in draft.get("then", ()))],
                 lambda: self._put(box, pending, sending.delay),
                 lambda error: self._session.sender.fail(pending, error),
@@ -221,16 +221,18 @@ class TaskClient(Recoverable):
         return draft
 
     def _step(self, spec: TaskSpec, sending: SubmitOptions) -> ChainStep:
-        queue = self._box(spec, sending).queue  # declared before anything is published to it
+        queue = self._outbox_for(spec, sending).queue  # declared before anything is published to it
         return ChainStep(method=spec.name, queue=queue, priority=_priority(spec, sending), code=self._code_of(spec))
 
-    def _box(self, spec: TaskSpec, sending: SubmitOptions) -> TaskOutbox:
+    def _outbox_for(self, spec: TaskSpec, sending: SubmitOptions) -> TaskOutbox:
         queue = self._session.names.task(sending.namespace, spec.options.queue)
         resources = spec.options.resources if sending.resources is None else sending.resources
         if not resources and sending.place is NO_REQUIREMENTS:
-            return self._ways.to(queue, None, 0)
-        needs = sending.place.model_copy(update={"resources": resources})
-        return self._ways.to(queue + needs.suffix, needs if needs.any else None, _priority(spec, sending))
+            return self._router.outbox_for(queue, None, 0)
+        required = sending.place.model_copy(update={"resources": resources})
+        return self._router.outbox_for(
+            queue + required.suffix, required if required.any else None, _priority(spec, sending)
+        )
 
     def _send_later(self, queue: str, outgoing: OutgoingMessage, delay: float) -> None:
         envelope = outgoing.envelope = Envelope(**outgoing.draft)
@@ -268,10 +270,10 @@ class TaskClient(Recoverable):
             raise ValueError(
                 f"{spec.signature.label} has no rows of arguments, so {collect.signature.label} would never run"
             )
-        box = self._box(spec, sending)
+        box = self._outbox_for(spec, sending)
         submission = FanInSubmission(
             session,
-            session.names.gathering(sending.namespace, call_id := session.sender.next_id()),
+            session.names.fan_in(sending.namespace, call_id := session.sender.next_id()),
             packed,
             self._step(collect, sending),
             put=lambda outgoing: self._dispatch(box, outgoing, sending.delay),
@@ -282,12 +284,12 @@ class TaskClient(Recoverable):
         pending.keep_alive = keep_alive
         if pending.deadline is not None:
             part["deadline"] = pending.deadline
-        self._ways.when_open(
+        self._router.when_open(
             [box.queue, submission.collect.queue],
             lambda: submission.start(pending, part),
             lambda error: session.sender.fail(pending, error),
         )
-        call = cast("Call[Any]", pending.answer)
+        call = cast("Call[Any]", pending.result)
         return self._future(collect, call, submission.accepted, SubmitOptions(sending.namespace))
 
     def _code_of(self, spec: TaskSpec) -> bytes | None:
@@ -331,10 +333,10 @@ def _failure_of(future: Future[Any]) -> BaseException | None:
     return future.exception()
 
 
-def _pass_on(answer: Call[Any], call: Call[Any]) -> None:
-    if answer.cancelled():
+def _pass_on(result: Call[Any], call: Call[Any]) -> None:
+    if result.cancelled():
         call.cancel()
-    elif (error := answer.exception()) is not None:
+    elif (error := result.exception()) is not None:
         call.fail(error)
     else:
-        call.succeed(answer.result())
+        call.succeed(result.result())

@@ -22,7 +22,7 @@ from actorhub.messaging.outbox import OutgoingMessage
 from actorhub.messaging.pending_calls import PendingCall
 from actorhub.messaging.request import Reply
 from actorhub.messaging.session import Session
-from actorhub.messaging.topology import gathering_queue
+from actorhub.messaging.topology import fan_in_queue
 from actorhub.objects.reference import placeholders_allowed
 from actorhub.wire.envelope import (
     ChainStep,
@@ -86,8 +86,8 @@ class FanInSubmission:
         self._session.spawn_task(self._send_parts(pending, part), f"actorhub-fan-in-{self.collect.method}")
 
     async def _send_parts(self, pending: PendingCall, part: EnvelopeDraft) -> None:
-        await _until_done(self._session, lambda link: link.declare(gathering_queue(self._queue)))
-        if pending.answer.done():  # cancelled, or past its deadline
+        await _until_done(self._session, lambda link: link.declare(fan_in_queue(self._queue)))
+        if pending.result.done():  # cancelled, or past its deadline
             await self._delete_queue()
             return
         settled = functools.partial(self._part_settled, pending)
@@ -134,7 +134,7 @@ class FanInSubmission:
         """False: the parts cannot be withdrawn."""
         return False
 
-    def answered(self, outgoing: OutgoingMessage) -> None:
+    def on_reply(self, outgoing: OutgoingMessage) -> None:
         """Do nothing: no message is kept."""
 
     def cancel(self, call_id: str, sender: str) -> None:
@@ -166,14 +166,14 @@ class FanInQueue:
         self._session = session
         self._into = into
 
-    async def add(self, answer: Reply) -> list[EncodedEnvelope] | None:
+    async def add(self, reply: Reply) -> list[EncodedEnvelope] | None:
         """Add a result.
 
         Returns all results in order if this task finds them complete; None if not, or if the fan-in is over.
         """
-        draft: EnvelopeDraft = {**answer.draft, "index": self._into.index}
+        draft: EnvelopeDraft = {**reply.draft, "index": self._into.index}
         envelope = Envelope(**draft)
-        body, content_type = encode([(envelope, answer.payload)])
+        body, content_type = encode([(envelope, reply.payload)])
         added = False
         while True:
             try:
@@ -228,7 +228,7 @@ class FanInQueue:
             try:
                 parcels = decode(delivery.message.body, delivery.message.content_type)
             except InvalidEnvelope:
-                log.warning("a message in %s is no result and is passed over", self._into.queue)
+                log.warning("a message in %s is not a result and is ignored", self._into.queue)
                 continue
             yield from ((parcel[0].index, parcel) for parcel in parcels)
 

@@ -23,9 +23,9 @@ from actorhub.wire.envelope import EncodedEnvelope, Envelope, encode
 
 log = logging.getLogger(__name__)
 
-IN_FLIGHT = 64
+MAX_IN_FLIGHT = 64
 """Unconfirmed publishes, at most."""
-PAUSE = 0.1
+RETRY_SECONDS = 0.1
 """Seconds before a publish that the broker did not take is repeated."""
 
 
@@ -64,8 +64,8 @@ async def publish_task(
                 continue
         except ActorHubError:
             log.debug("a task for %s waits for the broker", queue, exc_info=True)
-        await asyncio.sleep(PAUSE)
-    raise PlacementInfeasible(f"{queue} is gone: what its tasks ask for was removed")
+        await asyncio.sleep(RETRY_SECONDS)
+    raise PlacementInfeasible(f"{queue} is gone: the placement group of its tasks was removed")
 
 
 class TaskOutbox:
@@ -118,7 +118,7 @@ class TaskOutbox:
     def cancel(self, call_id: str, sender: str) -> None:
         self._cancelled(call_id)
 
-    def answered(self, outgoing: OutgoingMessage) -> None:
+    def on_reply(self, outgoing: OutgoingMessage) -> None:
         """Do nothing: no message is kept until its reply, since published tasks are persistent."""
 
     def attach(self, link: Link) -> None:
@@ -166,7 +166,12 @@ class TaskOutbox:
 
     def _flush(self) -> None:
         self._flush_asked = False
-        while self._waiting and self._link is not None and self._declaring is None and len(self._in_flight) < IN_FLIGHT:
+        while (
+            self._waiting
+            and self._link is not None
+            and self._declaring is None
+            and len(self._in_flight) < MAX_IN_FLIGHT
+        ):
             self._publish(self._take(), self._link)
 
     def _take(self) -> list[OutgoingMessage]:
@@ -209,7 +214,7 @@ class TaskOutbox:
             else:
                 self._on_unroutable()
         else:
-            self._loop.call_later(PAUSE, self._ask_flush)
+            self._loop.call_later(RETRY_SECONDS, self._ask_flush)
 
 
 def _priority(outgoing: OutgoingMessage) -> int:

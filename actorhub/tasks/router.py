@@ -20,34 +20,41 @@ from actorhub.tasks.outbox import TaskOutbox
 
 log = logging.getLogger(__name__)
 
-AGAIN = 1.0
+RETRY_SECONDS = 1.0
 """Seconds before a failed request to control is repeated."""
-USED = 5.0
+USE_REPORT_SECONDS = 5.0
 """Seconds after which control is told again that a queue with requirements is used."""
-SILENCE = 5.0
+QUEUE_CHECK_SECONDS = 5.0
 """Seconds between checks that the queues with requirements exist."""
 
 
 class _Route:
-    """Route to a queue whose tasks have requirements.
+    """Route to one task queue.
 
     Args:
-        box: outbox of the queue.
-        needs: requirements of its tasks.
+        outbox: outbox of the queue.
+        requirements: requirements of its tasks; None without any.
         priority: highest priority that control was told of.
-        granted: control's reply: None when it has made the queue, or the reason why it cannot.
     """
 
-    def __init__(self, box: TaskOutbox, needs: Requirements, priority: int, granted: asyncio.Task[str | None]) -> None:
-        self.box = box
-        self.needs = needs
+    def __init__(self, outbox: TaskOutbox, requirements: Requirements | None = None, priority: int = 0) -> None:
+        self.outbox = outbox
+        self.requirements = requirements
         self.priority = priority
-        self.granted = granted
-        self.told = 0.0
+        self.granted: asyncio.Task[str | None] | None = None
+        """Control's reply about a queue with requirements: None when it has made the queue, or the reason why it cannot."""
+        self.reported_at = 0.0
+        """Time of the event loop at which control was told last that the queue is used."""
+
+    @property
+    def queue(self) -> str:
+        return self.outbox.queue
 
     @property
     def is_open(self) -> bool:
-        return self.granted.done() and not self.granted.cancelled() and self.granted.result() is None
+        """True if tasks can be sent: the queue has no requirements, or control has made it."""
+        granted = self.granted
+        return granted is None or (granted.done() and not granted.cancelled() and granted.result() is None)
 
 
 class TaskRouter:
@@ -71,57 +78,74 @@ class TaskRouter:
         self._means = means
         self._cancelled = cancelled
         self._gone = gone
-        self._boxes: dict[str, TaskOutbox] = {}
-        self._ways: dict[str, _Route] = {}  # to queues whose tasks have requirements
-        self._closed: set[str] = set()  # queues that wait for control
-        self._looking: asyncio.Task[None] | None = None
+        self._routes: dict[str, _Route] = {}
+        self._requested: set[str] = set()
+        """Queues that control is asked for and has not made yet."""
+        self._queue_check: asyncio.Task[None] | None = None
 
     def attach(self, link: Link) -> None:
-        for queue, box in self._boxes.items():
-            if queue not in self._ways or self._ways[queue].is_open:
-                box.attach(link)
+        for route in self._routes.values():
+            if route.is_open:
+                route.outbox.attach(link)
 
     def detach(self) -> None:
-        for box in self._boxes.values():
-            box.detach()
+        for route in self._routes.values():
+            route.outbox.detach()
 
     @property
     def unconfirmed(self) -> int:
-        return sum(box.unconfirmed for box in self._boxes.values())
+        return sum(route.outbox.unconfirmed for route in self._routes.values())
 
     # ---- routes
 
-    def to(self, queue: str, needs: Requirements | None, priority: int) -> TaskOutbox:
+    def outbox_for(self, queue: str, requirements: Requirements | None, priority: int) -> TaskOutbox:
         """Outbox of a queue. It sends at once, or if there are requirements, when control has made the queue.
 
         Args:
             queue: name of the task queue.
-            needs: requirements of its tasks; None without any.
+            requirements: requirements of its tasks; None without any.
             priority: priority of the task that is to be sent.
         """
-        box = self._boxes.get(queue)
-        if box is None:
-            session = self._session
-            made = needs is None
-            unroutable = None if made else lambda: self._ask_again(queue)
-            box = self._boxes[queue] = TaskOutbox(
-                queue, session.loop, self._means, self._cancelled, on_unroutable=unroutable
+        route = self._routes.get(queue)
+        if route is None:
+            route = (
+                self._open_shared(queue)
+                if requirements is None
+                else self._open_dedicated(queue, requirements, priority)
             )
-            if needs is None:
-                self._attach(box)
-                session.spawn_task(self._announce(queue), f"actorhub-announce-{queue}")
-            else:
-                self._ways[queue] = _Route(box, needs, priority, self._ask(queue, needs, priority))
-                if self._looking is None:
-                    self._looking = session.spawn_task(self._look_for_vanished(), "actorhub-task-queues")
-        elif needs is not None:
-            self._say_that_it_is_used(queue, priority)
-        return box
+        elif requirements is not None:
+            self._report_use(route, priority)
+        return route.outbox
+
+    def _open_shared(self, queue: str) -> _Route:
+        """Route to a queue that every node may serve. Its first sender makes it."""
+        route = self._routes[queue] = _Route(self._make_outbox(queue))
+        self._attach(route)
+        self._session.spawn_task(self._request_until_heard(route), f"actorhub-announce-{queue}")
+        return route
+
+    def _open_dedicated(self, queue: str, requirements: Requirements, priority: int) -> _Route:
+        """Route to a queue for tasks with the same requirements. Control makes it, and chooses nodes for it."""
+        outbox = self._make_outbox(queue, on_unroutable=lambda: self._request_again(queue))
+        route = self._routes[queue] = _Route(outbox, requirements, priority)
+        self._request(route)
+        if self._queue_check is None:
+            self._queue_check = self._session.spawn_task(self._check_queues(), "actorhub-task-queues")
+        return route
+
+    def _make_outbox(self, queue: str, on_unroutable: Callable[[], None] | None = None) -> TaskOutbox:
+        return TaskOutbox(queue, self._session.loop, self._means, self._cancelled, on_unroutable=on_unroutable)
+
+    def _attach(self, route: _Route) -> None:
+        if self._session.link is not None:
+            route.outbox.attach(self._session.link)
+
+    # ---- waiting for control
 
     @property
     def all_open(self) -> bool:
         """True if no queue waits for control."""
-        return not self._closed
+        return not self._requested
 
     def when_open(
         self, queues: Iterable[str], then: Callable[[], None], failed: Callable[[ActorHubError], None]
@@ -133,86 +157,82 @@ class TaskRouter:
             then: called when all of them exist; at once if they do.
             failed: called instead if one of them cannot be served.
         """
-        ways = [self._ways[queue] for queue in queues if queue in self._ways]
-        if all(way.is_open for way in ways):
-            then()
+        routes = [self._routes[queue] for queue in queues if queue in self._routes]
+        waiting = [route.granted for route in routes if route.granted is not None and not route.is_open]
+        if waiting:
+            self._session.spawn_task(self._wait(waiting, then, failed), "actorhub-granted")
         else:
-            self._session.spawn_task(self._wait(ways, then, failed), "actorhub-granted")
+            then()
 
     async def _wait(
-        self, ways: list[_Route], then: Callable[[], None], failed: Callable[[ActorHubError], None]
+        self,
+        waiting: list[asyncio.Task[str | None]],
+        then: Callable[[], None],
+        failed: Callable[[ActorHubError], None],
     ) -> None:
-        for way in ways:
-            reason = await asyncio.shield(way.granted)
+        for granted in waiting:
+            reason = await asyncio.shield(granted)
             if reason is not None:
                 failed(PlacementInfeasible(reason))
                 return
         then()
 
-    def _attach(self, box: TaskOutbox) -> None:
-        if self._session.link is not None:
-            box.attach(self._session.link)
-
     # ---- requests to control
 
-    async def _announce(self, queue: str) -> None:
-        """Tell control of a queue, until it confirms; control tells the nodes."""
-        await self._tell(queue, None, 0)
+    def _request(self, route: _Route) -> None:
+        """Ask control for a queue. Its outbox sends once control has made it."""
+        name = f"actorhub-grant-{route.queue}"
+        granted = route.granted = self._session.spawn_task(self._request_until_heard(route), name)
+        self._requested.add(route.queue)
+        granted.add_done_callback(lambda done: None if done.cancelled() else self._on_reply(route, done.result()))
 
-    async def _tell(self, queue: str, needs: Requirements | None, priority: int) -> str | None:
+    def _on_reply(self, route: _Route, reason: str | None) -> None:
+        self._requested.discard(route.queue)
+        if reason is None:
+            route.reported_at = self._session.loop.time()
+            self._attach(route)
+        else:
+            del self._routes[route.queue]  # a later task asks control again
+            self._gone(route.outbox, reason)
+
+    async def _request_until_heard(self, route: _Route) -> str | None:
+        """Tell control of a queue until it replies; control tells the nodes. Returns why no node can serve it, or None."""
         control = control_client(self._session)
         while True:
             try:
-                async with asyncio.timeout(10 * AGAIN):
-                    return (await control.serve(queue, needs, priority)).error
+                async with asyncio.timeout(10 * RETRY_SECONDS):
+                    return (await control.serve(route.queue, route.requirements, route.priority)).error
             except (TimeoutError, ActorHubError) as exc:
-                log.debug("no control serves %s yet: %s", queue, exc)
-            await asyncio.sleep(AGAIN)
+                log.debug("no control serves %s yet: %s", route.queue, exc)
+            await asyncio.sleep(RETRY_SECONDS)
 
-    def _ask(self, queue: str, needs: Requirements, priority: int) -> asyncio.Task[str | None]:
-        task: asyncio.Task[str | None] = self._session.spawn_task(
-            self._tell(queue, needs, priority), f"actorhub-grant-{queue}"
-        )
-        self._closed.add(queue)
-        task.add_done_callback(lambda done: None if done.cancelled() else self._answered(queue, done))
-        return task
-
-    def _answered(self, queue: str, granted: asyncio.Task[str | None]) -> None:
-        self._closed.discard(queue)
-        way = self._ways[queue]
-        reason = granted.result()
-        if reason is None:
-            way.told = self._session.loop.time()
-            self._attach(way.box)
-            return
-        del self._ways[queue], self._boxes[queue]  # a later task asks control again
-        self._gone(way.box, reason)
-
-    def _ask_again(self, queue: str) -> None:
+    def _request_again(self, queue: str) -> None:
         """Ask control again for a queue that is missing: it was removed for good, or only lost."""
-        way = self._ways.get(queue)
-        if way is not None and way.is_open:
-            way.box.detach()
-            way.granted = self._ask(queue, way.needs, way.priority)
+        route = self._routes.get(queue)
+        if route is not None and route.is_open:
+            route.outbox.detach()
+            self._request(route)
 
-    def _say_that_it_is_used(self, queue: str, priority: int) -> None:
-        """Tell control that a queue is used, every `USED` seconds at most, or when the priority of its tasks has risen."""
-        way, now = self._ways[queue], self._session.loop.time()
-        if way.is_open and (now - way.told > USED or priority > way.priority):
-            way.told, way.priority = now, max(priority, way.priority)
-            self._session.spawn_task(self._tell(queue, way.needs, way.priority), f"actorhub-used-{queue}")
+    def _report_use(self, route: _Route, priority: int) -> None:
+        """Tell control that a queue is used: once in `USE_REPORT_SECONDS`, and when the priority of its tasks rises."""
+        now = self._session.loop.time()
+        if route.is_open and (now - route.reported_at > USE_REPORT_SECONDS or priority > route.priority):
+            route.reported_at, route.priority = now, max(priority, route.priority)
+            self._session.spawn_task(self._request_until_heard(route), f"actorhub-used-{route.queue}")
 
-    async def _look_for_vanished(self) -> None:
-        """Check at intervals that the queues exist, and ask control again for a missing one.
+    async def _check_queues(self) -> None:
+        """Check at intervals that the queues with requirements exist, and ask control again for a missing one.
 
         The broker confirms a message to a queue that is deleted at the same moment, though the message is lost with it.
         """
         while True:
-            await asyncio.sleep(SILENCE)
+            await asyncio.sleep(QUEUE_CHECK_SECONDS)
             link = self._session.link
-            for queue, way in list(self._ways.items()):
-                if link is None or link is not self._session.link or not way.is_open:
+            for queue, route in list(self._routes.items()):
+                if route.requirements is None or not route.is_open:
                     continue
+                if link is None or link is not self._session.link:
+                    break
                 with suppress(BrokerUnavailable):
                     if await link.state(queue) is None:
-                        self._ask_again(queue)
+                        self._request_again(queue)

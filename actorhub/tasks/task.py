@@ -48,7 +48,7 @@ class Retry:
 
     def __post_init__(self) -> None:
         if self.attempts < 1:
-            raise ValueError(f"attempts={self.attempts} makes no sense; the first one counts, so give 1 or more")
+            raise ValueError(f"attempts={self.attempts} is not valid; the first attempt counts, so give 1 or more")
 
     def pause(self, attempt: int, error: BaseException, age: float) -> float | None:
         """Seconds until the next attempt; None if the task is not tried again.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from actorhub.tasks.progress import ProgressBar
 
 R = TypeVar("R")
-AT_ONCE = 8
+MAX_CONCURRENT_QUERIES = 8
 """Values that are brought from other nodes at the same time."""
 
 
@@ -66,7 +66,7 @@ async def _values(
     if len(wanted) == 1:
         await bring()
         return values
-    bringing = [asyncio.ensure_future(bring()) for _ in range(min(AT_ONCE, len(wanted)))]
+    bringing = [asyncio.ensure_future(bring()) for _ in range(min(MAX_CONCURRENT_QUERIES, len(wanted)))]
     try:
         await asyncio.gather(*bringing)
     finally:
@@ -90,7 +90,7 @@ async def wait_for(
     """
     wanted = len(futures) if count is None else count
     if not 0 <= wanted <= len(futures):
-        raise ValueError(f"count={wanted} of {len(futures)} futures will never be done; give 0 to {len(futures)}")
+        raise ValueError(f"count={wanted} of {len(futures)} futures can never be done; give 0 to {len(futures)}")
     with suppress(TimeoutError):
         async with asyncio.timeout(timeout):
             await wait_until_done([future.settled for future in futures], wanted)
@@ -125,7 +125,7 @@ class TaskMap(AsyncIterator[R], Generic[R]):
         progress: bool,
     ) -> None:
         if window < 1:
-            raise ValueError(f"a window of {window} tasks never begins; give 1 or more")
+            raise ValueError(f"a window of {window} tasks runs none; give 1 or more")
         self._submit = submit
         self._rows = rows
         self._row: tuple[Any, ...] | None = None  # read from `rows`, not submitted yet

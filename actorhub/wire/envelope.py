@@ -245,7 +245,7 @@ def _decode_batch(body: bytes) -> list[EncodedEnvelope]:
     (length,) = _LENGTH.unpack_from(body)
     header = _header.validate_json(body[4 : 4 + length])
     if not header.envelopes:
-        raise ValueError("it is a batch of nothing")
+        raise ValueError("the batch is empty")
     parcels: list[EncodedEnvelope] = []
     start = 4 + length
     for envelope in header.envelopes:
@@ -253,5 +253,5 @@ def _decode_batch(body: bytes) -> list[EncodedEnvelope]:
         parcels.append((envelope, body[start:end]))
         start = end
     if start != len(body):
-        raise ValueError(f"its payloads take {start} bytes, and it has {len(body)}")
+        raise ValueError(f"its header announces {start} bytes of payload, and it has {len(body)}")
     return parcels

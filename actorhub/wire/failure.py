@@ -23,9 +23,9 @@ from actorhub.wire.signer import Signer
 log = logging.getLogger(__name__)
 
 # characters of a message or a traceback
-LONGEST = 64 * 1024
+MAX_TEXT_BYTES = 64 * 1024
 # bytes of an exception's arguments, or of its pickle
-LARGEST = 4 * LONGEST
+MAX_FAILURE_BYTES = 4 * MAX_TEXT_BYTES
 
 
 class Failure(BaseModel):
@@ -102,7 +102,7 @@ def _known_type(name: str) -> type[Exception] | None:
 
 def _text(error: BaseException) -> str:
     try:
-        return _sendable(str(error)[:LONGEST])
+        return _sendable(str(error)[:MAX_TEXT_BYTES])
     except Exception as exc:
         return f"(its message cannot be shown: {type(exc).__name__})"
 
@@ -112,7 +112,9 @@ def _traceback(error: BaseException) -> str:
         text = _sendable("".join(traceback.format_exception(error)).rstrip())
     except Exception as exc:
         return f"(its traceback cannot be shown: {type(exc).__name__})"
-    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]}\n...\n{text[-LONGEST // 2 :]}"
+    return (
+        text if len(text) <= MAX_TEXT_BYTES else f"{text[: MAX_TEXT_BYTES // 2]}\n...\n{text[-MAX_TEXT_BYTES // 2 :]}"
+    )
 
 
 def _sendable(text: str) -> str:
@@ -127,7 +129,7 @@ def _args(error: BaseException) -> list[Any] | None:
         if not is_json_native(args):
             return None
         data = pydantic_core.to_json(args)
-        return args if len(data) <= LARGEST and pydantic_core.from_json(data) == args else None
+        return args if len(data) <= MAX_FAILURE_BYTES and pydantic_core.from_json(data) == args else None
     # surrogates, cycles, numbers of thousands of digits
     except Exception:
         return None
@@ -143,4 +145,4 @@ def _pickle(error: BaseException, args: list[Any] | None, signer: Signer) -> byt
         data = signer.dumps(error, type(error).__qualname__)
     except Exception:
         return None
-    return data if len(data) <= LARGEST else None
+    return data if len(data) <= MAX_FAILURE_BYTES else None

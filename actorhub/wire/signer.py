@@ -62,7 +62,7 @@ class Signer:
             NotSerialisable: its classes cannot be imported here, or fail.
         """
         if self._key is None:
-            raise UntrustedPayload(f"a pickled payload came, and this process has no secret to verify it; {_HOW}")
+            raise UntrustedPayload(f"a pickled payload arrived, and this process has no secret to verify it; {_HOW}")
         signed = memoryview(data)[1 + _DIGEST_BYTES :]
         if data[:1] != _VERSION or not hmac.compare_digest(
             data[1 : 1 + _DIGEST_BYTES], self._digest(signed, self._key)

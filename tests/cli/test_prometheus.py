@@ -257,7 +257,7 @@ def test_a_port_that_is_taken_is_one_line_and_code_1(broker_url: str) -> None:
         command = [ACTORHUB, "metrics", "--port", port]
         done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
         assert (done.returncode, done.stdout) == (1, "")
-        assert f"nobody can listen at 127.0.0.1, port {port}" in done.stderr
+        assert f"cannot listen at 127.0.0.1, port {port}" in done.stderr
         assert "Traceback" not in done.stderr
 
 

@@ -51,19 +51,19 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 def every_placement(case: Case) -> Iterator[list[str]]:
-    def go_on(at: int, free: dict[str, Amounts], chosen: list[str]) -> Iterator[list[str]]:
+    def resume(at: int, free: dict[str, Amounts], chosen: list[str]) -> Iterator[list[str]]:
         if at == len(case.bundles):
             yield chosen
             return
         place = case.placed[at]
         if place is not None:
-            yield from go_on(at + 1, free, [*chosen, place])
+            yield from resume(at + 1, free, [*chosen, place])
             return
         for node_id, there in free.items():
             if fits(case.bundles[at], there):
-                yield from go_on(at + 1, {**free, node_id: minus(there, case.bundles[at])}, [*chosen, node_id])
+                yield from resume(at + 1, {**free, node_id: minus(there, case.bundles[at])}, [*chosen, node_id])
 
-    for chosen in go_on(0, {node.id: node.free for node in case.nodes}, []):
+    for chosen in resume(0, {node.id: node.free for node in case.nodes}, []):
         new = [node_id for node_id, place in zip(chosen, case.placed, strict=True) if place is None]
         kept = {place for place in case.placed if place is not None}
         if case.strategy == "STRICT_PACK" and new and len({*new, *kept}) > 1:

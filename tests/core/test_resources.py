@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from actorhub.core.resources import LARGEST, UNIT, Resources, amounts, checked, fits, minus, plus, share, units
+from actorhub.core.resources import MAX_AMOUNT, UNIT, Resources, amounts, checked, fits, minus, plus, share, units
 
 names = st.sampled_from(["cpu", "memory", "gpu", "disk.fast", "licence-a"])
 counted = st.dictionaries(names, st.integers(0, 50), max_size=4)
 decimals = st.integers(0, 10**8).map(lambda parts: parts / UNIT)
-wholes = st.integers(0, int(LARGEST)).map(float)
-floats = st.floats(0, LARGEST).map(lambda amount: round(amount, 4))
+wholes = st.integers(0, int(MAX_AMOUNT)).map(float)
+floats = st.floats(0, MAX_AMOUNT).map(lambda amount: round(amount, 4))
 
 
 class Plan(BaseModel):

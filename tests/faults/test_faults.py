@@ -170,7 +170,7 @@ async def test_whoever_waits_for_an_actor_whose_queue_vanishes_is_told(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Invariant: a call that the broker has confirmed and that is gone with its queue fails, and does not wait for ever."""
-    monkeypatch.setattr(outbox_registry, "SILENCE", 0.2)
+    monkeypatch.setattr(outbox_registry, "QUEUE_CHECK_SECONDS", 0.2)
     async with Hub(settings=hub.settings) as own:
         sleeper = await own.spawn(Sleeper, str(tmp_path / "begun"))
         call = sleeper.sleep()
@@ -407,7 +407,7 @@ async def test_more_calls_than_a_hub_may_wait_for_are_refused_and_none_is_lost(h
         found = await small.spawn(Blocker)
         calls = [ask(found.block, 0.0) for _ in range(10)]
         with pytest.raises(
-            TooManyPending, match="10 calls wait for answers; await some of them first, or raise max_pending"
+            TooManyPending, match="10 calls wait for replies; await some of them first, or raise max_pending"
         ):
             ask(found.block, 0.0)
         assert await asyncio.gather(*calls) == [None] * 10

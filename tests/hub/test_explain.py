@@ -51,7 +51,7 @@ async def test_a_busy_actor_is_explained_by_what_it_does_and_what_waits_behind_i
         found = await until(lambda what=what: _says(hub, what, "It handles sleep for", "3 messages wait behind that"))
         assert found.doing is not None
         assert [method for method, _ in found.doing.running] == ["sleep"]
-    assert found.text.startswith("Sleeper.sleep has no answer yet.")
+    assert found.text.startswith("Sleeper.sleep has no reply yet.")
     for call in calls:
         call.cancel()
     assert (await hub.explain(calls[0])).text == "the call was cancelled."
@@ -110,7 +110,7 @@ async def test_an_actor_whose_node_is_gone_waits_for_it(broker_url: str, prefix:
         await sleeper.sleep(0)
         assert hub._cluster is not None
         await hub._cluster.stop_node("node-2", signal.SIGKILL)
-        assert await until(lambda: _says(hub, "far", "nobody takes them"))  # its worker has ended, too
+        assert await until(lambda: _says(hub, "far", "no worker takes them"))  # its worker has ended, too
         await tell(sleeper.sleep, 0)
         found = await until(lambda: _says(hub, "far", "asks for node 'node-2'; there are: node-1", "1 message waits"))
         assert found is not None
@@ -132,11 +132,11 @@ async def test_what_waits_since_no_node_runs_is_in_the_log_once_and_goes_on_with
         assert hub._cluster is not None
         await hub._cluster.stop_node("node-1")
         spawned = [asyncio.ensure_future(hub.spawn(Sleeper)) for _ in range(3)]
-        assert await until(lambda: "spawn has had no answer for 5 s: does a node run?" in caplog.text)
+        assert await until(lambda: "spawn has had no reply for 5 s: does a node run?" in caplog.text)
         hub._cluster.start_node("node-1")
         for sleeper in await asyncio.gather(*spawned):
             await sleeper.sleep(0)
-    assert caplog.text.count("has had no answer") == 1
+    assert caplog.text.count("has had no reply") == 1
 
 
 async def test_the_command_explains(hub: Hub) -> None:

@@ -28,7 +28,7 @@ from actorhub.actors.handle import address_of
 from actorhub.actors.mailbox_deletion import drain_and_delete
 from actorhub.broker import Message, Outcome, Queue, QueueKind, publish_confirmed
 from actorhub.errors import InvalidEnvelope
-from actorhub.messaging.dead_letter import LINE, DeadLetter, ReplayMark
+from actorhub.messaging.dead_letter import MAX_LINE_CHARACTERS, DeadLetter, ReplayMark
 from actorhub.messaging.dead_letter_queue import DeadLetterQueue
 from actorhub.wire.envelope import Codec, Envelope, Kind, decode, encode
 from actorhub.wire.failure import Failure
@@ -356,7 +356,7 @@ def test_a_letter_keeps_one_envelope_of_its_batch_and_shows_no_pickle() -> None:
     assert [letter.arguments for letter in letters] == ["<pickle of 3 bytes>", [1]]
     assert [decode(letter.body, letter.content_type)[0][1] for letter in letters] == [b"\x01\x02\x03", b"[1]"]
     for letter, sent in zip(letters, (pickled, plain), strict=True):
-        message = letter.again()
+        message = letter.to_message()
         [(envelope, _)] = decode(message.body, message.content_type)
         assert _said(envelope) == _said(sent), "nothing of it was of one sending only"
 
@@ -377,7 +377,7 @@ def test_what_belonged_to_one_sending_is_not_sent_again() -> None:
     )
     letter = DeadLetter.of("exception", "ah.n.actor.x-1", sent, b"{}", _failure())
     assert (letter.actor, letter.attempts) == ("x-1", 5)
-    message = letter.again()
+    message = letter.to_message()
     [(envelope, _)] = decode(message.body, message.content_type)
     assert _said(envelope) == {"id": "1", "kind": Kind.TELL, "method": "a", "trace": {"traceparent": "00"}}
 
@@ -385,7 +385,7 @@ def test_what_belonged_to_one_sending_is_not_sent_again() -> None:
 def test_an_error_is_one_line_that_is_not_too_long() -> None:
     letter = DeadLetter.of("exception", "q", Envelope(), b"{}", _failure("a\n  b\tc " + "x" * 1000))
     assert letter.error.startswith("Outer.Error: a b c xxx")
-    assert len(letter.error) == LINE
+    assert len(letter.error) == MAX_LINE_CHARACTERS
     assert letter.error.endswith("...")
 
 
@@ -402,11 +402,11 @@ def test_what_is_kept_is_read_as_it_was() -> None:
 
 
 async def test_letters_are_read_in_pages_and_from_where_one_asks(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actorhub.messaging.dead_letter_queue.PAGE", 4)
+    monkeypatch.setattr("actorhub.messaging.dead_letter_queue.PAGE_LETTERS", 4)
     stream = _stream(hub)
     await stream.declare()
     for number in range(10):
-        await stream.keep(_letter(number))
+        await stream.store(_letter(number))
     await stream.replay(DeadLetter(id=2, reason="malformed", queue=stream.queue, time=2.0, body=b"x"))
     letters = await hub.dead()
     assert [letter.error for letter in letters] == [*map(str, range(10)), "not a dead letter, and not of the broker"]
@@ -451,7 +451,7 @@ async def _keeping(hub: Hub, at_once: int) -> AsyncGenerator[Callable[[], int]]:
         async def keep_on() -> None:
             nonlocal kept
             while not enough.is_set():
-                await asyncio.gather(*(stream.keep(_letter(kept + number)) for number in range(at_once)))
+                await asyncio.gather(*(stream.store(_letter(kept + number)) for number in range(at_once)))
                 kept += at_once
 
         keeping = asyncio.create_task(keep_on())
@@ -481,7 +481,7 @@ async def test_reading_and_purging_end_while_letters_are_kept_without_pause(
     hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Invariant: both go to the end that the stream has when they begin, however many letters come meanwhile."""
-    monkeypatch.setattr("actorhub.messaging.dead_letter_queue.PAGE", 50)
+    monkeypatch.setattr("actorhub.messaging.dead_letter_queue.PAGE_LETTERS", 50)
     await _stream(hub).declare()
     async with _keeping(hub, at_once=5) as kept, asyncio.timeout(40):
         await until(lambda: kept() > 100)
@@ -498,7 +498,7 @@ async def test_a_letter_that_is_larger_than_a_message_may_be_is_kept_without_its
     await stream.declare()
     monkeypatch.setattr(await hub._open_session().live_link(), "max_message", 2000)
     envelope = Envelope(id="1", method="store")
-    await stream.keep(DeadLetter.of("exception", "q", envelope, json.dumps("x" * 2000).encode(), _failure()))
+    await stream.store(DeadLetter.of("exception", "q", envelope, json.dumps("x" * 2000).encode(), _failure()))
     [letter] = await hub.dead()
     assert (letter.method, letter.body, letter.arguments) == ("store", b"", None)
     assert letter.error.startswith("Outer.Error: no (its message of 20")

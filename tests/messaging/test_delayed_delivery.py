@@ -19,7 +19,7 @@ from actorhub.core.addressing import QueueNames
 from actorhub.messaging.delayed_delivery import (
     HIGHEST,
     LOWEST,
-    TOLERANCE,
+    TOLERANCE_SECONDS,
     DelayedMessage,
     DelayedPublisher,
     DelayForwarder,
@@ -42,11 +42,11 @@ def test_any_delay_ends_after_few_hops_and_is_never_early_by_more_than_the_toler
         passed += 2.0**rung + slow
         hops += 1
         assert hops <= HIGHEST - LOWEST + 1 + delay / 2**HIGHEST, "one for each rung, and what the highest takes more"
-    assert passed >= delay - TOLERANCE
-    assert passed <= delay + TOLERANCE + slow, "only the last hop's slowness is left"
+    assert passed >= delay - TOLERANCE_SECONDS
+    assert passed <= delay + TOLERANCE_SECONDS + slow, "only the last hop's slowness is left"
 
 
-@given(st.floats(TOLERANCE, 2.0 ** (HIGHEST + 1), exclude_min=True, exclude_max=True))
+@given(st.floats(TOLERANCE_SECONDS, 2.0 ** (HIGHEST + 1), exclude_min=True, exclude_max=True))
 def test_the_rung_is_the_longest_that_is_not_longer_than_what_remains(remaining: float) -> None:
     rung = next_rung(remaining)
     assert rung is not None
@@ -54,7 +54,7 @@ def test_the_rung_is_the_longest_that_is_not_longer_than_what_remains(remaining:
 
 
 @pytest.mark.parametrize(
-    ("remaining", "rung"), [(-5, None), (TOLERANCE, None), (0.05, -4), (1, 0), (63.9, 5), (1e12, 25)]
+    ("remaining", "rung"), [(-5, None), (TOLERANCE_SECONDS, None), (0.05, -4), (1, 0), (63.9, 5), (1e12, 25)]
 )
 def test_rungs(remaining: float, rung: int | None) -> None:
     assert next_rung(remaining) == rung
@@ -157,7 +157,7 @@ async def test_delayed_messages_come_in_the_order_of_their_times_and_not_early(b
             await found.probe.get(len(came) + 1)
             came.append(time.time() - begun)
         assert found.probe.bodies[2:] == [b"0.1", b"0.4", b"0.7", b"1.0", b"1.3"]
-        assert all(at >= due - TOLERANCE for at, due in zip(came, sorted(delays), strict=True)), came
+        assert all(at >= due - TOLERANCE_SECONDS for at, due in zip(came, sorted(delays), strict=True)), came
         assert not found.unroutable
 
 

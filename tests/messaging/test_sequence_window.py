@@ -63,7 +63,7 @@ def test_answers_are_kept_until_the_sender_lets_them_go() -> None:
         windows.remember("s", seq, f"answer {seq}", 10)
     windows.forget_below("s", 4)
     window = windows.of("s")
-    assert [window.answer(seq) for seq in range(1, 6)] == [None, None, None, "answer 4", "answer 5"]
+    assert [window.reply(seq) for seq in range(1, 6)] == [None, None, None, "answer 4", "answer 5"]
 
 
 def test_answers_past_the_limit_are_not_kept_and_room_comes_back() -> None:
@@ -71,10 +71,10 @@ def test_answers_past_the_limit_are_not_kept_and_room_comes_back() -> None:
     for seq in range(1, 5):
         windows.of("s").admit(seq, seq)
         windows.remember("s", seq, "answer", 10)
-    assert windows.of("s").answer(3) is None
+    assert windows.of("s").reply(3) is None
     windows.forget_below("s", 3)
     windows.remember("s", 4, "answer", 10)
-    assert windows.of("s").answer(4) == "answer"
+    assert windows.of("s").reply(4) == "answer"
 
 
 def test_the_window_longest_unused_goes_first_but_not_one_that_waits() -> None:

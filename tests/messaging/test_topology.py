@@ -46,7 +46,7 @@ def _rung(milliseconds: int) -> dict[str, Any]:
         (topology.durable_inbox("d", 7), "d", {**QUORUM, **SINGLE, **LIMIT}),
         (topology.journal_stream("j", 4096), "j", _stream(4096)),
         (topology.task_queue("t"), "t", QUORUM),
-        (topology.gathering_queue("g"), "g", {**QUORUM, **SINGLE}),
+        (topology.fan_in_queue("g"), "g", {**QUORUM, **SINGLE}),
         (topology.dead_letter_stream("l"), "l", _stream(1024**3)),
         (topology.delay_rung(NAMES, -4), "ah.delay.-4", _rung(62)),
         (topology.delay_rung(NAMES, 3), "ah.delay.3", _rung(8000)),

@@ -135,7 +135,7 @@ async def site(broker_url: str, tmp_path: Path) -> AsyncIterator[Site]:
     gates.renew()
     settings = Settings(url=broker_url, secret="s", prefix=f"t{new_id(6)}", **QUICK)  # type: ignore[arg-type]
     InFlightRecorder.create(tmp_path / "box")
-    config = WorkerConfig(worker="w", node="n", modules=[], blackbox=tmp_path / "box")
+    config = WorkerConfig(worker="w", node="n", modules=[], recorder=tmp_path / "box")
     async with Hub(settings=settings) as hub:
         session = hub._open_session()
         assert session.link is not None
@@ -184,7 +184,7 @@ async def test_a_task_that_ends_with_its_slot_is_not_answered_by_that(site: Site
         queue = session.names.task("default", "default")
         InFlightRecorder.create(tmp_path / "slot")
         config = WorkerConfig(
-            worker="slot", node="n", modules=[], blackbox=tmp_path / "slot", kind="task", queues=[queue]
+            worker="slot", node="n", modules=[], recorder=tmp_path / "slot", kind="task", queues=[queue]
         )
         slot = TaskWorker(config, session.settings, is_process=False)
         await slot.start()

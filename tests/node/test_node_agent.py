@@ -33,7 +33,7 @@ async def test_a_worker_that_is_ready_before_its_start_is_known_is_not_forgotten
     try:
         async with asyncio.timeout(20):
             await node.start()
-        assert [worker.ready for worker in node._processes.living] == [True]
+        assert [worker.ready for worker in node._processes.running] == [True]
     finally:
         await node.stop()
 

@@ -117,9 +117,9 @@ class Load:
         self._clients = [
             asyncio.create_task(self._go_on(kind, call)) for kind, call in calls for _ in range(CLIENTS_PER_ACTOR)
         ]
-        await self.go_on(10)
+        await self.resume(10)
 
-    async def go_on(self, replies: int) -> None:
+    async def resume(self, replies: int) -> None:
         """Wait until so many more replies of each kind have come."""
         aims = {kind: len(times) + replies for kind, times in self.replied_at.items()}
         await until(lambda: self._failed() or all(len(self.replied_at[kind]) >= aim for kind, aim in aims.items()))
@@ -240,7 +240,7 @@ async def test_a_node_that_drains_under_load_fails_no_call(settings: Settings, d
         }
         assert lived_there >= {"Echo", "Ledger", "Page"}
         await drain(hub, nodes[drained])
-        await load.go_on(20)
+        await load.resume(20)
         await load.end()
         await load.check()
         assert {info.node for info in await hub.actors()} == {*nodes} - {drained}
@@ -268,7 +268,7 @@ async def test_a_cluster_restarted_node_by_node_under_load_fails_no_call(
                 await drain(hub, node)
                 hub._cluster.start_node(node_id)
                 await until(lambda former=node: _came_back(hub, former))  # type: ignore[misc]
-            await load.go_on(5)
+            await load.resume(5)
         await load.end()
         await load.check()
         load.report("three nodes replaced" if replaced else "three nodes restarted")

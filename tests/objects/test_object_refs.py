@@ -35,7 +35,7 @@ from actorhub.objects.client import ObjectClient
 from actorhub.objects.server import LeaseTable, ObjectServer
 from actorhub.objects.store import ObjectStore
 from actorhub.objects.transfer import LocalStore
-from actorhub.tasks.waiting import AT_ONCE, get_all
+from actorhub.tasks.waiting import MAX_CONCURRENT_QUERIES, get_all
 from actorhub.wire.envelope import Envelope
 from tests.conftest import QUICK
 from tests.waiting import until
@@ -258,21 +258,21 @@ async def test_a_client_in_another_language_gets_a_large_result_as_json(hub: Hub
 
 
 class Site:
-    """A node's store with its keeper, and processes of that node: here, sessions."""
+    """A node's store with its server, and processes of that node: here, sessions."""
 
     def __init__(self, settings: Settings, node: str, store: ObjectStore) -> None:
         self.node = node
         self.store = store
         self.session = Session(settings, name=node)
-        self.keeper = ObjectServer(self.session, store, node)
+        self.server = ObjectServer(self.session, store, node)
         self.members: list[Session] = []
         self.transfers = 0
         self.in_flight = self.most_in_flight = 0
         self.gate = asyncio.Event()  # while it is clear, no transfer goes on
         self.gate.set()
         self.on_chunk: Callable[[int], None] = lambda number: None
-        self._chunks = self.keeper.chunks
-        self.keeper.chunks = self._counted  # type: ignore[method-assign]
+        self._chunks = self.server.chunks
+        self.server.chunks = self._counted  # type: ignore[method-assign]
 
     async def _counted(self, object_id: str, offset: int, copy_at: str) -> AsyncIterator[Any]:
         self.transfers += 1
@@ -290,7 +290,7 @@ class Site:
 
     async def open(self) -> None:
         await self.session.open()
-        await self.keeper.open()
+        await self.server.open()
 
     async def member(self) -> ObjectClient:
         session = Session(self.session.settings, name=f"member of {self.node}")
@@ -303,7 +303,7 @@ class Site:
     async def close(self) -> None:
         for session in self.members:
             await session.close()
-        await self.keeper.close()
+        await self.server.close()
         await self.session.close()
         self.store.close()
 
@@ -364,10 +364,10 @@ async def test_a_list_of_objects_comes_several_at_once_and_in_order(sites: Calla
     refs = [await writer.put(number) for number in range(20)]
     one.gate.clear()
     getting = asyncio.create_task(get_all(refs, reader.get, None))
-    await until(lambda: one.in_flight == AT_ONCE)
+    await until(lambda: one.in_flight == MAX_CONCURRENT_QUERIES)
     one.gate.set()
     assert await getting == list(range(20))
-    assert one.most_in_flight == AT_ONCE
+    assert one.most_in_flight == MAX_CONCURRENT_QUERIES
 
 
 async def test_of_a_list_the_first_object_that_is_lost_is_told_at_once(sites: Callable[..., Awaitable[Site]]) -> None:
@@ -397,7 +397,7 @@ async def test_what_is_freed_is_freed_wherever_there_is_a_copy(sites: Callable[.
 
 
 async def test_an_object_is_lost_with_its_node_and_nobody_waits_for_it(sites: Callable[..., Awaitable[Site]]) -> None:
-    """Invariant: whether its keeper has said goodbye, or is only silent."""
+    """Invariant: whether its server has said goodbye, or is only silent."""
     one, two, three = await sites(), await sites(), await sites()
     polite = await (await one.member()).put(np.arange(MANY))
     silent = await (await three.member()).put(np.arange(MANY))
@@ -421,7 +421,7 @@ async def test_a_client_whose_node_is_gone_still_gets_what_is_elsewhere(
     await session.open()
     client = ObjectClient(session)
     client.open()
-    client._home = LocalStore(ObjectStore.open(two.store.path), two.keeper.queue)
+    client._local = LocalStore(ObjectStore.open(two.store.path), two.server.queue)
     await two.close()
     monkeypatch.setattr(ObjectStore, "find", _not_here)
     assert np.array_equal(await client.get(ref), np.arange(MANY))

@@ -30,7 +30,7 @@ from actorhub import ActorHubError, NotSerialisable, ObjectLost, StoreFull, Untr
 from actorhub.objects import location
 from actorhub.objects.location import remove_if_owner_is_gone, sweep
 from actorhub.objects.remote_storage import RemoteStorage
-from actorhub.objects.store import ALIGN, ObjectStore, Usage
+from actorhub.objects.store import ALIGNMENT_BYTES, ObjectStore, Usage
 
 ROOT = Path(__file__).parent.parent.parent
 MB = 1_000_000
@@ -218,7 +218,7 @@ def test_arrays_are_read_only_and_begin_at_a_cache_line(store: ObjectStore) -> N
             with pytest.raises(ValueError, match="read-only"):
                 back[0] = 7
     first, second = store.get(store.put([np.arange(3), np.arange(50_000)]).id)
-    assert address_of(first) % ALIGN == address_of(second) % ALIGN == 0
+    assert address_of(first) % ALIGNMENT_BYTES == address_of(second) % ALIGNMENT_BYTES == 0
 
 
 # -- what is not copied

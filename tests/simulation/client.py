@@ -131,4 +131,4 @@ class Client(Process):
             sent = self._by_id[envelope.call]
             sent.replies.append(f"{envelope.kind} {payload.decode()}")
             if sent.outgoing is not None:
-                self._outbox.answered(sent.outgoing)
+                self._outbox.on_reply(sent.outgoing)

@@ -45,7 +45,7 @@ from actorhub.tasks.chunking import (
     widened_prefetch,
 )
 from actorhub.tasks.execution.task_thread import TaskThread
-from actorhub.tasks.outbox import IN_FLIGHT, TaskOutbox
+from actorhub.tasks.outbox import MAX_IN_FLIGHT, TaskOutbox
 from actorhub.wire.envelope import Envelope, decode
 from tests.waiting import until
 
@@ -259,12 +259,12 @@ async def test_known_short_tasks_share_a_message_by_priority_and_by_their_mean()
 async def test_the_number_of_unconfirmed_publishes_is_limited() -> None:
     box = Box()
     link = await box.attach()
-    box.put(*(str(number) for number in range(IN_FLIGHT + 10)))
+    box.put(*(str(number) for number in range(MAX_IN_FLIGHT + 10)))
     await turns()
-    assert len(link.published) == IN_FLIGHT
+    assert len(link.published) == MAX_IN_FLIGHT
     link.settle(Outcome.STORED)
     await turns()
-    assert [ids for [ids] in link.waiting] == [str(number) for number in range(IN_FLIGHT, IN_FLIGHT + 10)]
+    assert [ids for [ids] in link.waiting] == [str(number) for number in range(MAX_IN_FLIGHT, MAX_IN_FLIGHT + 10)]
 
 
 async def test_tasks_that_a_lost_link_had_not_confirmed_are_sent_again_in_order_and_settled_once() -> None:
@@ -299,7 +299,7 @@ async def test_a_confirm_that_comes_after_its_link_changes_nothing() -> None:
 async def test_a_deleted_queue_is_declared_again_and_a_refused_publish_is_retried(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("actorhub.tasks.outbox.PAUSE", 0.0)
+    monkeypatch.setattr("actorhub.tasks.outbox.RETRY_SECONDS", 0.0)
     box = Box()
     link = await box.attach()
     box.put("1", "2")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actorhub import ActorDied, CallTimeout, InvalidEnvelope, RemoteError
-from actorhub.wire.failure import LONGEST, Failure
+from actorhub.wire.failure import MAX_TEXT_BYTES, Failure
 from actorhub.wire.signer import Signer
 
 signer = Signer("a secret")
@@ -148,7 +148,7 @@ def test_errors_of_the_library_come_back_as_themselves() -> None:
 
 def test_no_exception_is_too_strange_to_be_told() -> None:
     assert "cannot be shown" in Failure.of(raised(Unprintable()), signer).message
-    assert len(Failure.of(Plain("x" * 10 * LONGEST), signer).message) == LONGEST
+    assert len(Failure.of(Plain("x" * 10 * MAX_TEXT_BYTES), signer).message) == MAX_TEXT_BYTES
     ring = Plain("a")
     ring.__cause__ = Plain("b")
     ring.__cause__.__cause__ = ring

@@ -179,7 +179,7 @@ class CompletionHandler:
         namespace = self._session.names.namespace_of(queue)
         if namespace not in self._dead_letters_of:
             self._dead_letters_of[namespace] = DeadLetterQueue(self._session, namespace)
-        await self._dead_letters_of[namespace].keep(letter)
+        await self._dead_letters_of[namespace].store(letter)
         if ack is not None:
             ack.done()
 

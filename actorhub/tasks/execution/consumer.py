@@ -194,7 +194,7 @@ class TaskConsumer(Recoverable):
                 if self._current is None and self._is_wanted and link is self._session.link:
                     await self._open_generation(link)
             except ActorNotFound:
-                self._session.attachments.again(self, link)
+                self._session.attachments.set_up_again(self, link)
             except BrokerUnavailable:
                 log.debug("%s is consumed again over the next link", self.queue, exc_info=True)
 
@@ -245,4 +245,4 @@ class TaskConsumer(Recoverable):
         if generation is self._current:
             log.warning("the broker ended the consumer of %s (%s); consuming again", self.queue, reason)
             self._current = None
-            self._session.attachments.again(self, link)
+            self._session.attachments.set_up_again(self, link)

@@ -8,7 +8,7 @@ import math
 
 from actorhub.broker import Delivery, Link, Message
 from actorhub.errors import ActorHubError, ActorNotFound, InvalidEnvelope
-from actorhub.messaging.request import DeliveryAck, task_work
+from actorhub.messaging.request import DeliveryAck, task_request
 from actorhub.messaging.session import Session
 from actorhub.tasks.execution.completion import CompletionHandler
 from actorhub.wire.envelope import decode
@@ -99,5 +99,5 @@ def _fail(
         return 0
     ack = DeliveryAck(delivery, len(parcels)) if delivery is not None else None
     for parcel in parcels:
-        completion.fail(task_work(parcel, message, ack, completion.reply, queue), error, 0.0)
+        completion.fail(task_request(parcel, message, ack, completion.reply, queue), error, 0.0)
     return len(parcels)

@@ -87,7 +87,7 @@ class AdmissionControl:
         if found is None:
             found = self._specs[envelope.code] = self._signer.loads(envelope.code)
         if not isinstance(found, TaskSpec):
-            raise InvalidArguments(f"{envelope.method}: its code holds a {type(found).__name__}, and no task")
+            raise InvalidArguments(f"{envelope.method}: its code holds a {type(found).__name__} in place of a task")
         return found
 
 
@@ -168,11 +168,11 @@ class TaskInvoker:
         with InFlightRecord(self._recorder, request, _times_out_at(request.envelope, spec, time.monotonic())) as record:
             self._enter_context(request, partial(_yield_unrecorded, record, yield_turn, threading.get_ident()))
             is_stored = request.envelope.codec is Codec.STORED
-            stored = self._objects.fill_in_thread(self._loads(request)) if is_stored else None
+            stored = self._objects.with_values_in_thread(self._loads(request)) if is_stored else None
             args, kwargs = self._arguments(request, spec, stored)
             value = spec.function(*args, **kwargs)
             packed = self._pack(request, spec, value)
-            payload, codec = packed if isinstance(packed, tuple) else self._objects.keep_result(packed)
+            payload, codec = packed if isinstance(packed, tuple) else self._objects.store_result(packed)
             return self._reply(request, payload, codec)
 
     # ---- on the event loop
@@ -182,14 +182,14 @@ class TaskInvoker:
         self._enter_context(request, None)
         with InFlightRecord(self._recorder, request, _times_out_at(request.envelope, spec, time.monotonic())):
             is_stored = request.envelope.codec is Codec.STORED
-            stored = await self._objects.fill(self._loads(request)) if is_stored else None
+            stored = await self._objects.with_values(self._loads(request)) if is_stored else None
             args, kwargs = self._arguments(request, spec, stored)
             if spec.signature.is_generator:
                 return await self._stream(request, spec, args, kwargs)
             value = await spec.function(*args, **kwargs)
             packed = self._pack(request, spec, value)
             if not isinstance(packed, tuple):
-                packed = await asyncio.to_thread(self._objects.keep_result, packed)
+                packed = await asyncio.to_thread(self._objects.store_result, packed)
             return self._reply(request, *packed)
 
     async def _stream(self, request: Request, spec: TaskSpec, args: list[Any], kwargs: dict[str, Any]) -> Reply:

@@ -18,7 +18,7 @@ from actorhub.broker import Delivery
 from actorhub.control_api.task_status import TaskStatusReport, TaskStatusTable
 from actorhub.core.in_flight import InFlightRecorder
 from actorhub.errors import ActorHubError, InvalidEnvelope
-from actorhub.messaging.request import DeliveryAck, Reply, Request, task_work
+from actorhub.messaging.request import DeliveryAck, Reply, Request, task_request
 from actorhub.tasks.chunking import CONCURRENT_TASKS, SPLIT_AFTER_SECONDS
 from actorhub.tasks.client_context import Clients
 from actorhub.tasks.execution.completion import CompletionHandler
@@ -146,12 +146,12 @@ class TaskSlot:
         try:
             parcels = decode(message.body, message.content_type)
         except InvalidEnvelope as exc:
-            log.warning("a message in %s is no task and is kept as a dead letter: %s", consumer.queue, exc)
+            log.warning("a message in %s is not a task and is kept as a dead letter: %s", consumer.queue, exc)
             ack = DeliveryAck(delivery, 1, generation.on_settled)
             self._completion.dead_letter_malformed(consumer.queue, message, exc, ack)
             return
         ack = DeliveryAck(delivery, len(parcels), generation.on_settled)
-        requests = [task_work(parcel, message, ack, self._completion.reply, consumer.queue) for parcel in parcels]
+        requests = [task_request(parcel, message, ack, self._completion.reply, consumer.queue) for parcel in parcels]
         batch = TaskBatch(deque(requests), consumer, delivery, generation)
         if delivery.redelivered:
             self._session.spawn_task(self._ask_agent_then_start(batch), "actorhub-deaths")
@@ -164,7 +164,7 @@ class TaskSlot:
             async with asyncio.timeout(AGENT_REPLY_SECONDS):
                 self.statuses.learn(await self._ask_agent([request.key for request in batch.requests]))
         except (TimeoutError, ActorHubError):
-            log.debug("the agent does not say what it knows of redelivered tasks", exc_info=True)
+            log.debug("the agent does not say which redelivered tasks killed their slots", exc_info=True)
         if batch.generation.is_lost:
             return
         if self._is_stopping:
