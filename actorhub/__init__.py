@@ -39,7 +39,8 @@ from actorhub.messaging.context import backpressure, deadline
 from actorhub.objects.reference import ObjectRef
 from actorhub.settings import Settings
 from actorhub.tasks.future import Future
-from actorhub.tasks.task import Retry, task
+from actorhub.tasks.retry import Retry
+from actorhub.tasks.task import task
 
 __all__ = [
     "ActorDied",

@@ -318,8 +318,8 @@ def open_broker(url: str) -> Broker:
     scheme = urlsplit(url).scheme
     found = {entry.name: entry for entry in entry_points(group="actorhub.brokers")}
     if scheme not in found:
-        known = ", ".join(f"{name}://" for name in sorted(found)) or "none is installed"
-        raise BrokerUnavailable(f"no broker speaks {scheme!r}; use one of: {known}")
+        known = ", ".join(f"{name}://" for name in sorted(found)) or "none"
+        raise BrokerUnavailable(f"no installed adapter supports {scheme!r} URLs; installed: {known}")
     adapter: type[Broker] = found[scheme].load()
     return adapter(url)
 

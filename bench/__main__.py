@@ -53,9 +53,9 @@ async def calls(hub: Hub, url: str, seconds: float, rounds: int) -> list[Row]:
         for outstanding, found in bare.items():
             found.append(await bare_echo.measure(url, outstanding, seconds))
         for outstanding, found in ask.items():
-            found.append((await asks(echo, outstanding, seconds)).a_second)
+            found.append((await asks(echo, outstanding, seconds)).per_second)
         for outstanding, found in tell.items():
-            found.append((await tells(echo, outstanding, seconds)).a_second)
+            found.append((await tells(echo, outstanding, seconds)).per_second)
     await hub.kill(echo)
     base = {outstanding: statistics.median(found) for outstanding, found in bare.items()}
     rows = [Row(f"bare pika echo, {n} outstanding", f"{rate:,.0f} /s", "", "", None) for n, rate in base.items()]
@@ -131,8 +131,8 @@ async def embedded(seconds: float, rounds: int, on_rabbitmq: float) -> list[Row]
         await asyncio.to_thread(server.stop)
     async with Hub.local(broker="embedded", workers=1) as hub:
         echo = await hub.spawn(Echo)
-        one = statistics.median([(await asks(echo, 1, seconds)).a_second for _ in range(rounds)])
-        many = statistics.median([(await asks(echo, 1000, seconds)).a_second for _ in range(rounds)])
+        one = statistics.median([(await asks(echo, 1, seconds)).per_second for _ in range(rounds)])
+        many = statistics.median([(await asks(echo, 1000, seconds)).per_second for _ in range(rounds)])
     ready = statistics.median(starts)
     held = await asyncio.to_thread(_a_million_messages)
     return [

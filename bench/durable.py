@@ -120,8 +120,8 @@ async def measure(url: str, seconds: float, rounds: int) -> Measured:
         bare: list[float] = []
         one: list[float] = []
         for _ in range(rounds):  # alternate, so that all see the same machine load
-            rates[0].append((await asks(plain, OUTSTANDING, seconds)).a_second)
-            rates[1].append((await asks(echo, OUTSTANDING, seconds)).a_second)
+            rates[0].append((await asks(plain, OUTSTANDING, seconds)).per_second)
+            rates[1].append((await asks(echo, OUTSTANDING, seconds)).per_second)
             await bare_echo.measure(url, 1, seconds, bare)
             one += await _one_by_one(durable, seconds)
     many = [statistics.median(rate) for rate in rates]

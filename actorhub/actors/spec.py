@@ -120,7 +120,7 @@ def specify(cls: object, options: ActorOptions) -> ActorSpec:
         TypeError: `cls` is not a class, has no public method, would lose durable state, or lacks a method that `reads` names.
     """
     if not isinstance(cls, type):
-        raise TypeError(f"@actor decorates classes, and {cls!r} is none; functions take @task")
+        raise TypeError(f"{cls!r} is not a class; use @task for functions")
     inherited = vars(BaseModel) if issubclass(cls, BaseModel) else {}
     methods = {
         name: Signature.of(function, owner=cls.__qualname__, bound=True)

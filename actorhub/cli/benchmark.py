@@ -22,7 +22,7 @@ class Rate:
     seconds: float
 
     @property
-    def a_second(self) -> float:
+    def per_second(self) -> float:
         return self.count / self.seconds
 
 
@@ -56,7 +56,7 @@ async def _measure(work: str, once: Callable[[], Awaitable[object]], outstanding
 
 
 async def measure(hub: Hub, seconds: float) -> list[Rate]:
-    """Measure asks and tells against an Echo of this cluster. The Echo ends with the hub."""
+    """Measure asks and tells against an Echo of this cluster. The Echo is killed at the end."""
     echo = await hub.spawn(Echo)
     rates = [await asks(echo, outstanding, seconds) for outstanding in (1, 10, 100, 1000)]
     rates += [await tells(echo, outstanding, seconds) for outstanding in (1, 1000)]

@@ -128,9 +128,9 @@ def dead_purge(
     """Delete all dead letters of the namespace."""
     where = namespace if namespace == SYSTEM else settings_from(url, namespace).namespace
     if not yes:
-        typer.confirm(f"Drop all dead letters of namespace {where!r}?", abort=True)
+        typer.confirm(f"Delete all dead letters of namespace {where!r}?", abort=True)
     count = _dead(url, namespace, lambda dead: dead.purge())
-    console.print(f"{count} dead letters of namespace {where!r} were dropped", highlight=False, markup=False)
+    console.print(f"{count} dead letters of namespace {where!r} were deleted", highlight=False, markup=False)
 
 
 def _dead(url: str | None, namespace: str | None, query: Callable[[DeadLetterQueue], Awaitable[R]]) -> R:
@@ -146,5 +146,5 @@ def _dead(url: str | None, namespace: str | None, query: Callable[[DeadLetterQue
         finally:
             await session.close()
 
-    late = f"the broker did not answer in {READ_TIMEOUT_SECONDS:.0f} s; does it have an alarm? see `rabbitmqctl status`"
+    late = f"the broker did not reply in {READ_TIMEOUT_SECONDS:.0f} s; does it have an alarm? see `rabbitmqctl status`"
     return run_until_done(settings, within, late)

@@ -84,10 +84,10 @@ def tasks(
     columns: Columns[QueueInfo] = {
         "namespace": lambda queue: queue.namespace,
         "queue": lambda queue: queue.queue,
-        "asks for": lambda queue: queue.needs,
+        "requires": lambda queue: queue.needs,
         "waiting messages": lambda queue: queue.waiting,
         "slots": lambda queue: queue.slots,
-        "needs": lambda queue: queue.waits_for,
+        "waits for": lambda queue: queue.waits_for,
     }
     print_rows(rows, columns, as_json=json_)
 
@@ -98,7 +98,7 @@ def groups(
     all_namespaces: AllNamespaces = False,
     json_: Json = False,
 ) -> None:
-    """List placement groups: nodes of their bundles, and resources that unreserved ones wait for."""
+    """List placement groups: the node of each bundle, and what pending groups wait for."""
     rows = query(settings_from(url, namespace), lambda hub: hub.groups(all_namespaces=all_namespaces))
     columns: Columns[GroupInfo] = {
         "id": lambda group: group.id,
@@ -150,10 +150,10 @@ def history(
     limit: Annotated[int, typer.Option(min=1, help="Number of records, counted from the newest.")] = 100,
     json_: Json = False,
 ) -> None:
-    """Show the journal of a durable actor, one record a line. Records that were fenced off are marked."""
+    """Show the journal of a durable actor, one record a line. Records that do not count are marked."""
     settings, late = (
         settings_from(url, namespace),
-        f"not read in {JOURNAL_TIMEOUT_SECONDS:.0f} s; where no node runs, give the actor's id",
+        f"the journal was not read in {JOURNAL_TIMEOUT_SECONDS:.0f} s; if no node runs, give the actor's id, not its name",
     )
     if at is not None:
         state = query(settings, lambda hub: hub.state_at(actor, at, key=key), JOURNAL_TIMEOUT_SECONDS, late)
@@ -166,11 +166,11 @@ def history(
         "owner": lambda entry: entry.owner,
         "time": lambda entry: moment(entry.time),
         "methods": lambda entry: _counted(entry.methods),
-        "answers": lambda entry: entry.answers or None,
+        "replies": lambda entry: entry.answers or None,
         "tells": lambda entry: entry.tells or None,
         "dead": lambda entry: entry.letters or None,
         "state": _state_size,
-        "image": lambda entry: "image" if entry.image else None,
+        "checkpoint": lambda entry: "checkpoint" if entry.image else None,
         "": _standing,
     }
     print_rows(entries, columns, as_json=json_)

@@ -138,7 +138,7 @@ def drain(
     url: Url = None,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait until the node has ended.")] = 60.0,
 ) -> None:
-    """Drain a node: its actors move, running tasks may end. Exits with code 1 if the node has not ended in time."""
+    """Drain a node: its actors move, running tasks may finish. Exits with code 1 if the node has not ended in time."""
 
     async def end(hub: Hub) -> bool:
         await hub.drain(node)
@@ -150,9 +150,7 @@ def drain(
         return True
 
     if not query(settings_from(url, None), end, wait + 30.0):
-        fail(
-            f"node {node} has not ended in {wait:g} s; it does when what runs on it has ended, or its drain_timeout is over"
-        )
+        fail(f"node {node} has not ended in {wait:g} s; its calls and tasks have until drain_timeout to finish")
 
 
 def bench(url: Url = None, seconds: Annotated[float, typer.Option(help="Seconds of each measurement.")] = 2.0) -> None:
@@ -161,7 +159,7 @@ def bench(url: Url = None, seconds: Annotated[float, typer.Option(help="Seconds 
     columns: Columns[Rate] = {
         "work": lambda rate: rate.work,
         "outstanding": lambda rate: rate.outstanding,
-        "a second": lambda rate: f"{rate.a_second:,.0f}",
+        "per second": lambda rate: f"{rate.per_second:,.0f}",
     }
     print_rows(rates, columns)
 

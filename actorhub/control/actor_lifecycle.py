@@ -85,11 +85,11 @@ class ActorLifecycle:
         return True
 
     def _refusal(self, event: SpawnRequested) -> SpawnReply | None:
-        """The answer if no actor is created; None if one is to be."""
+        """The reply if no actor is created; None if one is to be."""
         plan = event.plan
         parent = self._directory.dead_parent(plan)
         if parent is not None:
-            message = f"{parent} is dead, and what it spawns would end with it"
+            message = f"its parent {parent} is dead; an actor ends with its parent, so it is not started"
             return SpawnReply(actor_id=plan.actor_id, error="parent dead", message=message)
         holder = self._directory.find(plan.namespace, plan.name) if plan.name is not None else None
         if holder is not None:

@@ -49,7 +49,7 @@ class GroupLifecycle:
                 self._add_pending(group)
 
     def request(self, event: GroupRequested, decision: Decision) -> None:
-        """Create a group, or refuse it. A repeated request gets the same answer and changes nothing."""
+        """Create a group, or refuse it. A repeated request gets the same reply and changes nothing."""
         plan = event.plan
         existing = self._groups.get(plan.group_id)
         if existing is not None:
@@ -65,11 +65,11 @@ class GroupLifecycle:
         decision.emit(GroupReply(group_id=plan.group_id, plan=plan, created=True))
 
     def _refusal(self, event: GroupRequested) -> GroupReply | None:
-        """The answer if no group is created; None if one is to be."""
+        """The reply if no group is created; None if one is to be."""
         plan = event.plan
         parent = self._directory.dead_parent(plan)
         if parent is not None:
-            message = f"{parent} is dead, and the group would end with it"
+            message = f"its parent {parent} is dead; a group ends with its parent, so it is not created"
             return GroupReply(group_id=plan.group_id, error="parent dead", message=message)
         holder = self._groups.find(plan.namespace, plan.name) if plan.name is not None else None
         if holder is not None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Mapping
 
+from actorhub.control.group_placement import NodeCapacity, rank
 from actorhub.control.placement import NodeEntry, PlacementRequest, WorkerEntry
-from actorhub.control.strategies import NodeCapacity, rank
 from actorhub.control_api.events import NodeReport, WorkerReport
 from actorhub.core.resources import units
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from actorhub.control.strategies import NodeCapacity
+from actorhub.control.group_placement import NodeCapacity
 from actorhub.control_api.events import ANY_CLASS
 from actorhub.control_api.info import NodeInfo, WorkerInfo
 from actorhub.control_api.requirements import Requirements

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Set
 from typing import Protocol
 
-from actorhub.control import placement, strategies
+from actorhub.control import group_placement, placement
 from actorhub.control.group_registry import GroupEntry, GroupRegistry
 from actorhub.control.node_registry import NodeRegistry
 from actorhub.control.placement import NodeEntry, PlacementRequest
@@ -128,7 +128,7 @@ class Reservations:
         """
         if isinstance(item, GroupEntry):
             empty = [node for node in self._nodes.total_capacities if node.id not in held]
-            chosen = strategies.assign(item.bundles, item.plan.strategy, empty, item.nodes)
+            chosen = group_placement.assign_bundles(item.bundles, item.plan.strategy, empty, item.nodes)
             return {node for node, had in zip(chosen, item.nodes, strict=True) if had is None} if chosen else set()
         bundle = item.bundle
         if bundle is not None:
@@ -153,7 +153,7 @@ class Reservations:
         free = self._nodes.capacities
         if held:
             free = [node for node in free if node.id not in held]
-        chosen = strategies.assign(group.bundles, group.plan.strategy, free, group.nodes)
+        chosen = group_placement.assign_bundles(group.bundles, group.plan.strategy, free, group.nodes)
         if chosen is None:
             return False
         for index, node in enumerate(chosen):
@@ -182,7 +182,7 @@ class Reservations:
         """The reason why a group could never be placed, even on empty nodes; None if it could, or without nodes."""
         bundles = [units(bundle) for bundle in plan.bundles]
         empty = self._nodes.total_capacities
-        return strategies.why_not(bundles, plan.strategy, empty) if empty else None
+        return group_placement.why_not(bundles, plan.strategy, empty) if empty else None
 
     def group_waits_for(self, group: GroupEntry) -> str:
         """The thing that is missing before a group can be placed, for people; empty if it is placed."""
@@ -190,5 +190,5 @@ class Reservations:
             return ""
         if not self._nodes.capacities:
             return "a node"
-        reason = strategies.why_not(group.bundles, group.plan.strategy, self._nodes.capacities, group.nodes)
+        reason = group_placement.why_not(group.bundles, group.plan.strategy, self._nodes.capacities, group.nodes)
         return reason or "others that have waited for longer, and ask for the same resources"

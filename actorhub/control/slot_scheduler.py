@@ -10,13 +10,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Hashable, Iterable, Mapping, Set
 
-from actorhub.control import placement, strategies
+from actorhub.control import group_placement, placement
 from actorhub.control.decision import Decision
 from actorhub.control.directory import ActorEntry
+from actorhub.control.group_placement import NodeCapacity
 from actorhub.control.group_registry import GroupEntry
 from actorhub.control.pending import PendingPlacement, PendingPlacements
 from actorhub.control.reservations import Reservations
-from actorhub.control.strategies import NodeCapacity
 from actorhub.control.tables import ControlTables, PendingItem
 from actorhub.control.task_queue_registry import SlotEntry, TaskQueueEntry
 from actorhub.control_api.commands import MakeQueue, StartSlot, StopSlot
@@ -240,7 +240,7 @@ class SlotScheduler:
     def _preempt_for_group(self, group: GroupEntry, decision: Decision) -> None:
         """Preempt where the group would be placed if all slots that it may preempt were gone."""
         capacities = [self._capacity_after(node, group, decision.now) for node in self._nodes.capacities]
-        chosen = strategies.assign(group.bundles, group.plan.strategy, capacities, group.nodes)
+        chosen = group_placement.assign_bundles(group.bundles, group.plan.strategy, capacities, group.nodes)
         if chosen is None:
             return
         for node_id in dict.fromkeys(chosen):

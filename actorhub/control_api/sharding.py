@@ -30,7 +30,7 @@ def shard_address(names: QueueNames, namespace: str, spec: ActorSpec, key: objec
             f"{spec.class_name} has no keys; decorate it with @actor(durable=True, shards=16), or use hub.spawn"
         )
     if not isinstance(key, str):
-        raise TypeError(f"a key is text, and {key!r} is a {type(key).__name__}; give str(key)")
+        raise TypeError(f"a key must be a str, and {key!r} is a {type(key).__name__}; give str(key)")
     if not key:
         raise ValueError("a key must not be empty; give the instance a name")
     plan = _plan(spec, namespace, _number(key.encode()) % shards)

@@ -111,7 +111,7 @@ class PlacementGroupSpec(Model):
         for index, bundle in enumerate(bundles):
             if not bundle:
                 raise ValueError(
-                    f"bundle {index} has no resources; give it some, such as {{'cpu': 1}}, or leave it out"
+                    f"bundle {index} asks for nothing; give it resources, such as {{'cpu': 1}}, or leave it out"
                 )
         return bundles
 

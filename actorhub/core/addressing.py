@@ -51,7 +51,7 @@ def check_name(what: str, value: str) -> str:
         ValueError: it is empty, longer than 100 characters or has other characters than letters, digits, `_`, `-`.
     """
     if not _WORD.fullmatch(value):
-        raise ValueError(f"{what} {value!r} is not usable; take 1 to 100 letters, digits, '_' or '-'")
+        raise ValueError(f"{what} {value!r} is not a valid name; use 1 to 100 letters, digits, '_' or '-'")
     return value
 
 

@@ -31,13 +31,13 @@ def checked(resources: Mapping[str, float]) -> dict[str, float]:
     """
     for name, amount in resources.items():
         if not _NAME.fullmatch(name):
-            raise ValueError(f"resource {name!r} is not usable; take 1 to 100 letters, digits, '_', '-' or '.'")
+            raise ValueError(f"resource {name!r} is not a valid name; use 1 to 100 letters, digits, '_', '-' or '.'")
         if not 0 <= amount <= MAX_AMOUNT:
             raise ValueError(f"resource {name!r} cannot be {amount}; give an amount from 0 to {MAX_AMOUNT:g}")
         if round(amount, _DECIMALS) != amount:
             raise ValueError(f"resource {name!r} cannot be {amount}; give at most {_DECIMALS} decimals")
         if name == "gpu" and amount > 1 and amount != int(amount):
-            raise ValueError(f"resource 'gpu' cannot be {amount}; give a part of one, or whole ones")
+            raise ValueError(f"resource 'gpu' cannot be {amount}; give a fraction below 1, or a whole number")
     return {name: amount for name, amount in resources.items() if amount}
 
 
@@ -91,6 +91,6 @@ def share(wanted: Mapping[str, int], whole: Mapping[str, int]) -> float:
 
 
 def _units(amount: float) -> int:
-    # apart from its decimals, since a product of large floats loses the last of them
+    # the whole part apart from the decimals: multiplying a large float would lose its last decimals
     whole = int(amount)
     return whole * UNIT + round((amount - whole) * UNIT)

@@ -155,7 +155,7 @@ class Ownership:
 
     def _serve(self, machinery: _Machinery) -> None:
         self._phase = _Phase.SERVING
-        log.info("%s serves, with epoch %d", self._config.name, machinery.owner.epoch)
+        log.info("%s: this worker owns the journal now (epoch %d)", self._config.name, machinery.owner.epoch)
         early, self._early = self._early, []
         for delivery in early:
             machinery.inbox.accept(delivery)

@@ -75,7 +75,9 @@ class Explainer:
         if isinstance(what, str):
             return await self._word(what)
         if not isinstance(what, Handle):
-            raise TypeError(f"{what!r} is no actor's handle or name, and no call or task; nothing is known of it")
+            raise TypeError(
+                f"{what!r} is not a handle, the name of an actor, a call or a future; explain() takes one of these"
+            )
         address = address_of(what)
         return await self._actor(address, f"{address.class_name} {address.name or address.actor_id}")
 

@@ -23,9 +23,8 @@ from actorhub.wire.signer import Signer
 
 log = logging.getLogger(__name__)
 
-# seconds
-BLOCKED_WARNING_SECONDS = 5.0
-# seconds for which the log says it once
+NO_REPLY_WARNING_SECONDS = 5.0
+# shortest time between two such warnings
 WARNING_INTERVAL_SECONDS = 60.0
 
 
@@ -41,7 +40,7 @@ class NoReplyWarning:
         self._said = -WARNING_INTERVAL_SECONDS
 
     def watch(self, result: asyncio.Future[Any], label: str) -> None:
-        timer = result.get_loop().call_later(BLOCKED_WARNING_SECONDS, self._say, label)
+        timer = result.get_loop().call_later(NO_REPLY_WARNING_SECONDS, self._say, label)
         result.add_done_callback(lambda _: timer.cancel())
 
     def _say(self, label: str) -> None:
@@ -51,7 +50,7 @@ class NoReplyWarning:
             log.warning(
                 "%s has had no reply for %g s: does a node run? It waits for one; start one with `actorhub node MODULE`",
                 label,
-                BLOCKED_WARNING_SECONDS,
+                NO_REPLY_WARNING_SECONDS,
             )
 
 
@@ -151,8 +150,8 @@ class PendingCalls:
         """Pending call that waits for this reply; None if there is no such call."""
         return next((pending for pending in self._pending.values() if pending.result is result), None)
 
-    def sent_by(self, way: Outbox) -> list[PendingCall]:
-        return [pending for pending in self._pending.values() if pending.outbox is way]
+    def all(self) -> list[PendingCall]:
+        return list(self._pending.values())
 
     def receive(self, envelope: Envelope, payload: bytes) -> None:
         """Deliver an item, a result or a failure. One whose caller does not wait (any more) is dropped. Its errors go

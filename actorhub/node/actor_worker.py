@@ -115,7 +115,9 @@ class ActorWorker:
             async with asyncio.timeout(HANDOVER_SECONDS):
                 await self._tell_control(stopped)
         except (TimeoutError, ActorHubError):
-            log.debug("control was not told of %s; it will notice", residency.plan.actor_id, exc_info=True)
+            log.debug(
+                "control could not be told of %s; it notices by the next report", residency.plan.actor_id, exc_info=True
+            )
 
     async def _tell_control(self, event: NodeEvent) -> None:
         await tell(self._control.notice, event)

@@ -38,10 +38,10 @@ from actorhub.messaging.dead_letter import DeadLetter
 from actorhub.messaging.dead_letter_queue import DeadLetterQueue
 from actorhub.messaging.delayed_delivery import DelayedPublisher, DelayForwarder
 from actorhub.node import echo
-from actorhub.node.gpus import GpuAllocator
-from actorhub.node.hardware import detect_resources
+from actorhub.node.gpu_allocation import GpuAllocator
 from actorhub.node.process_manager import ProcessManager, WorkerExit, retry_until_started
 from actorhub.node.reporter import NodeReporter
+from actorhub.node.resource_detection import detect_resources
 from actorhub.node.slot_manager import RESTART_PAUSE_SECONDS, START_FAILED_SECONDS, SlotManager
 from actorhub.node.worker_process import WorkerOptions
 from actorhub.objects.location import sweep
@@ -145,7 +145,7 @@ class NodeAgent:
             async with asyncio.timeout(2.0):
                 await self.reporter.report(full=False)
         except (TimeoutError, ActorHubError):
-            log.warning("control was not told that this node leaves; it will notice")
+            log.warning("control could not be told that this node leaves; it notices after node_timeout")
         await self._processes.stop(self.settings.drain_timeout + 5.0)
         await self._endpoint.close()
         await self._forwarder.close()

@@ -99,7 +99,7 @@ class TaskClient(Recoverable):
                 return Stream(result, self._session.loop)
             return self._future(spec, result, accepted, sending)
         if spec.signature.is_generator:
-            raise TypeError(f"{label} streams, and waits for no futures; await them first")
+            raise TypeError(f"{label} streams, and a streaming task cannot take futures; await them first")
         call: Call[Any] = Call(loop=self._session.loop)
         waiting = self._session.spawn_task(
             self._send_when_done(before, call, spec, args, kwargs, sending, resolver_of(accepted)),
@@ -171,9 +171,15 @@ class TaskClient(Recoverable):
         draft = session.sender.draft_call(pending)
         draft.update(of_task)
         draft["codec"] = codec
-        pending.outgoing = OutgoingMessage(
-            draft, payload, lambda outcome: accepted(None) if outcome is Outcome.STORED else None
-        )
+
+        def settled(outcome: Outcome) -> None:
+            if outcome is Outcome.STORED:
+                accepted(None)
+            elif not pending.result.done():
+                error = PlacementInfeasible(f"the task queue {box.queue} was deleted: no node can serve it")
+                session.sender.fail(pending, error)
+
+        pending.outgoing = OutgoingMessage(draft, payload, settled)
         pending.keep_alive = keep_alive
         if self._router.all_open or not (sending.then or sending.delay):
             self._put(box, pending, sending.delay)  # the outbox itself waits for control
@@ -239,8 +245,12 @@ class TaskClient(Recoverable):
         message = task_message([(envelope, outgoing.payload)])
 
         async def send() -> None:
-            await publish_task(self._session, self._delays, queue, message, delay)
-            outgoing.settled(Outcome.STORED)
+            try:
+                await publish_task(self._session, self._delays, queue, message, delay)
+            except PlacementInfeasible:
+                outgoing.settled(Outcome.UNROUTABLE)
+            else:
+                outgoing.settled(Outcome.STORED)
 
         self._session.spawn_task(send(), f"actorhub-later-{queue}")
 
@@ -274,6 +284,7 @@ class TaskClient(Recoverable):
         submission = FanInSubmission(
             session,
             session.names.fan_in(sending.namespace, call_id := session.sender.next_id()),
+            box.queue,
             packed,
             self._step(collect, sending),
             put=lambda outgoing: self._dispatch(box, outgoing, sending.delay),
@@ -309,10 +320,16 @@ class TaskClient(Recoverable):
 
     def _gone(self, box: TaskOutbox, reason: str) -> None:
         """Fail all tasks sent through an outbox whose queue no node can serve, and those it has not sent."""
-        for outgoing in box.give_up():
+        sender = self._session.sender
+        unsent = box.give_up()
+        for pending in sender.pending_calls.all():
+            match pending.outbox:
+                case FanInSubmission(parts_queue=box.queue) as submission:
+                    self._session.spawn_task(submission.fail_if_incomplete(pending, reason), "actorhub-fan-in-gone")
+                case outbox if outbox is box:
+                    sender.fail(pending, PlacementInfeasible(reason))
+        for outgoing in unsent:
             outgoing.settled(Outcome.UNROUTABLE)
-        for pending in self._session.sender.pending_calls.sent_by(box):
-            self._session.sender.fail(pending, PlacementInfeasible(reason))
 
     def _cancelled(self, call_id: str) -> None:
         """Tell every slot that a task is cancelled."""

@@ -49,6 +49,7 @@ class FanInSubmission:
     Args:
         session: sends the parts, and receives the reply.
         queue: name of the fan-in queue, in which the results of the parts gather.
+        parts_queue: name of the task queue of the parts.
         rows: the packed arguments of each part.
         collect: the task that takes the list of results.
         put: gives a part to the outbox of its task queue.
@@ -59,6 +60,7 @@ class FanInSubmission:
         self,
         session: Session,
         queue: str,
+        parts_queue: str,
         rows: Sequence[tuple[bytes, Codec]],
         collect: ChainStep,
         *,
@@ -66,6 +68,7 @@ class FanInSubmission:
         cancel_task: Callable[[str], None],
     ) -> None:
         self.collect = collect
+        self.parts_queue = parts_queue
         self.accepted: asyncio.Future[None] = session.loop.create_future()
         """Done when the broker has stored all parts."""
         self._session = session
@@ -75,6 +78,7 @@ class FanInSubmission:
         self._cancel_task = cancel_task
         self._part_ids = [session.sender.next_id() for _ in rows]
         self._unstored = len(rows)
+        self._sending: asyncio.Task[None] | None = None
 
     def start(self, pending: PendingCall, part: EnvelopeDraft) -> None:
         """Declare the fan-in queue, then send the parts.
@@ -83,12 +87,15 @@ class FanInSubmission:
             pending: the call that waits for the collecting task.
             part: the envelope of each part, but for its own id, codec and index.
         """
-        self._session.spawn_task(self._send_parts(pending, part), f"actorhub-fan-in-{self.collect.method}")
+        sending = self._send_parts(pending, part)
+        self._sending = self._session.spawn_task(sending, f"actorhub-fan-in-{self.collect.method}")
 
     async def _send_parts(self, pending: PendingCall, part: EnvelopeDraft) -> None:
-        await _until_done(self._session, lambda link: link.declare(fan_in_queue(self._queue)))
         if pending.result.done():  # cancelled, or past its deadline
-            await self._delete_queue()
+            return
+        await _until_done(self._session, lambda link: link.declare(fan_in_queue(self._queue)))
+        if pending.result.done():
+            await _until_done(self._session, lambda link: link.delete(self._queue))
             return
         settled = functools.partial(self._part_settled, pending)
         for index, (part_id, (payload, codec)) in enumerate(zip(self._part_ids, self._rows, strict=True)):
@@ -115,17 +122,34 @@ class FanInSubmission:
 
     def _part_settled(self, pending: PendingCall, outcome: Outcome) -> None:
         if outcome is not Outcome.STORED:
-            error = PlacementInfeasible(
-                f"the task queue of {pending.signature.label} was deleted: no node can serve it"
-            )
-            self._session.sender.fail(pending, error)
+            self._fail(pending, f"the task queue {self.parts_queue} was deleted: no node can serve it")
             return
         self._unstored -= 1
         if not self._unstored and not self.accepted.done():
             self.accepted.set_result(None)
 
+    def _fail(self, pending: PendingCall, reason: str) -> None:
+        if not pending.result.done():
+            self._session.sender.fail(pending, PlacementInfeasible(reason))
+            self.cancel(pending.id, pending.id)
+
+    async def fail_if_incomplete(self, pending: PendingCall, reason: str) -> None:
+        """Fail the call if results are missing, since the task queue of the parts was deleted with those that had not run."""
+        incomplete = False
+
+        async def look(link: Link) -> None:
+            nonlocal incomplete
+            # the part that hands all results to the collecting task deletes the fan-in queue
+            incomplete = await link.state(self._queue) is not None
+
+        await _until_done(self._session, look)
+        if incomplete:
+            self._fail(pending, reason)
+
     async def _delete_queue(self) -> None:
         """Delete the fan-in queue; results that come later are dropped."""
+        if self._sending is not None:  # RabbitMQ closes a connection on which it deletes a queue that it still declares
+            await asyncio.wait([self._sending])
         await _until_done(self._session, lambda link: link.delete(self._queue))
 
     # ---- as the outbox of its call

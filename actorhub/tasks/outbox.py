@@ -99,12 +99,16 @@ class TaskOutbox:
         self._link: Link | None = None
         self._flush_asked = False
         self._declaring: asyncio.Task[None] | None = None
+        self._is_given_up = False
 
     @property
     def unconfirmed(self) -> int:
         return len(self._waiting) + sum(len(chunk) for chunk in self._in_flight.values())
 
     def put(self, outgoing: OutgoingMessage) -> None:
+        if self._is_given_up:
+            self._loop.call_soon(outgoing.settled, Outcome.UNROUTABLE)
+            return
         self._waiting.append(outgoing)
         self._ask_flush()
 
@@ -137,7 +141,8 @@ class TaskOutbox:
         self._link = None
 
     def give_up(self) -> list[OutgoingMessage]:
-        """Stop sending. Returns the tasks that the broker has not confirmed."""
+        """Stop sending: tasks that are put later are UNROUTABLE. Returns the tasks that the broker has not confirmed."""
+        self._is_given_up = True
         in_flight = [outgoing for chunk in self._in_flight.values() for outgoing in chunk]
         left = [*in_flight, *self._waiting]
         self._link = None

@@ -158,7 +158,7 @@ class TaskRouter:
             failed: called instead if one of them cannot be served.
         """
         routes = [self._routes[queue] for queue in queues if queue in self._routes]
-        waiting = [route.granted for route in routes if route.granted is not None and not route.is_open]
+        waiting = [route for route in routes if not route.is_open]
         if waiting:
             self._session.spawn_task(self._wait(waiting, then, failed), "actorhub-granted")
         else:
@@ -166,15 +166,16 @@ class TaskRouter:
 
     async def _wait(
         self,
-        waiting: list[asyncio.Task[str | None]],
+        waiting: list[_Route],
         then: Callable[[], None],
         failed: Callable[[ActorHubError], None],
     ) -> None:
-        for granted in waiting:
-            reason = await asyncio.shield(granted)
-            if reason is not None:
-                failed(PlacementInfeasible(reason))
-                return
+        for route in waiting:
+            while not route.is_open and route.granted is not None:
+                reason = await asyncio.shield(route.granted)
+                if reason is not None:
+                    failed(PlacementInfeasible(reason))
+                    return
         then()
 
     # ---- requests to control

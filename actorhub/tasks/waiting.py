@@ -125,7 +125,7 @@ class TaskMap(AsyncIterator[R], Generic[R]):
         progress: bool,
     ) -> None:
         if window < 1:
-            raise ValueError(f"a window of {window} tasks runs none; give 1 or more")
+            raise ValueError(f"window={window} is not valid; give 1 or more")
         self._submit = submit
         self._rows = rows
         self._row: tuple[Any, ...] | None = None  # read from `rows`, not submitted yet

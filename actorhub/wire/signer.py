@@ -35,7 +35,7 @@ class Signer:
         return self.seal(self.pickled(value, what))
 
     def pickled(self, value: object, what: str) -> PickledParts:
-        """Pickle a value for `seal`, to see its size first.
+        """Pickle a value without signing it, so that its size is known before `seal`.
 
         Raises:
             UntrustedPayload: there is no secret.
@@ -59,7 +59,7 @@ class Signer:
 
         Raises:
             UntrustedPayload: unsigned, wrongly signed, cut off, or there is no secret here.
-            NotSerialisable: its classes cannot be imported here, or fail.
+            NotSerialisable: its classes cannot be imported here, or raise while they are loaded.
         """
         if self._key is None:
             raise UntrustedPayload(f"a pickled payload arrived, and this process has no secret to verify it; {_HOW}")

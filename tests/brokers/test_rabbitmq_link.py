@@ -264,5 +264,5 @@ def test_queue_arguments_depend_on_the_server_s_version() -> None:
 
 
 def test_the_error_for_an_unknown_scheme_names_the_known_ones() -> None:
-    with pytest.raises(BrokerUnavailable, match="no broker speaks 'kafka'; use one of: amqp://"):
+    with pytest.raises(BrokerUnavailable, match="no installed adapter supports 'kafka' URLs; installed: amqp://"):
         open_broker("kafka://localhost")

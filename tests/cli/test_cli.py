@@ -214,7 +214,7 @@ def test_dead_letters_of_services_are_in_no_namespace_that_a_user_can_take(env: 
     assert listed("system") == []
     assert "dance" in run("dead", "show", str(letter["id"]), "--namespace", SYSTEM, env=env).stdout
     dropped = run("dead", "purge", "--yes", "--namespace", SYSTEM, env=env).stdout
-    assert dropped == f"1 dead letters of namespace '{SYSTEM}' were dropped\n"
+    assert dropped == f"1 dead letters of namespace '{SYSTEM}' were deleted\n"
 
 
 def test_dead_show_has_the_arguments_and_the_traceback(env: dict[str, str], dead: tuple[Counter, Hub]) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actorhub.durable.protocol.fencing import FencingRule
 from actorhub.durable.protocol.intake import Intake
-from actorhub.durable.protocol.journal_state import FencingRule, JournalState
+from actorhub.durable.protocol.journal_state import JournalState
 from actorhub.durable.protocol.owner import JournalOwner
 from actorhub.durable.protocol.records import Commit, Epoch, OutboxEntry, ReadMarker, Record, StateRecord
 from tests.durable.journals import epoch, owners, seal, small_commits, small_epochs

@@ -81,7 +81,7 @@ async def test_what_is_not_there_is_said_not_to_be(hub: Hub) -> None:
     account = await hub.spawn(Account)
     await hub.kill(account)
     assert "is dead: killed by hub.kill" in (await hub.explain(account)).text
-    with pytest.raises(TypeError, match="17 is no actor's handle or name"):
+    with pytest.raises(TypeError, match="17 is not a handle, the name of an actor"):
         await hub.explain(17)
 
 

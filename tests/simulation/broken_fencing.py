@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from actorhub.durable.protocol.journal_state import FencingRule, JournalState
+from actorhub.durable.protocol.fencing import FencingRule
+from actorhub.durable.protocol.journal_state import JournalState
 from actorhub.durable.protocol.owner import JournalOwner
 from actorhub.durable.protocol.records import Commit, Record
 from actorhub.durable.protocol.takeover import Append, ReadFrom, Takeover, _Phase

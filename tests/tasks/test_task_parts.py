@@ -121,7 +121,7 @@ def test_a_prefetch_is_doubled_until_the_limit_of_messages_in_hand() -> None:
 
 
 def pauses(retry: Retry, error: BaseException, count: int = 5, age: float = 0.0) -> list[float | None]:
-    return [retry.pause(attempt, error, age) for attempt in range(1, count + 1)]
+    return [retry.next_delay(attempt, error, age) for attempt in range(1, count + 1)]
 
 
 def test_attempts_bound_a_policy() -> None:
@@ -141,8 +141,8 @@ def test_waits_grow_and_follow_each_other_as_tenacity_says() -> None:
 
 def test_a_policy_stops_when_so_much_time_has_passed_since_the_first_attempt() -> None:
     retry = Retry(attempts=9, stop=stop_after_delay(10))
-    assert retry.pause(1, ValueError(), 9.0) == 0.0
-    assert retry.pause(1, ValueError(), 10.5) is None
+    assert retry.next_delay(1, ValueError(), 9.0) == 0.0
+    assert retry.next_delay(1, ValueError(), 10.5) is None
 
 
 def test_only_the_exceptions_of_the_policy_are_retried() -> None:
@@ -150,18 +150,18 @@ def test_only_the_exceptions_of_the_policy_are_retried() -> None:
         Retry(retry=retry_if_exception_type(OSError)),
         Retry(retry=retry_if_not_exception_type((ValueError, KeyError))),
     )
-    assert only.pause(1, ConnectionError(), 0.0) == 0.0
-    assert only.pause(1, ValueError(), 0.0) is None
-    assert never.pause(1, OSError(), 0.0) == 0.0
-    assert never.pause(1, KeyError(), 0.0) is None
+    assert only.next_delay(1, ConnectionError(), 0.0) == 0.0
+    assert only.next_delay(1, ValueError(), 0.0) is None
+    assert never.next_delay(1, OSError(), 0.0) == 0.0
+    assert never.next_delay(1, KeyError(), 0.0) is None
     by_text = Retry(retry=retry_if_exception(lambda error: "busy" in str(error)))
-    assert by_text.pause(1, ValueError("is busy"), 0.0) == 0.0
-    assert by_text.pause(1, ValueError("is gone"), 0.0) is None
+    assert by_text.next_delay(1, ValueError("is busy"), 0.0) == 0.0
+    assert by_text.next_delay(1, ValueError("is gone"), 0.0) is None
 
 
 @pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt(), asyncio.CancelledError()])
 def test_base_exceptions_are_not_retried_by_default(error: BaseException) -> None:
-    assert Retry().pause(1, error, 0.0) is None
+    assert Retry().next_delay(1, error, 0.0) is None
 
 
 # ---- the outbox of a task queue

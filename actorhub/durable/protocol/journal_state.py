@@ -1,4 +1,4 @@
-"""The state of a journal: the rule that says which records count, and the fold of those that do. Pure."""
+"""State of a journal: the fold of the records that count. Pure."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections import OrderedDict
 from typing import NamedTuple
 
 from actorhub.durable.protocol.deduplication import KEPT_REPLY_BYTES, AppliedSequences, ReplyCache
+from actorhub.durable.protocol.fencing import FencingRule
 from actorhub.durable.protocol.records import (
     Checkpoint,
     Commit,
     Epoch,
     OutboxEntry,
-    ReadMarker,
     Record,
     StateRecord,
     StoredTimer,
@@ -19,42 +19,6 @@ from actorhub.durable.protocol.records import (
 
 MAX_SENDERS = 10_000
 """Senders whose numbers are kept, and as many senders of a single message; the one silent for longest is forgotten first."""
-
-
-class FencingRule:
-    """The rule that says which records count: a function of the journal alone, the same for every reader, without clocks.
-
-    An epoch counts if it is above the current one. A commit counts if it is the current owner's, and the next in number. All
-    else is skipped for ever: records of a worker that another one has replaced, and second copies of a record.
-
-    It reads from the beginning, or from a commit with a checkpoint that is known to count.
-    """
-
-    __slots__ = ("epoch", "next_seq", "owner")
-
-    def __init__(self) -> None:
-        self.epoch = 0
-        self.owner = ""
-        self.next_seq = 1
-
-    def begin_at(self, commit: Commit) -> None:
-        """Read on from this commit, which counts."""
-        self.epoch, self.owner, self.next_seq = commit.epoch, commit.owner, commit.seq
-
-    def counts(self, record: Record) -> bool:
-        match record:
-            case Epoch():
-                if record.epoch <= self.epoch:
-                    return False
-                self.epoch, self.owner = record.epoch, record.owner
-                return True
-            case Commit():
-                if (record.epoch, record.owner, record.seq) != (self.epoch, self.owner, self.next_seq):
-                    return False
-                self.next_seq += 1
-                return True
-            case ReadMarker():
-                return False
 
 
 class RecordPosition(NamedTuple):

@@ -30,7 +30,7 @@ from actorhub.messaging.request import DeliveryAck, Reply, Request
 from actorhub.messaging.session import Session
 from actorhub.tasks.fan_in import FanInQueue, merge_results
 from actorhub.tasks.outbox import publish_task, task_message
-from actorhub.tasks.task import Retry
+from actorhub.tasks.retry import Retry
 from actorhub.wire.envelope import ChainStep, Codec, Envelope, EnvelopeDraft, FanInTarget, Kind
 from actorhub.wire.failure import Failure
 
@@ -141,7 +141,7 @@ class CompletionHandler:
         if retry is None:
             return None
         try:
-            return retry.pause(max(1, envelope.attempt), error, age)
+            return retry.next_delay(max(1, envelope.attempt), error, age)
         except Exception as exc:
             log.exception("%s is not retried (attempt %d): its retry policy failed", *_label_and_attempt(envelope))
             with suppress(Exception):  # not every exception takes a note

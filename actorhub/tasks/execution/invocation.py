@@ -21,7 +21,8 @@ from actorhub.messaging.sender import HEADER_ROOM_BYTES
 from actorhub.messaging.session import current_session
 from actorhub.messaging.stream_sender import StreamSender
 from actorhub.tasks.client_context import ClientContext, Clients
-from actorhub.tasks.task import Retry, TaskSpec, tasks
+from actorhub.tasks.retry import Retry
+from actorhub.tasks.task import TaskSpec, tasks
 from actorhub.wire.codec import PickledParts
 from actorhub.wire.envelope import Codec, Envelope, Hop, Kind
 from actorhub.wire.signer import Signer
@@ -53,7 +54,9 @@ class AdmissionControl:
         if self.is_cancelled(request):
             raise CallCancelled(f"{envelope.method} was cancelled before it began")
         if max(1, envelope.attempt) <= self.statuses.late.get(request.key, 0):
-            raise CallTimeout(f"{envelope.method} was ended with its slot: it was late, and held the interpreter")
+            raise CallTimeout(
+                f"{envelope.method} was ended with its slot: it was late or cancelled, and blocked the interpreter"
+            )
         spec = self._resolve(envelope)
         deaths = self.statuses.deaths.get(request.key, 0)
         if deaths > spec.options.max_redeliveries:
@@ -87,7 +90,7 @@ class AdmissionControl:
         if found is None:
             found = self._specs[envelope.code] = self._signer.loads(envelope.code)
         if not isinstance(found, TaskSpec):
-            raise InvalidArguments(f"{envelope.method}: its code holds a {type(found).__name__} in place of a task")
+            raise InvalidArguments(f"{envelope.method}: its code unpickles to a {type(found).__name__}, not to a task")
         return found
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from actorhub.node.gpus import VARIABLE, GpuAllocator
+from actorhub.node.gpu_allocation import VARIABLE, GpuAllocator
 
 
 def _all_of(devices: GpuAllocator, **amounts: float) -> dict[str, str]:

@@ -34,7 +34,7 @@ def detect_resources() -> dict[str, float]:
 
     Blocks for up to 2 s if the tool that counts GPUs hangs.
     """
-    there = {"cpu": cpu(_cpus()), "memory": float(memory(psutil.virtual_memory().total)), "gpu": float(gpu())}
+    there = {"cpu": cpu(_cpus()), "memory": float(memory(psutil.virtual_memory().total)), "gpu": float(count_gpus())}
     return {name: amount for name, amount in there.items() if amount}
 
 
@@ -60,7 +60,7 @@ def memory(total: int, *, cgroups: Path = _CGROUPS, own: Path = _OWN) -> int:
     return min([total, *(limit for limit in limits if limit is not None)])
 
 
-def gpu(tools: Sequence[Sequence[str]] = TOOLS, environment: Mapping[str, str] = os.environ) -> int:
+def count_gpus(tools: Sequence[Sequence[str]] = TOOLS, environment: Mapping[str, str] = os.environ) -> int:
     """Number of GPUs that the first installed tool counts, at most as many as `CUDA_VISIBLE_DEVICES` names, if set.
 
     Without a tool, the number that `CUDA_VISIBLE_DEVICES` names.

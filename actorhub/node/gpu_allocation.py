@@ -56,7 +56,7 @@ class GpuAllocator:
         for device, part in taken.items():
             self._free[device] -= part
             if self._free[device] < 0:
-                log.warning("GPU %s has more tenants than room: %s takes %g of it", device, holder, part / UNIT)
+                log.warning("GPU %s is oversubscribed: %s uses %g of it", device, holder, part / UNIT)
         self._taken[holder] = taken
         return {VARIABLE: ",".join(taken)}
 

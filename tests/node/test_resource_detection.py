@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from actorhub.core.resources import checked
-from actorhub.node import hardware
+from actorhub.node import resource_detection
 from tests.waiting import until
 
 NVIDIA = """GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-5a1b)
@@ -42,11 +42,11 @@ def files(tmp_path: Path) -> Write:
 
 
 def cpu(base: Path, cpus: int = 8) -> float:
-    return hardware.cpu(cpus, cgroups=base / "cgroup", own=base / "own")
+    return resource_detection.cpu(cpus, cgroups=base / "cgroup", own=base / "own")
 
 
 def memory(base: Path, total: int = 8_000_000) -> int:
-    return hardware.memory(total, cgroups=base / "cgroup", own=base / "own")
+    return resource_detection.memory(total, cgroups=base / "cgroup", own=base / "own")
 
 
 def test_without_cgroups_it_is_the_whole_machine(tmp_path: Path) -> None:
@@ -141,11 +141,11 @@ def prints(text: str) -> str:
 
 @pytest.mark.parametrize(("output", "count"), [(NVIDIA, 2), (ROCM, 3), ("No devices were found\n", 0)])
 def test_a_tool_counts(tool: Tool, output: str, count: int) -> None:
-    assert hardware.gpu([("/nowhere/nvidia-smi", "-L"), tool(prints(output))], {}) == count
+    assert resource_detection.count_gpus([("/nowhere/nvidia-smi", "-L"), tool(prints(output))], {}) == count
 
 
 def test_the_first_tool_that_is_there_counts(tool: Tool) -> None:
-    assert hardware.gpu([tool(prints(NVIDIA)), tool(prints(ROCM))], {}) == 2
+    assert resource_detection.count_gpus([tool(prints(NVIDIA)), tool(prints(ROCM))], {}) == 2
 
 
 @pytest.mark.parametrize(
@@ -163,22 +163,22 @@ def test_the_first_tool_that_is_there_counts(tool: Tool) -> None:
     ],
 )
 def test_without_a_tool_what_is_visible_counts(names: str, count: int) -> None:
-    assert hardware.gpu([], {"CUDA_VISIBLE_DEVICES": names}) == count
+    assert resource_detection.count_gpus([], {"CUDA_VISIBLE_DEVICES": names}) == count
 
 
 def test_no_more_than_what_is_visible_counts(tool: Tool) -> None:
-    assert hardware.gpu([tool(prints(NVIDIA))], {"CUDA_VISIBLE_DEVICES": "1"}) == 1
-    assert hardware.gpu([tool(prints(NVIDIA))], {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}) == 2
-    assert hardware.gpu([tool(prints(NVIDIA))], {"CUDA_VISIBLE_DEVICES": ""}) == 0
+    assert resource_detection.count_gpus([tool(prints(NVIDIA))], {"CUDA_VISIBLE_DEVICES": "1"}) == 1
+    assert resource_detection.count_gpus([tool(prints(NVIDIA))], {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}) == 2
+    assert resource_detection.count_gpus([tool(prints(NVIDIA))], {"CUDA_VISIBLE_DEVICES": ""}) == 0
 
 
 def test_without_tool_or_variable_there_is_none() -> None:
-    assert hardware.gpu([("/nowhere/nvidia-smi", "-L")], {}) == 0
+    assert resource_detection.count_gpus([("/nowhere/nvidia-smi", "-L")], {}) == 0
 
 
 def test_a_tool_that_fails_counts_none_and_the_log_says_why(tool: Tool, caplog: pytest.LogCaptureFixture) -> None:
     failing = tool("echo 'cannot talk to the driver'; exit 9")
-    assert hardware.gpu([failing], {"CUDA_VISIBLE_DEVICES": "0"}) == 0
+    assert resource_detection.count_gpus([failing], {"CUDA_VISIBLE_DEVICES": "0"}) == 0
     assert "ended with 9: cannot talk to the driver; say how many there are with --resource gpu=N" in caplog.text
 
 
@@ -186,7 +186,7 @@ def test_a_tool_that_cannot_run_counts_none(tmp_path: Path, caplog: pytest.LogCa
     broken = tmp_path / "nvidia-smi"
     broken.write_bytes(b"\x7fELF of another machine")
     broken.chmod(0o700)
-    assert hardware.gpu([(str(broken), "-L")], {}) == 0
+    assert resource_detection.count_gpus([(str(broken), "-L")], {}) == 0
     assert "no GPU is counted" in caplog.text
 
 
@@ -196,7 +196,7 @@ async def test_a_tool_that_hangs_is_killed_with_all_that_it_started(
     """Invariant: nothing of it is left, though a child of it holds its output open."""
     pids = tmp_path / "pids"
     hanging = tool(f"sleep 1000 & echo $! $$ > {pids}; wait")
-    assert hardware.gpu([hanging], {}) == 0
+    assert resource_detection.count_gpus([hanging], {}) == 0
     assert "timed out after" in caplog.text
     for pid in map(int, pids.read_text().split()):
         await until(lambda pid=pid: not _lives(pid))
@@ -210,7 +210,7 @@ def _lives(pid: int) -> bool:
 
 
 def test_this_machine_has_what_it_has() -> None:
-    there = hardware.detect_resources()
+    there = resource_detection.detect_resources()
     assert 0 < there["cpu"] <= (os.cpu_count() or 1)
     assert 0 < there["memory"] <= psutil.virtual_memory().total
     assert checked(there) == there

@@ -37,7 +37,7 @@ def rank(node: NodeCapacity) -> tuple[float, str]:
     return node.load, node.id
 
 
-def assign(
+def assign_bundles(
     bundles: Sequence[Bundle], strategy: Strategy, nodes: Sequence[NodeCapacity], placed: Sequence[str | None] = ()
 ) -> list[str] | None:
     """The node for each bundle of a group; None if they cannot all be placed now.
@@ -77,8 +77,8 @@ def assign(
 def why_not(
     bundles: Sequence[Bundle], strategy: Strategy, nodes: Sequence[NodeCapacity], placed: Sequence[str | None] = ()
 ) -> str | None:
-    """The reason why `assign` returns None for the same arguments, for people; None if it does not."""
-    if assign(bundles, strategy, nodes, placed) is not None:
+    """The reason why `assign_bundles` returns None for the same arguments, for people; None if it does not."""
+    if assign_bundles(bundles, strategy, nodes, placed) is not None:
         return None
     group = _group(bundles, placed)
     if strategy == "STRICT_PACK":

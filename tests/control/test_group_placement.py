@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actorhub.control.strategies import NodeCapacity, assign, rank, why_not
+from actorhub.control.group_placement import NodeCapacity, assign_bundles, rank, why_not
 from actorhub.control_api.specs import Strategy
 from actorhub.core.resources import fits, minus, plus, share, units
 
@@ -26,8 +26,8 @@ class Case:
     nodes: list[NodeCapacity]
     placed: list[str | None]
 
-    def assign(self) -> list[str] | None:
-        return assign(self.bundles, self.strategy, self.nodes, self.placed)
+    def assign_bundles(self) -> list[str] | None:
+        return assign_bundles(self.bundles, self.strategy, self.nodes, self.placed)
 
 
 @st.composite
@@ -94,7 +94,7 @@ def check(case: Case, chosen: Sequence[str]) -> None:
 @settings(max_examples=400, deadline=None)
 @given(cases())
 def test_a_strategy_finds_the_best_placement_whenever_one_exists(case: Case) -> None:
-    chosen = case.assign()
+    chosen = case.assign_bundles()
     placements = list(every_placement(case))
     assert (chosen is None) == (not placements)
     if chosen is None:
@@ -110,7 +110,7 @@ def test_a_strategy_finds_the_best_placement_whenever_one_exists(case: Case) -> 
 @given(cases())
 def test_a_reason_is_given_exactly_if_there_is_no_placement(case: Case) -> None:
     reason = why_not(case.bundles, case.strategy, case.nodes, case.placed)
-    assert (reason is None) == (case.assign() is not None)
+    assert (reason is None) == (case.assign_bundles() is not None)
     assert reason is None or "node" in reason
 
 
@@ -128,7 +128,7 @@ def test_the_only_placement_is_found_among_a_thousand_nodes(strategy: Strategy) 
         case = Case(
             bundles, strategy, [NodeCapacity(f"n{i:04}", each) for i, each in enumerate(free)], [None] * len(bundles)
         )
-        chosen = case.assign()
+        chosen = case.assign_bundles()
         assert chosen is not None, seed
         check(case, chosen)
         if strategy == "PACK":
@@ -142,7 +142,7 @@ def test_large_groups_are_placed_where_resources_are_plenty(strategy: Strategy) 
     nodes = [NodeCapacity(f"n{index:03}", units({"cpu": 1000 if index == 7 else 64})) for index in range(300)]
     bundles = [units({"cpu": 1 + index % 3}) for index in range(250)]
     case = Case(bundles, strategy, nodes, [None] * len(bundles))
-    chosen = case.assign()
+    chosen = case.assign_bundles()
     assert chosen is not None
     check(case, chosen)
     assert len(set(chosen)) == (1 if "PACK" in strategy else 250)
@@ -150,7 +150,7 @@ def test_large_groups_are_placed_where_resources_are_plenty(strategy: Strategy) 
 
 def test_more_bundles_than_nodes_spread_evenly() -> None:
     nodes = [NodeCapacity(f"n{index}", {"cpu": 100}) for index in range(10)]
-    chosen = assign([{"cpu": 1}] * 200, "SPREAD", nodes)
+    chosen = assign_bundles([{"cpu": 1}] * 200, "SPREAD", nodes)
     assert chosen is not None
     assert {chosen.count(node.id) for node in nodes} == {20}
 
@@ -165,7 +165,7 @@ def test_bundles_spread_over_all_nodes_though_the_first_placement_found_takes_fe
         NodeCapacity("n3", {"b": 1, "c": 1}),
         NodeCapacity("n4", {"d": 2 - len(placed) // 5}),
     ]
-    chosen = assign([{"d": 1}, {"d": 1}, {"a": 1}, {"b": 1}, {"c": 1}], "SPREAD", nodes, placed)
+    chosen = assign_bundles([{"d": 1}, {"d": 1}, {"a": 1}, {"b": 1}, {"c": 1}], "SPREAD", nodes, placed)
     assert chosen is not None
     assert chosen[:3] == ["n4", "n4", "n2"]
     assert {*chosen[3:]} == {"n1", "n3"}
@@ -177,7 +177,7 @@ def test_bundles_spread_over_all_nodes_though_the_first_placement_found_takes_fe
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_the_first_of_equal_nodes_are_taken(strategy: Strategy) -> None:
     nodes = sorted((NodeCapacity(f"n{9 - index}", {"cpu": 8}, load=index // 5) for index in range(10)), key=rank)
-    chosen = assign([{"cpu": 1}] * 2, strategy, nodes)
+    chosen = assign_bundles([{"cpu": 1}] * 2, strategy, nodes)
     assert chosen == (["n5", "n5"] if "PACK" in strategy else ["n5", "n6"])
 
 
@@ -188,33 +188,33 @@ def test_packed_bundles_go_to_the_first_nodes_that_have_room_for_them() -> None:
         NodeCapacity("c", {"cpu": 8}),
         NodeCapacity("d", {"cpu": 5}),
     ]
-    assert assign([{"cpu": 4}] * 2, "PACK", nodes[:2] + nodes[3:]) == ["b", "d"]
-    assert assign([{"cpu": 4}] * 2, "PACK", nodes) == ["c", "c"]
+    assert assign_bundles([{"cpu": 4}] * 2, "PACK", nodes[:2] + nodes[3:]) == ["b", "d"]
+    assert assign_bundles([{"cpu": 4}] * 2, "PACK", nodes) == ["c", "c"]
 
 
 def test_a_bundle_that_lost_its_node_joins_the_others_in_pack_and_avoids_them_in_spread() -> None:
     nodes = [NodeCapacity(name, {"cpu": 4}) for name in "abc"]
     bundles = [{"cpu": 1}] * 3
-    assert assign(bundles, "PACK", nodes, ["c", None, None]) == ["c", "c", "c"]
-    assert assign(bundles, "SPREAD", nodes, ["a", None, None]) == ["a", "b", "c"]
-    assert assign(bundles, "STRICT_PACK", nodes, ["b", "b", None]) == ["b", "b", "b"]
-    assert assign(bundles, "STRICT_SPREAD", nodes, ["a", "gone", None]) == ["a", "gone", "b"]
-    assert assign(bundles, "STRICT_PACK", nodes, ["gone", None, None]) is None
-    assert assign(bundles, "STRICT_PACK", nodes, ["gone"] * 3) == ["gone"] * 3
+    assert assign_bundles(bundles, "PACK", nodes, ["c", None, None]) == ["c", "c", "c"]
+    assert assign_bundles(bundles, "SPREAD", nodes, ["a", None, None]) == ["a", "b", "c"]
+    assert assign_bundles(bundles, "STRICT_PACK", nodes, ["b", "b", None]) == ["b", "b", "b"]
+    assert assign_bundles(bundles, "STRICT_SPREAD", nodes, ["a", "gone", None]) == ["a", "gone", "b"]
+    assert assign_bundles(bundles, "STRICT_PACK", nodes, ["gone", None, None]) is None
+    assert assign_bundles(bundles, "STRICT_PACK", nodes, ["gone"] * 3) == ["gone"] * 3
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_node_with_a_negative_amount_of_one_resource_still_offers_the_others(strategy: Strategy) -> None:
-    assert assign([{"gpu": 1}], strategy, [NodeCapacity("a", {"cpu": -3, "gpu": 1})]) == ["a"]
-    assert assign([{"cpu": 1}], strategy, [NodeCapacity("a", {"cpu": -3, "gpu": 1})]) is None
+    assert assign_bundles([{"gpu": 1}], strategy, [NodeCapacity("a", {"cpu": -3, "gpu": 1})]) == ["a"]
+    assert assign_bundles([{"cpu": 1}], strategy, [NodeCapacity("a", {"cpu": -3, "gpu": 1})]) is None
     if "STRICT" not in strategy:
         nodes = [NodeCapacity("a", {"cpu": -3, "gpu": 2}), NodeCapacity("b", {"cpu": 1})]
-        assert assign([{"gpu": 1}, {"gpu": 1}, {"cpu": 1}], strategy, nodes) == ["a", "a", "b"]
+        assert assign_bundles([{"gpu": 1}, {"gpu": 1}, {"cpu": 1}], strategy, nodes) == ["a", "a", "b"]
 
 
 def test_the_list_of_placed_bundles_must_have_one_entry_for_each() -> None:
     with pytest.raises(ValueError, match="2 bundles have 1 places; give one for each, or none at all"):
-        assign([{}, {}], "PACK", [], ["a"])
+        assign_bundles([{}, {}], "PACK", [], ["a"])
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -237,7 +237,7 @@ def test_packed_groups_take_few_more_nodes_than_first_fit_decreasing(seed: int) 
     ]
     nodes = [NodeCapacity(f"{index:04}", whole) for index in range(1000)]
     for bundles in groups:
-        chosen = assign(bundles, "PACK", nodes)
+        chosen = assign_bundles(bundles, "PACK", nodes)
         assert chosen is not None
         for bundle, node_id in zip(bundles, chosen, strict=True):
             nodes[int(node_id)] = NodeCapacity(node_id, minus(nodes[int(node_id)].free, bundle))
