@@ -323,11 +323,11 @@ class TaskClient(Recoverable):
         sender = self._session.sender
         unsent = box.give_up()
         for pending in sender.pending_calls.all():
-            match pending.outbox:
-                case FanInSubmission(parts_queue=box.queue) as submission:
-                    self._session.spawn_task(submission.fail_if_incomplete(pending, reason), "actorhub-fan-in-gone")
-                case outbox if outbox is box:
-                    sender.fail(pending, PlacementInfeasible(reason))
+            outbox = pending.outbox
+            if outbox is box:
+                sender.fail(pending, PlacementInfeasible(reason))
+            elif isinstance(outbox, FanInSubmission) and outbox.parts_queue == box.queue:
+                self._session.spawn_task(outbox.fail_if_incomplete(pending, reason), "actorhub-fan-in-gone")
         for outgoing in unsent:
             outgoing.settled(Outcome.UNROUTABLE)
 

@@ -252,7 +252,7 @@ def test_dead_purge_asks_first_and_counts(env: dict[str, str], dead: tuple[Count
     _, hub = dead
     refused = run("dead", "purge", *_in(hub), env=env)
     assert refused.returncode == 1
-    assert "Drop all dead letters of namespace" in refused.stdout
+    assert "Delete all dead letters of namespace" in refused.stdout
     assert len(hub.dead()) == 2
     purged = run("dead", "purge", "--yes", *_in(hub), env=env)
     assert purged.returncode == 0, purged.stderr
@@ -281,7 +281,11 @@ def test_bench_measures_this_cluster(env: dict[str, str]) -> None:
         (["node", "nosuchmodule"], {}, "No module named 'nosuchmodule'"),
         (["node", "--resource", "gpu"], {}, "--resource 'gpu' is not NAME=VALUE"),
         (["node", "--resource", "gpu=many"], {}, "--resource takes NAME=AMOUNT with a number"),
-        (["node", "--resource", "gpu=1.5"], {}, "resource 'gpu' cannot be 1.5; give a part of one, or whole ones"),
+        (
+            ["node", "--resource", "gpu=1.5"],
+            {},
+            "resource 'gpu' cannot be 1.5; give a fraction below 1, or a whole number",
+        ),
     ],
 )
 def test_bad_input_is_one_line_on_standard_error_and_code_1(

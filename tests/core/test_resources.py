@@ -68,18 +68,18 @@ def test_it_fits_where_nothing_is_owed_and_takes_at_most_the_whole(
 @pytest.mark.parametrize(
     ("resources", "message"),
     [
-        ({"": 1}, "resource '' is not usable; take 1 to 100 letters"),
-        ({"a" * 101: 1}, "is not usable; take 1 to 100 letters"),
-        ({"größe": 1}, "resource 'größe' is not usable"),
-        ({"two words": 1}, "resource 'two words' is not usable"),
-        ({"cpu\n": 1}, "is not usable"),
+        ({"": 1}, "resource '' is not a valid name; use 1 to 100 letters"),
+        ({"a" * 101: 1}, "is not a valid name; use 1 to 100 letters"),
+        ({"größe": 1}, "resource 'größe' is not a valid name"),
+        ({"two words": 1}, "resource 'two words' is not a valid name"),
+        ({"cpu\n": 1}, "is not a valid name"),
         ({"cpu": -1}, "resource 'cpu' cannot be -1.0; give an amount from 0 to 1e+15"),
         ({"cpu": 1e16}, "resource 'cpu' cannot be 1e+16; give an amount from 0 to 1e+15"),
         ({"cpu": math.nan}, "resource 'cpu' cannot be nan; give an amount from 0"),
         ({"cpu": math.inf}, "resource 'cpu' cannot be inf; give an amount from 0"),
         ({"cpu": 0.00001}, "resource 'cpu' cannot be 1e-05; give at most 4 decimals"),
         ({"cpu": 1 / 3}, "give at most 4 decimals"),
-        ({"gpu": 1.5}, "resource 'gpu' cannot be 1.5; give a part of one, or whole ones"),
+        ({"gpu": 1.5}, "resource 'gpu' cannot be 1.5; give a fraction below 1, or a whole number"),
     ],
 )
 def test_what_cannot_be_says_which_resource_and_what_to_give(resources: dict[str, float], message: str) -> None:

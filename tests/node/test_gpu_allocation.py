@@ -46,4 +46,4 @@ def test_a_part_that_fits_no_single_gpu_goes_to_the_emptiest_and_is_logged(caplo
     devices = GpuAllocator(2, {})
     _all_of(devices, a=0.6, b=0.6)
     assert devices.take("c", 0.8)[VARIABLE] in ("0", "1")
-    assert "is shared by more than it has" in caplog.text
+    assert "is oversubscribed" in caplog.text

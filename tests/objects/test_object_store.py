@@ -329,7 +329,7 @@ def test_an_object_that_two_bring_at_once_is_kept_once(store: ObjectStore) -> No
 @pytest.mark.parametrize("bad", ["", "../escape", "a/b", ".", "x" * 101])
 def test_an_id_cannot_lead_out_of_the_store(store: ObjectStore, bad: str) -> None:
     for call in (store.get, store.free, store.size, store.contains, lambda name: store.begin(name, 1)):
-        with pytest.raises(ValueError, match=r"the object id .* is not usable"):
+        with pytest.raises(ValueError, match=r"the object id .* is not a valid name"):
             call(bad)
 
 
@@ -566,7 +566,7 @@ def test_a_store_that_others_could_write_is_refused(store: ObjectStore) -> None:
 
 
 def test_the_names_of_a_store_are_words(base: Path, disk: Path) -> None:
-    with pytest.raises(ValueError, match=r"the node '\.\./other' is not usable"):
+    with pytest.raises(ValueError, match=r"the node '\.\./other' is not a valid name"):
         ObjectStore.create("test", "../other", base=base, spill=disk)
 
 

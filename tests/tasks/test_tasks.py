@@ -819,6 +819,6 @@ def test_policies_that_make_no_sense_are_refused() -> None:
         task(timeout=-1)(double)
     with pytest.raises(ValueError, match="queue"):
         task(queue="no blanks")(double)
-    with pytest.raises(TypeError, match="classes take @actor"):
+    with pytest.raises(TypeError, match="use @actor for classes"):
         task(Keeper)  # type: ignore[type-var]
     assert RemoteError
