@@ -390,7 +390,7 @@ async def test_a_broker_that_takes_no_messages_is_named_when_the_deadline_passes
         await asyncio.to_thread(own_rabbitmq.set_memory_alarm, True)
         try:
             patient = ask(blocker.block, 0.0)
-            taken = r"Blocker\.block did not answer.*the broker takes no messages: .*memory"
+            taken = r"Blocker\.block did not reply.*the broker takes no messages: .*memory"
             with pytest.raises(CallTimeout, match=taken), deadline(1.0):
                 await blocker.block(0.0)
             assert not patient.done()
