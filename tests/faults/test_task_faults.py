@@ -693,7 +693,7 @@ async def test_a_slot_runs_the_highest_priority_first_whichever_queue_it_is_from
     await one_slot.get([one_slot.submit(high, path, 1) for _ in range(60)])
     ran = [number for number, _ in noted(Path(path))]
     first, last = ran.index(1), len(ran) - ran[::-1].index(1)
-    assert ran[first:last].count(0) < 40, "they would take turns, where none came first"
+    assert ran[first:last].count(0) < 20, "they would take turns, where none came first"
     await one_slot.get(below)
 
 
