@@ -27,7 +27,7 @@ from bench.peers.works import Work
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table."""
+    """Row of the table."""
 
     work: str
     figure: str

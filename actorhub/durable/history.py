@@ -29,7 +29,7 @@ Verdict = Literal["counts", "late", "repeated", "early", "foreign"]
 
 
 class HistoryEntry(BaseModel):
-    """One record of a journal."""
+    """Journal record as `history` shows it."""
 
     model_config = ConfigDict(defer_build=True, frozen=True)
 

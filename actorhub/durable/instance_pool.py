@@ -37,7 +37,7 @@ PASSIVATE_TIMEOUT_SECONDS = 1.0
 
 @dataclass(eq=False)
 class PooledInstance:
-    """One instance, or one that is being created."""
+    """Instance in memory, running or being created."""
 
     key: str
     """Empty if its class is not keyed."""

@@ -60,7 +60,7 @@ class _Machinery:
 
 
 class Ownership:
-    """One owner's life, on one link to the broker.
+    """Ownership of a journal by this process, on one link to the broker.
 
     Args:
         make_state_host: makes the host that runs the requests.

@@ -231,5 +231,5 @@ def _unpickled(body: bytes) -> Any:
 
 
 def _joined(fields: dict[str, bytes]) -> bytes:
-    """One JSON object made of many, each with one field."""
+    """Join JSON objects with one field each into one object."""
     return b"{" + b",".join(value[1:-1] for value in fields.values()) + b"}"

@@ -28,7 +28,7 @@ _OF_THE_BROKER: dict[str, Reason] = {"expired": "expired", "delivery_limit": "po
 
 
 class DeadLetter(BaseModel):
-    """One message that could not be processed. Times are Unix time in seconds; 0 if unknown."""
+    """Dead letter: a message that could not be processed, and why. Times are Unix time in seconds; 0 if unknown."""
 
     model_config = ConfigDict(
         defer_build=True, frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64"

@@ -27,7 +27,7 @@ REFUSED_RETRY_SECONDS = 0.02
 
 
 class OutgoingMessage:
-    """One envelope on its way.
+    """Outgoing envelope, from its draft to the outcome of its publish.
 
     Args:
         draft: fields of the envelope, without `seq` and `acked_below`.

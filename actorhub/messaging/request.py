@@ -148,7 +148,7 @@ def task_request(
     on_finished: Callable[[Request, Reply], None],
     queue: str,
 ) -> Request:
-    """One task of a message from a task queue."""
+    """Request for one task of a message from a task queue."""
     envelope, payload = parcel
     foreign, key = None, envelope.id
     if not envelope.sender:

@@ -36,7 +36,7 @@ REPLY_PREFETCH = 200
 
 
 class Session:
-    """One member's session with the broker. Not thread-safe: everything happens on the event loop that opened it.
+    """Session of one process with the broker. Not thread-safe: everything happens on the event loop that opened it.
 
     Args:
         settings: of the cluster.

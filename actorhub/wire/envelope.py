@@ -110,7 +110,7 @@ class TimerSpec(BaseModel):
 
 
 class Envelope(BaseModel):
-    """One message, without its payload."""
+    """Envelope of a message: all of it but the payload."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
 

@@ -29,7 +29,7 @@ MAX_FAILURE_BYTES = 4 * MAX_TEXT_BYTES
 
 
 class Failure(BaseModel):
-    """One exception. `args` are its arguments if JSON can carry them."""
+    """Exception as it travels in a reply. `args` are its arguments if JSON can carry them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
 

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class ConsumerGeneration:
-    """One consumer at the broker, from its first delivery to its last acknowledgement."""
+    """Consumer at the broker, from its first delivery to its last acknowledgement."""
 
     def __init__(self, prefetch: int) -> None:
         self.consumer: Consumer | None = None
