@@ -91,8 +91,8 @@ class QueueNames:
         """True if it is the name of a task queue."""
         return queue.startswith(f"{self.prefix}.{self.namespace_of(queue)}.task.")
 
-    def fan_in(self, namespace: str, call_id: str) -> str:
-        return f"{self.prefix}.{namespace}.gathering.{call_id}"
+    def fan_in(self, namespace: str, id: str) -> str:
+        return f"{self.prefix}.{namespace}.gathering.{id}"
 
     def namespace_of(self, queue: str) -> str:
         """Namespace of an actor's or a task queue."""

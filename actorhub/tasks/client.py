@@ -283,7 +283,7 @@ class TaskClient(Recoverable):
         box = self._outbox_for(spec, sending)
         submission = FanInSubmission(
             session,
-            session.names.fan_in(sending.namespace, call_id := session.sender.next_id()),
+            sending.namespace,
             box.queue,
             packed,
             self._step(collect, sending),
@@ -291,7 +291,7 @@ class TaskClient(Recoverable):
             cancel_task=self._cancelled,
         )
         part = self._draft(spec, sending)
-        pending = session.sender.expect_reply(collect.signature, submission, call_id)
+        pending = session.sender.expect_reply(collect.signature, submission, session.sender.next_id())
         pending.keep_alive = keep_alive
         if pending.deadline is not None:
             part["deadline"] = pending.deadline

@@ -42,13 +42,19 @@ log = logging.getLogger(__name__)
 RETRY_INTERVAL_SECONDS = 0.1
 """Pause before an operation that failed at the broker is tried again."""
 
+UNSAFE_QUEUE_SECONDS = 2.0
+"""Age up to which a new queue may be lost if the broker is killed."""
+
+LEADER_TIMEOUT_SECONDS = 5.0
+"""In which a queue that has a leader takes a consumer."""
+
 
 class FanInSubmission:
     """Sender of the parts of a fan-in, and the outbox of the call whose reply is the collecting task's result.
 
     Args:
         session: sends the parts, and receives the reply.
-        queue: name of the fan-in queue, in which the results of the parts gather.
+        namespace: of the fan-in queue, in which the results of the parts gather.
         parts_queue: name of the task queue of the parts.
         rows: the packed arguments of each part.
         collect: the task that takes the list of results.
@@ -59,7 +65,7 @@ class FanInSubmission:
     def __init__(
         self,
         session: Session,
-        queue: str,
+        namespace: str,
         parts_queue: str,
         rows: Sequence[tuple[bytes, Codec]],
         collect: ChainStep,
@@ -72,13 +78,15 @@ class FanInSubmission:
         self.accepted: asyncio.Future[None] = session.loop.create_future()
         """Done when the broker has stored all parts."""
         self._session = session
-        self._queue = queue
+        self._namespace = namespace
+        self._queue = self._new_queue()
         self._rows = rows
         self._put = put
         self._cancel_task = cancel_task
         self._part_ids = [session.sender.next_id() for _ in rows]
         self._unstored = len(rows)
-        self._sending: asyncio.Task[None] | None = None
+        self._is_declared = asyncio.Event()  # set while no declare of the queue is under way
+        self._is_declared.set()
 
     def start(self, pending: PendingCall, part: EnvelopeDraft) -> None:
         """Declare the fan-in queue, then send the parts.
@@ -87,17 +95,71 @@ class FanInSubmission:
             pending: the call that waits for the collecting task.
             part: the envelope of each part, but for its own id, codec and index.
         """
-        sending = self._send_parts(pending, part)
-        self._sending = self._session.spawn_task(sending, f"actorhub-fan-in-{self.collect.method}")
+        sending = self._send(pending, part)
+        self._session.spawn_task(sending, f"actorhub-fan-in-{self.collect.method}")
 
-    async def _send_parts(self, pending: PendingCall, part: EnvelopeDraft) -> None:
-        if pending.result.done():  # cancelled, or past its deadline
-            return
-        await _until_done(self._session, lambda link: link.declare(fan_in_queue(self._queue)))
-        if pending.result.done():
-            await _until_done(self._session, lambda link: link.delete(self._queue))
-            return
-        settled = functools.partial(self._part_settled, pending)
+    async def _send(self, pending: PendingCall, part: EnvelopeDraft) -> None:
+        """Send the parts; and once more, with another queue, if the broker ended and lost the new queue.
+
+        RabbitMQ (3.10 and 4.0) writes a new quorum queue into its directory within a second. If it is killed before, the queue
+        comes back empty and without a leader: it confirms nothing, and blocks the channels that publish to it.
+        """
+        while not pending.result.done():
+            self._is_declared.clear()
+            link = await self._declare_queue()
+            self._is_declared.set()
+            if pending.result.done():  # cancelled, or past its deadline
+                await self._delete(self._queue)
+                return
+            self._put_parts(pending, part)
+            await asyncio.sleep(UNSAFE_QUEUE_SECONDS)
+            if pending.result.done() or link.lost is None or await self._has_leader():
+                return
+            log.warning(
+                "the broker ended and lost %s, which was new: %s starts again", self._queue, self.collect.method
+            )
+            await self._delete(self._queue)
+            self._cancel_parts()
+            self._start_again()
+
+    async def _declare_queue(self) -> Link:
+        """Declare the fan-in queue, under a new name at each attempt, and return the link that did."""
+        while True:
+            try:
+                link = await self._session.live_link()
+                await link.declare(fan_in_queue(self._queue))
+                return link
+            except BrokerUnavailable:
+                self._session.spawn_task(self._delete(self._queue), "actorhub-fan-in-end")
+                self._queue = self._new_queue()
+            await asyncio.sleep(RETRY_INTERVAL_SECONDS)
+
+    async def _has_leader(self) -> bool:
+        """True if the fan-in queue takes a consumer, or is gone, as at the end of the fan-in."""
+        while True:
+            try:
+                link = await self._session.live_link()
+                async with asyncio.timeout(LEADER_TIMEOUT_SECONDS):
+                    consumer = await link.consume(self._queue, _ignore, _ignore, prefetch=1)
+                    await consumer.close()
+                return True
+            except TimeoutError:
+                return False
+            except ActorNotFound:
+                return True
+            except BrokerUnavailable:
+                await asyncio.sleep(RETRY_INTERVAL_SECONDS)
+
+    def _start_again(self) -> None:
+        self._queue = self._new_queue()
+        self._part_ids = [self._session.sender.next_id() for _ in self._rows]
+        self._unstored = len(self._rows)
+
+    def _new_queue(self) -> str:
+        return self._session.names.fan_in(self._namespace, self._session.sender.next_id())
+
+    def _put_parts(self, pending: PendingCall, part: EnvelopeDraft) -> None:
+        settled = functools.partial(self._part_settled, pending, self._queue)
         for index, (part_id, (payload, codec)) in enumerate(zip(self._part_ids, self._rows, strict=True)):
             draft: EnvelopeDraft = {
                 **part,
@@ -120,7 +182,9 @@ class FanInSubmission:
             sender=self._session.id,
         )
 
-    def _part_settled(self, pending: PendingCall, outcome: Outcome) -> None:
+    def _part_settled(self, pending: PendingCall, queue: str, outcome: Outcome) -> None:
+        if queue != self._queue:  # of a queue that was lost
+            return
         if outcome is not Outcome.STORED:
             self._fail(pending, f"the task queue {self.parts_queue} was deleted: no node can serve it")
             return
@@ -148,9 +212,13 @@ class FanInSubmission:
 
     async def _delete_queue(self) -> None:
         """Delete the fan-in queue; results that come later are dropped."""
-        if self._sending is not None:  # RabbitMQ closes a connection on which it deletes a queue that it still declares
-            await asyncio.wait([self._sending])
-        await _until_done(self._session, lambda link: link.delete(self._queue))
+        await (
+            self._is_declared.wait()
+        )  # RabbitMQ closes a connection on which it deletes a queue that it still declares
+        await self._delete(self._queue)
+
+    async def _delete(self, queue: str) -> None:
+        await _until_done(self._session, lambda link: link.delete(queue))
 
     # ---- as the outbox of its call
 
@@ -163,9 +231,17 @@ class FanInSubmission:
 
     def cancel(self, call_id: str, sender: str) -> None:
         """Cancel the parts and the collecting task."""
-        for part_id in (*self._part_ids, call_id):
-            self._cancel_task(part_id)
+        self._cancel_parts()
+        self._cancel_task(call_id)
         self._session.spawn_task(self._delete_queue(), "actorhub-fan-in-end")
+
+    def _cancel_parts(self) -> None:
+        for part_id in self._part_ids:
+            self._cancel_task(part_id)
+
+
+def _ignore(_: object) -> None:
+    """Do nothing."""
 
 
 async def _until_done(session: Session, operate: Callable[[Link], Awaitable[object]]) -> None:

@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 
 CHANNELS_PER_CONNECTION = 2000  # the broker's default limit is 2047
 CLOSE_TIMEOUT_SECONDS = 5.0
+CONFIRM_WARNING_SECONDS = 30.0
+"""Time without a confirm of the oldest publish, after which the link names its queue in the log."""
+
 _NOT_FOUND, _PRECONDITION_FAILED = 404, 406
 _NODE_DOWN = "is down or inaccessible"  # in a 404 for a queue that exists on another node of the broker's cluster
 Channel = Any
@@ -55,7 +58,10 @@ class RabbitLink(Link):
         self._connecting = asyncio.Lock()  # held while a consuming connection is added
         self._publisher: Channel = None
         self._tag = 0  # of the last publish
-        self._unsettled: dict[int, Callable[[Outcome], None]] = {}  # callbacks of unconfirmed publishes, by tag
+        self._unsettled: dict[int, tuple[str, Callable[[Outcome], None]]] = {}
+        """Destination and callback of unconfirmed publishes, by tag."""
+        self._is_blocked = False
+        self._confirm_check: asyncio.TimerHandle | None = None
         self._returned: set[int] = set()  # tags of unroutable publishes that are not confirmed yet
         self._fanout = FanoutPublisher(self._declare_exchange, self._send_to_exchange)
         self._idle_channels: list[Channel] = []  # for declarations
@@ -89,8 +95,7 @@ class RabbitLink(Link):
             for connection in (publishing, consuming):
                 link._add_connection(connection)
             link._consuming = [consuming]
-            publishing.add_on_connection_blocked_callback(lambda _, frame: on_blocked(frame.method.reason or "alarm"))
-            publishing.add_on_connection_unblocked_callback(lambda _, frame: on_blocked(None))
+            link._report_alarms(publishing, on_blocked)
             properties = consuming.server_properties
             link.server = f"{properties.get('product', 'AMQP broker')} {properties.get('version', '')}"
             link._capabilities = Capabilities.of(str(properties.get("version", "")))
@@ -98,6 +103,7 @@ class RabbitLink(Link):
             link.priorities = link._capabilities.priorities
             link._publisher = await link._open_channel(publishing)
             await link._confirm_publishes()
+            link._check_confirms_later()
         except BaseException:
             link._closing = True
             for connection in link._connections():
@@ -108,6 +114,14 @@ class RabbitLink(Link):
     def _add_connection(self, connection: TransportConnection) -> None:
         self._channel_counts[connection] = 0
         connection.add_on_close_callback(self._on_connection_closed)
+
+    def _report_alarms(self, publishing: TransportConnection, on_blocked: Callable[[str | None], None]) -> None:
+        def report(reason: str | None) -> None:
+            self._is_blocked = reason is not None
+            on_blocked(reason)
+
+        publishing.add_on_connection_blocked_callback(lambda _, frame: report(frame.method.reason or "alarm"))
+        publishing.add_on_connection_unblocked_callback(lambda _, frame: report(None))
 
     async def _confirm_publishes(self) -> None:
         selected: asyncio.Future[Frame] = self._loop.create_future()
@@ -157,7 +171,9 @@ class RabbitLink(Link):
         self.lost = _lost(self._url, reason)
         log.debug("link %s ended: %s", self._name, reason)
         unsettled, self._unsettled = self._unsettled, {}
-        for settled in unsettled.values():
+        if self._confirm_check is not None:
+            self._confirm_check.cancel()
+        for _, settled in unsettled.values():
             settled(Outcome.LOST)
         self._fanout.end()
         pending, self._pending = self._pending, {}
@@ -196,7 +212,7 @@ class RabbitLink(Link):
         self._publisher.basic_publish(exchange, key, message.body, properties, mandatory=not exchange)
         # after publishing: a message that cannot be encoded raises, and the broker does not count it
         self._tag = tag
-        self._unsettled[tag] = settled
+        self._unsettled[tag] = (key or exchange, settled)
 
     def _on_return(self, channel: Channel, method: Any, properties: Any, body: bytes) -> None:
         """Note an unroutable message; its confirm follows."""
@@ -212,14 +228,32 @@ class RabbitLink(Link):
             self._settle(tag, stored)
 
     def _settle(self, tag: int, stored: bool) -> None:
-        settled = self._unsettled.pop(tag, None)
-        if settled is None:
+        unsettled = self._unsettled.pop(tag, None)
+        if unsettled is None:
             return
+        _, settled = unsettled
         if tag in self._returned:
             self._returned.discard(tag)
             settled(Outcome.UNROUTABLE)
         else:
             settled(Outcome.STORED if stored else Outcome.REFUSED)
+
+    def _check_confirms_later(self) -> None:
+        oldest = next(iter(self._unsettled), None)
+        self._confirm_check = self._loop.call_later(CONFIRM_WARNING_SECONDS, self._check_confirms, oldest)
+
+    def _check_confirms(self, oldest: int | None) -> None:
+        """Warn if the oldest publish of the last check is still not confirmed, and no alarm of the broker explains it."""
+        if oldest in self._unsettled and not self._is_blocked:
+            destination, _ = self._unsettled[oldest]
+            log.warning(
+                "the broker has not confirmed a message to %s for %.0f s, and later messages of this process wait behind it; "
+                "if RabbitMQ was killed while this queue was declared, delete it: rabbitmqctl delete_queue %s",
+                destination,
+                CONFIRM_WARNING_SECONDS,
+                destination,
+            )
+        self._check_confirms_later()
 
     # ---- broadcasting
 

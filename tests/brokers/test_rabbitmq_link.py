@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
+import signal
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -167,6 +169,26 @@ async def test_an_alarm_blocks_publishing_but_not_consuming(own_rabbitmq: Privat
         await probe.get(2)
         assert probe.bodies == [b"before", b"meanwhile"]
         assert not owner.lost
+
+
+async def test_a_publish_that_stays_unconfirmed_is_logged_with_its_queue(
+    own_rabbitmq: PrivateNode, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(link, "CONFIRM_WARNING_SECONDS", 0.2)
+    owner, outcomes = Owner(), list[Outcome]()
+    async with owner.linked(own_rabbitmq.url) as found:
+        await found.declare(Queue("silent"))
+        found.publish("silent", Message(b"1"), outcomes.append)
+        assert await until(lambda: outcomes)
+        await asyncio.sleep(0.5)
+        assert not caplog.records
+        os.kill(own_rabbitmq.pid, signal.SIGSTOP)
+        try:
+            found.publish("silent", Message(b"2"), outcomes.append)
+            assert await until(lambda: "has not confirmed a message to silent" in caplog.text)
+        finally:
+            os.kill(own_rabbitmq.pid, signal.SIGCONT)
+        assert await until(lambda: outcomes == [Outcome.STORED] * 2)
 
 
 async def test_an_exchange_of_another_type_fails_its_broadcasts_and_nothing_else(broker_url: str, prefix: str) -> None:

@@ -1,4 +1,4 @@
-"""Fan-ins whose task queue goes away. Invariant: the caller of a fan-in gets an error, and never waits without end."""
+"""Fan-ins whose queues go away. Invariant: the caller of a fan-in gets a result or an error, and never waits without end."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from actorhub import Hub, PlacementGroup, PlacementInfeasible, Settings, task
+from actorhub import BrokerUnavailable, Hub, PlacementGroup, PlacementInfeasible, Settings, task
 from actorhub.broker import Queue
+from actorhub_rabbitmq import PrivateNode
 from tests.waiting import until
 
 
@@ -30,12 +32,21 @@ def sleep(seconds: float) -> None:
     time.sleep(seconds)
 
 
+@task
+def square_when(path: str, number: int) -> int:
+    while not Path(path).exists():
+        time.sleep(0.02)
+    return number * number
+
+
 @pytest.fixture
-async def hub() -> AsyncIterator[Hub]:
+async def hub(broker_url: str) -> AsyncIterator[Hub]:
     settings = Settings(
         prefix=f"t{secrets.token_hex(4)}", secret=secrets.token_hex(16), heartbeat=0.3, node_timeout=5.0
     )
-    async with Hub.local(nodes={"one": {"cpu": 4}}, workers=1, modules=[__name__], settings=settings) as hub:
+    async with Hub.local(
+        url=broker_url, nodes={"one": {"cpu": 4}}, workers=1, modules=[__name__], settings=settings
+    ) as hub:
         yield hub
 
 
@@ -94,6 +105,45 @@ async def test_parts_for_a_queue_that_was_refused_in_the_meantime_fail_the_fan_i
     async with asyncio.timeout(30):
         with pytest.raises(PlacementInfeasible):
             await gathered
+
+
+async def test_a_declare_that_a_lost_connection_cut_off_is_repeated_under_another_name(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RabbitMQ that is killed during a declare can keep a quorum queue without a leader: publishes to it would block."""
+    link = type(hub._open_session().link)
+    declare, names = link.declare, list[str]()  # type: ignore[union-attr]
+
+    async def cut_off_once(self: Any, queue: Queue) -> None:
+        await declare(self, queue)
+        if ".gathering." in queue.name:
+            names.append(queue.name)
+            if len(names) == 1:
+                raise BrokerUnavailable("the connection was lost")
+
+    monkeypatch.setattr(link, "declare", cut_off_once)
+    assert await hub.gather_into(total, square, range(3)) == 5
+    assert len(set(names)) == 2
+    for name in names:
+        assert await until(lambda name=name: _is_gone(hub, name))
+
+
+async def test_a_fan_in_survives_a_broker_that_is_killed_right_after_its_start(
+    own_rabbitmq: PrivateNode, tmp_path: Path
+) -> None:
+    """RabbitMQ loses a quorum queue that is younger than a second, and comes back with one that confirms nothing."""
+    go = tmp_path / "go"
+    async with Hub.local(url=own_rabbitmq.url, workers=1, slots=2, modules=[__name__]) as hub:
+        assert await hub.submit(square, 2) == 4
+        await asyncio.sleep(2.0)  # the task queue is old enough
+        gathered = hub.gather_into(total, square_when, [str(go)] * 4, range(4))
+        await gathered.accepted()
+        await asyncio.to_thread(own_rabbitmq.kill)
+        await asyncio.to_thread(own_rabbitmq.restart)
+        go.touch()
+        async with asyncio.timeout(90):
+            assert await gathered == 14
+            assert await hub.submit(square, 3) == 9
 
 
 async def _is_empty(hub: Hub, queue: str) -> bool:

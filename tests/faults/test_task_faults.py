@@ -686,11 +686,16 @@ def high(path: str, number: int) -> None:
 
 
 async def test_a_slot_runs_the_highest_priority_first_whichever_queue_it_is_from(one_slot: Hub, tmp_path: Path) -> None:
-    path = str(tmp_path / "ran")
+    path, gate = str(tmp_path / "ran"), tmp_path / "gate"
     await one_slot.get([one_slot.submit(function, path, -1) for function in (low, high) for _ in range(20)])
+    holding = one_slot.submit(until_there, path, 2, str(gate))
+    await until(lambda: runs(Path(path))[2] == 1)
     below = [one_slot.submit(low, path, 0) for _ in range(300)]
-    await one_slot.wait(below, count=20)
-    await one_slot.get([one_slot.submit(high, path, 1) for _ in range(60)])
+    above = [one_slot.submit(high, path, 1) for _ in range(60)]
+    for future in (*below, *above):
+        await future.accepted()
+    gate.touch()
+    await one_slot.get([holding, *above])
     ran = [number for number, _ in noted(Path(path))]
     first, last = ran.index(1), len(ran) - ran[::-1].index(1)
     assert ran[first:last].count(0) < 20, "they would take turns, where none came first"
