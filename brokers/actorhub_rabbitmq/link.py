@@ -11,7 +11,6 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-import pika
 from pika import exceptions
 
 from actorhub.broker import Consumer as PortConsumer
@@ -24,14 +23,12 @@ from actorhub_rabbitmq.capabilities import Capabilities
 from actorhub_rabbitmq.connect import hide_password, open_connection, open_connections
 from actorhub_rabbitmq.consumer import Consumer
 from actorhub_rabbitmq.fanout import FanoutPublisher
+from actorhub_rabbitmq.publisher import ConfirmedPublisher
 
 log = logging.getLogger(__name__)
 
 CHANNELS_PER_CONNECTION = 2000  # the broker's default limit is 2047
 CLOSE_TIMEOUT_SECONDS = 5.0
-CONFIRM_WARNING_SECONDS = 30.0
-"""Time without a confirm of the oldest publish, after which the link names its queue in the log."""
-
 _NOT_FOUND, _PRECONDITION_FAILED = 404, 406
 _NODE_DOWN = "is down or inaccessible"  # in a 404 for a queue that exists on another node of the broker's cluster
 Channel = Any
@@ -56,14 +53,10 @@ class RabbitLink(Link):
         self._consuming: list[TransportConnection] = []
         self._channel_counts: dict[TransportConnection, int] = {}
         self._connecting = asyncio.Lock()  # held while a consuming connection is added
-        self._publisher: Channel = None
-        self._tag = 0  # of the last publish
-        self._unsettled: dict[int, tuple[str, Callable[[Outcome], None]]] = {}
-        """Destination and callback of unconfirmed publishes, by tag."""
-        self._is_blocked = False
-        self._confirm_check: asyncio.TimerHandle | None = None
-        self._returned: set[int] = set()  # tags of unroutable publishes that are not confirmed yet
-        self._fanout = FanoutPublisher(self._declare_exchange, self._send_to_exchange)
+        self._publisher: ConfirmedPublisher | None = None
+        self._fanout = FanoutPublisher(
+            self._declare_exchange, lambda exchange, message, settled: self._send(exchange, "", message, settled)
+        )
         self._idle_channels: list[Channel] = []  # for declarations
         self._pending: dict[Channel, asyncio.Future[Any]] = {}  # replies that a channel waits for
         self._closing = False
@@ -95,15 +88,12 @@ class RabbitLink(Link):
             for connection in (publishing, consuming):
                 link._add_connection(connection)
             link._consuming = [consuming]
-            link._report_alarms(publishing, on_blocked)
             properties = consuming.server_properties
             link.server = f"{properties.get('product', 'AMQP broker')} {properties.get('version', '')}"
             link._capabilities = Capabilities.of(str(properties.get("version", "")))
             link.max_message = link._capabilities.max_message
             link.priorities = link._capabilities.priorities
-            link._publisher = await link._open_channel(publishing)
-            await link._confirm_publishes()
-            link._check_confirms_later()
+            await link._open_publisher(publishing, on_blocked)
         except BaseException:
             link._closing = True
             for connection in link._connections():
@@ -115,22 +105,16 @@ class RabbitLink(Link):
         self._channel_counts[connection] = 0
         connection.add_on_close_callback(self._on_connection_closed)
 
-    def _report_alarms(self, publishing: TransportConnection, on_blocked: Callable[[str | None], None]) -> None:
-        def report(reason: str | None) -> None:
-            self._is_blocked = reason is not None
-            on_blocked(reason)
-
-        publishing.add_on_connection_blocked_callback(lambda _, frame: report(frame.method.reason or "alarm"))
-        publishing.add_on_connection_unblocked_callback(lambda _, frame: report(None))
-
-    async def _confirm_publishes(self) -> None:
+    async def _open_publisher(self, connection: TransportConnection, on_blocked: Callable[[str | None], None]) -> None:
+        channel = await self._open_channel(connection)
+        publisher = ConfirmedPublisher(channel, on_blocked)
         selected: asyncio.Future[Frame] = self._loop.create_future()
-        self._pending[self._publisher] = selected
-        self._publisher.add_on_return_callback(self._on_return)
-        self._publisher.confirm_delivery(self._on_confirm, callback=resolver_of(selected))
+        self._pending[channel] = selected
+        publisher.select_confirms(resolver_of(selected))
         await selected
-        self._publisher.connection.on_confirm = self._on_confirm
-        del self._pending[self._publisher]
+        del self._pending[channel]
+        self._publisher = publisher
+        publisher.watch_confirms()
 
     async def close(self) -> None:
         if self.lost is None and not self._closing:
@@ -170,11 +154,8 @@ class RabbitLink(Link):
             return
         self.lost = _lost(self._url, reason)
         log.debug("link %s ended: %s", self._name, reason)
-        unsettled, self._unsettled = self._unsettled, {}
-        if self._confirm_check is not None:
-            self._confirm_check.cancel()
-        for _, settled in unsettled.values():
-            settled(Outcome.LOST)
+        if self._publisher is not None:
+            self._publisher.end()
         self._fanout.end()
         pending, self._pending = self._pending, {}
         for future in pending.values():
@@ -188,72 +169,12 @@ class RabbitLink(Link):
     def publish(self, queue: str, message: Message, settled: Callable[[Outcome], None]) -> None:
         self._send("", queue, message, settled)
 
-    def _send_to_exchange(self, exchange: str, message: Message, settled: Callable[[Outcome], None]) -> None:
-        self._send(exchange, "", message, settled)
-
     def _send(self, exchange: str, key: str, message: Message, settled: Callable[[Outcome], None]) -> None:
         """Publish to a queue, which has to exist, by the default exchange; or to an exchange, which may have no queues."""
-        if self.lost is not None or not self._publisher.is_open:
+        if self.lost is not None or self._publisher is None or not self._publisher.channel.is_open:
             self._loop.call_soon(settled, Outcome.LOST)
-            return
-        tag = self._tag + 1
-        properties = pika.BasicProperties(
-            content_type=message.content_type,
-            delivery_mode=2 if message.persistent else 1,
-            message_id=message.message_id,
-            correlation_id=message.correlation_id,
-            reply_to=message.reply_to,
-            type=message.type,
-            priority=message.priority,
-            expiration=None if message.expiration is None else str(max(0, round(message.expiration * 1000))),
-            headers=message.headers,
-            app_id=str(tag),  # identifies a returned message
-        )
-        self._publisher.basic_publish(exchange, key, message.body, properties, mandatory=not exchange)
-        # after publishing: a message that cannot be encoded raises, and the broker does not count it
-        self._tag = tag
-        self._unsettled[tag] = (key or exchange, settled)
-
-    def _on_return(self, channel: Channel, method: Any, properties: Any, body: bytes) -> None:
-        """Note an unroutable message; its confirm follows."""
-        self._returned.add(int(properties.app_id))
-
-    def _on_confirm(self, frame: Frame) -> None:
-        method = frame.method
-        stored = method.NAME == "Basic.Ack"
-        if not method.multiple:
-            self._settle(method.delivery_tag, stored)
-            return
-        while self._unsettled and (tag := next(iter(self._unsettled))) <= method.delivery_tag:
-            self._settle(tag, stored)
-
-    def _settle(self, tag: int, stored: bool) -> None:
-        unsettled = self._unsettled.pop(tag, None)
-        if unsettled is None:
-            return
-        _, settled = unsettled
-        if tag in self._returned:
-            self._returned.discard(tag)
-            settled(Outcome.UNROUTABLE)
         else:
-            settled(Outcome.STORED if stored else Outcome.REFUSED)
-
-    def _check_confirms_later(self) -> None:
-        oldest = next(iter(self._unsettled), None)
-        self._confirm_check = self._loop.call_later(CONFIRM_WARNING_SECONDS, self._check_confirms, oldest)
-
-    def _check_confirms(self, oldest: int | None) -> None:
-        """Warn if the oldest publish of the last check is still not confirmed, and no alarm of the broker explains it."""
-        if oldest in self._unsettled and not self._is_blocked:
-            destination, _ = self._unsettled[oldest]
-            log.warning(
-                "the broker has not confirmed a message to %s for %.0f s, and later messages of this process wait behind it; "
-                "if RabbitMQ was killed while this queue was declared, delete it: rabbitmqctl delete_queue %s",
-                destination,
-                CONFIRM_WARNING_SECONDS,
-                destination,
-            )
-        self._check_confirms_later()
+            self._publisher.publish(exchange, key, message, settled)
 
     # ---- broadcasting
 
@@ -394,8 +315,11 @@ class RabbitLink(Link):
         pending = self._pending.pop(channel, None)
         if pending is not None and not pending.done():
             pending.set_exception(reason)
-        if not self._closing and (channel is self._publisher or not channel.connection.is_open):
+        if not self._closing and (self._is_publishing_on(channel) or not channel.connection.is_open):
             self._end(reason)
+
+    def _is_publishing_on(self, channel: Channel) -> bool:
+        return self._publisher is not None and channel is self._publisher.channel
 
 
 def _lost(url: str, reason: BaseException) -> BrokerUnavailable:

@@ -17,7 +17,7 @@ import pytest
 from actorhub.broker import Link, Message, Outcome, Queue, QueueKind, open_broker
 from actorhub.errors import BrokerUnavailable
 from actorhub.testing import Probe
-from actorhub_rabbitmq import PrivateNode, link
+from actorhub_rabbitmq import PrivateNode, link, publisher
 from actorhub_rabbitmq.capabilities import Capabilities
 from tests.waiting import SETTLED, until
 
@@ -174,7 +174,7 @@ async def test_an_alarm_blocks_publishing_but_not_consuming(own_rabbitmq: Privat
 async def test_a_publish_that_stays_unconfirmed_is_logged_with_its_queue(
     own_rabbitmq: PrivateNode, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(link, "CONFIRM_WARNING_SECONDS", 0.2)
+    monkeypatch.setattr(publisher, "CONFIRM_WARNING_SECONDS", 0.2)
     owner, outcomes = Owner(), list[Outcome]()
     async with owner.linked(own_rabbitmq.url) as found:
         await found.declare(Queue("silent"))
