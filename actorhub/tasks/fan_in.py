@@ -85,8 +85,8 @@ class FanInSubmission:
         self._cancel_task = cancel_task
         self._part_ids = [session.sender.next_id() for _ in rows]
         self._unstored = len(rows)
-        self._is_declared = asyncio.Event()  # set while no declare of the queue is under way
-        self._is_declared.set()
+        # RabbitMQ closes a connection on which it deletes a queue that it still declares
+        self._declaring = asyncio.Lock()
 
     def start(self, pending: PendingCall, part: EnvelopeDraft) -> None:
         """Declare the fan-in queue, then send the parts.
@@ -105,11 +105,9 @@ class FanInSubmission:
         comes back empty and without a leader: it confirms nothing, and blocks the channels that publish to it.
         """
         while not pending.result.done():
-            self._is_declared.clear()
-            link = await self._declare_queue()
-            self._is_declared.set()
-            if pending.result.done():  # cancelled, or past its deadline
-                await self._delete(self._queue)
+            async with self._declaring:
+                link = await self._declare_queue()
+            if pending.result.done():  # cancelled, or past its deadline: `cancel` deletes the queue
                 return
             self._put_parts(pending, part)
             await asyncio.sleep(UNSAFE_QUEUE_SECONDS)
@@ -212,10 +210,8 @@ class FanInSubmission:
 
     async def _delete_queue(self) -> None:
         """Delete the fan-in queue; results that come later are dropped."""
-        await (
-            self._is_declared.wait()
-        )  # RabbitMQ closes a connection on which it deletes a queue that it still declares
-        await self._delete(self._queue)
+        async with self._declaring:
+            await self._delete(self._queue)
 
     async def _delete(self, queue: str) -> None:
         await _until_done(self._session, lambda link: link.delete(queue))

@@ -14,7 +14,7 @@ import pytest
 from actorhub import BrokerUnavailable, Hub, PlacementGroup, PlacementInfeasible, Settings, task
 from actorhub.broker import Queue
 from actorhub_rabbitmq import PrivateNode
-from tests.waiting import until
+from tests.waiting import SETTLED, until
 
 
 @task
@@ -135,7 +135,7 @@ async def test_a_fan_in_survives_a_broker_that_is_killed_right_after_its_start(
     go = tmp_path / "go"
     async with Hub.local(url=own_rabbitmq.url, workers=1, slots=2, modules=[__name__]) as hub:
         assert await hub.submit(square, 2) == 4
-        await asyncio.sleep(2.0)  # the task queue is old enough
+        await asyncio.sleep(SETTLED)  # so that the task queue survives, and the fan-in queue alone is lost
         gathered = hub.gather_into(total, square_when, [str(go)] * 4, range(4))
         await gathered.accepted()
         await asyncio.to_thread(own_rabbitmq.kill)
