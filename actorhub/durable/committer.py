@@ -136,7 +136,7 @@ class GroupCommitter:
             if self._owner.settled:
                 if not self._owner.journal_state.unconfirmed_outboxes:
                     return
-                self._append(self._owner.seal_rewritten((), time=time.time()))
+                self._append(self._owner.seal_confirmation(time=time.time()))
             await asyncio.sleep(DRAIN_POLL_SECONDS)
 
     # ---- after the commit

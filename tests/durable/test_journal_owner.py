@@ -7,7 +7,7 @@ import pytest
 from actorhub.durable.protocol.intake import Intake
 from actorhub.durable.protocol.journal_state import JournalState
 from actorhub.durable.protocol.owner import JournalOwner, NextStep, OwnershipLost
-from actorhub.durable.protocol.records import OutboxEntry
+from actorhub.durable.protocol.records import OutboxEntry, StateRecord
 from tests.durable.journals import commit, epoch, own, seal
 
 
@@ -114,3 +114,17 @@ def test_numbers_for_destinations_continue_those_in_the_journal() -> None:
     owner = own(state)
     assert owner.number("q") == ("box.0", 5)
     assert owner.number("other") == ("box.0", 1)
+
+
+def test_a_confirmation_gets_no_checkpoint_even_if_one_is_due() -> None:
+    """A new owner begins to read at the checkpoint, and the state of an only instance is not in a confirmation."""
+    owner = own(checkpoint_after=1)
+    handle(owner, 1)
+    sealed = seal(owner, [StateRecord(body=b"1", size=1)], [OutboxEntry(queue="q")])
+    owner.read(owner.journal_state.next_offset, sealed)
+    owner.confirmed(sealed.seq)
+    confirmation = owner.seal_confirmation()
+    assert confirmation.image is None
+    owner.read(owner.journal_state.next_offset, confirmation)
+    assert not owner.journal_state.unconfirmed_outboxes
+    assert owner.journal_state.low == 0

@@ -281,6 +281,11 @@ class _PatchWithCheckpoint(Ownership):
         return False
 
 
+class _CheckpointWithoutState(JournalOwner[Any]):
+    def seal_confirmation(self, *, time: float = 0.0) -> Commit:
+        return self.seal_rewritten((), time=time)
+
+
 class _AnyCheckpointIsLow(JournalState):
     def read(self, offset: int, record: Record | None, size: int = 0) -> bool:
         counts = super().read(offset, record, size)
@@ -309,6 +314,7 @@ class _OverlooksThat(Takeover):
 _mutant("a checkpoint while effects are not confirmed", owner=_CheckpointAmidUnconfirmed)
 _mutant("a checkpoint while commits are in flight", owner=_CheckpointAmidCommits)
 _mutant("a patch beside a checkpoint", ownership=_PatchWithCheckpoint)
+_mutant("a checkpoint without the state", owner=_CheckpointWithoutState)
 _mutant("low at a checkpoint that does not count", journal_state=_AnyCheckpointIsLow)
 _mutant("an owner overlooks that retention overtook it", owner=_OverlooksRetention)
 _mutant("a new owner trusts the last records", takeover=_TrustsTheTail)

@@ -68,6 +68,18 @@ class Ownership:
         qos = Basic.Qos(0, self._rules.prefetch, False)
         connection.say(INBOX_CHANNEL, Channel.Open(), qos, Basic.Consume(0, INBOX, "inbox"))
 
+    def stop(self) -> None:
+        """Leave as a worker that drains: if all is settled, write down first that it is confirmed."""
+        owner = self.owner
+        if owner is not None and owner.settled and owner.journal_state.unconfirmed_outboxes:
+            self.append(self.confirmation(owner))
+            self.later(4 * self._worker.lag(), lambda: self.leave("it was asked to"))
+        else:
+            self.leave("it was asked to")
+
+    def confirmation(self, owner: JournalOwner[Request]) -> Commit:
+        return owner.seal_confirmation()
+
     def leave(self, why: str) -> None:
         """Drop all that was not read back. The consumer is never cancelled: what it holds goes back to the inbox first."""
         if self.over:

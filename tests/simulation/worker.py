@@ -68,7 +68,7 @@ class Worker(Process):
             self.start()
 
     def leave(self) -> None:
-        self._ownership.leave("it was asked to")
+        self._ownership.stop()
 
     # ---- connections
 

@@ -268,16 +268,27 @@ class JournalOwner(Generic[RequestT]):
 
     def seal(self, *, time: float = 0.0) -> Commit:
         """The commit of the oldest closed batch, to be appended now."""
-        return self._seal(self._closed.popleft(), time)
+        return self._seal(self._closed.popleft(), time, with_checkpoint=self._may_have_checkpoint)
 
     def seal_rewritten(self, states: Sequence[StateRecord], *, time: float = 0.0) -> Commit:
-        """A commit that writes states again, before the journal loses the records that have them. To be appended now. Nothing
-        may be in flight."""
-        return self._seal(_Batch(states=states, lineage=self.journal_state.lineage), time)
+        """A commit that writes states of keys again, before the journal loses the records that have them. To be appended now.
+        Nothing may be in flight."""
+        batch: _Batch[RequestT] = _Batch(states=states, lineage=self.journal_state.lineage)
+        return self._seal(batch, time, with_checkpoint=self._may_have_checkpoint)
 
-    def _seal(self, batch: _Batch[RequestT], time: float) -> Commit:
+    def seal_confirmation(self, *, time: float = 0.0) -> Commit:
+        """A commit that says only that all outboxes are confirmed. To be appended now. Nothing may be in flight.
+
+        It has no checkpoint: readers begin at one, so the state of an only instance would have to be in it.
+        """
+        return self._seal(_Batch(lineage=self.journal_state.lineage), time, with_checkpoint=False)
+
+    @property
+    def _may_have_checkpoint(self) -> bool:
+        return self._wants_checkpoint and self._may_checkpoint
+
+    def _seal(self, batch: _Batch[RequestT], time: float, *, with_checkpoint: bool) -> Commit:
         self._seq += 1
-        with_checkpoint = self._wants_checkpoint and self._may_checkpoint
         commit = Commit(
             epoch=self.epoch,
             owner=self.me,
